@@ -1,0 +1,31 @@
+# Every target makes its own environment first, in .venv, with the versions that requirements.lock pins.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup test lint ablation lab
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wsrl-kit needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1): make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python can't make virtual environments: install python3-venv (Debian, Ubuntu: sudo apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo 'installing into .venv, a few minutes'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+ablation: $(STAMP)
+	$(BIN)/wsrl-kit ablation --out runs/ablation
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks

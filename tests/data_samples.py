@@ -1,0 +1,88 @@
+"""Small made-up trajectories, and files as HIL-SERL itself writes them."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.trajectory import Trajectory
+
+
+def trajectory(
+    length: int = 5,
+    *,
+    seed: int = 0,
+    success: bool | None = True,
+    terminated: bool = True,
+    source: str = "",
+    rewards: list[float] | None = None,
+    observation_size: int = 3,
+    weight: np.ndarray | None = None,
+) -> Trajectory:
+    generator = np.random.default_rng(seed)
+    sparse = np.zeros(length, np.float32)
+    sparse[-1] = float(bool(success))
+    return Trajectory(
+        observations=generator.normal(size=(length + 1, observation_size)).astype(np.float32),
+        actions=generator.uniform(-1, 1, (length, 2)).astype(np.float32),
+        rewards=sparse if rewards is None else np.array(rewards, np.float32),
+        terminated=terminated,
+        truncated=not terminated,
+        success=success,
+        source=source,
+        weight=weight,
+    )
+
+
+def three_sources() -> list[Trajectory]:
+    return [
+        trajectory(4, seed=1, source="demos"),
+        trajectory(3, seed=2, source="demos"),
+        trajectory(6, seed=3, source="suboptimal", success=False, terminated=False),
+        trajectory(2, seed=4, source="suboptimal"),
+        trajectory(6, seed=5, source="random", success=False, terminated=True),
+    ]
+
+
+def dataset(*trajectories: Trajectory) -> Dataset:
+    return Dataset.from_trajectories(list(trajectories) or three_sources())
+
+
+def assert_same(found: Dataset, expected: Dataset) -> None:
+    for name, value in vars(expected).items():
+        if isinstance(value, np.ndarray) and name != "episode_source":
+            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+            assert getattr(found, name).dtype == value.dtype
+    sources = [[data.source_names[index] for index in data.episode_source] for data in (found, expected)]
+    assert sources[0] == sources[1]
+
+
+def upstream_rows(lengths: list[int], *, timeout: int | None = None, seed: int = 0, infos: bool = True) -> list[dict]:
+    """Transitions as HIL-SERL's `record_demos.py` collects them: a reward of 1 at the end, or the time limit.
+
+    An episode of length `timeout` ends without reward and, as upstream has it, with masks = 0.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for length in lengths:
+        states = generator.normal(size=(length + 1, 1, 3))
+        for step in range(length):
+            done = step == length - 1
+            reward = int(done and length != timeout)
+            row = {
+                "observations": {"state": states[step]},
+                "actions": generator.uniform(-1, 1, 2).astype(np.float32),
+                "next_observations": {"state": states[step + 1]},
+                "rewards": reward,
+                "masks": 1.0 - done,
+                "dones": done,
+            }
+            rows.append(row | ({"infos": {"succeed": bool(reward)}} if infos else {}))
+    return rows
+
+
+def write_upstream(path: Path, rows: object, protocol: int = 4) -> Path:
+    with path.open("wb") as file:
+        pickle.dump(rows, file, protocol=protocol)
+    return path

@@ -1,0 +1,113 @@
+"""The doctor says what a file holds and all that is wrong with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_samples import three_sources, trajectory, upstream_rows, write_upstream
+from wsrl_kit.data.doctor import examine, render
+from wsrl_kit.data.hdf5 import write_hdf5
+from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.minari_format import write_minari
+from wsrl_kit.data.npz import write_npz
+
+
+def test_a_healthy_file_is_described(tmp_path: Path) -> None:
+    report = examine(write_upstream(tmp_path / "demos.pkl", upstream_rows([3, 8, 5, 8], timeout=8)))
+    assert report.problems == ()
+    assert report.format == "HIL-SERL pickle"
+    assert report.facts["episodes"] == "4"
+    assert report.facts["transitions"] == "24"
+    assert report.facts["observation"] == "float64 (1, 3), 3 flat"
+    assert report.facts["action"].startswith("float32 (2,), from -0.9")
+    assert report.facts["reward"] == "from 0 to 1"
+    assert report.facts["success rate"] == "50.0% of 4 episodes"
+    assert report.facts["return"] == "0.5 on average, from 0 to 1"
+    assert report.facts["length"] == "6 on average, from 3 to 8"
+    assert report.facts["ends"] == "2 terminated, 2 truncated, 0 cut off"
+    assert report.facts["timeouts repaired"] == "2"
+    assert render(report).splitlines()[-1] == "  no problems found"
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "format_name"),
+    [
+        (write_hil_serl, "a", "HIL-SERL pickle"),
+        (write_hdf5, "b", "D4RL hdf5"),
+        (write_npz, "c", "npz"),
+        (write_minari, "d", "Minari"),
+    ],
+)
+def test_every_format_the_kit_writes_is_healthy(tmp_path: Path, write: object, name: str, format_name: str) -> None:
+    write(tmp_path / name, three_sources())  # type: ignore[operator]
+    report = examine(tmp_path / name)
+    assert (report.format, report.problems) == (format_name, ())
+    assert report.facts["sources"] == "demos, random, suboptimal"
+    assert report.facts["timeouts repaired"] == "0"
+
+
+def test_a_known_time_limit_repairs_what_could_not_be_inferred(tmp_path: Path) -> None:
+    path = write_upstream(tmp_path / "demos.pkl", upstream_rows([3, 8], timeout=8))
+    assert examine(path).facts["timeouts repaired"] == "0"
+    assert examine(path, timeout_length=8).facts["timeouts repaired"] == "1"
+
+
+def test_the_doctor_does_not_stop_at_the_first_problem(tmp_path: Path) -> None:
+    rows = upstream_rows([6, 6, 6])
+    rows[1]["observations"] = {"state": np.full((1, 3), np.nan)}
+    rows[4]["rewards"] = np.inf
+    rows[7]["actions"] = np.array([3.0, 0.0])
+    rows[8]["actions"] = np.array([-3.0, 0.0])
+    rows[10]["observations"] = {"state": np.zeros((1, 4))}
+    rows[11]["observations"]["wrist"] = np.zeros((1, 4, 4, 3), np.uint8)
+    del rows[13]["dones"]
+    rows[16]["next_observations"] = {"state": np.zeros((1, 3))}
+    report = examine(write_upstream(tmp_path / "demos.pkl", rows))
+    text = render(report)
+    for expected in (
+        "observations of transition 1 are not finite",
+        "rewards of transition 4 are not finite",
+        "the action of transition 7 holds 3, expected [-1, 1], as in 2 transitions in all",
+        "transition 10 has observations (1, 4)",
+        "transition 11 has camera images under 'wrist'",
+        "transition 13 has no 'dones'",
+        "gap(s): the observation after transition",
+    ):
+        assert sum(expected in problem for problem in report.problems) == 1, expected
+        assert expected in text
+    assert report.facts["transitions"] == "16"
+
+
+def test_gaps_alone_are_a_problem(tmp_path: Path) -> None:
+    rows = upstream_rows([9])
+    del rows[3]
+    (problem,) = examine(write_upstream(tmp_path / "demos.pkl", rows)).problems
+    assert "1 gap(s): the observation after transition 2" in problem
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"notes", b"\x80\x04K", b"\x89HDF\r\n\x1a\nrest", b"PK\x03\x04rest", b"cos\nsystem\n(S'x'\ntR."]
+)
+def test_unreadable_files_are_one_problem_and_no_facts(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    report = examine(path)
+    assert (report.format, report.facts, len(report.problems)) == ("", {}, 1)
+    assert str(path) in report.problems[0]
+    assert "problem: " in render(report)
+
+
+def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
+    assert "does not exist" in examine(tmp_path / "nothing.pkl").problems[0]
+
+
+def test_cut_recordings_are_a_fact_and_no_problem(tmp_path: Path) -> None:
+    report = examine(write_upstream(tmp_path / "demos.pkl", upstream_rows([4, 4])[:-1]))
+    assert report.problems == ()
+    assert report.facts["ends"] == "1 terminated, 0 truncated, 1 cut off"
+
+
+def test_unknown_success_is_said(tmp_path: Path) -> None:
+    write_npz(tmp_path / "file", [trajectory(3, success=None, rewards=[0.1, 0.2, 0.3])])
+    assert examine(tmp_path / "file").facts["success rate"] == "not recorded"

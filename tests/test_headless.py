@@ -1,0 +1,174 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tiny_notebooks import CONFIG, FINISH, write_notebook
+from wsrl_kit.cli import main
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.notebook import read_notebook
+
+COMMAND = [str(Path(sys.executable).parent / "wsrl-kit"), "run"]
+SLOW = """\
+import os
+import time
+
+pathlib = __import__("pathlib")
+pathlib.Path(session.output_dir, "kernel").write_text(str(os.getpid()))
+try:
+    for _step in range(600):
+        print("step", _step, flush=True)
+        time.sleep(0.1)
+finally:
+    print("closing")
+"""
+
+
+def run(*arguments: str | Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+
+
+def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None:
+    show = "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['OMP_NUM_THREADS'].isdigit())"
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, show, FINISH)
+    done = run(notebook, "-p", "hidden_sizes", "[3, 4]", "-p", "seed", "7", "--out", "out", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{sys.executable} {tmp_path} True" in done.stdout
+    assert json.loads((tmp_path / "out/run.json").read_text()) == {"status": "finished", "sizes": [3, 4], "seed": 7}
+    executed = nbformat.read(tmp_path / "out/job.ipynb", as_version=4)
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
+    assert "<html" in (tmp_path / "out/job.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("sead", "3", "there is no parameter named sead: did you mean seed?"),
+        ("seed", "three", "seed must be an int, found 'three'"),
+        ("seed", "-1", "seed must be an int >= 0, found -1"),
+        ("hidden_sizes", "[8, 0]", "hidden_sizes must be a list[int], every number >= 1, found [8, 0]"),
+        ("hidden_sizes", "8", "hidden_sizes must be a list[int], found '8'"),
+    ],
+)
+def test_a_wrong_parameter_executes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str, sentence: str
+) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", "open('executed', 'w').close()", CONFIG)
+    assert main(["run", str(notebook), "-p", name, value, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"wsrl-kit: error: {sentence}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["job.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ("import os", "job.ipynb: the cell tagged `parameters` must hold only literals, found `import os`"),
+        ("rate: float = 2 * 3", "job.ipynb: the cell tagged `parameters` must hold only literals, malformed node"),
+        ("rate: Decimal = 2", "job.ipynb: the cell tagged `parameters` must hold only literals, name 'Decimal'"),
+    ],
+)
+def test_a_parameters_cell_holds_literals(tmp_path: Path, parameters: str, sentence: str) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", parameters=parameters)
+    with pytest.raises(ParameterError, match=re.escape(sentence)):
+        read_notebook(notebook)
+
+
+def test_what_is_no_notebook_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half.ipynb").write_text('{"cells": [')
+    with pytest.raises(ParameterError, match="half.ipynb must be a Jupyter notebook, but it is damaged"):
+        read_notebook(tmp_path / "half.ipynb")
+    with pytest.raises(ParameterError, match="none.ipynb must be a Jupyter notebook, but No such file"):
+        read_notebook(tmp_path / "none.ipynb")
+
+
+def test_an_error_of_ours_is_one_sentence(tmp_path: Path) -> None:
+    body = "from wsrl_kit.errors import DataError\nraise DataError('demos.pkl is missing')"
+    done = run(write_notebook(tmp_path / "job.ipynb", body), "--out", "out", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "wsrl-kit: error: demos.pkl is missing\n")
+    assert (tmp_path / "out/job.ipynb").exists()
+
+
+def test_any_other_error_shows_where_it_came_from(tmp_path: Path) -> None:
+    done = run(write_notebook(tmp_path / "job.ipynb", "1 / 0"), "--out", "out", folder=tmp_path)
+    assert done.returncode == 1
+    assert "out/job.ipynb" in done.stderr
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert "\x1b" not in done.stderr
+
+
+def test_a_killed_kernel_is_no_success(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH, "import os\nos.kill(os.getpid(), 9)")
+    done = run(notebook, "--out", "out", folder=tmp_path)
+    assert done.returncode == 1
+    assert "wsrl-kit: error: the kernel died" in done.stderr
+
+
+def test_success_needs_a_finished_run(tmp_path: Path) -> None:
+    write = """open(output_dir + "/run.json", "w").write('{"status": "stopped"}')"""
+    done = run(write_notebook(tmp_path / "job.ipynb", write), "--out", "out", folder=tmp_path)
+    assert done.returncode == 1
+    assert "the notebook ended without a finished run: out/run.json says 'stopped'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_kernel_and_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
+    write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
+    process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "step 0\n"  # text arrives while the notebook runs
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert not alive(int((tmp_path / "out/kernel").read_text()))
+    assert "closing" in (tmp_path / "out/job.ipynb").read_text()
+    assert not (tmp_path / "out/run.json").exists()
+
+
+def test_a_killed_runner_takes_its_kernel_along(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
+    process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stdout=subprocess.PIPE)
+    wait_for(tmp_path / "out/kernel")
+    process.kill()
+    process.communicate()
+    kernel = int((tmp_path / "out/kernel").read_text())
+    deadline = time.monotonic() + 20
+    while alive(kernel) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(kernel)
+
+
+def test_plain_papermill_works_too(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
+    arguments = [notebook, tmp_path / "out.ipynb", "-p", "seed", "5", "-p", "output_dir", tmp_path]
+    subprocess.run([*papermill, *map(str, arguments)], check=True, capture_output=True, timeout=60)
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 5
+
+
+def test_plain_papermill_refuses_an_unknown_parameter(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
+    arguments = [*papermill, str(notebook), str(tmp_path / "out.ipynb"), "-p", "sead", "5"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "did you mean seed?" in done.stderr

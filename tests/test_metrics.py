@@ -1,0 +1,105 @@
+"""Numbers of one run, computed by hand."""
+
+import numpy as np
+import pytest
+
+from synthetic_runs import write_finetune
+from wsrl_kit.analysis.metrics import (
+    QUANTITIES,
+    area_under_curve,
+    dispersion,
+    drawdown,
+    early_safety,
+    final,
+    reduce_run,
+    steps_to_target,
+    switch_dip,
+)
+from wsrl_kit.runs import Run, read_run
+
+STEPS = np.array([0.0, 100.0, 200.0, 300.0, 400.0])
+
+
+def test_steps_to_target_is_the_first_evaluation_at_the_target():
+    assert steps_to_target(STEPS, np.array([0.0, 0.79, 0.8, 0.1, 0.9])) == (200.0, True)
+    assert steps_to_target(STEPS, np.array([0.9, 0.0, 0.0, 0.0, 0.0])) == (0.0, True)
+
+
+def test_steps_to_target_is_censored_at_the_budget():
+    assert steps_to_target(STEPS, np.full(5, 0.7)) == (400.0, False)
+
+
+def test_area_under_curve_is_the_mean_height():
+    assert area_under_curve(STEPS, np.full(5, 0.3)) == pytest.approx(0.3)
+    assert area_under_curve(STEPS, STEPS / 400.0) == pytest.approx(0.5)
+    # Uneven steps: (0 + 1) / 2 * 100 + 1 * 300 over 400.
+    assert area_under_curve(np.array([0.0, 100.0, 400.0]), np.array([0.0, 1.0, 1.0])) == pytest.approx(0.875)
+    assert area_under_curve(np.array([0.0]), np.array([0.4])) == 0.4
+
+
+def test_final_is_the_mean_of_the_last_evaluations_not_the_best():
+    assert final(np.array([1.0, 0.3, 0.6, 0.6])) == pytest.approx(0.5)
+    assert final(np.array([0.4])) == 0.4
+
+
+def test_dip_and_recovery():
+    dip = switch_dip(STEPS, np.array([0.6, 0.5, 0.2, 0.6, 0.9]))
+    assert dip.depth == pytest.approx(0.4)
+    assert (dip.recovery_steps, dip.recovered) == (300.0, True)
+
+
+def test_no_dip_is_depth_zero_and_recovers_at_once():
+    assert switch_dip(STEPS, np.array([0.0, 0.1, 0.2, 0.3, 0.4])) == (0.0, 0.0, True)
+
+
+def test_recovery_is_censored_at_the_budget():
+    assert switch_dip(STEPS, np.array([0.6, 0.1, 0.2, 0.3, 0.5])) == (0.5, 400.0, False)
+
+
+def test_a_late_collapse_is_no_dip_of_the_switch():
+    assert switch_dip(STEPS, np.array([0.6, 0.7, 0.8, 0.0, 0.0])).depth == 0.0
+    assert switch_dip(STEPS, np.array([0.6, 0.7, 0.8, 0.0, 0.0]), window=300.0).depth == 0.6
+
+
+def test_drawdown_is_the_mean_of_the_worst_drops():
+    assert drawdown(np.array([0.0, 0.5, 1.0])) == 0.0
+    assert drawdown(np.array([0.0, 1.0, 0.3, 0.9])) == pytest.approx(0.7)
+    # Drops 0, 0.1, ..., 1.0: the worst half are those from the median 0.5 upwards.
+    assert drawdown(1.0 - np.arange(11) / 10, alpha=0.5) == pytest.approx(0.75)
+
+
+def test_dispersion_ignores_a_steady_trend():
+    assert dispersion(STEPS / 400.0) == pytest.approx(0.0)
+    assert dispersion(np.array([0.0, 1.0, 0.0, 1.0, 0.0])) == pytest.approx(2.0)
+    assert np.isnan(dispersion(np.array([0.5])))
+
+
+def test_early_safety_counts_the_first_steps_only(tmp_path):
+    run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={})
+    for step, force, clips in ((100, 10.0, 2), (500, 30.0, 3), (600, 99.0, 50)):
+        run.record("online", step, 0, {"training/peak_contact_force": force, "training/safety_box_clips": clips})
+    assert early_safety(read_run(tmp_path)) == (30.0, 5.0)
+    assert early_safety(read_run(tmp_path), steps=100) == (10.0, 2.0)
+
+
+def test_a_run_is_reduced_to_every_quantity(tmp_path):
+    write_finetune(tmp_path, "warmup_wsrl", seed=0)
+    row = reduce_run(read_run(tmp_path))
+    assert (row["arm"], row["seed"], row["status"], row["last_step"]) == ("warmup_wsrl", 0, "finished", 3000.0)
+    assert all(np.isfinite(row[quantity.name]) for quantity in QUANTITIES)
+
+
+def test_a_budget_cuts_what_comes_after_it(tmp_path):
+    write_finetune(tmp_path, "rlpd_all", seed=0)
+    record = read_run(tmp_path)
+    assert reduce_run(record, budget=200.0)["steps_to_target"] == 200.0
+    success = record.curve("evaluation/success_sampled").value
+    assert reduce_run(record, budget=200.0)["final_success"] == pytest.approx(success[:2].mean())
+
+
+def test_what_was_not_recorded_is_nan(tmp_path):
+    run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={})
+    run.record("online", 0, 0, {"evaluation/success_sampled": float("nan"), "evaluation/return_sampled": -3.0})
+    row = reduce_run(read_run(tmp_path))
+    assert row["final_return"] == -3.0
+    assert all(np.isnan(row[quantity.name]) for quantity in QUANTITIES if quantity.name != "final_return")

@@ -1,0 +1,65 @@
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)["project"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def lock() -> list[Requirement]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_dependency_is_locked_within_its_range(project: dict[str, Any], lock: list[Requirement]) -> None:
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    for requirement in map(Requirement, wanted):
+        locked = [entry for entry in lock if canonical(entry.name) == canonical(requirement.name)]
+        if requirement.name == project["name"]:
+            assert requirement.extras <= project["optional-dependencies"].keys()
+            continue
+        assert locked, f"{requirement} is not in requirements.lock"
+        for entry in locked:
+            (version,) = (specifier.version for specifier in entry.specifier)
+            assert requirement.specifier.contains(version), f"{entry} does not satisfy {requirement}"
+
+
+def test_the_lock_pins_and_names_no_place_to_download_from(lock: list[Requirement]) -> None:
+    for entry in lock:
+        assert entry.url is None
+        assert [specifier.operator for specifier in entry.specifier] == ["=="]
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"//|--|\bhttps?\b|\bindex\b|\bfile:", text)
+
+
+def test_conda_gets_the_same_environment(project: dict[str, Any]) -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, listed = environment["dependencies"]
+    version = python.removeprefix("python=")
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(version)
+    assert pip == "pip"
+    assert listed == {"pip": ["-c requirements.lock", "-e .[dev]"]}
+
+
+def test_notebooks_are_committed_without_outputs() -> None:
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert not cell.get("outputs"), path
+            assert cell.get("execution_count") is None, path

@@ -1,0 +1,160 @@
+"""What the figures show, read from the artists; and that any state of the runs can be drawn."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from synthetic_runs import WARMUP_STEPS, write_ablation, write_finetune, write_warmup
+from wsrl_kit.analysis import plots
+from wsrl_kit.analysis.ablation import finetuning_runs
+from wsrl_kit.analysis.arms import COLOURS, LABELS, arm_colours, arm_order
+from wsrl_kit.analysis.figures import finetune_figure, source_figure, warmup_figure
+from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run
+from wsrl_kit.analysis.statistics import iqm
+from wsrl_kit.runs import Run, read_run
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return finetuning_runs(write_ablation(tmp_path_factory.mktemp("ablation"), seeds=3, budget=1_000))
+
+
+@pytest.fixture
+def ax():
+    return plots.new_figure()[1][0]
+
+
+def lines(ax, arm, width):
+    return [
+        line
+        for line in ax.lines
+        if to_hex(line.get_color()) == COLOURS[arm] and line.get_linewidth() == width and len(line.get_xdata())
+    ]
+
+
+def test_learning_curves_show_every_seed_and_their_iqm(ax, records):
+    assert plots.learning_curves(ax, records) is ax
+    for arm in LABELS:
+        seeds, [thick] = lines(ax, arm, 0.8), lines(ax, arm, 2.4)
+        assert len(seeds) == 3
+        assert thick.get_ydata() == pytest.approx(iqm(np.stack([line.get_ydata() for line in seeds]).T))
+    assert ax.get_legend_handles_labels()[1] == [*LABELS.values(), "End of frozen rollouts"]
+    assert len(ax.collections) == len(LABELS)
+
+
+def test_against_gradient_steps_the_warmup_is_left_of_the_switch(ax, records):
+    plots.learning_curves(ax, records, against="gradient_step")
+    warm, cold = lines(ax, "warmup_decay", 2.4)[0].get_xdata(), lines(ax, "rlpd_all", 2.4)[0].get_xdata()
+    assert warm[0] == 0
+    assert WARMUP_STEPS in warm
+    assert warm[-1] == WARMUP_STEPS + 4_000
+    assert cold[-1] == 4_000
+    switches = {line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"}
+    assert switches == {0, WARMUP_STEPS}
+
+
+def test_evaluations_of_a_frozen_policy_become_one_point(records):
+    record = next(record for record in records if record.arm == "warmup_wsrl")
+    steps, values = plots.run_curve(record, against="gradient_step")
+    assert (np.diff(steps) > 0).all()
+    frozen = [record.curve("evaluation/success_sampled", "warmup").value[-1]]
+    frozen += record.curve("evaluation/success_sampled").value[:3].tolist()
+    assert values[steps == WARMUP_STEPS] == pytest.approx(np.mean(frozen))
+
+
+def test_without_its_warmup_in_the_folder_an_arm_begins_at_the_switch(tmp_path, ax):
+    write_finetune(tmp_path / "a", "warmup_decay", 0, budget=400)
+    steps, _ = plots.run_curve(finetuning_runs(tmp_path)[0], against="gradient_step")
+    assert steps[0] == WARMUP_STEPS
+
+
+def test_an_unfinished_run_is_dashed_and_not_in_the_iqm(tmp_path, ax):
+    for seed in range(2):
+        write_finetune(tmp_path / str(seed), "scratch", seed, budget=800)
+    write_finetune(tmp_path / "2", "scratch", 2, last_step=400)
+    plots.learning_curves(ax, finetuning_runs(tmp_path))
+    assert [line.get_linestyle() for line in lines(ax, "scratch", 0.8)].count("--") == 1
+    assert lines(ax, "scratch", 2.4)[0].get_xdata()[-1] == 800
+    assert ax.get_legend_handles_labels()[1][-1] == "Run not finished"
+
+
+def test_runs_that_recorded_nothing_yet_can_be_drawn(tmp_path):
+    Run.open(tmp_path / "a", kind="finetune", arm="", seed=0, parameters={})
+    record = read_run(tmp_path / "a")
+    for figure in (warmup_figure(record), finetune_figure(record)):
+        figure.savefig(tmp_path / "figure.png")
+    figure, (ax,) = plots.new_figure()
+    plots.learning_curves(ax, [record])
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_switch_diagnostics_show_probe_and_online_batch(ax, records):
+    plots.switch_diagnostic(ax, records, "td_error")
+    for arm in LABELS:
+        assert sorted(line.get_linestyle() for line in lines(ax, arm, 1.8)) == ["-", "--"]
+    assert ax.get_legend_handles_labels()[1] == [*LABELS.values(), "Online batch", "Offline probe"]
+
+
+def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
+    warmup = read_run(write_warmup(tmp_path, 0).folder)
+    assert [ax.get_ylabel() for ax in warmup_figure(warmup).axes] == ["Loss", "TD error", "Success rate"]
+    finetune = finetune_figure(next(record for record in records if record.arm == "warmup_wsrl"))
+    assert [ax.get_ylabel() for ax in finetune.axes][2:] == ["Q value", "TD error"]
+    assert "frozen rollouts" in finetune.axes[0].get_legend_handles_labels()[1]
+
+
+def test_summary_points_are_one_per_seed_even_if_they_coincide(ax, records):
+    rows = [reduce_run(record) for record in records]
+    steps = QUANTITIES[0]
+    plots.summary_points(ax, rows, steps)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [3] * 5
+    for line in dots:
+        assert len(set(zip(line.get_xdata(), line.get_ydata(), strict=True))) == 3
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(LABELS.values())
+
+
+def test_what_was_not_recorded_is_said_in_the_figure(tmp_path, ax):
+    write_finetune(tmp_path / "a", "scratch", 0, budget=400, metrics=False)
+    rows = [reduce_run(record) for record in finetuning_runs(tmp_path)]
+    force = next(quantity for quantity in QUANTITIES if quantity.name == "early_peak_contact_force")
+    plots.summary_points(ax, rows, force)
+    plots.summary_bars(plots.new_figure()[1][0], rows, force)
+    assert [text.get_text() for text in ax.texts] == ["not recorded"]
+
+
+def test_memory_bars_carry_their_number(ax, records):
+    memory = next(quantity for quantity in QUANTITIES if quantity.name == "offline_megabytes")
+    plots.summary_bars(ax, [reduce_run(record) for record in records], memory)
+    assert [text.get_text() for text in ax.texts] == ["0.00", "0.90", "4.20", "0.84", "0.00"]
+
+
+def test_sources_are_drawn_from_plain_arrays(ax):
+    plots.source_bars(ax, ["demos", "random"], np.array([1.0, 0.25]), "Success rate")
+    assert [text.get_text() for text in ax.texts] == ["1", "0.25"]
+    histogram = plots.new_figure()[1][0]
+    plots.return_histogram(histogram, {"demos": np.array([1.0, 1.0, 0.0]), "random": np.array([0.0, np.nan])})
+    assert [text.get_text() for text in histogram.get_legend().texts] == ["demos (3)", "random (2)"]
+
+
+def test_the_figure_of_the_sources_says_what_is_not_known():
+    rows = [
+        {"source": "demos", "success_rate": 1.0, "transitions": 1200, "weight_share": 0.75},
+        {"source": "old", "success_rate": float("nan"), "transitions": 300, "weight_share": 0.25},
+    ]
+    figure = source_figure(rows, {"demos": np.array([1.0, 1.0]), "old": np.array([0.0])})
+    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert texts == [["1", "not known"], ["1,200", "300"], ["0.75", "0.25"], []]
+
+
+def test_schedules_are_drawn_from_plain_arrays(ax):
+    steps = np.arange(100)
+    plots.schedules(ax, steps, {"offline ratio": np.full(100, 0.5), "PER beta": steps / 100})
+    assert [text.get_text() for text in ax.get_legend().texts] == ["offline ratio", "PER beta"]
+
+
+def test_no_two_arms_share_a_colour_and_known_ones_keep_theirs():
+    colours = arm_colours(["zeta", "rlpd_all", "alpha"])
+    assert list(colours) == arm_order(["alpha", "zeta", "rlpd_all"]) == ["rlpd_all", "alpha", "zeta"]
+    assert colours["rlpd_all"] == COLOURS["rlpd_all"]
+    assert len(set(colours.values())) == 3

@@ -1,0 +1,245 @@
+"""A run's folder survives what happens to runs: kills, full disks, wrong settings, interruptions."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from wsrl_kit.errors import RunError
+from wsrl_kit.runs import Run, find_runs, read_run
+
+PARAMETERS = {"batch_size": 256, "hidden_sizes": [64, 64], "discount": 0.97, "checkpoint_path": None}
+
+
+def open_run(folder: Path, **changes: Any) -> Run:
+    return Run.open(folder, **({"kind": "finetune", "arm": "kit", "seed": 3, "parameters": PARAMETERS} | changes))
+
+
+def test_what_was_recorded_is_read_back(tmp_path):
+    run = open_run(tmp_path / "run")
+    run.record("warmup", 0, 500, {"training/critic_loss": 0.1 + 0.2})
+    run.record("online", 0, 500, {"evaluation/success_sampled": 0.5, "evaluation/return_sampled": float("nan")})
+    run.record("online", 100, 900, {"evaluation/success_sampled": np.float32(0.25)})
+    run.finish({"success": 0.25, "missing": float("nan")})
+    record = read_run(tmp_path / "run")
+    assert (record.kind, record.arm, record.seed, record.status) == ("finetune", "kit", 3, "finished")
+    assert record.parameters == PARAMETERS
+    assert record.summary == {"success": 0.25, "missing": None}
+    success = record.curve("evaluation/success_sampled")
+    assert success.environment_step.tolist() == [0, 100]
+    assert success.gradient_step.tolist() == [500, 900]
+    assert success.value.tolist() == [0.5, 0.25]
+    assert np.isnan(record.curve("evaluation/return_sampled").value).all()
+    assert record.curve("training/critic_loss", "warmup").value.tolist() == [0.1 + 0.2]
+    assert len(record.curve("training/critic_loss", "online")) == 0
+    assert run.rows == 4
+
+
+def test_versions_of_what_results_depend_on_are_recorded(tmp_path):
+    open_run(tmp_path)
+    assert read_run(tmp_path).versions.keys() >= {"python", "wsrl_kit", "jax", "numpy", "mujoco"}
+
+
+def test_reopening_continues_where_the_run_was_left(tmp_path):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0, "b": 2.0})
+    run.stop()
+    assert read_run(tmp_path).status == "stopped"
+    again = open_run(tmp_path)
+    assert again.rows == 2
+    assert read_run(tmp_path).status == "running"
+    again.fail("the robot is gone")
+    assert (read_run(tmp_path).status, read_run(tmp_path).message) == ("failed", "the robot is gone")
+
+
+def test_rewinding_and_recording_again_gives_the_same_bytes(tmp_path):
+    whole, resumed = open_run(tmp_path / "whole"), open_run(tmp_path / "resumed")
+    for run in (whole, resumed):
+        run.record("online", 0, 0, {"a": 1 / 3})
+    resumed.record("online", 100, 400, {"a": 9.0, "b": 9.0})
+    resumed = open_run(tmp_path / "resumed")
+    resumed.rewind(1)
+    for run in (whole, resumed):
+        run.record("online", 100, 400, {"a": 2 / 3, "b": float("nan")})
+    assert whole.metrics_path.read_bytes() == resumed.metrics_path.read_bytes()
+    assert whole.rows == resumed.rows == 3
+
+
+def test_rewinding_beyond_what_was_recorded_is_refused(tmp_path):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0})
+    with pytest.raises(RunError, match="at least 5 rows to resume, found 1"):
+        run.rewind(5)
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0})
+    intact = run.metrics_path.read_bytes()
+    run.metrics_path.write_bytes(intact + b"online,100,40")
+    assert read_run(tmp_path).curve("a").value.tolist() == [1.0]
+    assert open_run(tmp_path).rows == 1
+    assert run.metrics_path.read_bytes() == intact
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kind": "warmup"}, "expected kind = 'warmup', found 'finetune'"),
+        ({"arm": "other"}, "expected arm = 'other', found 'kit'"),
+        ({"seed": 4}, "expected seed = 4, found 3"),
+        ({"parameters": PARAMETERS | {"discount": 0.9}}, "expected discount = 0.9, found 0.97"),
+        ({"parameters": PARAMETERS | {"new": 1}}, "expected new = 1, found 'nothing'"),
+        ({"parameters": {"batch_size": 256}}, "expected hidden_sizes = 'nothing', found"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused_by_the_first_difference(tmp_path, changes, sentence):
+    open_run(tmp_path)
+    with pytest.raises(RunError, match="holds another run") as caught:
+        open_run(tmp_path, **changes)
+    assert sentence in str(caught.value)
+
+
+def test_tuples_and_numpy_numbers_are_the_same_parameters_as_lists_and_numbers(tmp_path):
+    open_run(tmp_path, parameters={"hidden_sizes": (64, 64), "rate": np.float64(0.5), "folder": Path("a")})
+    open_run(tmp_path, parameters={"hidden_sizes": [64, 64], "rate": 0.5, "folder": "a"})
+
+
+def test_a_finished_run_is_not_reopened_but_can_be_started_anew(tmp_path):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0})
+    run.checkpoint_path.write_bytes(b"checkpoint")
+    run.figure("curve", Figure())
+    run.finish({})
+    with pytest.raises(RunError, match="finished"):
+        open_run(tmp_path)
+    assert read_run(tmp_path).status == "finished"
+    fresh = open_run(tmp_path, resume=False, seed=8)
+    assert fresh.rows == 0
+    assert not fresh.checkpoint_path.exists()
+    assert not list(tmp_path.glob("figures/*"))
+    assert read_run(tmp_path).seed == 8
+
+
+def test_a_folder_with_metrics_but_no_run_is_left_alone(tmp_path):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0})
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunError, match="but no run.json"):
+        open_run(tmp_path)
+    assert b"1.0" in run.metrics_path.read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from wsrl_kit.runs import Run
+run = Run.open(Path(sys.argv[1]), kind="finetune", arm="kit", seed=3, parameters={})
+for step in range(50):
+    run.record("online", step, step, {"a": float(step)})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_loses_nothing_it_recorded(tmp_path):
+    finished = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)
+    assert finished.returncode == -signal.SIGKILL
+    record = read_run(tmp_path)
+    assert record.status == "running"
+    assert record.curve("a").value.tolist() == list(range(50))
+
+
+@pytest.fixture
+def file_size_limit():
+    """Lets the operating system cut writes short beyond a size, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_recorded(tmp_path, file_size_limit):
+    run = open_run(tmp_path)
+    run.record("online", 0, 0, {"a": 1.0})
+    intact = run.metrics_path.read_bytes()
+    file_size_limit(len(intact) + 25)
+    with pytest.raises(RunError, match="can't be written"):
+        run.record("online", 100, 400, {"a": 2.0, "b": 3.0, "c": 4.0})
+    assert run.metrics_path.read_bytes() == intact
+    assert run.rows == 1
+    status = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError, match=r"run\.json can't be written"):
+        run.finish({"long": "x" * 1000})
+    assert (tmp_path / "run.json").read_bytes() == status
+    figure = Figure()
+    figure.subplots()
+    with pytest.raises(RunError, match="can't be written"):
+        run.figure("curve", figure)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".png")]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="can't be written"):
+        open_run(tmp_path / "file" / "run")
+
+
+def test_a_metric_name_or_phase_that_would_damage_the_file_is_refused(tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(RunError, match="free of commas"):
+        run.record("online", 0, 0, {"a,b": 1.0})
+    with pytest.raises(RunError, match="phase must be one of warmup, online, found 'offline'"):
+        run.record("offline", 0, 0, {"a": 1.0})
+    assert run.rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("run.json", "{", "damaged"),
+        ("run.json", "[]", "found no kind"),
+        ("run.json", None, "found no run.json"),
+        ("metrics.csv", "step,value\n1,2\n", "must begin with"),
+        ("metrics.csv", "phase,environment_step,gradient_step,metric,value\nonline,x,0,a,1\n", "in line 2"),
+        ("metrics.csv", "phase,environment_step,gradient_step,metric,value\nonline,0\n", "in line 2"),
+        ("metrics.csv", None, "No such file"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path, name, content, sentence):
+    open_run(tmp_path)
+    if content is None:
+        os.unlink(tmp_path / name)
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(RunError, match=sentence):
+        read_run(tmp_path)
+
+
+def test_an_unknown_status_is_named(tmp_path):
+    open_run(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text()) | {"status": "lost"}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="found 'lost'"):
+        read_run(tmp_path)
+
+
+def test_runs_are_found_in_order_whatever_their_folders(tmp_path):
+    for seed in (10, 2):
+        for arm in ("b", "a"):
+            open_run(tmp_path / arm / f"seed_{seed}", arm=arm, seed=seed)
+    assert [(record.arm, record.seed) for record in find_runs(tmp_path)] == [("a", 2), ("a", 10), ("b", 2), ("b", 10)]
+    with pytest.raises(RunError, match="found no folder"):
+        find_runs(tmp_path / "absent")
+
+
+def test_figures_are_pngs_in_their_folder(tmp_path):
+    path = open_run(tmp_path).figure("success", Figure())
+    assert path == tmp_path / "figures" / "success.png"
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,1 @@
+"""From run folders on disk to numbers, tables and figures that can be defended."""

@@ -1,0 +1,114 @@
+"""Whole figures, composed of the axes of `plots`: of an ablation, of a single run, of the offline sources."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from wsrl_kit.analysis import plots
+from wsrl_kit.analysis.metrics import EARLY_STEPS, QUANTITIES, SUCCESS
+from wsrl_kit.runs import PHASES, RunRecord
+
+BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
+
+
+def ablation_figures(
+    records: Sequence[RunRecord], rows: Sequence[dict[str, Any]], target: float = 0.8
+) -> dict[str, Figure]:
+    """All figures of an ablation by name, drawn from its runs and their reduced rows."""
+    figures = {}
+    kind, label = _evaluated(records)
+    figures["learning_curves"], axes = plots.new_figure(columns=2)
+    for ax, against in zip(axes, plots.AXIS_LABELS, strict=True):
+        plots.learning_curves(ax, records, f"evaluation/{kind}_sampled", against, label)
+        if kind == "success":
+            ax.axhline(target, color=plots.NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+    plots.shared_legend(figures["learning_curves"], axes[0])
+
+    figures["sample_efficiency"], axes = plots.new_figure(1, 3, 4.6, 3.4)
+    for ax, name in zip(axes, ("steps_to_target", "area_under_curve", f"final_{kind}"), strict=True):
+        plots.summary_points(ax, rows, BY_NAME[name], BY_NAME[name].heading.replace("target", f"{target:.0%} success"))
+    figures["safety_and_memory"], axes = plots.new_figure(1, 3, 4.6, 3.4)
+    plots.summary_points(
+        axes[0], rows, BY_NAME["early_peak_contact_force"], f"Peak contact force, first {EARLY_STEPS} steps (N)"
+    )
+    plots.summary_points(
+        axes[1], rows, BY_NAME["early_safety_box_clips"], f"Safety-box clips, first {EARLY_STEPS} steps"
+    )
+    plots.summary_bars(axes[2], rows, BY_NAME["offline_megabytes"])
+    for name in ("sample_efficiency", "safety_and_memory"):
+        for ax in figures[name].axes[1:]:
+            ax.set_yticklabels([])
+
+    figures["switch"], axes = plots.new_figure(columns=2)
+    plots.switch_diagnostic(axes[0], records, "q")
+    plots.switch_diagnostic(axes[1], records, "td_error")
+    plots.shared_legend(figures["switch"], axes[0])
+    return figures
+
+
+def warmup_figure(record: RunRecord) -> Figure:
+    """One warmup run: losses, TD error on training and held-out episodes, evaluations; also while it runs."""
+    figure, axes = plots.new_figure(columns=3, width=4.6, height=3.4)
+    kind, evaluated = _evaluated([record])
+    panels = (
+        ({"critic": "training/critic_loss", "actor": "training/actor_loss"}, "Loss"),
+        ({"training": "training/td_error", "held out": "training/holdout_td_error"}, "TD error"),
+        (_modes(kind), evaluated),
+    )
+    for ax, (metrics, label) in zip(axes, panels, strict=True):
+        plots.run_metrics(ax, record, metrics, "warmup", "gradient_step", label)
+    if kind == "success":
+        axes[2].set_ylim(-0.03, 1.03)
+    return figure
+
+
+def finetune_figure(record: RunRecord) -> Figure:
+    """One fine-tuning run: success, ratio and beta, Q and TD error on probe and online data; also while it runs."""
+    figure, axes = plots.new_figure(2, 2, 5.4, 3.2)
+    kind, evaluated = _evaluated([record])
+    plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
+    if kind == "success":
+        axes[0].set_ylim(-0.03, 1.03)
+    shares = {"offline ratio": "training/offline_ratio", "PER beta": "training/priority_beta"}
+    plots.run_metrics(axes[1], record, shares, label="Share of batch, exponent").set_ylim(-0.03, 1.03)
+    for ax, quantity in ((axes[2], "q"), (axes[3], "td_error")):
+        plots.switch_diagnostic(ax, [record], quantity)
+        if ax.get_legend_handles_labels()[1]:
+            ax.legend(frameon=False)
+    return figure
+
+
+def source_figure(
+    rows: Sequence[Mapping[str, Any]], returns: Mapping[str, Float[np.ndarray, " _"]] | None = None
+) -> Figure:
+    """The offline sources before training.
+
+    Args:
+        rows: of `data.quality.source_table`: `source`, `success_rate`, `transitions` and `weight_share` are drawn.
+        returns: returns of the episodes by source; drawn as a histogram if given.
+    """
+    figure, axes = plots.new_figure(columns=3 if returns is None else 4, width=3.8, height=2.8)
+    names = [row["source"] for row in rows]
+    columns = (("success_rate", "Success rate"), ("transitions", "Transitions"), ("weight_share", "Share of weight"))
+    for ax, (key, label) in zip(axes, columns, strict=False):
+        plots.source_bars(ax, names, np.array([row[key] for row in rows], dtype=float), label)
+    for ax in axes[1:3]:
+        ax.set_yticklabels([])
+    if returns is not None:
+        plots.return_histogram(axes[3], returns)
+    return figure
+
+
+def _evaluated(records: Sequence[RunRecord]) -> tuple[str, str]:
+    """Success where any run measured it, the return where the task reports no success; with its axis label."""
+    keys = [(phase, SUCCESS) for phase in PHASES]
+    if any(np.isfinite(record.metrics[key].value).any() for record in records for key in keys if key in record.metrics):
+        return "success", "Success rate"
+    return "return", "Return"
+
+
+def _modes(kind: str) -> dict[str, str]:
+    return {mode: f"evaluation/{kind}_{mode}" for mode in ("sampled", "deterministic")}

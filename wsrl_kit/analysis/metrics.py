@@ -1,0 +1,198 @@
+"""One run becomes a handful of numbers, each by a tiny function on a curve; everything later works on these numbers."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from wsrl_kit.runs import RunRecord
+
+SUCCESS = "evaluation/success_sampled"
+EARLY_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How one number of a run is shown and compared.
+
+    Attributes:
+        name: its key in `reduce_run`.
+        heading: column heading and axis label, with the unit.
+        digits: decimals shown.
+        better: +1 if more is better, -1 if less is better, 0 if neither.
+        censored: runs that never got there hold the budget, so that only a restricted mean is honest.
+    """
+
+    name: str
+    heading: str
+    digits: int
+    better: int
+    censored: bool = False
+
+
+QUANTITIES = (
+    Quantity("steps_to_target", "Steps to target", 0, -1, censored=True),
+    Quantity("area_under_curve", "Area under curve", 2, +1),
+    Quantity("final_success", "Final success", 2, +1),
+    Quantity("final_success_deterministic", "Final success, deterministic", 2, +1),
+    Quantity("final_return", "Final return", 2, +1),
+    Quantity("switch_success", "Success at switch", 2, +1),
+    Quantity("dip_depth", "Dip after switch", 2, -1),
+    Quantity("recovery_steps", "Steps to recover", 0, -1, censored=True),
+    Quantity("drawdown", "Drawdown (CVaR)", 2, -1),
+    Quantity("dispersion", "Dispersion (IQR)", 2, -1),
+    Quantity("early_peak_contact_force", "Early peak force (N)", 1, -1),
+    Quantity("early_safety_box_clips", "Early box clips", 0, -1),
+    Quantity("offline_megabytes", "Offline data held (MB)", 2, -1),
+)
+
+
+class Dip(NamedTuple):
+    """What happened to a curve after the switch: see `switch_dip`."""
+
+    depth: float
+    recovery_steps: float
+    recovered: bool
+
+
+def steps_to_target(
+    environment_step: Num[np.ndarray, " points"], success: Float[np.ndarray, " points"], target: float = 0.8
+) -> tuple[float, bool]:
+    """First evaluation at which the target is reached, and whether it was; the budget (last step) where it was not.
+
+    The mean of these steps over runs is the restricted mean: a run that never got there counts with the whole budget.
+    """
+    reached = success >= target
+    return float(environment_step[np.argmax(reached) if reached.any() else -1]), bool(reached.any())
+
+
+def area_under_curve(environment_step: Num[np.ndarray, " points"], value: Float[np.ndarray, " points"]) -> float:
+    """Mean height of the curve from the first to the last evaluation, by trapezoids; in [0, 1] for success rates."""
+    span = float(environment_step[-1] - environment_step[0])
+    if span == 0.0:
+        return float(value.mean())
+    return float(np.sum(np.diff(environment_step) * (value[1:] + value[:-1])) / 2.0 / span)
+
+
+def final(value: Float[np.ndarray, " points"], evaluations: int = 3) -> float:
+    """Mean of the last few evaluations: not the best, nor the luck of a single one."""
+    return float(value[-evaluations:].mean())
+
+
+def switch_dip(
+    environment_step: Num[np.ndarray, " points"],
+    value: Float[np.ndarray, " points"],
+    window: float | None = None,
+) -> Dip:
+    """How deep the curve falls after the switch, and when it is back.
+
+    A minimum over noisy evaluations is biased downwards: compare dips only between runs evaluated alike.
+
+    Args:
+        environment_step: steps since the switch; the first point is the switch itself.
+        value: the curve.
+        window: environment steps after the switch in which the minimum is looked for; None: half of the budget.
+
+    Returns:
+        depth: value at the switch minus the minimum in the window, at least 0.
+        recovery_steps: first step after the minimum at which the curve is back at its value at the switch; 0 without a
+            dip, the budget where it never is back.
+        recovered: whether it is back within the budget.
+    """
+    window = (environment_step[-1] - environment_step[0]) / 2.0 if window is None else window
+    inside = environment_step <= environment_step[0] + window
+    lowest = int(np.argmin(value[inside]))
+    depth = float(value[0] - value[lowest])
+    back = np.flatnonzero(value[lowest:] >= value[0])
+    if len(back) == 0:
+        return Dip(depth, float(environment_step[-1] - environment_step[0]), False)
+    return Dip(depth, float(environment_step[lowest + back[0]] - environment_step[0]), True)
+
+
+def drawdown(value: Float[np.ndarray, " points"], alpha: float = 0.05) -> float:
+    """Mean of the worst `alpha` share of drops below the best value so far (upper CVaR), at least 0.
+
+    Long-term risk of Chan et al. 2020, "Measuring the reliability of reinforcement learning algorithms", section 4.
+    """
+    drops = np.maximum.accumulate(value) - value
+    return float(drops[drops >= np.quantile(drops, 1.0 - alpha)].mean())
+
+
+def dispersion(value: Float[np.ndarray, " points"]) -> float:
+    """Inter-quartile range of the changes between evaluations (the differences take the trend out).
+
+    Short-term dispersion across time of Chan et al. 2020, section 4; nan for fewer than 2 points.
+    """
+    if len(value) < 2:
+        return float("nan")
+    return float(np.subtract(*np.quantile(np.diff(value), [0.75, 0.25])))
+
+
+def early_safety(record: RunRecord, steps: int = EARLY_STEPS) -> tuple[float, float]:
+    """Peak contact force (N) and number of safety-box clips in the first online steps; nan where not recorded."""
+    force = record.curve("training/peak_contact_force")
+    clips = record.curve("training/safety_box_clips")
+    early_force = force.value[(force.environment_step <= steps) & np.isfinite(force.value)]
+    early_clips = clips.value[(clips.environment_step <= steps) & np.isfinite(clips.value)]
+    return (
+        float(early_force.max()) if len(early_force) else float("nan"),
+        float(early_clips.sum()) if len(early_clips) else float("nan"),
+    )
+
+
+def offline_bytes(record: RunRecord) -> float:
+    """Bytes of offline data held during fine-tuning; nan where not recorded."""
+    held = record.curve("switch/offline_bytes").value
+    return float(held[0]) if len(held) else float("nan")
+
+
+def finite_curve(
+    record: RunRecord, metric: str, budget: float | None = None
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Environment steps and values of an online metric up to the budget, without the points that measured nothing."""
+    curve = record.curve(metric)
+    kept = np.isfinite(curve.value) & (curve.environment_step <= (np.inf if budget is None else budget))
+    return curve.environment_step[kept].astype(float), curve.value[kept]
+
+
+def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0.8) -> dict[str, Any]:
+    """One row of numbers for one run: the row of the per-seed CSV.
+
+    Args:
+        record: a run with an online phase.
+        budget: environment steps compared; None: all there are.
+        target: success rate for `steps_to_target`.
+
+    Returns:
+        arm, seed, status, `reached_target` and `recovered` (1 or 0), `last_step`, and every name in `QUANTITIES`;
+        nan where the run did not record what is needed.
+    """
+    force, clips = early_safety(record)
+    row: dict[str, Any] = {"arm": record.arm, "seed": record.seed, "status": record.status}
+    row |= {"last_step": last_step(record)} | {quantity.name: float("nan") for quantity in QUANTITIES}
+    row |= {"reached_target": float("nan"), "recovered": float("nan")}
+    row |= {"early_peak_contact_force": force, "early_safety_box_clips": clips}
+    row |= {"offline_megabytes": offline_bytes(record) / 1e6}
+    steps, success = finite_curve(record, SUCCESS, budget)
+    if len(steps):
+        reached_at, reached = steps_to_target(steps, success, target)
+        dip = switch_dip(steps, success)
+        row |= {"steps_to_target": reached_at, "reached_target": float(reached)}
+        row |= {"dip_depth": dip.depth, "recovery_steps": dip.recovery_steps, "recovered": float(dip.recovered)}
+        row |= {"area_under_curve": area_under_curve(steps, success), "final_success": final(success)}
+        row |= {"switch_success": float(success[0]), "drawdown": drawdown(success), "dispersion": dispersion(success)}
+    for name, metric in (
+        ("final_success_deterministic", "evaluation/success_deterministic"),
+        ("final_return", "evaluation/return_sampled"),
+    ):
+        _, values = finite_curve(record, metric, budget)
+        row[name] = final(values) if len(values) else float("nan")
+    return row
+
+
+def last_step(record: RunRecord) -> float:
+    """Environment step of the last evaluation; nan if there was none."""
+    steps = record.curve("evaluation/return_sampled").environment_step
+    steps = np.concatenate([steps, record.curve(SUCCESS).environment_step])
+    return float(steps.max()) if len(steps) else float("nan")

@@ -1,0 +1,110 @@
+"""The command line: `wsrl-kit run`, the notebooks under names of their own, and `wsrl-kit doctor`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wsrl_kit
+from wsrl_kit.errors import ParameterError, WSRLKitError
+
+# Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
+NOTEBOOKS = {
+    "collect": ("00_collect_data.ipynb", "collect demonstrations, suboptimal and random data"),
+    "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
+    "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
+    "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 2 for a wrong parameter, 1 for any other failure."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _command(arguments)
+    except WSRLKitError as error:
+        print(f"wsrl-kit: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ParameterError) else 1
+
+
+def _command(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="wsrl-kit", description=wsrl_kit.__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
+    run.add_argument("notebook", type=Path, help="the notebook to execute")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    _add_out(run)
+    for name, (notebook, help) in NOTEBOOKS.items():
+        command = commands.add_parser(name, help=help, allow_abbrev=False)
+        _add_out(command)
+        if arguments[:1] == [name]:
+            _add_parameters(command, notebook)
+    doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
+    doctor.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    options, rest = parser.parse_known_args(arguments)
+    if options.command in NOTEBOOKS:
+        return _run(_notebook(NOTEBOOKS[options.command][0]), _flags(options, rest), options.out)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "run":
+        return _run(options.notebook, dict(options.p), options.out)
+    return _doctor(options.files)
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="folder of the run; that of an unfinished run continues it")
+
+
+def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
+    from wsrl_kit.notebook import read_notebook
+
+    notebook = read_notebook(_notebook(name))
+    for parameter, default in notebook.defaults.items():
+        if parameter != "output_dir":
+            help = f"{notebook.help(parameter)} (default: {default!r})".replace("%", "%%")
+            parser.add_argument(f"--{parameter}", default=argparse.SUPPRESS, metavar="VALUE", help=help)
+
+
+def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "out")}
+    for argument in rest:
+        if not argument.startswith("--"):
+            raise ParameterError(f"every parameter must be given as --name=value, found {argument!r}")
+        # Not a flag of the notebook: passed on, for the one place that names the parameter nearest to it.
+        name, _, value = argument.removeprefix("--").partition("=")
+        given[name] = value
+    return given
+
+
+def _notebook(name: str) -> Path:
+    folder = Path(wsrl_kit.__file__).parent.parent / "notebooks"
+    if not (folder / name).is_file():
+        raise WSRLKitError(f"{folder / name} does not exist: install wsrl-kit from a clone, by pip install -e")
+    return folder / name
+
+
+def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
+    from wsrl_kit.headless import Interrupted, run_notebook
+
+    named = given.pop("output_dir", None)
+    out = out or Path(named or f"runs/{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        executed = run_notebook(notebook, given, out)
+    except Interrupted as interrupted:
+        print(f"wsrl-kit: {interrupted}; --out {out} continues the run", file=sys.stderr)
+        return 128 + interrupted.number
+    results = [executed, executed.with_suffix(".html"), *sorted(out.glob("*.csv")), *sorted(out.glob("figures/*"))]
+    print("\n".join(["", *(str(path) for path in results)]))
+    return 0
+
+
+def _doctor(files: Sequence[Path]) -> int:
+    from wsrl_kit.data.doctor import examine, render
+
+    reports = [examine(path) for path in files]
+    for report in reports:
+        print(render(report))
+    return 1 if any(report.problems for report in reports) else 0

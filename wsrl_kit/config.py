@@ -1,0 +1,99 @@
+"""Every parameter of a warmup and a fine-tuning run, in one place."""
+
+from dataclasses import dataclass
+
+from wsrl_kit.parameters import parameter, validate
+
+Paths = str | list[str] | dict[str, str | list[str]] | None
+
+
+@dataclass(frozen=True)
+class WSRLConfig:
+    """The parameters of one run, with the names and defaults that users already know.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    # The experiment
+    exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
+    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
+    seed: int = parameter(0, "seed of everything random in the run", minimum=0)
+
+    # Offline data
+    offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}")
+    demo_path: Paths = parameter(None, "offline data for fine-tuning; same forms as offline_data_path")
+    demo_weight: float = parameter(2.0, "weight of the source `demos`", minimum=0.0)
+    source_weights: dict[str, float] = parameter(
+        {"suboptimal": 1.0, "random": 0.5}, "weight of every other source by name; 1.0 for one not named", minimum=0.0
+    )
+    success_weight_bonus: float = parameter(1.5, "factor on the weight of successful episodes", minimum=0.0)
+    holdout_fraction: float = parameter(0.1, "share of episodes held out for early stopping", minimum=0.0, maximum=0.9)
+
+    # Offline warmup
+    checkpoint_path: str | None = parameter(None, "warmup checkpoint: written by warmup, read by fine-tuning")
+    warmup_steps: int = parameter(50_000, "gradient steps on the offline sources", minimum=1)
+    early_stopping_patience: int = parameter(
+        0, "evaluations without a better held-out TD error before warmup stops; 0: never", minimum=0
+    )
+    behavior_cloning_weight: float = parameter(
+        0.0, "weight of the behavior-cloning term of the actor in warmup; 0: none", minimum=0.0
+    )
+    warmup_evaluation_interval: int = parameter(5_000, "gradient steps between evaluations in warmup", minimum=1)
+
+    # The switch
+    frozen_rollout_steps: int = parameter(
+        0, "environment steps of the warmed-up policy before the first online update (WSRL: 5000)", minimum=0
+    )
+    retention_ratio: float = parameter(0.2, "share of the offline data kept online", minimum=0.0, maximum=1.0)
+    retention_priority: str = parameter(
+        "td_error", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix")
+    )
+    retention_unit: str = parameter("transition", "what is kept as a whole", choices=("transition", "trajectory"))
+    offline_ratio_schedule: str = parameter(
+        "exponential", "how the offline ratio decays", choices=("exponential", "linear", "constant")
+    )
+    initial_offline_ratio: float = parameter(1.0, "offline share of a batch at the switch", minimum=0.0, maximum=1.0)
+    offline_decay_rate: float = parameter(0.999, "factor on the offline ratio a step", minimum=0.0, maximum=1.0)
+    offline_decay_steps: int = parameter(5_000, "environment steps of the linear decay", minimum=1)
+    min_offline_ratio: float = parameter(0.5, "floor of the offline ratio", minimum=0.0, maximum=1.0)
+
+    # Online fine-tuning
+    online_steps: int = parameter(10_000, "environment steps of fine-tuning", minimum=1)
+    random_steps: int = parameter(0, "first environment steps with uniformly random actions", minimum=0)
+    update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
+    replay_capacity: int = parameter(200_000, "online transitions kept", minimum=1)
+    use_prioritized_replay: bool = parameter(True, "sample by priority (PER) instead of uniformly")
+    priority_kind: str = parameter("proportional", "PER variant", choices=("proportional", "rank"))
+    priority_alpha: float = parameter(0.6, "PER exponent: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0)
+    initial_priority_beta: float = parameter(0.4, "PER importance exponent at the switch", minimum=0.0, maximum=1.0)
+    final_priority_beta: float = parameter(1.0, "PER importance exponent at the end", minimum=0.0, maximum=1.0)
+
+    # Soft actor-critic
+    batch_size: int = parameter(256, "examples per critic update", minimum=1)
+    hidden_sizes: list[int] = parameter([256, 256], "widths of the hidden layers", minimum=1)
+    critic_ensemble_size: int = parameter(2, "critics", minimum=1)
+    critic_subset_size: int = parameter(2, "critics drawn at random for the target minimum (REDQ)", minimum=1)
+    layer_norm: bool = parameter(True, "LayerNorm after every hidden layer")
+    dropout_rate: float = parameter(0.0, "critic dropout (DroQ); 0: none", minimum=0.0, maximum=0.9)
+    discount: float = parameter(0.97, "discount factor", minimum=0.0, maximum=1.0)
+    target_update_rate: float = parameter(0.005, "step of the target critics (tau)", minimum=0.0, maximum=1.0)
+    actor_learning_rate: float = parameter(3e-4, "Adam step size of the actor", minimum=0.0)
+    critic_learning_rate: float = parameter(3e-4, "Adam step size of the critics", minimum=0.0)
+    temperature_learning_rate: float = parameter(3e-4, "Adam step size of the temperature", minimum=0.0)
+    learning_rate_schedule: str = parameter(
+        "constant", "shape of the learning rates over gradient steps", choices=("constant", "cosine", "linear")
+    )
+    learning_rate_warmup_steps: int = parameter(0, "gradient steps of linear rise of the learning rates", minimum=0)
+    initial_temperature: float = parameter(1e-2, "entropy temperature at the start", minimum=1e-8)
+    target_entropy: float | None = parameter(None, "entropy aimed at; None: -action dimensions / 2")
+    backup_entropy: bool = parameter(False, "entropy bonus in the TD target")
+
+    # Evaluation and records
+    evaluation_interval: int = parameter(1_000, "environment steps between evaluations", minimum=1)
+    evaluation_episodes: int = parameter(20, "episodes per evaluation and action mode", minimum=1)
+    log_interval: int = parameter(100, "steps between recorded training metrics", minimum=1)
+    checkpoint_interval: int = parameter(1_000, "steps between checkpoints of the run", minimum=1)
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -1,0 +1,219 @@
+"""The one container of offline data: flat arrays over transitions, and where each episode ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, Integer
+
+from wsrl_kit.errors import DataError, ParameterError
+from wsrl_kit.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N transitions in E episodes (or segments of episodes), each in time order, one after another.
+
+    Attributes:
+        observations: flat observations, in the environment's units.
+        actions: entries in [-1, 1].
+        rewards: reward of each step.
+        next_observations: the observation each step led to, also at the end of an episode.
+        terminated: the step ended the task; only ever true on the last row of an episode.
+        truncated: the recording stopped after the step for another reason; only ever on the last row of an episode.
+        weight: loss weight of each row, mean 1 over a weighted dataset; ones until then.
+        episode_ends: exclusive end of each episode; episode e holds the rows [episode_ends[e - 1], episode_ends[e]).
+        episode_success: 1 success, 0 failure, nan where the data does not say; a segment has that of its episode.
+        episode_source: index of each episode's source in `source_names`.
+        source_names: the names of the sources.
+    """
+
+    observations: Float32[np.ndarray, "transition observation"]
+    actions: Float32[np.ndarray, "transition action"]
+    rewards: Float32[np.ndarray, " transition"]
+    next_observations: Float32[np.ndarray, "transition observation"]
+    terminated: Bool[np.ndarray, " transition"]
+    truncated: Bool[np.ndarray, " transition"]
+    weight: Float32[np.ndarray, " transition"]
+    episode_ends: Int64[np.ndarray, " episode"]
+    episode_success: Float32[np.ndarray, " episode"]
+    episode_source: Int64[np.ndarray, " episode"]
+    source_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def episode_count(self) -> int:
+        """The number of episodes."""
+        return len(self.episode_ends)
+
+    @property
+    def episode_starts(self) -> Int64[np.ndarray, " episode"]:
+        """The first row of each episode."""
+        return self.episode_ends - self.episode_lengths
+
+    @property
+    def episode_lengths(self) -> Int64[np.ndarray, " episode"]:
+        """The number of rows of each episode."""
+        return np.diff(self.episode_ends, prepend=0)
+
+    @property
+    def episode_of_row(self) -> Int64[np.ndarray, " transition"]:
+        """The episode that each row belongs to."""
+        return np.repeat(np.arange(self.episode_count), self.episode_lengths)
+
+    @property
+    def episode_returns(self) -> Float32[np.ndarray, " episode"]:
+        """The undiscounted sum of rewards of each episode."""
+        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any weight differs from one: `weigh` was called, or the files brought weights of their own."""
+        return bool((self.weight != 1).any())
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> "Dataset":
+        """Joins trajectories; one that says neither terminated nor truncated counts as truncated.
+
+        Raises:
+            DataError: there are none, one is empty, or their shapes differ.
+        """
+        if not trajectories:
+            raise DataError("A dataset needs at least one trajectory, found none.")
+        expected = trajectories[0].observations.shape[1], trajectories[0].actions.shape[1]
+        for number, trajectory in enumerate(trajectories):
+            found = trajectory.observations.shape[1], trajectory.actions.shape[1]
+            where = f"Episode {number}" + (f" of source {trajectory.source!r}" if trajectory.source else "")
+            if found != expected:
+                raise DataError(
+                    f"{where} has observations of size {found[0]} and actions of size {found[1]}, "
+                    f"expected {expected[0]} and {expected[1]} as in episode 0."
+                )
+            if len(trajectory) == 0 or len(trajectory.observations) != len(trajectory) + 1:
+                raise DataError(
+                    f"{where} has {len(trajectory.observations)} observations for {len(trajectory)} actions, "
+                    "expected at least one action and one observation more than actions."
+                )
+        source_names = tuple(dict.fromkeys(trajectory.source for trajectory in trajectories))
+        lengths = np.array([len(trajectory) for trajectory in trajectories], dtype=np.int64)
+        episode_ends = np.cumsum(lengths)
+        terminated, truncated = np.zeros((2, episode_ends[-1]), dtype=bool)
+        terminated[episode_ends - 1] = [trajectory.terminated for trajectory in trajectories]
+        truncated[episode_ends - 1] = [t.truncated or not t.terminated for t in trajectories]
+        weights = [np.ones(len(t), np.float32) if t.weight is None else t.weight for t in trajectories]
+        success = [np.nan if trajectory.success is None else trajectory.success for trajectory in trajectories]
+        return cls(
+            observations=np.concatenate([trajectory.observations[:-1] for trajectory in trajectories]),
+            actions=np.concatenate([trajectory.actions for trajectory in trajectories]),
+            rewards=np.concatenate([trajectory.rewards for trajectory in trajectories]),
+            next_observations=np.concatenate([trajectory.observations[1:] for trajectory in trajectories]),
+            terminated=terminated,
+            truncated=truncated,
+            weight=np.concatenate(weights),
+            episode_ends=episode_ends,
+            episode_success=np.array(success, dtype=np.float32),
+            episode_source=np.array([source_names.index(t.source) for t in trajectories], dtype=np.int64),
+            source_names=source_names,
+        )
+
+    def trajectories(self) -> list[Trajectory]:
+        """The episodes one by one; `from_trajectories` of them gives this dataset again."""
+        return [self._trajectory(episode) for episode in range(self.episode_count)]
+
+    def _trajectory(self, episode: int) -> Trajectory:
+        end = int(self.episode_ends[episode])
+        rows = slice(end - int(self.episode_lengths[episode]), end)
+        success = self.episode_success[episode]
+        return Trajectory(
+            observations=np.concatenate([self.observations[rows], self.next_observations[end - 1 : end]]),
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            terminated=bool(self.terminated[end - 1]),
+            truncated=bool(self.truncated[end - 1]),
+            success=None if np.isnan(success) else bool(success),
+            source=self.source_names[self.episode_source[episode]],
+            weight=self.weight[rows],
+        )
+
+    def select_episodes(self, episodes: Integer[np.ndarray, " selected"]) -> "Dataset":
+        """Some whole episodes, each once, in the order they have here.
+
+        Raises:
+            DataError: none is selected.
+        """
+        return self.select_transitions(np.flatnonzero(np.isin(self.episode_of_row, episodes)))
+
+    def select_transitions(self, rows: Integer[np.ndarray, " selected"]) -> "Dataset":
+        """Some rows, each once, in the order they have here; neighbours in one episode stay together as a segment.
+
+        A segment that ends before its episode did is truncated there. A segment keeps its episode's success and source.
+
+        Raises:
+            DataError: none is selected.
+        """
+        rows = np.unique(rows)
+        if len(rows) == 0:
+            raise DataError("A selection of the dataset needs at least one transition, found none.")
+        episode = self.episode_of_row[rows]
+        last = np.append((np.diff(rows) > 1) | (np.diff(episode) > 0), True)
+        return replace(
+            self,
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            next_observations=self.next_observations[rows],
+            terminated=self.terminated[rows],
+            truncated=self.truncated[rows] | (last & ~self.terminated[rows]),
+            weight=self.weight[rows],
+            episode_ends=np.flatnonzero(last) + 1,
+            episode_success=self.episode_success[episode[last]],
+            episode_source=self.episode_source[episode[last]],
+        )
+
+    def split_holdout(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
+        """Sets whole episodes aside at random: (training, held out), both in the order they have here.
+
+        Args:
+            fraction: share of the episodes to hold out, in [0, 1); rounded, but at least one episode and not all.
+            seed: decides which.
+
+        Returns:
+            None held out where fraction is 0 or there is only one episode.
+        """
+        if not 0 <= fraction < 1:
+            raise ParameterError(f"The held-out fraction must be in [0, 1), found {fraction}.")
+        if fraction == 0 or self.episode_count == 1:
+            return self, None
+        count = min(max(round(fraction * self.episode_count), 1), self.episode_count - 1)
+        order = np.random.default_rng(seed).permutation(self.episode_count)
+        return self.select_episodes(order[count:]), self.select_episodes(order[:count])
+
+
+def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " transition"]:
+    """The discounted sum of rewards from each row to the end of its episode.
+
+    Nothing is bootstrapped at a truncated end: the return counts only what was recorded. An exception is taken from
+    Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every reward is the same
+    negative r, the goal was never reached, so that the return is r / (1 - discount) all along. (The authors' code does
+    so for terminated episodes too, whose return is known and therefore kept here.)
+
+    Args:
+        discount: in [0, 1]; at 1 the exception does not apply.
+    """
+    starts, ends, lengths = dataset.episode_starts, dataset.episode_ends, dataset.episode_lengths
+    returns = dataset.rewards.astype(np.float64)
+    # One step back in time in all episodes at once; the long ones last longest.
+    by_length = np.argsort(-lengths, kind="stable")
+    ends, still_running = ends[by_length], -lengths[by_length]
+    for steps in range(1, int(lengths.max())):
+        rows = ends[: np.searchsorted(still_running, -steps)] - 1 - steps
+        returns[rows] += discount * returns[rows + 1]
+    if discount < 1:
+        lowest = np.minimum.reduceat(dataset.rewards, starts)
+        endless = (lowest < 0) & (lowest == np.maximum.reduceat(dataset.rewards, starts))
+        endless &= ~dataset.terminated[dataset.episode_ends - 1]
+        rows = np.repeat(endless, lengths)
+        returns[rows] = dataset.rewards[rows] / (1 - discount)
+    return returns.astype(np.float32)

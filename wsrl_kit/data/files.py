@@ -1,0 +1,198 @@
+"""From what a user writes as the path of offline data to one dataset of named sources."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
+from wsrl_kit.data.hil_serl import read_hil_serl
+from wsrl_kit.data.minari_format import read_minari
+from wsrl_kit.data.npz import read_npz
+from wsrl_kit.data.recording import Recording, join, repair_timeouts, segments, value_problems
+from wsrl_kit.errors import DataError
+from wsrl_kit.trajectory import Trajectory
+
+# What a user may pass as offline_data_path or demo_path.
+Paths = str | os.PathLike[str] | list[str] | dict[str, str | list[str]] | None
+
+SOURCES = ("demos", "suboptimal", "random")
+
+# Protocols 2 to 5 begin with their number; 0 and 1 with a container, or the name of something to call.
+_PICKLE = re.compile(rb"\x80[\x02-\x05]|\([ld]p\d|[]}]q|\(?c[\w.]+\n[A-Za-z_][\w.]*\n")
+
+_MINARI_FILE = Path("data", "main_data.hdf5")
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """Reads one file (or one Minari folder) in whatever format its content has, problems and all.
+
+    Raises:
+        DataError: it is missing, empty, damaged, unsafe, or in no known format.
+    """
+    path = Path(path)
+    reader = _reader(path)
+    if reader is None:
+        raise DataError(
+            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset or the kit's npz."
+        )
+    return reader(path)
+
+
+def read_file(path: str | os.PathLike[str], timeout_length: int | None = None) -> list[Trajectory]:
+    """The trajectories of one file (or one Minari folder); see `load_sources`.
+
+    Raises:
+        DataError: as `load_sources`.
+    """
+    return segments(repair_timeouts(_read_strictly(Path(path)), timeout_length))
+
+
+def load_sources(paths: Paths, timeout_length: int | None = None) -> Dataset:
+    """Reads all sources into one dataset.
+
+    Args:
+        paths: a file, a glob, a folder, a list of these, or a dict from source names to these. Files of a source are
+            taken in natural order (`transitions_2` before `transitions_10`). Without a dict, a file named after one
+            of the sources `demos`, `suboptimal` and `random` belongs to it; otherwise files are the source of their
+            own name without its last number, or `demos` if that name is the same for all. Files of this kit that name
+            the source of each episode (`filtered_demos.pkl`) keep theirs.
+        timeout_length: the time limit of the task in transitions, to recognise time limits that were recorded as ends
+            of the task; None: inferred (see `repair_timeouts`).
+
+    Raises:
+        DataError: nothing was given or found; a file is missing, damaged, unsafe, of another shape than the rest, or
+            holds NaN, infinity or actions out of [-1, 1].
+    """
+    trajectories: list[Trajectory] = []
+    first: tuple[Path, Recording] | None = None
+    sources = expand(paths)
+    with tqdm(total=sum(map(len, sources.values())), desc="reading", unit="file", leave=False, delay=1.0) as progress:
+        for source, files in sources.items():
+            recordings = []
+            for file in files:
+                recordings.append(_read_strictly(file))
+                first = first or (file, recordings[0])
+                _check_same_shape(file, recordings[-1], *first)
+                progress.update()
+            trajectories += segments(repair_timeouts(join(recordings), timeout_length), source)
+    return Dataset.from_trajectories(trajectories)
+
+
+def expand(paths: Paths) -> dict[str, list[Path]]:
+    """The files of each source, in natural order; for what `paths` may be, see `load_sources`.
+
+    Raises:
+        DataError: nothing was given or found.
+    """
+    if not paths:
+        raise DataError("No offline data is given: expected a file, a glob, a folder, a list, or {source: files}.")
+    if isinstance(paths, Mapping):
+        return {source: _files(given, f"source {source!r}") for source, given in paths.items()}
+    files = _files(paths, "the offline data")
+    names = [re.sub(r"[-_ ]*(v?\d+)?$", "", file.stem) or file.stem for file in files]
+    if len(set(names)) == 1 and names[0] not in SOURCES:
+        return {"demos": files}
+    return {
+        name: [file for file, own in zip(files, names, strict=True) if own == name] for name in dict.fromkeys(names)
+    }
+
+
+def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
+    """Files and Minari folders behind one path or a list of them."""
+    entries = given if isinstance(given, list) else [given]
+    if not entries:
+        raise DataError(f"The list of files for {what} is empty.")
+    found = [file for entry in entries for file in _expand_one(Path(entry).expanduser())]
+    return list(dict.fromkeys(found))
+
+
+def _expand_one(path: Path) -> list[Path]:
+    if path.is_dir():
+        if (path / "data").is_dir():
+            return [path]
+        # Other things lie in a folder too (notes, figures): they are told apart by content.
+        inside = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
+        files = [entry for entry in inside if _is_data(entry)]
+        if not files:
+            raise DataError(f"The folder {path} holds no data file of a known format.")
+        return files
+    if path.exists():
+        # The data file of a Minari dataset stands for its folder, where the spaces are.
+        is_minari = path.parts[-2:] == _MINARI_FILE.parts and path.with_name("metadata.json").exists()
+        return [path.parent.parent if is_minari else path]
+    if glob.has_magic(str(path)):
+        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=_natural)
+        if not matches:
+            raise DataError(f"No file matches {path}.")
+        return [file for match in matches for file in _expand_one(match)]
+    raise DataError(f"{path} does not exist.")
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """A sort key by which numbers in names count as numbers."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _is_data(path: Path) -> bool:
+    try:
+        return _reader(path) is not None
+    except DataError:
+        # An empty or unreadable file is not passed over in silence: reading it says what is wrong.
+        return path.is_file()
+
+
+def _reader(path: Path) -> Callable[[Path], Recording] | None:
+    """The reader for a file's content, None for a content that is none of ours."""
+    if path.is_dir():
+        return read_minari if (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists() else None
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
+    if not head:
+        raise DataError(f"{path} is empty.")
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _read_hdf5_of_either_kind
+    if head.startswith(b"PK\x03\x04"):
+        return read_npz
+    if _PICKLE.match(head):
+        return read_hil_serl
+    return None
+
+
+def _read_hdf5_of_either_kind(path: Path) -> Recording:
+    h5py = require_h5py(path)
+    try:
+        with h5py.File(path, "r") as file:
+            is_minari = "episode_0" in file and "observations" not in file
+    except OSError as error:
+        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+    if is_minari:
+        if path.parts[-2:] != _MINARI_FILE.parts:
+            raise DataError(f"{path} is the data file of a Minari dataset, expected it in its folder, {_MINARI_FILE}.")
+        return read_minari(path.parent.parent)
+    return read_hdf5(path)
+
+
+def _read_strictly(path: Path) -> Recording:
+    recording = read_recording(path)
+    problems = [*recording.problems, *value_problems(recording)]
+    if problems:
+        raise DataError(f"{path}: {problems[0]}.")
+    return recording
+
+
+def _check_same_shape(file: Path, recording: Recording, first_file: Path, first: Recording) -> None:
+    for name in ("observations", "actions"):
+        found, expected = getattr(recording, name).shape[1], getattr(first, name).shape[1]
+        if found != expected:
+            raise DataError(f"{file} has {name} of size {found}, expected {expected} as in {first_file}.")

@@ -1,0 +1,119 @@
+"""D4RL's and RLPD's flat `.hdf5` files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.npz import flat_recording
+from wsrl_kit.data.recording import Recording
+from wsrl_kit.data.writing import written_whole
+from wsrl_kit.errors import DataError
+from wsrl_kit.trajectory import Trajectory
+
+_NAMES = {
+    "observations": "observations",
+    "actions": "actions",
+    "rewards": "rewards",
+    "terminals": "terminated",
+    "timeouts": "truncated",
+    "next_observations": "next_observations",
+    "infos/success": "success",
+    "infos/source": "source",
+    "infos/weight": "weight",
+}
+
+
+def require_h5py(path: Path) -> Any:
+    """The h5py package, which is optional.
+
+    Raises:
+        DataError: it is not installed; names the file that needs it and the command that installs it.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f"{path} needs h5py, which `pip install 'wsrl-kit[data]'` installs.") from error
+    return h5py
+
+
+def read_hdf5(path: Path) -> Recording:
+    """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
+
+    Where the file has no `next_observations`, they are the observations of the next row. The row at the end of an
+    episode has none: it is left out if the episode was truncated (as D4RL's own `qlearning_dataset` does), and keeps
+    its own observation if it was terminal, where the value after it is 0 whatever stands there.
+
+    Raises:
+        DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
+    """
+    h5py = require_h5py(path)
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for key, name in _NAMES.items():
+                if isinstance(file.get(key), h5py.Dataset):
+                    arrays[name] = file[key].asstr()[()] if name == "source" else file[key][()]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+    for key in ("observations", "actions", "rewards", "terminals"):
+        if _NAMES[key] not in arrays:
+            raise DataError(f"{path} is no D4RL file: it has no {key!r}.")
+    count = len(np.atleast_1d(arrays["rewards"]))
+    if count == 0:
+        raise DataError(f"{path} holds no transitions.")
+    uneven = [key for key, name in _NAMES.items() if name in arrays and arrays[name].shape[:1] != (count,)]
+    if uneven:
+        found = arrays[_NAMES[uneven[0]]].shape
+        raise DataError(f"{path}: {uneven[0]!r} has shape {found}, expected {count} rows as in 'rewards'.")
+    if "next_observations" not in arrays:
+        arrays = _with_next_observations(path, arrays)
+    arrays.setdefault("truncated", np.zeros(len(arrays["rewards"]), dtype=bool))
+    return flat_recording(path, arrays, "D4RL hdf5")
+
+
+def _with_next_observations(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    terminated = arrays["terminated"].reshape(-1).astype(bool)
+    if "truncated" not in arrays and not terminated[-1]:
+        raise DataError(f"{path} does not tell its episodes apart: it has neither 'timeouts' nor 'next_observations'.")
+    ends = terminated | arrays.get("truncated", terminated).reshape(-1).astype(bool)
+    ends[-1] = True
+    follows = np.minimum(np.arange(len(ends)) + 1, len(ends) - 1)
+    # A terminal row keeps its own observation as the next one.
+    follows[ends] = np.flatnonzero(ends)
+    arrays = {**arrays, "next_observations": arrays["observations"][follows]}
+    return _without_rows(arrays, ends & ~terminated)
+
+
+def _without_rows(
+    arrays: dict[str, Shaped[np.ndarray, "..."]], dropped: Bool[np.ndarray, " transition"]
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    # The row before a dropped one becomes the end of its episode, unless it is one already.
+    cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
+    arrays["truncated"] = cut | (arrays["truncated"].reshape(-1).astype(bool) if "truncated" in arrays else False)
+    return {name: array[~dropped] for name, array in arrays.items()}
+
+
+def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
+    """Writes D4RL's arrays with `timeouts` and `next_observations`; success, source and weight under `infos`.
+
+    Raises:
+        DataError: there is no trajectory, their shapes differ, the file can't be written, or h5py is not installed.
+    """
+    h5py = require_h5py(Path(path))
+    dataset = Dataset.from_trajectories(trajectories)
+    sources = np.array(dataset.source_names, dtype=object)[dataset.episode_source]
+    arrays = {
+        "success": np.repeat(dataset.episode_success, dataset.episode_lengths),
+        "source": np.repeat(sources, dataset.episode_lengths),
+    }
+    if any(trajectory.weight is not None for trajectory in trajectories):
+        arrays["weight"] = dataset.weight
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        for key, name in _NAMES.items():
+            if name in arrays or not key.startswith("infos/"):
+                file[key] = arrays[name] if name in arrays else getattr(dataset, name)

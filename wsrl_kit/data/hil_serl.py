@@ -1,0 +1,222 @@
+"""HIL-SERL's demo files: one pickled flat list of transition dicts, several episodes after one another."""
+
+import os
+import pickle
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wsrl_kit.data.recording import Recording, kind, success_from_rewards
+from wsrl_kit.data.safe_pickle import load_pickle
+from wsrl_kit.data.writing import written_whole
+from wsrl_kit.errors import DataError
+from wsrl_kit.trajectory import Trajectory
+
+SUCCESS_KEYS = ("succeed", "success", "is_success")
+# Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
+_TIMEOUT_KEY = "TimeLimit.truncated"
+
+# What is wrong with a transition -> the transitions in which it is.
+_Problems = dict[str, list[int]]
+
+
+class _Row(NamedTuple):
+    observation: np.ndarray
+    next_observation: np.ndarray
+    action: np.ndarray
+    reward: float
+    mask: float
+    done: float
+    infos: dict[str, Any]
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.observation.shape, self.next_observation.shape, self.action.shape
+
+
+class _Unreadable(Exception):
+    """Why a transition can't be read."""
+
+
+def read_hil_serl(path: Path) -> Recording:
+    """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
+
+    An observation is a dict with `state`, or a flat array. `infos` may say success, and what `write_hil_serl` adds.
+
+    Raises:
+        DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
+    """
+    content = load_pickle(path)
+    if not isinstance(content, list | tuple):
+        raise DataError(f"{path}: expected a list of transitions, found {type(content).__name__}.")
+    if not content:
+        raise DataError(f"{path} holds no transitions.")
+    problems: _Problems = defaultdict(list)
+    rows: dict[int, _Row] = {}
+    for number, entry in enumerate(content):
+        try:
+            rows[number] = _row(entry, number, problems)
+        except _Unreadable as reason:
+            problems[str(reason)].append(number)
+    if not rows:
+        raise DataError(f"{path}: {_sentences(problems)[0]}.")
+    # Most rows decide the shape, so that one odd row does not condemn all others.
+    usual = Counter(row.shapes() for row in rows.values()).most_common(1)[0][0]
+    for number in [number for number, row in rows.items() if row.shapes() != usual]:
+        found = rows.pop(number).shapes()
+        problems[f"has observations {found[0]} and actions {found[2]}, expected {usual[0]} and {usual[2]}"].append(
+            number
+        )
+    return _recording(list(rows.values()), problems)
+
+
+def _row(entry: Any, number: int, problems: _Problems) -> _Row:
+    if not isinstance(entry, dict):
+        raise _Unreadable(f"is no dict but {type(entry).__name__}")
+    try:
+        row = _Row(
+            _state(entry["observations"], number, problems),
+            _state(entry["next_observations"], number, problems),
+            _numbers(entry["actions"], "actions"),
+            _single(entry["rewards"]),
+            _single(entry["masks"]),
+            _single(entry["dones"]),
+            entry["infos"] if isinstance(entry.get("infos"), dict) else {},
+        )
+    except KeyError as missing:
+        raise _Unreadable(f"has no {missing}") from None
+    except (TypeError, ValueError):
+        raise _Unreadable("has rewards, masks or dones that are no single numbers") from None
+    if row.mask not in (0, 1) or row.done not in (0, 1):
+        raise _Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+    return row
+
+
+def _state(observation: Any, number: int, problems: _Problems) -> np.ndarray:
+    if not isinstance(observation, dict):
+        return _numbers(observation, "observations")
+    for key in observation:
+        if key != "state":
+            value = np.asarray(observation[key])
+            what = "camera images" if value.dtype == np.uint8 and value.ndim >= 2 else "an observation"
+            reason = f"has {what} under {key!r} ({kind(value)}), and policies here see `state` only"
+            if problems[reason][-1:] != [number]:
+                problems[reason].append(number)
+    return _numbers(observation["state"], "observations")
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        raise _Unreadable(f"has {name} that are no numbers")
+    return array
+
+
+def _single(value: Any) -> float:
+    return float(np.asarray(value).item())
+
+
+def _sentences(problems: _Problems) -> list[str]:
+    return [
+        f"transition {rows[0]} {what}" + (f", as in {len(rows)} transitions in all" if len(rows) > 1 else "")
+        for what, rows in problems.items()
+    ]
+
+
+def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
+    rewards = np.array([row.reward for row in rows], dtype=np.float32)
+    masked = np.array([row.mask == 0 for row in rows])
+    ended = masked | np.array([row.done == 1 for row in rows])
+    timeout = np.array([bool(row.infos.get(_TIMEOUT_KEY)) for row in rows])
+    truncated = ended & (timeout | ~masked)
+    told_apart = bool((ended & ~masked).any()) or any(_TIMEOUT_KEY in row.infos for row in rows)
+    success_said = any(key in row.infos for row in rows for key in SUCCESS_KEYS)
+    return Recording(
+        observations=_stack(row.observation for row in rows),
+        actions=_stack(row.action for row in rows),
+        rewards=rewards,
+        next_observations=_stack(row.next_observation for row in rows),
+        terminated=masked & ~timeout,
+        truncated=truncated,
+        may_be_timeout=masked & (not told_apart),
+        success=np.array([_success(row.infos) for row in rows], np.float32)
+        if success_said
+        else success_from_rewards(rewards, ended),
+        source=np.array([str(row.infos.get("source", "")) for row in rows]),
+        weight=np.array([_number(row.infos.get("weight")) for row in rows], np.float32),
+        format="HIL-SERL pickle",
+        observation_kind=kind(rows[0].observation),
+        action_kind=kind(rows[0].action),
+        timeouts_repaired=int((masked & timeout).sum()),
+        problems=tuple(_sentences(problems)),
+    )
+
+
+def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
+    flat = [vector.reshape(-1) for vector in vectors]
+    # Values beyond float32 become infinity, which is then reported as such.
+    with np.errstate(over="ignore"):
+        return np.concatenate(flat).reshape(len(flat), -1).astype(np.float32)
+
+
+def _success(infos: dict[str, Any]) -> float:
+    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
+    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
+
+
+def _number(value: Any) -> float:
+    """The single number that an optional entry holds, nan where it holds none."""
+    try:
+        return _single(value)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is np.ndarray:
+            return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+        return NotImplemented
+
+
+def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
+    """Writes a file that HIL-SERL's scripts load as `demo_path`, and `read_hil_serl` as what it was.
+
+    A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
+    `succeed`, and three entries that HIL-SERL ignores: `TimeLimit.truncated`, and where there are any `source` and
+    `weight`.
+
+    Raises:
+        DataError: there is no trajectory, or the file can't be written.
+    """
+    rows = [row for trajectory in trajectories for row in _rows_of(trajectory)]
+    if not rows:
+        raise DataError(f"{os.fspath(path)} is not written: there are no transitions to write.")
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        # Protocol 4 is the newest that every Python of HIL-SERL's users reads.
+        _Pickler(file, protocol=4).dump(rows)
+
+
+def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
+    states = [{"state": state[None]} for state in trajectory.observations.astype(np.float32)]
+    for step in range(len(trajectory)):
+        last = step == len(trajectory) - 1
+        truncated = last and not trajectory.terminated
+        infos: dict[str, Any] = {"succeed": trajectory.success, _TIMEOUT_KEY: truncated}
+        if trajectory.source:
+            infos["source"] = trajectory.source
+        if trajectory.weight is not None:
+            infos["weight"] = float(trajectory.weight[step])
+        yield {
+            "observations": states[step],
+            "actions": trajectory.actions[step].astype(np.float32),
+            "next_observations": states[step + 1],
+            "rewards": float(trajectory.rewards[step]),
+            "masks": 0.0 if last and trajectory.terminated else 1.0,
+            "dones": last,
+            "infos": infos,
+        }

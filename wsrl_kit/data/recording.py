@@ -1,0 +1,177 @@
+"""What a data file says, row by row, before it is judged, cut into episodes and trusted.
+
+Every reader returns a `Recording` and writes down what is wrong with the file instead of stopping at the first problem,
+so that the loader can refuse the file and the doctor can list everything from the same reading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Integer, Shaped
+
+from wsrl_kit.trajectory import Trajectory
+
+# Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
+ACTION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """N transitions of one file (or of several, joined), in time order.
+
+    Attributes:
+        observations: flat observations.
+        actions: actions as recorded.
+        rewards: reward of each step.
+        next_observations: the observation each step led to.
+        terminated: the step is recorded as the end of the task.
+        truncated: the step is recorded as the end of the episode for another reason.
+        may_be_timeout: a terminated step of a format that records time limits in the same way.
+        success: 1 or 0 where the row says so, else nan.
+        source: name of the source, "" where the row does not say.
+        weight: loss weight, nan where the row does not say.
+        format: name of the file format.
+        observation_kind: dtype and shape of one observation as recorded.
+        action_kind: dtype and shape of one action as recorded.
+        timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
+        problems: what is wrong with the file, as ends of a sentence that begins with its name.
+    """
+
+    observations: Float32[np.ndarray, "transition observation"]
+    actions: Float32[np.ndarray, "transition action"]
+    rewards: Float32[np.ndarray, " transition"]
+    next_observations: Float32[np.ndarray, "transition observation"]
+    terminated: Bool[np.ndarray, " transition"]
+    truncated: Bool[np.ndarray, " transition"]
+    may_be_timeout: Bool[np.ndarray, " transition"]
+    success: Float32[np.ndarray, " transition"]
+    source: Shaped[np.ndarray, " transition"]
+    weight: Float32[np.ndarray, " transition"]
+    format: str
+    observation_kind: str
+    action_kind: str
+    timeouts_repaired: int = 0
+    problems: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+def kind(array: Shaped[np.ndarray, "..."]) -> str:
+    """How one observation or action is recorded, such as `float32 (1, 19)`."""
+    return f"{array.dtype} {array.shape}"
+
+
+def join(recordings: Sequence[Recording]) -> Recording:
+    """Recordings one after another; an episode that one file breaks off and the next continues is whole again."""
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(recording, name) for recording in recordings])
+        for name, value in vars(recordings[0]).items()
+        if isinstance(value, np.ndarray)
+    }
+    repaired = sum(recording.timeouts_repaired for recording in recordings)
+    problems = tuple(problem for recording in recordings for problem in recording.problems)
+    return replace(recordings[0], **arrays, timeouts_repaired=repaired, problems=problems)
+
+
+def value_problems(recording: Recording) -> list[str]:
+    """What is wrong with the numbers: NaN, infinity, actions out of range, weights below 0."""
+    problems = []
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        values = getattr(recording, name).reshape(len(recording), -1)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            problems.append(f"{name} of transition {bad[0]} are not finite (NaN or infinity){_more(bad)}")
+    # NaN compares false here: it is reported above.
+    bad = np.flatnonzero((np.abs(recording.actions) > 1 + ACTION_TOLERANCE).any(axis=1))
+    if len(bad):
+        worst = recording.actions[bad[0]][np.argmax(np.abs(recording.actions[bad[0]]))]
+        problems.append(f"the action of transition {bad[0]} holds {worst:.4g}, expected [-1, 1]{_more(bad)}")
+    bad = np.flatnonzero((recording.weight < 0) | np.isinf(recording.weight))
+    if len(bad):
+        problems.append(
+            f"the weight of transition {bad[0]} is {recording.weight[bad[0]]:.4g}, expected 0 or more{_more(bad)}"
+        )
+    return problems
+
+
+def _more(rows: Integer[np.ndarray, " row"]) -> str:
+    return f", as in {len(rows)} transitions in all" if len(rows) > 1 else ""
+
+
+def success_from_rewards(
+    rewards: Float32[np.ndarray, " transition"], ended: Bool[np.ndarray, " transition"]
+) -> Float32[np.ndarray, " transition"]:
+    """Success where nothing but the reward tells: at recorded ends, if all rewards are 0 or 1, whether it is 1."""
+    known = ended & bool(np.isin(rewards, (0, 1)).all())
+    return np.where(known, rewards > 0, np.nan).astype(np.float32)
+
+
+def gaps(recording: Recording) -> Integer[np.ndarray, " gap"]:
+    """Rows that no recorded end follows, and yet the next row starts elsewhere than they led to."""
+    led_to, starts_at = recording.next_observations[:-1], recording.observations[1:]
+    broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
+    return np.flatnonzero(broken & ~(recording.terminated | recording.truncated)[:-1])
+
+
+def segment_ends(recording: Recording) -> Integer[np.ndarray, " segment"]:
+    """Exclusive end of each unbroken segment: at recorded ends, gaps, changes of source, and the last row."""
+    ends = recording.terminated | recording.truncated
+    ends[gaps(recording)] = True
+    ends[:-1] |= recording.source[1:] != recording.source[:-1]
+    ends[-1] = True
+    return np.flatnonzero(ends) + 1
+
+
+def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> Recording:
+    """Turns time limits that upstream recorded as the end of the task into truncations.
+
+    HIL-SERL folds the time limit into `done` and writes masks = 0. An episode counts as timed out where it is recorded
+    so, brought no success (and where success is not said: no reward at its end), and lasted exactly the limit.
+
+    Args:
+        timeout_length: the limit, in transitions. None: inferred as the longest length in the recording, and only if
+            at least two such episodes share it; one alone may as well have failed at its own last step.
+    """
+    ends = segment_ends(recording)
+    lengths = np.diff(ends, prepend=0)
+    starts = ends - lengths
+    success = np.fmax.reduceat(recording.success, starts)
+    unsuccessful = (success == 0) | (np.isnan(success) & (recording.rewards[ends - 1] <= 0))
+    candidate = recording.may_be_timeout[ends - 1] & unsuccessful
+    timed_out = candidate & (lengths == (lengths.max() if timeout_length is None else timeout_length))
+    if timeout_length is None and timed_out.sum() < 2:
+        return recording
+    terminated, truncated = recording.terminated.copy(), recording.truncated.copy()
+    terminated[ends[timed_out] - 1] = False
+    truncated[ends[timed_out] - 1] = True
+    repaired = recording.timeouts_repaired + int(timed_out.sum())
+    return replace(recording, terminated=terminated, truncated=truncated, timeouts_repaired=repaired)
+
+
+def segments(recording: Recording, source: str = "") -> list[Trajectory]:
+    """Cuts a recording at episode ends and gaps; what ends without a recorded end is truncated.
+
+    Args:
+        source: name for the rows that bring none of their own.
+    """
+    ends = segment_ends(recording)
+    starts = np.concatenate([[0], ends[:-1]])
+    success = np.fmax.reduceat(recording.success, starts)
+    return [
+        Trajectory(
+            observations=np.concatenate(
+                [recording.observations[start:end], recording.next_observations[end - 1 : end]]
+            ),
+            actions=np.clip(recording.actions[start:end], -1, 1),
+            rewards=recording.rewards[start:end],
+            terminated=bool(recording.terminated[end - 1]),
+            truncated=bool(recording.truncated[end - 1] or not recording.terminated[end - 1]),
+            success=None if np.isnan(succeeded) else bool(succeeded),
+            source=str(recording.source[start]) or source,
+            weight=None if np.isnan(weight := recording.weight[start:end]).all() else np.nan_to_num(weight, nan=1.0),
+        )
+        for start, end, succeeded in zip(starts, ends, success, strict=True)
+    ]

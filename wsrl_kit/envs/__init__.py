@@ -1,0 +1,55 @@
+"""Experiments by name: the simulated robot, and every Gymnasium environment with continuous actions."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
+
+from wsrl_kit.envs.insertion import InsertionEnv
+from wsrl_kit.envs.insertion_options import insertion_options
+from wsrl_kit.envs.wrappers import flatten
+from wsrl_kit.errors import ExperimentError, ParameterError
+
+INSERTION = "hirol_fixed_gripper"
+"""Name of the simulated Franka insertion."""
+
+
+def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
+    """An environment with flat float32 observations, actions in [-1, 1]^A, and a time limit where the task has one.
+
+    Args:
+        exp_name: "hirol_fixed_gripper", or any Gymnasium id; "package:Id" imports the package that registers it.
+        environment_options: for the robot, `difficulty` ("easy", "default", "hard") and the fields of
+            `InsertionOptions`; for a Gymnasium id, keyword arguments of `gymnasium.make`, such as `max_episode_steps`.
+
+    Returns:
+        The environment; `info["success"]` (bool) is there at every step where the task reports success.
+
+    Raises:
+        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit.
+        ParameterError: an option has an unknown name, a wrong type or a value out of range.
+    """
+    given = dict(environment_options or {})
+    if exp_name == INSERTION:
+        options = insertion_options(given)
+        return TimeLimit(InsertionEnv(options), options.max_episode_steps)
+    return flatten(_gymnasium_environment(exp_name, given), exp_name)
+
+
+def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
+    try:
+        return gymnasium.make(exp_name, disable_env_checker=True, **given)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        reason = str(error).partition(". ")[0]
+        raise ExperimentError(f"exp_name {exp_name!r} needs a package that is not installed: {reason}") from error
+    except gymnasium.error.Error as error:
+        names = [INSERTION, *gymnasium.registry]
+        nearest = ", ".join(get_close_matches(exp_name, names, n=3, cutoff=0.0))
+        raise ExperimentError(
+            f"exp_name must be {INSERTION!r} or a Gymnasium id ('package:Id' imports a package first), "
+            f"found {exp_name!r}; the nearest are {nearest}"
+        ) from error
+    except TypeError as error:
+        raise ParameterError(f"environment_options do not fit {exp_name!r}: {error}") from error

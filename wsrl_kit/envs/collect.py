@@ -1,0 +1,101 @@
+"""Episodes of a scripted policy, as trajectories."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from wsrl_kit.envs import make
+from wsrl_kit.envs.scripted import Policy, scripted_policy
+from wsrl_kit.parameters import parameter, validate
+from wsrl_kit.trajectory import Trajectory
+
+SOURCES = {"expert": "demos", "suboptimal": "suboptimal", "random": "random"}
+"""Name of the data source that each kind of policy makes."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How much data of which kind is collected.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
+    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
+    seed: int = parameter(0, "seed of everything random", minimum=0)
+    demo_episodes: int = parameter(20, "episodes of the scripted expert", minimum=0)
+    suboptimal_episodes: int = parameter(100, "episodes of the clumsy operator", minimum=0)
+    random_episodes: int = parameter(50, "episodes of uniformly random actions", minimum=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    @property
+    def episodes(self) -> dict[str, int]:
+        """Episodes by kind of policy, those of 0 left out."""
+        counts: dict[str, int] = {
+            "expert": self.demo_episodes,
+            "suboptimal": self.suboptimal_episodes,
+            "random": self.random_episodes,
+        }
+        return {kind: count for kind, count in counts.items() if count > 0}
+
+
+def collect(
+    exp_name: str,
+    environment_options: Mapping[str, Any] | None = None,
+    kind: str = "expert",
+    *,
+    episodes: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[Trajectory]:
+    """Record `episodes` episodes of a scripted policy; episode i depends on `seed` and i alone.
+
+    Args:
+        exp_name, environment_options: as for `make`.
+        kind: "expert" and "suboptimal" for the simulated robot, "random" for every experiment.
+        progress: called with 1 after every episode, such as the `update` of a tqdm bar.
+
+    Raises:
+        ExperimentError: no such experiment, or no such script for it.
+        ParameterError: an option is wrong.
+    """
+    environment = make(exp_name, environment_options)
+    trajectories = []
+    for episode in range(episodes):
+        reset_seed, policy_seed = np.random.SeedSequence((seed, episode)).generate_state(2)
+        observation, _ = environment.reset(seed=int(reset_seed))
+        policy = scripted_policy(kind, environment, np.random.default_rng(policy_seed))
+        trajectories.append(_record(environment, observation, policy, SOURCES[kind]))
+        if progress is not None:
+            progress(1)
+    environment.close()
+    return trajectories
+
+
+def _record(environment: gymnasium.Env, observation: np.ndarray, policy: Policy, source: str) -> Trajectory:
+    observations, actions, rewards = [observation], [], []
+    terminated = truncated = False
+    success = None
+    while not (terminated or truncated):
+        action = policy(observation)
+        observation, reward, terminated, truncated, info = environment.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        if "success" in info:
+            success = bool(success) or info["success"]
+    return Trajectory(
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=np.asarray(rewards, np.float32),
+        terminated=bool(terminated),
+        truncated=bool(truncated),
+        success=success,
+        source=source,
+    )

@@ -1,0 +1,69 @@
+"""Any Gymnasium environment in this kit's form: flat float32 observations, actions in [-1, 1]^A, `success` in info."""
+
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation, TransformAction, TransformObservation
+
+from wsrl_kit.errors import ExperimentError
+
+SUCCESS_KEYS = ("success", "is_success", "succeed")
+"""Names under which tasks report success in `info`: Metaworld's, Gymnasium-Robotics' and gym-hil's, HIL-SERL's."""
+
+_LARGEST_BOUND = 1e6
+"""A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be normalised by it."""
+
+
+class SuccessInfo(gymnasium.Wrapper):
+    """Report `info["success"]` as a bool at every step where the task reports success under one of its usual names."""
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        for key in SUCCESS_KEYS:
+            if key in info:
+                info["success"] = bool(info[key])
+                break
+        return observation, reward, terminated, truncated, info
+
+
+def flatten(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Wrap `environment`: flat float32 observations, actions in [-1, 1]^A, `success` in info.
+
+    Raises:
+        ExperimentError: the actions are not a bounded Box, or the observations can't be flattened.
+    """
+    return SuccessInfo(_flat_actions(_flat_observations(environment, name), name))
+
+
+def _flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    flat = spaces.flatten_space(environment.observation_space)
+    if not isinstance(flat, spaces.Box):
+        raise ExperimentError(
+            f"the observations of {name!r} must flatten to a fixed number of values, "
+            f"found {environment.observation_space}"
+        )
+    low, high = flat.low.astype(np.float64), flat.high.astype(np.float64)
+    low[low < -_LARGEST_BOUND], high[high > _LARGEST_BOUND] = -np.inf, np.inf
+    return TransformObservation(
+        FlattenObservation(environment),
+        lambda observation: np.asarray(observation, np.float32),
+        spaces.Box(low.astype(np.float32), high.astype(np.float32)),
+    )
+
+
+def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    space = environment.action_space
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ExperimentError(f"the actions of {name!r} must be continuous (a Box of floats), found {space}")
+    if not space.is_bounded():
+        raise ExperimentError(f"the actions of {name!r} must have finite bounds, found {space}")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+
+    def rescale(action: np.ndarray) -> np.ndarray:
+        share = (np.reshape(action, space.shape).astype(np.float64) + 1.0) / 2.0
+        # Clipped, so that rounding or an action beyond [-1, 1] can't leave the task's own bounds.
+        return np.clip(low + share * (high - low), low, high).astype(space.dtype)
+
+    return TransformAction(environment, rescale, spaces.Box(-1.0, 1.0, (low.size,), np.float32))

@@ -1,0 +1,32 @@
+"""Every way in which input can be bad, as one small family.
+
+The message of each is a single sentence for the user: which file or parameter, what was expected, what was found.
+"""
+
+
+class WSRLKitError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ParameterError(WSRLKitError):
+    """A parameter has an unknown name, a wrong type, or a value out of range."""
+
+
+class DataError(WSRLKitError):
+    """A data file or dataset is missing, damaged, unsafe, or does not fit."""
+
+
+class CheckpointError(WSRLKitError):
+    """A checkpoint is missing, damaged, of another network, or can't be written."""
+
+
+class ExperimentError(WSRLKitError):
+    """An experiment (environment) does not exist, or what it needs is not installed."""
+
+
+class RunError(WSRLKitError):
+    """A run's folder is missing, damaged, or belongs to another run."""
+
+
+class Stopped(WSRLKitError):
+    """The user stopped the work; everything up to here is kept."""

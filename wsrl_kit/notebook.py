@@ -1,0 +1,128 @@
+"""The parameters of a notebook, read and checked without executing anything."""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import nbformat
+
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.parameters import build, check, parse, unknown
+
+# Every parameter dataclass that a notebook may build, and the module that holds it; imported only when a notebook
+# names it, so that a mistake in a parameter is found without waiting for JAX.
+PARAMETER_CLASSES = {
+    "SessionConfig": "wsrl_kit.session",
+    "WSRLConfig": "wsrl_kit.config",
+    "CollectConfig": "wsrl_kit.envs.collect",
+    "AblationConfig": "wsrl_kit.training.ablation",
+}
+
+ANNOTATIONS = {
+    "Any": Any, "Literal": Literal, "bool": bool, "dict": dict, "float": float, "int": int, "list": list, "str": str,
+    "tuple": tuple,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Notebook:
+    """What a notebook lets its user choose.
+
+    Attributes:
+        path: the notebook's file.
+        defaults: value of every variable of its parameters cell.
+        annotations: type of every variable of its parameters cell; `Any` where the cell does not say.
+        classes: the parameter dataclasses that the notebook builds.
+    """
+
+    path: Path
+    defaults: dict[str, Any]
+    annotations: dict[str, Any]
+    classes: tuple[type[Any], ...]
+
+    def help(self, name: str) -> str:
+        """One line about a parameter, "" where nobody wrote one."""
+        field = self._field(name)
+        return field.metadata.get("help", "") if field else ""
+
+    def annotation(self, name: str) -> Any:
+        """Type of a parameter: that of the dataclass it belongs to, or else that in the notebook."""
+        for parameters in self.classes:
+            annotations = get_type_hints(parameters)
+            if name in annotations:
+                return annotations[name]
+        return self.annotations[name]
+
+    def _field(self, name: str) -> dataclasses.Field[Any] | None:
+        fields = (field for parameters in self.classes for field in dataclasses.fields(parameters))
+        return next((field for field in fields if field.name == name), None)
+
+
+def read_notebook(path: Path) -> Notebook:
+    """Reads the cell tagged `parameters`, and which parameter dataclasses the notebook builds from it.
+
+    Raises:
+        ParameterError: if there is no such notebook or cell, or the cell holds more than literals.
+    """
+    try:
+        contents = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged or in another format"
+        raise ParameterError(f"{path} must be a Jupyter notebook, but {reason or error}") from error
+    code = [cell for cell in contents.cells if cell.cell_type == "code"]
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ParameterError(f"{path} must have one cell tagged `parameters`, found {len(tagged)}")
+    defaults, annotations = _read_cell(tagged[0].source, path)
+    words = set(re.findall(r"\w+", "\n".join(cell.source for cell in code)))
+    classes = tuple(getattr(import_module(module), name) for name, module in PARAMETER_CLASSES.items() if name in words)
+    return Notebook(path, defaults, annotations, classes)
+
+
+def check_values(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given values in their annotated types, once the notebook's dataclasses have accepted them all.
+
+    Args:
+        notebook: what may be chosen.
+        given: values by parameter name; a text stands for the value that it spells, as on a command line.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+    for name in given:
+        if name not in notebook.defaults:
+            raise unknown(name, list(notebook.defaults))
+    values = {}
+    for name, value in given.items():
+        annotation = notebook.annotation(name)
+        values[name] = check(name, parse(value, annotation) if isinstance(value, str) else value, annotation)
+    for parameters in notebook.classes:
+        build(parameters, {**notebook.defaults, **values})
+    # Papermill writes a tuple into the notebook as a string.
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _read_cell(source: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    defaults, annotations = {}, {}
+    try:
+        for statement in ast.parse(source).body:
+            match statement:
+                case ast.AnnAssign(target=ast.Name(name), annotation=annotation, value=ast.expr() as value):
+                    annotations[name] = _annotation(annotation)
+                case ast.Assign(targets=[ast.Name(name)], value=value):
+                    annotations[name] = Any
+                case _:
+                    raise ValueError(f"found `{ast.unparse(statement)}`")
+            defaults[name] = ast.literal_eval(value)
+    except (SyntaxError, ValueError, NameError) as error:
+        raise ParameterError(f"{path}: the cell tagged `parameters` must hold only literals, {error}") from error
+    return defaults, annotations
+
+
+def _annotation(expression: ast.expr) -> Any:
+    text = expression.value if isinstance(expression, ast.Constant) and expression.value else ast.unparse(expression)
+    return eval(str(text), {"__builtins__": {}}, ANNOTATIONS)

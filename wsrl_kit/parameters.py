@@ -1,0 +1,277 @@
+"""Dataclass fields as user-facing parameters: checked by type and range, read from a notebook, shown as a table."""
+
+import ast
+import copy
+import dataclasses
+import html
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from wsrl_kit.errors import ParameterError
+
+T = TypeVar("T")
+
+# Names with literal values that IPython itself puts into every notebook's namespace.
+IPYTHON_NAMES = frozenset({"In", "Out"})
+
+
+def parameter(
+    default: Any,
+    help: str,
+    *,
+    minimum: int | float | None = None,
+    maximum: int | float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """Declares a field of a parameter dataclass; a mutable default is copied for every instance.
+
+    Args:
+        default: the value where the user gives none.
+        help: one line for the parameter table and the command line.
+        minimum: smallest value allowed (inclusive); in a list or dict, of every entry.
+        maximum: largest value allowed (inclusive); in a list or dict, of every entry.
+        choices: the values allowed, where they are few.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    if isinstance(default, (list, dict, set)):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def validate(instance: Any) -> None:
+    """Checks every field of a dataclass instance by its annotated type and its range.
+
+    A value that fits in another form is stored in the annotated one: 1 as 1.0 in a float, a list as a tuple in a tuple.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+    annotations = get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = check(field.name, getattr(instance, field.name), annotations[field.name], field.metadata)
+        # Validation belongs to construction, which is the one moment at which a frozen instance may change.
+        object.__setattr__(instance, field.name, value)
+
+
+def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | None = None) -> Any:
+    """Returns the value in its annotated type; `limits` may hold `minimum`, `maximum` and `choices`.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+    limits = limits or {}
+    try:
+        conformed = _conform(value, annotation)
+    except TypeError:
+        fits = False
+    else:
+        fits = all(_within(leaf, limits) for leaf in _leaves(conformed))
+    if not fits:
+        raise ParameterError(f"{name} must be {_expectation(annotation, limits)}, found {value!r}")
+    return conformed
+
+
+def parse(text: str, annotation: Any) -> Any:
+    """Reads a value from a command line by the type that its parameter has.
+
+    Numbers, lists, dicts, booleans and None are Python or JSON literals. What can't be read so stays the text, for
+    `check` to accept or refuse.
+    """
+    if annotation is str:
+        return text
+    for read in (ast.literal_eval, json.loads):
+        try:
+            value = read(text)
+            conformed = _conform(value, annotation)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return text if isinstance(value, str) else conformed
+    return text
+
+
+def unknown(name: str, known: Sequence[str]) -> ParameterError:
+    """The error for a parameter that nobody knows, with the nearest name that somebody does."""
+    nearest = get_close_matches(name, known, n=1)
+    suggestion = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
+    return ParameterError(f"there is no parameter named {name}: {suggestion}")
+
+
+def headless() -> bool:
+    """Whether no Jupyter front end is attached, as under papermill."""
+    return "JPY_SESSION_NAME" not in os.environ
+
+
+def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[Any, ...]:
+    """Builds one instance of each dataclass from a notebook's variables, for the cell after the tagged one.
+
+    A field without a variable keeps its default. Headless, a variable with a literal value that is no field of any of
+    the classes is refused, so that a misspelt parameter can't be ignored in silence; in JupyterLab a user may have
+    variables of their own.
+
+    Args:
+        namespace: the notebook's `globals()`.
+        classes: parameter dataclasses; a field that several of them have is given to each.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+    known = [field.name for parameters in classes for field in dataclasses.fields(parameters)]
+    if headless():
+        for name, value in namespace.items():
+            if name not in known and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
+                raise unknown(name, known)
+    return tuple(build(parameters, namespace) for parameters in classes)
+
+
+def build(parameters: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of one parameter dataclass from those of the values that are its fields.
+
+    Raises:
+        ParameterError: if the dataclass refuses a value.
+    """
+    names = [field.name for field in dataclasses.fields(parameters)]  # type: ignore[arg-type]
+    return parameters(**{name: values[name] for name in names if name in values})
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterTable:
+    """The parameters of one instance as a table that Jupyter, a terminal and a markdown file can show.
+
+    Attributes:
+        title: name of the parameter dataclass.
+        rows: name, value, the default where it was changed and "" where not, help.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str, str, str], ...]
+
+    def __str__(self) -> str:
+        widths = [max((len(row[column]) for row in self.rows), default=0) for column in (0, 1)]
+        lines = [f"{self.title} (* = not the default)"]
+        for name, value, default, help in self.rows:
+            lines.append(f"{'*' if default else ' '} {name:{widths[0]}}  {value:{widths[1]}}  {help}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_markdown_(self) -> str:
+        lines = [f"| {self.title} | value | default | |", "|---|---|---|---|"]
+        for row in self.rows:
+            name, value, default, help = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| {name} | `{value}` | {f'`{default}`' if default else ''} | {help} |")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = f"<tr><th>{html.escape(self.title)}</th><th>value</th><th>default</th><th></th></tr>"
+        body = []
+        for name, value, default, help in self.rows:
+            shown = f"<b>{html.escape(value)}</b>" if default else html.escape(value)
+            cells = (html.escape(name), shown, html.escape(default), html.escape(help))
+            body.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
+        return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def table(instance: Any) -> ParameterTable:
+    """The table of an instance's parameters, with the default beside every value that differs from it."""
+    rows = []
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        default = _default(field)
+        changed = "" if value == default else "required" if default is dataclasses.MISSING else repr(default)
+        rows.append((field.name, repr(value), changed, field.metadata.get("help", "")))
+    return ParameterTable(type(instance).__name__, tuple(rows))
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _conform(value: Any, annotation: Any) -> Any:
+    """The value in the annotated type, or TypeError."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (Union, UnionType):
+        return _conform_to_any(value, arguments)
+    if origin is Literal and value in arguments:
+        return value
+    kind = origin or annotation
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        return kind(_conform_items(value, arguments))
+    if kind is dict and isinstance(value, dict):
+        of_key, of_value = arguments or (Any, Any)
+        return {_conform(key, of_key): _conform(entry, of_value) for key, entry in value.items()}
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if annotation in (bool, str, NoneType) and isinstance(value, annotation):
+        return value
+    if annotation is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _conform_to_any(value: Any, annotations: tuple[Any, ...]) -> Any:
+    for annotation in annotations:
+        try:
+            return _conform(value, annotation)
+        except TypeError:
+            continue
+    raise TypeError
+
+
+def _conform_items(values: Sequence[Any], annotations: tuple[Any, ...]) -> list[Any]:
+    if not annotations:
+        return list(values)
+    if len(annotations) == 1 or annotations[1] is Ellipsis:
+        annotations = (annotations[0],) * len(values)
+    if len(annotations) != len(values):
+        raise TypeError
+    return [_conform(value, annotation) for value, annotation in zip(values, annotations, strict=True)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _leaves(entry)
+    elif value is not None:
+        yield value
+
+
+def _within(value: Any, limits: Mapping[str, Any]) -> bool:
+    minimum, maximum, choices = limits.get("minimum"), limits.get("maximum"), limits.get("choices")
+    if choices is not None and value not in choices:
+        return False
+    if isinstance(value, str):
+        return True
+    return (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+
+
+def _expectation(annotation: Any, limits: Mapping[str, Any]) -> str:
+    minimum, maximum, choices = limits.get("minimum"), limits.get("maximum"), limits.get("choices")
+    if choices is not None:
+        return f"one of {', '.join(repr(choice) for choice in choices)}"
+    kind = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    kind = kind.replace("typing.", "").replace("NoneType", "None")
+    text = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    if annotation not in (int, float) and (minimum is not None or maximum is not None):
+        text += ", every number"
+    if minimum is not None and maximum is not None:
+        return f"{text} in [{minimum:g}, {maximum:g}]"
+    if minimum is not None:
+        return f"{text} >= {minimum:g}"
+    if maximum is not None:
+        return f"{text} <= {maximum:g}"
+    return text
+
+
+def _is_literal(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_literal(entry) for pair in value.items() for entry in pair)
+    if isinstance(value, (list, tuple)):
+        return all(_is_literal(entry) for entry in value)
+    return type(value) in (bool, int, float, str, NoneType)

@@ -1,0 +1,121 @@
+"""Batches of offline and online transitions in an exact, traced ratio."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
+
+from wsrl_kit.replay import storage
+from wsrl_kit.replay.storage import Storage
+from wsrl_kit.replay.uniform import Sampler
+from wsrl_kit.types import Batch, Transition
+
+
+class Replay(NamedTuple):
+    """The kept offline data and the online ring, each with its sampler's state."""
+
+    offline: Storage
+    online: Storage
+    offline_sampler: PyTree
+    online_sampler: PyTree
+
+
+def create(sampler: Sampler, offline: Storage, online: Storage) -> Replay:
+    """A replay over two storages; offline rows start at equal, highest priority. The online ring must be empty."""
+    capacity = storage.capacity(offline)
+    offline_state = sampler.create(capacity)
+    rows = jnp.arange(int(offline.size))
+    if len(rows):
+        offline_state = sampler.insert(offline_state, rows)
+    return Replay(offline, online, offline_state, sampler.create(storage.capacity(online)))
+
+
+def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
+    """The replay with one more online transition."""
+    sampler_state = sampler.insert(replay.online_sampler, replay.online.position[None])
+    return replay._replace(online=storage.add(replay.online, transition), online_sampler=sampler_state)
+
+
+def offline_count(replay: Replay, batch_size: int, ratio: Float[Array, ""]) -> Integer[Array, ""]:
+    """Offline rows of a batch: `int(batch_size * ratio)`; all while nothing is online, none where nothing is offline.
+
+    The small addend undoes float32 rounding, so that 0.29 of 100 is 29.
+    """
+    count = jnp.floor(batch_size * ratio + 1e-3).astype(jnp.int32)
+    count = jnp.where(replay.online.size == 0, batch_size, count)
+    return jnp.where(replay.offline.size == 0, 0, jnp.clip(count, 0, batch_size))
+
+
+def sample(
+    sampler: Sampler,
+    replay: Replay,
+    key: PRNGKeyArray,
+    shape: tuple[int, int],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+) -> tuple[Batch, Integer[Array, ""]]:
+    """Batches of `offline_count` offline rows, the rest online; each side is sampled in strata of equal probability.
+
+    Weights are multiplied by PER's importance weight `(N p) ** -beta`, N and p those of the row's own side, divided by
+    the largest of the call (Schaul et al. 2016, section 3.4).
+
+    Args:
+        shape: (batches, batch size).
+        ratio: offline share, in [0, 1].
+        beta: importance exponent, in [0, 1].
+
+    Returns:
+        Batches with leading axes `shape`, and the offline rows in each. Within a batch, offline rows come first;
+        `row` counts rows of the storage that the example comes from.
+    """
+    batch_size = shape[1]
+    count = offline_count(replay, batch_size, ratio)
+    row = jnp.arange(batch_size)
+    is_offline = row < count
+    # Position of a row among those of its side: strata give each its share, and lower the variance of the sample.
+    stratum = jnp.where(is_offline, row, row - count)
+    strata = jnp.where(is_offline, count, batch_size - count)
+    position = (stratum + jax.random.uniform(key, shape)) / strata
+    position = jnp.minimum(position, 1.0 - 2.0**-24).reshape(-1)
+    is_offline = jnp.broadcast_to(is_offline, shape).reshape(-1)
+
+    offline_index, offline_probability = sampler.sample(replay.offline_sampler, replay.offline.size, position)
+    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position)
+    index = jnp.where(is_offline, offline_index, online_index)
+    expected = jnp.where(is_offline, offline_probability * replay.offline.size, online_probability * replay.online.size)
+    importance = jnp.maximum(expected, jnp.finfo(jnp.float32).tiny) ** -beta
+
+    offline_rows = storage.gather(replay.offline, offline_index)
+    online_rows = storage.gather(replay.online, online_index)
+
+    def choose(offline: Array, online: Array) -> Array:
+        chosen = jnp.where(is_offline.reshape(-1, *([1] * (offline.ndim - 1))), offline, online)
+        return chosen.reshape(*shape, *offline.shape[1:])
+
+    transition = jax.tree.map(choose, offline_rows, online_rows)
+    weight = transition.weight * (importance / importance.max()).reshape(shape)
+    return Batch(transition._replace(weight=weight), index.reshape(shape)), count
+
+
+def update_priorities(
+    sampler: Sampler,
+    replay: Replay,
+    batch: Batch,
+    offline_rows: Integer[Array, ""],
+    td_error: Float[Array, "batches batch"],
+) -> Replay:
+    """Writes the TD errors of a sampled batch back as priorities, each row to its own side."""
+    is_offline = jnp.broadcast_to(jnp.arange(td_error.shape[1]) < offline_rows, td_error.shape).reshape(-1)
+    index, error = batch.row.reshape(-1), td_error.reshape(-1)
+
+    def written(state: PyTree, mine: Bool[Array, " rows"]) -> PyTree:
+        # Rows of the other side go to an index past every capacity, which JAX drops.
+        beyond = jnp.iinfo(jnp.int32).max
+        return sampler.update(state, jnp.where(mine, index, beyond), jnp.where(mine, error, 0.0))
+
+    return replay._replace(
+        offline_sampler=written(replay.offline_sampler, is_offline),
+        online_sampler=written(replay.online_sampler, ~is_offline),
+    )

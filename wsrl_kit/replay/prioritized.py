@@ -1,0 +1,103 @@
+"""Prioritized replay (Schaul et al. 2016): samplers by TD error, proportional or by rank.
+
+Both keep probability masses in a sum tree; they differ only in how a TD error becomes a mass. Importance weights are
+computed where the batch is put together (`mixture`), from the probabilities that `sample` returns.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+from wsrl_kit.replay import sum_tree
+from wsrl_kit.replay.sum_tree import SumTree
+
+SMALLEST_PRIORITY = 1e-6
+"""Added to every |TD error|, so that no transition is lost for good (Schaul et al. 2016, section 3.3)."""
+
+
+class ProportionalState(NamedTuple):
+    """Masses priority ** alpha, and the largest priority seen, which new transitions take."""
+
+    tree: SumTree
+    maximum: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Probability in proportion to `(|TD error| + 1e-6) ** alpha` (Schaul et al. 2016, equation 1)."""
+
+    alpha: float
+
+    def create(self, capacity: int) -> ProportionalState:
+        return ProportionalState(sum_tree.create(capacity), jnp.ones(()))
+
+    def insert(self, state: ProportionalState, index: Integer[Array, " batch"]) -> ProportionalState:
+        """New transitions take the largest priority seen so far, so that each is soon replayed."""
+        mass = jnp.broadcast_to(state.maximum**self.alpha, index.shape)
+        return state._replace(tree=sum_tree.update(state.tree, index, mass))
+
+    def sample(
+        self, state: ProportionalState, size: Integer[Array, ""], position: Float[Array, " batch"]
+    ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
+        return sum_tree.find(state.tree, position)
+
+    def update(
+        self, state: ProportionalState, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]
+    ) -> ProportionalState:
+        priority = jnp.abs(td_error) + SMALLEST_PRIORITY
+        tree = sum_tree.update(state.tree, index, priority**self.alpha)
+        return ProportionalState(tree, jnp.maximum(state.maximum, priority.max()))
+
+    def refresh(self, state: ProportionalState, size: Integer[Array, ""]) -> ProportionalState:
+        return state
+
+
+class RankState(NamedTuple):
+    """Masses by rank; each row's priority, 0 if empty; all of them, falling, at the last refresh; the largest seen."""
+
+    tree: SumTree
+    priority: Float[Array, " capacity"]
+    order: Float[Array, " capacity"]
+    maximum: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class RankBased:
+    """Probability in proportion to `rank ** -alpha`, rank 1 for the largest |TD error| (Schaul et al. 2016, 3.3).
+
+    Ranks are exact at a refresh; between refreshes a changed priority gets the rank it would have had there. The
+    importance weights use the probabilities really sampled with, so they stay exact either way. (Schaul et al. use an
+    unbalanced heap with the same effect.)
+    """
+
+    alpha: float
+
+    def create(self, capacity: int) -> RankState:
+        return RankState(sum_tree.create(capacity), jnp.zeros(capacity), jnp.zeros(capacity), jnp.ones(()))
+
+    def insert(self, state: RankState, index: Integer[Array, " batch"]) -> RankState:
+        """New transitions take rank 1, at the largest priority seen so far."""
+        priority = state.priority.at[index].set(state.maximum)
+        return state._replace(tree=sum_tree.update(state.tree, index, jnp.ones(index.shape)), priority=priority)
+
+    def sample(
+        self, state: RankState, size: Integer[Array, ""], position: Float[Array, " batch"]
+    ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
+        return sum_tree.find(state.tree, position)
+
+    def update(self, state: RankState, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]) -> RankState:
+        priority = jnp.abs(td_error) + SMALLEST_PRIORITY
+        rank = 1 + jnp.searchsorted(-state.order, -priority, side="left")
+        tree = sum_tree.update(state.tree, index, rank.astype(jnp.float32) ** -self.alpha)
+        maximum = jnp.maximum(state.maximum, priority.max())
+        return state._replace(tree=tree, priority=state.priority.at[index].set(priority), maximum=maximum)
+
+    def refresh(self, state: RankState, size: Integer[Array, ""]) -> RankState:
+        """Sorts: exact ranks for all rows. O(capacity log capacity), so once in many steps."""
+        rows = jnp.argsort(-state.priority)
+        rank = jnp.zeros(rows.shape, jnp.int32).at[rows].set(jnp.arange(1, len(rows) + 1))
+        mass = jnp.where(state.priority > 0, rank.astype(jnp.float32) ** -self.alpha, 0.0)
+        return state._replace(tree=sum_tree.from_mass(mass), order=state.priority[rows])

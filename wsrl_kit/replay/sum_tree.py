@@ -1,0 +1,81 @@
+"""Sums over blocks of leaves, for sampling in proportion to a mass per leaf.
+
+Each level holds the sums of blocks of `FANOUT` entries of the level below. An update recomputes the sums on the
+leaves' paths from their children instead of adding differences, so no error can build up however long it runs.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+FANOUT = 32
+"""Children per block: wide and shallow is faster than binary, since a block is one vector operation."""
+
+
+SMALLEST = jnp.finfo(jnp.float32).tiny
+
+
+class SumTree(NamedTuple):
+    """Levels from the leaves (padded with zeros to whole blocks) to a single block at the top."""
+
+    levels: tuple[Float[Array, " entries"], ...]
+
+
+def create(capacity: int) -> SumTree:
+    """A tree of zero masses."""
+    levels = []
+    blocks = capacity
+    while True:
+        blocks = -(-blocks // FANOUT)
+        levels.append(jnp.zeros(blocks * FANOUT))
+        if blocks == 1:
+            return SumTree(tuple(levels))
+
+
+def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
+    """A tree built anew from all masses."""
+    empty = create(len(mass))
+    levels = [empty.levels[0].at[: len(mass)].set(mass)]
+    for level in empty.levels[1:]:
+        sums = levels[-1].reshape(-1, FANOUT).sum(axis=1)
+        levels.append(level.at[: len(sums)].set(sums))
+    return SumTree(tuple(levels))
+
+
+def total(tree: SumTree) -> Float[Array, ""]:
+    """Sum of all masses."""
+    return tree.levels[-1].sum()
+
+
+def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " batch"]) -> SumTree:
+    """Sets the mass of the given leaves; of equal indices one wins, and an index past the last leaf is dropped."""
+    levels = [tree.levels[0].at[index].set(mass)]
+    for level in tree.levels[1:]:
+        index = index // FANOUT
+        sums = levels[-1].reshape(-1, FANOUT)[index].sum(axis=1)
+        levels.append(level.at[index].set(sums))
+    return SumTree(tuple(levels))
+
+
+def find(tree: SumTree, position: Float[Array, " batch"]) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
+    """Leaf at each position in [0, 1) of the cumulative mass, and its probability: the inverse distribution function.
+
+    A leaf of zero mass is never found unless all are zero; its probability is then 0.
+    """
+    index = jnp.zeros(position.shape, jnp.int32)
+    probability = jnp.ones(position.shape)
+    for level in reversed(tree.levels):
+        block = level.reshape(-1, FANOUT)[index]
+        cumulative = jnp.cumsum(block, axis=1)
+        target = position[:, None] * cumulative[:, -1:]
+        # Rounding may put the target on the block's end, past the last child that has mass.
+        last = FANOUT - 1 - jnp.argmax(block[:, ::-1] > 0, axis=1)
+        child = jnp.minimum(jnp.sum(cumulative <= target, axis=1), last)
+        mass = jnp.take_along_axis(block, child[:, None], axis=1)
+        before = jnp.take_along_axis(cumulative, child[:, None], axis=1) - mass
+        position = jnp.clip(((target - before) / jnp.maximum(mass, SMALLEST))[:, 0], 0.0, 1.0 - 2.0**-24)
+        probability = probability * (mass / jnp.maximum(cumulative[:, -1:], SMALLEST))[:, 0]
+        index = index * FANOUT + child
+    return index, probability

@@ -1,0 +1,70 @@
+"""Everything that changes over a run: a schedule maps a count to a value, and is traced, so that it never recompiles.
+
+Built from optax's schedules, which see, where one exists.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+Schedule = Callable[[ArrayLike], ArrayLike]
+
+
+def exponential_with_floor(initial: float, decay_rate: float, floor: float) -> Schedule:
+    """`max(floor, initial * decay_rate ** count)`: the offline ratio of the seed design.
+
+    Args:
+        initial: value at count 0.
+        decay_rate: factor a count, in [0, 1].
+        floor: lowest value; it holds from the start where `initial` lies below it.
+    """
+
+    def schedule(count: ArrayLike) -> ArrayLike:
+        return jnp.maximum(floor, initial * jnp.power(jnp.float32(decay_rate), count))
+
+    return schedule
+
+
+OFFLINE_RATIO_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "exponential": lambda initial, decay_rate, decay_steps, floor: exponential_with_floor(initial, decay_rate, floor),
+    "linear": lambda initial, decay_rate, decay_steps, floor: optax.linear_schedule(
+        max(initial, floor), floor, decay_steps
+    ),
+    "constant": lambda initial, decay_rate, decay_steps, floor: optax.constant_schedule(max(initial, floor)),
+}
+"""By name: (initial, decay_rate, decay_steps, floor) -> schedule; t counts environment steps since the switch."""
+
+
+def priority_beta(initial: float, final: float, steps: int) -> Schedule:
+    """Linear rise of PER's importance exponent (Schaul et al. 2016, section 3.4) over `steps` environment steps."""
+    return optax.linear_schedule(initial, final, steps)
+
+
+def learning_rate(kind: str, peak: float, warmup_steps: int, decay_steps: int) -> Schedule:
+    """Learning rate over the updates of one network: a linear rise, then constant, cosine or linear to zero.
+
+    Args:
+        kind: "constant", "cosine" or "linear".
+        peak: highest value.
+        warmup_steps: updates of the rise from 0; 0 for none.
+        decay_steps: updates after which cosine and linear reach 0, the rise included.
+    """
+    fall_steps = max(1, decay_steps - warmup_steps)
+    fall = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, fall_steps),
+        "linear": optax.linear_schedule(peak, 0.0, fall_steps),
+    }[kind]
+    if warmup_steps == 0:
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])
+
+
+def evaluate(schedule: Schedule, steps: int) -> Float[np.ndarray, " steps"]:
+    """The schedule's values at counts 0 .. steps - 1, for a plot or for a loop on the host."""
+    counts = jnp.arange(steps)
+    return np.broadcast_to(np.asarray(schedule(counts), dtype=np.float32), (steps,))

@@ -1,0 +1,21 @@
+"""How a notebook is run, apart from what it computes: the parameters that all notebooks share."""
+
+from dataclasses import dataclass
+
+from wsrl_kit.parameters import parameter, validate
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Where a notebook writes, and whether it shows widgets.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    output_dir: str = parameter("runs/latest", "folder of the run: metrics, checkpoint and figures")
+    live: bool | None = parameter(None, "widgets and a Stop button; None: if a Jupyter front end is attached")
+    resume: bool = parameter(True, "continue an unfinished run found in output_dir")
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -1,0 +1,96 @@
+"""Evaluation episodes, apart from the training ones, with sampled and with deterministic actions."""
+
+from functools import partial
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+from wsrl_kit import envs, sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training import randomness
+
+MODES = ("sampled", "deterministic")
+
+
+@partial(jax.jit, static_argnums=0)
+def act(
+    config: SACConfig,
+    agent: SACState,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""] | int,
+    observation: Float[Array | np.ndarray, "batch observation"],
+    noise_scale: Float[Array | np.ndarray, " batch"],
+) -> Float[Array, "batch action"]:
+    """The policy's actions; their noise is a function of key and step, times `noise_scale` (0: deterministic)."""
+    noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.action_size))
+    return sac.act(config, agent, jnp.asarray(observation), noise * noise_scale[:, None])
+
+
+class Evaluator:
+    """Environments of their own, stepped side by side so that one call of the policy serves them all."""
+
+    def __init__(self, config: WSRLConfig) -> None:
+        self._seed = config.seed
+        self._episodes = config.evaluation_episodes
+        self._environments = [
+            envs.make(config.exp_name, config.environment_options) for _ in range(len(MODES) * self._episodes)
+        ]
+        self._noise_scale = np.repeat(np.array([1.0, 0.0], np.float32), self._episodes)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for environment in self._environments:
+            environment.close()
+
+    def evaluate(self, config: SACConfig, agent: SACState, count: int) -> dict[str, float]:
+        """Plays `evaluation_episodes` episodes in each mode and returns the means.
+
+        Args:
+            count: number of this evaluation in the run; it chooses the episodes' seeds, the same in both modes and
+                the same for every arm of an ablation.
+
+        Returns:
+            `evaluation/<success|return|length>_<mode>`; success is nan where the task reports none.
+        """
+        seeds = [randomness.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
+        key = jax.random.fold_in(randomness.key(self._seed, "evaluation"), count)
+        outcomes = _play(config, agent, key, self._environments, seeds * len(MODES), self._noise_scale)
+        success, total_reward, length = (column.reshape(len(MODES), -1).mean(axis=1) for column in outcomes.T)
+        columns = {"success": success, "return": total_reward, "length": length}
+        return {
+            f"evaluation/{name}_{mode}": float(values[row])
+            for name, values in columns.items()
+            for row, mode in enumerate(MODES)
+        }
+
+
+def _play(
+    config: SACConfig,
+    agent: SACState,
+    key: PRNGKeyArray,
+    environments: list[gymnasium.Env],
+    seeds: list[int],
+    noise_scale: Float[np.ndarray, " environments"],
+) -> Float[np.ndarray, "environments 3"]:
+    """One episode in each environment: success (nan if not reported), return, length."""
+    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)])
+    outcomes = np.zeros((len(environments), 3))
+    running = list(range(len(environments)))
+    step = 0
+    while running:
+        actions = np.asarray(act(config, agent, key, jnp.int32(step), observations, noise_scale))
+        for index in list(running):
+            observation, reward, terminated, truncated, info = environments[index].step(actions[index])
+            observations[index] = observation
+            outcomes[index, 1] += float(reward)
+            outcomes[index, 2] += 1
+            if terminated or truncated:
+                outcomes[index, 0] = float(info["success"]) if "success" in info else np.nan
+                running.remove(index)
+        step += 1
+    return outcomes

@@ -1,0 +1,63 @@
+"""What a training loop yields, and what it is given to report to: the loop knows no files, plots or progress bars."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import PyTree
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Numbers measured at one moment.
+
+    Attributes:
+        phase: "warmup" or "online".
+        environment_step: environment steps since the switch; 0 during warmup.
+        gradient_step: critic updates in all, warmup included.
+        values: by metric name.
+    """
+
+    phase: str
+    environment_step: int
+    gradient_step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that the loop needs to go on from this moment.
+
+    The arrays may be overwritten when the loop goes on, so save or copy them before asking for the next event.
+    """
+
+    tree: PyTree
+
+
+@dataclass(frozen=True)
+class Step:
+    """The loop has come to `step` of `total`; `text` says what it does."""
+
+    step: int
+    total: int
+    text: str
+
+
+Event = Measurement | Snapshot | Step
+
+
+class Progress(Protocol):
+    """Where a job reports to, and who may ask it to stop."""
+
+    @property
+    def stop_requested(self) -> bool: ...
+
+    def update(self, step: int, total: int, text: str) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    stop_requested = False
+
+    def update(self, step: int, total: int, text: str) -> None:
+        """Does nothing."""

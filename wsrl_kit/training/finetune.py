@@ -1,0 +1,277 @@
+"""Stage 2, fine-tuning: the robot acts and learns, from a warmed-up agent or a fresh one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+
+from wsrl_kit import sac, schedules
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.errors import DataError
+from wsrl_kit.replay import mixture, storage
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.prioritized import Proportional, RankBased
+from wsrl_kit.replay.uniform import Sampler, Uniform
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training import randomness
+from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.evaluation import Evaluator, act
+from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.types import Transition
+
+RANK_REFRESH_INTERVAL = 100
+"""Environment steps between exact re-rankings of rank-based replay."""
+
+EPISODE_METRICS = ("return", "length", "success")
+
+
+def sampler_of(config: WSRLConfig) -> Sampler:
+    """The replay sampler that the parameters ask for."""
+    if not config.use_prioritized_replay:
+        return Uniform()
+    kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
+    return kinds[config.priority_kind](config.priority_alpha)
+
+
+def initial_tree(
+    config: WSRLConfig,
+    static: SACConfig,
+    agent: SACState,
+    offline: Dataset | None,
+    offline_capacity: int | None = None,
+) -> PyTree:
+    """Everything that fine-tuning changes, before its first step; also the structure for reading a `Snapshot` back.
+
+    Args:
+        agent: the agent to start from, warmed up or fresh.
+        offline: the offline data kept; None for none.
+        offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
+
+    Raises:
+        DataError: fewer offline transitions than one batch takes.
+    """
+    sizes = (static.observation_size, static.action_size)
+    if offline is None:
+        offline_rows = storage.create(offline_capacity or 1, *sizes)
+    elif len(offline) < config.batch_size:
+        raise DataError(
+            f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(offline)}; "
+            "keep more (retention_ratio) or take smaller batches"
+        )
+    else:
+        offline_rows = storage.filled(to_transitions(offline), offline_capacity or len(offline))
+    online_rows = storage.create(min(config.replay_capacity, config.online_steps), *sizes)
+    return {
+        "agent": agent,
+        "replay": mixture.create(sampler_of(config), offline_rows, online_rows),
+        "environment_step": np.int64(0),
+        "episode": np.int64(0),
+        "window": np.zeros(2),
+    }
+
+
+def finetune(
+    config: WSRLConfig,
+    static: SACConfig,
+    tree: PyTree,
+    environment: gymnasium.Env,
+    evaluator: Evaluator,
+    probe: Transition | None,
+) -> Iterator[Event]:
+    """Acts and learns for `online_steps` environment steps. A generator; its last `Snapshot` holds the final agent.
+
+    For the first `random_steps` steps actions are uniform, and for the first `frozen_rollout_steps` the agent acts
+    unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5).
+
+    Args:
+        tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
+        probe: frozen offline batch on which values are followed through the switch; None for none.
+    """
+    # Behavior cloning holds the actor to the data in warmup; online it is free to leave them.
+    static = replace(static, behavior_cloning_weight=0.0)
+    sampler = sampler_of(config)
+    agent, replay = tree["agent"], tree["replay"]
+    environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
+    window = _Window(*(float(value) for value in tree["window"]))
+
+    ratio_schedule = schedules.OFFLINE_RATIO_SCHEDULES[config.offline_ratio_schedule](
+        config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
+    )
+    beta_schedule = schedules.priority_beta(
+        config.initial_priority_beta, config.final_priority_beta, config.online_steps
+    )
+    ratios = schedules.evaluate(ratio_schedule, config.online_steps) * float(replay.offline.size > 0)
+    betas = schedules.evaluate(beta_schedule, config.online_steps)
+    acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
+    diagnosis_key = randomness.key(config.seed, "diagnosis")
+    first_update = max(config.frozen_rollout_steps, config.random_steps)
+    shape = (config.update_to_data_ratio, config.batch_size)
+    sampled = np.ones(1, np.float32)
+    next_checkpoint = environment_step + config.checkpoint_interval
+    metrics: sac.Metrics = {}
+
+    def measured(values: dict[str, float]) -> Measurement:
+        return Measurement("online", environment_step, int(agent.updates), values)
+
+    def snapshot() -> Snapshot:
+        return Snapshot(
+            {
+                "agent": agent,
+                "replay": replay,
+                "environment_step": np.int64(environment_step),
+                "episode": np.int64(episode),
+                "window": np.array([window.peak_contact_force, window.safety_box_clips]),
+            }
+        )
+
+    if environment_step == 0:
+        size = int(replay.offline.size)
+        held = {
+            "switch/offline_transitions": size,
+            "switch/offline_bytes": size * storage.bytes_per_transition(replay.offline),
+        }
+        yield measured(
+            held | evaluator.evaluate(static, agent, 0) | _diagnose(static, agent, replay, probe, diagnosis_key)
+        )
+
+    while environment_step < config.online_steps:
+        # Episode ends are the only moments at which any environment's state is known: a reset with the next seed.
+        if environment_step >= next_checkpoint:
+            yield snapshot()
+            next_checkpoint = environment_step + config.checkpoint_interval
+        observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
+        random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
+        total_reward, length, done = 0.0, 0, False
+        while not done and environment_step < config.online_steps:
+            if environment_step < config.random_steps:
+                action = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
+            else:
+                step = jnp.int32(environment_step)
+                action = np.asarray(act(static, agent, acting_key, step, observation[None], sampled))[0]
+            next_observation, reward, terminated, truncated, info = environment.step(action)
+            mask = np.float32(not terminated)
+            row: tuple[Any, ...] = (observation, action, np.float32(reward), next_observation, mask, np.float32(1.0))
+            replay = _add(sampler, replay, Transition(*row))
+            if environment_step >= first_update:
+                agent, replay, metrics = _learn(
+                    static,
+                    sampler,
+                    shape,
+                    agent,
+                    replay,
+                    sampling_key,
+                    np.int32(environment_step),
+                    ratios[environment_step],
+                    betas[environment_step],
+                )
+            observation = next_observation
+            total_reward, length, done = total_reward + float(reward), length + 1, terminated or truncated
+            window.include(info)
+            environment_step += 1
+            yield Step(environment_step, config.online_steps, "fine-tuning")
+            if environment_step % RANK_REFRESH_INTERVAL == 0:
+                replay = _refresh(sampler, replay)
+            if environment_step % config.log_interval == 0:
+                values = {f"training/{name}": float(value) for name, value in metrics.items()}
+                values["training/offline_ratio"] = float(ratios[environment_step - 1])
+                values["training/priority_beta"] = float(betas[environment_step - 1])
+                yield measured(values | window.take() | _diagnose(static, agent, replay, probe, diagnosis_key))
+            if environment_step % config.evaluation_interval == 0 or environment_step == config.online_steps:
+                count = -(-environment_step // config.evaluation_interval)
+                yield measured(evaluator.evaluate(static, agent, count))
+        episode += 1
+        success = float(info["success"]) if "success" in info else float("nan")
+        outcome = dict(zip(EPISODE_METRICS, (total_reward, float(length), success), strict=True))
+        yield measured({f"training/episode_{name}": value for name, value in outcome.items()})
+    yield snapshot()
+
+
+class _Window:
+    """What the robot's safety showed since the last record; environments that don't report it add nothing."""
+
+    def __init__(self, peak_contact_force: float, safety_box_clips: float) -> None:
+        self.peak_contact_force = peak_contact_force
+        self.safety_box_clips = safety_box_clips
+
+    def include(self, info: dict) -> None:
+        self.peak_contact_force = max(self.peak_contact_force, float(info.get("contact_force", 0.0)))
+        self.safety_box_clips += float(info.get("safety_box_clipped", False))
+
+    def take(self) -> dict[str, float]:
+        values = {
+            "training/peak_contact_force": self.peak_contact_force,
+            "training/safety_box_clips": self.safety_box_clips,
+        }
+        self.peak_contact_force, self.safety_box_clips = 0.0, 0.0
+        return values
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
+    return mixture.add(sampler, replay, transition)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _refresh(sampler: Sampler, replay: Replay) -> Replay:
+    return replay._replace(
+        offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
+        online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def _learn(
+    static: SACConfig,
+    sampler: Sampler,
+    shape: tuple[int, int],
+    agent: SACState,
+    replay: Replay,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """One environment step's learning: sample by ratio and priority, update, write the priorities back once."""
+    sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+    batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
+    agent, metrics, td_error = sac.update(static, agent, batch.transition, update_key)
+    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+
+
+def _diagnose(
+    static: SACConfig, agent: SACState, replay: Replay, probe: Transition | None, key: PRNGKeyArray
+) -> dict[str, float]:
+    """Values and TD errors on the frozen offline batch, and on as many of the newest online transitions."""
+    values: dict[str, float] = {}
+    if probe is not None:
+        q, error = _values(static, agent, probe, key)
+        values |= {"switch/q_offline_probe": float(q.mean()), "switch/td_error_offline_probe": float(error.mean())}
+    size = int(replay.online.size)
+    if size > 0:
+        capacity = storage.capacity(replay.online)
+        newest = jnp.asarray((int(replay.online.position) - 1 - np.arange(PROBE_SIZE)) % capacity)
+        q, error = _values(static, agent, storage.gather(replay.online, newest), key)
+        held = slice(0, min(size, PROBE_SIZE))
+        values |= {"switch/q_online": float(q[held].mean()), "switch/td_error_online": float(error[held].mean())}
+    return values
+
+
+PROBE_SIZE = 256
+"""Transitions of the frozen offline batch, and of the online batch beside it."""
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(
+    static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Q (mean over the critics) and absolute TD error of each example."""
+    q = jnp.mean(sac.action_values(static, agent, batch.observation, batch.action), axis=0)
+    return q, jnp.abs(sac.td_errors(static, agent, batch, key))

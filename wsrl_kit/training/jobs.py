@@ -1,0 +1,207 @@
+"""A run from its parameters to its finished folder: what the notebooks and the ablation call."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from jaxtyping import PyTree
+
+from wsrl_kit import envs
+from wsrl_kit.config import Paths, WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.files import load_sources
+from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.quality import weigh
+from wsrl_kit.data.retention import retain, retention_scores
+from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
+from wsrl_kit.errors import ParameterError, Stopped, WSRLKitError
+from wsrl_kit.runs import Run
+from wsrl_kit.training import agent as agents
+from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
+from wsrl_kit.training.warmup import WarmupResult
+from wsrl_kit.trajectory import Trajectory
+
+WARMUP_FILE = "warmup.npz"
+FILTERED_FILE = "filtered_demos.pkl"
+
+
+def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
+    """Records the data sources of an experiment as `<source>.pkl` in HIL-SERL's format; replaces earlier ones.
+
+    Raises:
+        Stopped: the user stopped it; no file was replaced.
+        WSRLKitError: no such experiment or no script for it, bad options, or a full disk, in one sentence.
+    """
+    run = Run.open(folder, kind="collect", arm="", seed=config.seed, parameters=asdict(config), resume=False)
+    with _outcome_recorded(run):
+        total, done = sum(config.episodes.values()), 0
+        trajectories: list[Trajectory] = []
+        kind = ""
+
+        def count(episodes: int) -> None:
+            nonlocal done
+            done += episodes
+            progress.update(done, total, f"collecting {SOURCES[kind]}")
+            if progress.stop_requested:
+                raise Stopped("stopped by the user; no data file was written")
+
+        for kind, episodes in config.episodes.items():
+            trajectories += collect(
+                config.exp_name,
+                config.environment_options,
+                kind,
+                episodes=episodes,
+                seed=config.seed,
+                progress=count,
+            )
+        if not trajectories:
+            raise ParameterError("demo_episodes, suboptimal_episodes and random_episodes must not all be 0")
+        for kind in config.episodes:
+            own = [trajectory for trajectory in trajectories if trajectory.source == SOURCES[kind]]
+            write_hil_serl(folder / f"{SOURCES[kind]}.pkl", own)
+        dataset = Dataset.from_trajectories(trajectories)
+        run.finish({"episodes": total, "transitions": len(dataset)})
+    return dataset
+
+
+def load_offline_data(config: WSRLConfig, paths: Paths) -> Dataset:
+    """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
+
+    Raises:
+        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others.
+    """
+    dataset = load_sources(paths)
+    if dataset.is_weighted:
+        return dataset
+    source_weights = {**config.source_weights, "demos": config.demo_weight}
+    return weigh(dataset, source_weights, config.success_weight_bonus)
+
+
+def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str = "", resume: bool = True) -> Path:
+    """Offline warmup on `offline_data_path`, and retention.
+
+    Writes the run's folder, the warmup checkpoint to `checkpoint_path` (default: warmup.npz in the folder) and the kept
+    data as filtered_demos.pkl beside it.
+
+    Returns:
+        The warmup checkpoint.
+
+    Raises:
+        Stopped: the user stopped it; the run can be resumed.
+        WSRLKitError: bad data, parameters or disk, in one sentence.
+    """
+    if config.offline_data_path is None:
+        raise ParameterError("offline_data_path must name the offline data, found None")
+    target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
+    run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
+    with _outcome_recorded(run):
+        dataset = load_offline_data(config, config.offline_data_path)
+        environment = envs.make(config.exp_name, config.environment_options)
+        static, agent = agents.create(config, environment, dataset)
+        environment.close()
+        evaluator = Evaluator(config)
+        tree = _resume(run, warmup.initial_tree(agent))
+        result = _follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
+        assert isinstance(result, WarmupResult)
+        evaluator.close()
+
+        probe = agents.probe_batch(dataset, finetune.PROBE_SIZE, config.seed)
+        details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
+        agents.save_warmup(target, static, result.agent, probe, details)
+        errors = warmup.dataset_td_errors(config, static, result.agent, dataset)
+        scores = retention_scores(config.retention_priority, dataset, errors, config.discount)
+        kept = retain(dataset, scores, config.retention_ratio, config.retention_unit)
+        if kept is not None:
+            write_hil_serl(target.parent / FILTERED_FILE, kept.trajectories())
+        run.finish(
+            {
+                "gradient_steps": result.steps,
+                "stopped_early": result.stopped_early,
+                "checkpoint": str(target),
+                "transitions": len(dataset),
+                "kept_transitions": 0 if kept is None else len(kept),
+            }
+        )
+    return target
+
+
+def run_finetune(
+    config: WSRLConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    arm: str = "",
+    resume: bool = True,
+    offline_capacity: int | None = None,
+) -> None:
+    """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
+
+    Args:
+        offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
+
+    Raises:
+        Stopped: the user stopped it; the run can be resumed.
+        WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
+    """
+    run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
+    with _outcome_recorded(run):
+        dataset = None if config.demo_path is None else load_offline_data(config, config.demo_path)
+        environment = envs.make(config.exp_name, config.environment_options)
+        static, agent = agents.create(config, environment, dataset)
+        probe = None
+        if config.checkpoint_path is not None:
+            agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
+        elif dataset is not None:
+            probe = agents.probe_batch(dataset, finetune.PROBE_SIZE, config.seed)
+        evaluator = Evaluator(config)
+        tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
+        _follow(finetune.finetune(config, static, tree, environment, evaluator, probe), run, progress)
+        environment.close()
+        evaluator.close()
+        run.finish({"environment_steps": config.online_steps})
+
+
+def _resume(run: Run, fresh: PyTree) -> PyTree:
+    """The tree of the run's last checkpoint with its metrics as they were then, or the fresh one at the start."""
+    if not run.checkpoint_path.exists():
+        run.rewind(0)
+        return fresh
+    tree = checkpoint.load(run.checkpoint_path, fresh)
+    run.rewind(checkpoint.read_metadata(run.checkpoint_path)["rows"])
+    return tree
+
+
+def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress) -> WarmupResult | None:
+    """Takes the events of a training loop to the run's folder and the progress display."""
+    for event in events:
+        match event:
+            case Measurement():
+                run.record(event.phase, event.environment_step, event.gradient_step, event.values)
+            case Snapshot():
+                checkpoint.save(run.checkpoint_path, event.tree, {"rows": run.rows})
+            case Step():
+                progress.update(event.step, event.total, event.text)
+            case WarmupResult():
+                return event
+        if progress.stop_requested:
+            raise Stopped(f"stopped by the user; {run.folder} holds everything up to the last checkpoint")
+    return None
+
+
+@contextmanager
+def _outcome_recorded(run: Run) -> Iterator[None]:
+    """Writes into the run's folder how its work ended, where that is not by finishing."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        run.stop()
+        raise
+    except WSRLKitError as error:
+        run.fail(str(error))
+        raise
+    except Exception as error:
+        run.fail(f"{type(error).__name__}: {error}")
+        raise

@@ -1,0 +1,166 @@
+"""Stage 1, offline warmup: gradient steps on the weighted offline data, with held-out episodes and early stopping."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+
+from wsrl_kit import sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.errors import DataError
+from wsrl_kit.replay import storage
+from wsrl_kit.replay.storage import Storage
+from wsrl_kit.replay.uniform import Uniform
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training import randomness
+from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.types import Transition
+
+PADDING = 1024
+"""Datasets are padded to multiples of this, so that those of similar size share a compiled program."""
+
+EVALUATION_ROWS = 4096
+"""Rows per call when TD errors of a whole dataset are computed."""
+
+
+@dataclass(frozen=True)
+class WarmupResult:
+    """What warmup ends with.
+
+    Attributes:
+        agent: the last agent, or the best on held-out episodes where early stopping is on.
+        steps: gradient steps taken.
+        stopped_early: whether early stopping ended it.
+    """
+
+    agent: SACState
+    steps: int
+    stopped_early: bool
+
+
+def initial_tree(agent: SACState) -> PyTree:
+    """Everything that warmup changes, before its first step; also the structure for reading a `Snapshot` back."""
+    return {
+        "agent": agent,
+        # Copied, since each compiled call takes over the buffers of the agent it is given.
+        "best_agent": jax.tree.map(jnp.copy, agent),
+        "best_error": np.float64(math.inf),
+        "step": np.int64(0),
+        "evaluations": np.int64(0),
+        "without_improvement": np.int64(0),
+    }
+
+
+def warmup(
+    config: WSRLConfig,
+    static: SACConfig,
+    tree: PyTree,
+    dataset: Dataset,
+    evaluator: Evaluator,
+) -> Iterator[Event | WarmupResult]:
+    """Trains on the dataset alone. A generator: the last thing it yields is the result.
+
+    Args:
+        tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
+        dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
+
+    Raises:
+        DataError: fewer transitions than one batch takes.
+    """
+    training, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
+    holdout = held_out or training
+    if len(training) < config.batch_size:
+        raise DataError(
+            f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(training)} "
+            f"in the {training.episode_count} training episodes"
+        )
+    rows = storage.filled(to_transitions(training), -(-len(training) // PADDING) * PADDING)
+    key = randomness.key(config.seed, "warmup")
+    agent, step = tree["agent"], int(tree["step"])
+    best_agent, best_error = tree["best_agent"], float(tree["best_error"])
+    evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
+    patience = config.early_stopping_patience
+    stopped_early = patience > 0 and without_improvement >= patience
+
+    while step < config.warmup_steps and not stopped_early:
+        # Calls end where the next record, evaluation or checkpoint is due.
+        intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
+        end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
+        agent, metrics = _train(static, config.batch_size, agent, rows, key, jnp.int32(step), jnp.int32(end))
+        step = end
+        yield Step(step, config.warmup_steps, "offline warmup")
+        due = [step % interval == 0 or step == config.warmup_steps for interval in intervals]
+        if due[0]:
+            yield Measurement("warmup", 0, step, {f"training/{name}": float(value) for name, value in metrics.items()})
+        if due[1]:
+            error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout))))
+            values = {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, evaluations)
+            yield Measurement("warmup", 0, step, values)
+            evaluations += 1
+            without_improvement += 1
+            if error < best_error:
+                best_agent, best_error, without_improvement = jax.tree.map(jnp.copy, agent), error, 0
+            stopped_early = patience > 0 and without_improvement >= patience
+        if due[2] or stopped_early or step == config.warmup_steps:
+            yield Snapshot(
+                {
+                    "agent": agent,
+                    "best_agent": best_agent,
+                    "best_error": np.float64(best_error),
+                    "step": np.int64(step),
+                    "evaluations": np.int64(evaluations),
+                    "without_improvement": np.int64(without_improvement),
+                }
+            )
+    yield WarmupResult(best_agent if patience > 0 else agent, step, stopped_early)
+
+
+def dataset_td_errors(
+    config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset
+) -> Float[np.ndarray, " transitions"]:
+    """TD error of every transition of a dataset, signed; retention ranks by its absolute value."""
+    key = randomness.key(config.seed, "diagnosis")
+    transitions = to_transitions(dataset)
+    errors = []
+    for start in range(0, len(dataset), EVALUATION_ROWS):
+        part = jax.tree.map(lambda rows, start=start: rows[start : start + EVALUATION_ROWS], transitions)
+        # The last part is padded to the size of the others by repetition: one compiled program serves all.
+        padded = jax.tree.map(lambda rows: jnp.resize(rows, (EVALUATION_ROWS, *rows.shape[1:])), part)
+        error = _td_errors(static, agent, padded, jax.random.fold_in(key, start))
+        errors.append(np.asarray(error)[: len(part.reward)])
+    return np.concatenate(errors)
+
+
+_td_errors = partial(jax.jit, static_argnums=0)(sac.td_errors)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _train(
+    static: SACConfig,
+    batch_size: int,
+    agent: SACState,
+    rows: Storage,
+    key: PRNGKeyArray,
+    start: Integer[jax.Array, ""],
+    end: Integer[jax.Array, ""],
+) -> tuple[SACState, sac.Metrics]:
+    """Gradient steps start .. end - 1, each on a uniform batch; the metrics are those of the last."""
+
+    def one_step(step: Integer[jax.Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
+        sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+        position = jax.random.uniform(sample_key, (batch_size,))
+        index, _ = Uniform().sample((), rows.size, position)
+        batch: Transition = jax.tree.map(lambda leaf: leaf[None], storage.gather(rows, index))
+        state, metrics, _ = sac.update(static, carry[0], batch, update_key)
+        return state, metrics
+
+    names = ("critic_loss", "q_mean", "td_error", "actor_loss", "temperature", "entropy")
+    return jax.lax.fori_loop(start, end, one_step, (agent, {name: jnp.zeros(()) for name in names}))

@@ -1,0 +1,38 @@
+"""The two records that flow through learning: what replay stores, and what an update consumes."""
+
+from typing import NamedTuple
+
+from jax import Array
+from jaxtyping import Float, Integer
+
+
+class Transition(NamedTuple):
+    """What replay stores. Leading axes are free: one transition, or a batch of them.
+
+    Attributes:
+        observation: flat observation, in the environment's units.
+        action: entries in [-1, 1].
+        reward: reward of the step.
+        next_observation: the observation the step led to, also at the end of an episode.
+        mask: bootstrap mask, 1 - terminated; 1 at a time limit.
+        weight: loss weight of the example (source x quality, mean 1 over a dataset; 1 for online data).
+    """
+
+    observation: Float[Array, "*batch observation"]
+    action: Float[Array, "*batch action"]
+    reward: Float[Array, "*batch"]
+    next_observation: Float[Array, "*batch observation"]
+    mask: Float[Array, "*batch"]
+    weight: Float[Array, "*batch"]
+
+
+class Batch(NamedTuple):
+    """Sampled transitions with where they came from, so that priorities can be written back.
+
+    Attributes:
+        transition: the examples; their `weight` already includes PER's importance weight.
+        row: row of each example in the storage it comes from.
+    """
+
+    transition: Transition
+    row: Integer[Array, "*batch"]
