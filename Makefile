@@ -24,8 +24,12 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-ablation: $(STAMP)
-	$(BIN)/wsrl-kit ablation --out runs/ablation
+ablation: $(STAMP) runs/data/random.pkl
+	$(BIN)/wsrl-kit ablation --offline_data_path=runs/data --out runs/ablation
+
+# The last of the three files that collecting writes.
+runs/data/random.pkl: | $(STAMP)
+	$(BIN)/wsrl-kit collect --out runs/data
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

@@ -60,7 +60,7 @@ def test_the_flags_are_explained(clone: Path, capsys: pytest.CaptureFixture[str]
     ("flag", "sentence"),
     [
         ("--sead=3", "there is no parameter named sead: did you mean seed?"),
-        ("--seed=-1", "seed must be an int >= 0, found -1"),
+        ("--seed=-1", "seed must be an int in [0, 4294967295], found -1"),
         ("seed=1", "every parameter must be given as --name=value, found 'seed=1'"),
     ],
 )

@@ -96,6 +96,9 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     except Interrupted as interrupted:
         print(f"wsrl-kit: {interrupted}; --out {out} continues the run", file=sys.stderr)
         return 128 + interrupted.number
+    summary = out / "summary.txt"
+    if summary.exists():
+        print(f"\n{summary.read_text()}")
     results = [executed, executed.with_suffix(".html"), *sorted(out.glob("*.csv")), *sorted(out.glob("figures/*"))]
     print("\n".join(["", *(str(path) for path in results)]))
     return 0

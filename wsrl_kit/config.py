@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, validate
 
 Paths = str | list[str] | dict[str, str | list[str]] | None
@@ -18,7 +19,7 @@ class WSRLConfig:
     # The experiment
     exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
     environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
-    seed: int = parameter(0, "seed of everything random in the run", minimum=0)
+    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
 
     # Offline data
     offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}")
@@ -97,3 +98,8 @@ class WSRLConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.critic_subset_size > self.critic_ensemble_size:
+            raise ParameterError(
+                f"critic_subset_size must be at most critic_ensemble_size ({self.critic_ensemble_size}), "
+                f"found {self.critic_subset_size}"
+            )

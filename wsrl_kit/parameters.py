@@ -261,11 +261,11 @@ def _expectation(annotation: Any, limits: Mapping[str, Any]) -> str:
     if annotation not in (int, float) and (minimum is not None or maximum is not None):
         text += ", every number"
     if minimum is not None and maximum is not None:
-        return f"{text} in [{minimum:g}, {maximum:g}]"
+        return f"{text} in [{minimum:.10g}, {maximum:.10g}]"
     if minimum is not None:
-        return f"{text} >= {minimum:g}"
+        return f"{text} >= {minimum:.10g}"
     if maximum is not None:
-        return f"{text} <= {maximum:g}"
+        return f"{text} <= {maximum:.10g}"
     return text
 
 

@@ -25,7 +25,12 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclass(frozen=True)
 class SACConfig:
-    """What fixes the compiled program: sizes, and constants of the formulas. Names as in `WSRLConfig`."""
+    """What fixes the compiled program: sizes, and constants of the formulas. Names as in `WSRLConfig`.
+
+    Attributes:
+        critic_decay_steps: updates after which a decaying learning rate of the critics reaches 0.
+        actor_decay_steps: the same for actor and temperature, which take one step where the critics take UTD.
+    """
 
     observation_size: int
     action_size: int
@@ -41,7 +46,8 @@ class SACConfig:
     temperature_learning_rate: float
     learning_rate_schedule: str
     learning_rate_warmup_steps: int
-    learning_rate_decay_steps: int
+    critic_decay_steps: int
+    actor_decay_steps: int
     initial_temperature: float
     target_entropy: float
     backup_entropy: bool
@@ -73,6 +79,8 @@ class SACState(NamedTuple):
 def from_parameters(config: WSRLConfig, observation_size: int, action_size: int) -> SACConfig:
     """The static part of a run's parameters, for an environment's sizes."""
     target_entropy = -action_size / 2 if config.target_entropy is None else config.target_entropy
+    # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
+    decays = config.learning_rate_schedule != "constant"
     return SACConfig(
         observation_size=observation_size,
         action_size=action_size,
@@ -88,7 +96,8 @@ def from_parameters(config: WSRLConfig, observation_size: int, action_size: int)
         temperature_learning_rate=config.temperature_learning_rate,
         learning_rate_schedule=config.learning_rate_schedule,
         learning_rate_warmup_steps=config.learning_rate_warmup_steps,
-        learning_rate_decay_steps=config.warmup_steps + config.online_steps * config.update_to_data_ratio,
+        critic_decay_steps=decays * (config.warmup_steps + config.online_steps * config.update_to_data_ratio),
+        actor_decay_steps=decays * (config.warmup_steps + config.online_steps),
         initial_temperature=config.initial_temperature,
         target_entropy=target_entropy,
         backup_entropy=config.backup_entropy,
@@ -113,9 +122,9 @@ def create(
         critic=critic,
         target_critic=jax.tree.map(jnp.copy, critic),
         log_temperature=log_temperature,
-        actor_optimizer=_optimizer(config, config.actor_learning_rate).init(actor),
-        critic_optimizer=_optimizer(config, config.critic_learning_rate).init(critic),
-        temperature_optimizer=_optimizer(config, config.temperature_learning_rate).init(log_temperature),
+        actor_optimizer=_actor_optimizer(config).init(actor),
+        critic_optimizer=_critic_optimizer(config).init(critic),
+        temperature_optimizer=_temperature_optimizer(config).init(log_temperature),
         updates=jnp.zeros((), jnp.int32),
         observation_center=jnp.asarray(observation_center, jnp.float32),
         observation_scale=jnp.asarray(observation_scale, jnp.float32),
@@ -170,9 +179,7 @@ def update_critic(
         return jnp.mean(batch.weight * per_example), value
 
     (loss_value, value), gradient = jax.value_and_grad(loss, has_aux=True)(state.critic)
-    critic, critic_optimizer = _step(
-        _optimizer(config, config.critic_learning_rate), gradient, state.critic_optimizer, state.critic
-    )
+    critic, critic_optimizer = _step(_critic_optimizer(config), gradient, state.critic_optimizer, state.critic)
     td_error = jnp.mean(value, axis=0) - target
     metrics = {
         "critic_loss": loss_value,
@@ -205,16 +212,14 @@ def update_actor(config: SACConfig, state: SACState, batch: Transition, key: PRN
         return jnp.mean(batch.weight * per_example), log_probability
 
     (loss_value, log_probability), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-    actor, actor_optimizer = _step(
-        _optimizer(config, config.actor_learning_rate), gradient, state.actor_optimizer, state.actor
-    )
+    actor, actor_optimizer = _step(_actor_optimizer(config), gradient, state.actor_optimizer, state.actor)
 
     def temperature_loss(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
         gap = losses.entropy_gap(log_probability, config.target_entropy)
         return jnp.mean(batch.weight * jnp.exp(log_temperature) * gap)
 
     log_temperature, temperature_optimizer = _step(
-        _optimizer(config, config.temperature_learning_rate),
+        _temperature_optimizer(config),
         jax.grad(temperature_loss)(state.log_temperature),
         state.temperature_optimizer,
         state.log_temperature,
@@ -286,15 +291,21 @@ def _critic(config: SACConfig, size: int) -> mlp.Network:
     return mlp.critic_ensemble(size, config.hidden_sizes, config.layer_norm, config.dropout_rate)
 
 
-def _optimizer(config: SACConfig, peak_learning_rate: float) -> optax.GradientTransformation:
-    return optax.adam(
-        schedules.learning_rate(
-            config.learning_rate_schedule,
-            peak_learning_rate,
-            config.learning_rate_warmup_steps,
-            config.learning_rate_decay_steps,
-        )
-    )
+def _actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
+
+
+def _critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
+
+
+def _temperature_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    return _adam(config, config.temperature_learning_rate, config.actor_decay_steps)
+
+
+def _adam(config: SACConfig, peak: float, decay_steps: int) -> optax.GradientTransformation:
+    kind, warmup_steps = config.learning_rate_schedule, config.learning_rate_warmup_steps
+    return optax.adam(schedules.learning_rate(kind, peak, warmup_steps, decay_steps))
 
 
 def _step(

@@ -11,6 +11,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from wsrl_kit.config import WSRLConfig
+
 Schedule = Callable[[ArrayLike], ArrayLike]
 
 
@@ -62,6 +64,18 @@ def learning_rate(kind: str, peak: float, warmup_steps: int, decay_steps: int) -
     if warmup_steps == 0:
         return fall
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])
+
+
+def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
+    """What changes during fine-tuning, for every environment step since the switch, by name: also what a plot shows."""
+    offline_ratio = OFFLINE_RATIO_SCHEDULES[config.offline_ratio_schedule](
+        config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
+    )
+    beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
+    return {
+        "offline ratio": evaluate(offline_ratio, config.online_steps),
+        "PER beta": evaluate(beta, config.online_steps),
+    }
 
 
 def evaluate(schedule: Schedule, steps: int) -> Float[np.ndarray, " steps"]:

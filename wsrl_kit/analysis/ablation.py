@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis.figures import ablation_figures
+from wsrl_kit.analysis.figures import ablation_figures, learning_curves_figure
 from wsrl_kit.analysis.metrics import last_step, reduce_run
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.errors import RunError
@@ -64,6 +64,7 @@ def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report
     try:
         for name, text in (
             ("summary.md", f"{summary.to_markdown()}\n{differences.to_markdown()}"),
+            ("summary.txt", f"{summary.to_text()}\n{differences.to_text()}"),
             ("summary.csv", summary.to_csv()),
             ("differences.csv", differences.to_csv()),
             ("per_seed.csv", per_seed_csv(rows)),
@@ -76,6 +77,13 @@ def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report
     except OSError as error:
         raise RunError(f"{root} can't be written: {error.strerror or error}") from error
     return Report(root, summary, differences, rows, figures)
+
+
+def live_figure(root: Path) -> Figure:
+    """The learning curves of an ablation so far; empty axes before its first run has begun."""
+    has_runs = Path(root).is_dir() and any(record.kind == "finetune" for record in find_runs(root))
+    records = finetuning_runs(root) if has_runs else []
+    return learning_curves_figure(records)
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:

@@ -18,15 +18,8 @@ def ablation_figures(
     records: Sequence[RunRecord], rows: Sequence[dict[str, Any]], target: float = 0.8
 ) -> dict[str, Figure]:
     """All figures of an ablation by name, drawn from its runs and their reduced rows."""
-    figures = {}
-    kind, label = _evaluated(records)
-    figures["learning_curves"], axes = plots.new_figure(columns=2)
-    for ax, against in zip(axes, plots.AXIS_LABELS, strict=True):
-        plots.learning_curves(ax, records, f"evaluation/{kind}_sampled", against, label)
-        if kind == "success":
-            ax.axhline(target, color=plots.NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
-    plots.shared_legend(figures["learning_curves"], axes[0])
-
+    figures = {"learning_curves": learning_curves_figure(records, target)}
+    kind, _ = _evaluated(records)
     figures["sample_efficiency"], axes = plots.new_figure(1, 3, 4.6, 3.4)
     for ax, name in zip(axes, ("steps_to_target", "area_under_curve", f"final_{kind}"), strict=True):
         plots.summary_points(ax, rows, BY_NAME[name], BY_NAME[name].heading.replace("target", f"{target:.0%} success"))
@@ -47,6 +40,18 @@ def ablation_figures(
     plots.switch_diagnostic(axes[1], records, "td_error")
     plots.shared_legend(figures["switch"], axes[0])
     return figures
+
+
+def learning_curves_figure(records: Sequence[RunRecord], target: float = 0.8) -> Figure:
+    """Success (or the return) of every arm against environment steps and against gradient steps."""
+    kind, label = _evaluated(records)
+    figure, axes = plots.new_figure(columns=2)
+    for ax, against in zip(axes, plots.AXIS_LABELS, strict=True):
+        plots.learning_curves(ax, records, f"evaluation/{kind}_sampled", against, label)
+        if kind == "success":
+            ax.axhline(target, color=plots.NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+    plots.shared_legend(figure, axes[0])
+    return figure
 
 
 def warmup_figure(record: RunRecord) -> Figure:

@@ -127,6 +127,13 @@ def format_cell(cell: Cell, digits: int | None = 2) -> str:
     return point if math.isnan(cell.low) else f"{point} [{low}, {high}]"
 
 
+def plain_table(title: str, rows: Sequence[Mapping[str, str | int | float]], notes: tuple[str, ...] = ()) -> Table:
+    """A table of plain rows with equal keys, such as those of `data.quality.source_table`; floats with 2 decimals."""
+    columns = tuple(Column(name, name.replace("_", " ").capitalize()) for name in rows[0])
+    cells = tuple(tuple(f"{cell:.2f}" if isinstance(cell, float) else cell for cell in row.values()) for row in rows)
+    return Table(title, columns, cells, notes)
+
+
 def summary_table(rows: Sequence[Mapping[str, Any]], target: float = 0.8) -> Table:
     """One row per arm: how many runs, and every quantity that any of them recorded, as IQM [95 % interval].
 

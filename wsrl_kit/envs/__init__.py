@@ -12,12 +12,15 @@ from wsrl_kit.envs.insertion_options import insertion_options
 from wsrl_kit.envs.wrappers import flatten
 from wsrl_kit.errors import ExperimentError, ParameterError
 
+DEFAULT_TIME_LIMIT = 1000
+"""Steps after which an episode is truncated, for a task that brings no time limit of its own."""
+
 INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
-    """An environment with flat float32 observations, actions in [-1, 1]^A, and a time limit where the task has one.
+    """An environment with flat float32 observations, actions in [-1, 1]^A, and a time limit.
 
     Args:
         exp_name: "hirol_fixed_gripper", or any Gymnasium id; "package:Id" imports the package that registers it.
@@ -35,7 +38,10 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     if exp_name == INSERTION:
         options = insertion_options(given)
         return TimeLimit(InsertionEnv(options), options.max_episode_steps)
-    return flatten(_gymnasium_environment(exp_name, given), exp_name)
+    environment = _gymnasium_environment(exp_name, given)
+    if environment.spec is None or environment.spec.max_episode_steps is None:
+        environment = TimeLimit(environment, DEFAULT_TIME_LIMIT)
+    return flatten(environment, exp_name)
 
 
 def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:

@@ -9,6 +9,7 @@ import numpy as np
 
 from wsrl_kit.envs import make
 from wsrl_kit.envs.scripted import Policy, scripted_policy
+from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.parameters import parameter, validate
 from wsrl_kit.trajectory import Trajectory
 
@@ -88,8 +89,7 @@ def _record(environment: gymnasium.Env, observation: np.ndarray, policy: Policy,
         observations.append(observation)
         actions.append(action)
         rewards.append(float(reward))
-        if "success" in info:
-            success = bool(success) or info["success"]
+        success = succeeded(success, info)
     return Trajectory(
         observations=np.stack(observations),
         actions=np.stack(actions),

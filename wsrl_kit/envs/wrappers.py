@@ -67,3 +67,11 @@ def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
         return np.clip(low + share * (high - low), low, high).astype(space.dtype)
 
     return TransformAction(environment, rescale, spaces.Box(-1.0, 1.0, (low.size,), np.float32))
+
+
+def succeeded(before: bool | None, info: dict[str, Any]) -> bool | None:
+    """Whether an episode has succeeded, given whether it had before its last step: success at any step counts.
+
+    None as long as the task has reported nothing.
+    """
+    return bool(before or info["success"]) if "success" in info else before

@@ -1,7 +1,7 @@
 """Actor and critic ensemble for flat observations."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import linen
@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 
+@runtime_checkable
 class Network(Protocol):
     """What the rest of the kit knows of a network: pure functions of parameters and inputs."""
 
@@ -67,7 +68,8 @@ class Actor(linen.Module):
         output = linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform")
         mean = linen.Dense(self.action_size, kernel_init=output)(hidden)
         log_standard_deviation = linen.Dense(self.action_size, kernel_init=output)(hidden)
-        return mean, jnp.clip(jnp.exp(log_standard_deviation), *STANDARD_DEVIATION_RANGE)
+        # Clipped before exp, whose overflow would make the gradient NaN.
+        return mean, jnp.exp(jnp.clip(log_standard_deviation, *jnp.log(jnp.array(STANDARD_DEVIATION_RANGE))))
 
 
 class Critic(linen.Module):

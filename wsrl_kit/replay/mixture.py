@@ -77,12 +77,15 @@ def sample(
     # Position of a row among those of its side: strata give each its share, and lower the variance of the sample.
     stratum = jnp.where(is_offline, row, row - count)
     strata = jnp.where(is_offline, count, batch_size - count)
-    position = (stratum + jax.random.uniform(key, shape)) / strata
+    position_key, offline_key, online_key = jax.random.split(key, 3)
+    position = (stratum + jax.random.uniform(position_key, shape)) / strata
     position = jnp.minimum(position, 1.0 - 2.0**-24).reshape(-1)
     is_offline = jnp.broadcast_to(is_offline, shape).reshape(-1)
 
-    offline_index, offline_probability = sampler.sample(replay.offline_sampler, replay.offline.size, position)
-    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position)
+    offline_index, offline_probability = sampler.sample(
+        replay.offline_sampler, replay.offline.size, position, offline_key
+    )
+    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position, online_key)
     index = jnp.where(is_offline, offline_index, online_index)
     expected = jnp.where(is_offline, offline_probability * replay.offline.size, online_probability * replay.online.size)
     importance = jnp.maximum(expected, jnp.finfo(jnp.float32).tiny) ** -beta

@@ -6,15 +6,19 @@ leaves' paths from their children instead of adding differences, so no error can
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 FANOUT = 32
 """Children per block: wide and shallow is faster than binary, since a block is one vector operation."""
 
 
 SMALLEST = jnp.finfo(jnp.float32).tiny
+
+SMALLEST_SHARE = 2.0**-10
+"""Share of the total mass below which a position, a number of 24 binary digits, has too few of them left."""
 
 
 class SumTree(NamedTuple):
@@ -59,23 +63,33 @@ def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " 
     return SumTree(tuple(levels))
 
 
-def find(tree: SumTree, position: Float[Array, " batch"]) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
+def find(
+    tree: SumTree, position: Float[Array, " batch"], key: PRNGKeyArray
+) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
     """Leaf at each position in [0, 1) of the cumulative mass, and its probability: the inverse distribution function.
 
     A leaf of zero mass is never found unless all are zero; its probability is then 0.
+
+    Args:
+        key: chooses among leaves too small for a float32 position to tell apart, so that each of millions of leaves
+            gets its share.
     """
+    fresh = jax.random.uniform(key, position.shape)
     index = jnp.zeros(position.shape, jnp.int32)
     probability = jnp.ones(position.shape)
     for level in reversed(tree.levels):
         block = level.reshape(-1, FANOUT)[index]
         cumulative = jnp.cumsum(block, axis=1)
         target = position[:, None] * cumulative[:, -1:]
-        # Rounding may put the target on the block's end, past the last child that has mass.
+        # Rounding may put the target on the block's end, past the last child that has mass, or widen one that has none.
         last = FANOUT - 1 - jnp.argmax(block[:, ::-1] > 0, axis=1)
-        child = jnp.minimum(jnp.sum(cumulative <= target, axis=1), last)
+        beyond = (cumulative > target) & (block > 0)
+        child = jnp.where(beyond.any(axis=1), jnp.argmax(beyond, axis=1), last)
         mass = jnp.take_along_axis(block, child[:, None], axis=1)
         before = jnp.take_along_axis(cumulative, child[:, None], axis=1) - mass
         position = jnp.clip(((target - before) / jnp.maximum(mass, SMALLEST))[:, 0], 0.0, 1.0 - 2.0**-24)
-        probability = probability * (mass / jnp.maximum(cumulative[:, -1:], SMALLEST))[:, 0]
+        share = probability * (mass / jnp.maximum(cumulative[:, -1:], SMALLEST))[:, 0]
+        position = jnp.where((share < SMALLEST_SHARE) & (probability >= SMALLEST_SHARE), fresh, position)
+        probability = share
         index = index * FANOUT + child
     return index, probability

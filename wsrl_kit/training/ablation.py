@@ -7,7 +7,7 @@ one process with one folder can be killed and resumed by itself.
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,11 +18,11 @@ from typing import Any
 
 from wsrl_kit.config import Paths, WSRLConfig
 from wsrl_kit.data.files import expand, load_sources
-from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped, WSRLKitError
+from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
 from wsrl_kit.parameters import parameter, validate
 from wsrl_kit.runs import Run, read_run
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_finetune, run_warmup
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, outcome_recorded, run_finetune, run_warmup
 from wsrl_kit.training.warmup import PADDING
 
 POLL_SECONDS = 2.0
@@ -128,21 +128,19 @@ def run_ablation(
     config = replace(config, offline_data_path=paths)
     transitions = len(load_sources(paths))
     capacity = -(-transitions // PADDING) * PADDING
-    run = Run.open(root, kind="ablation", arm="", seed=0, parameters=asdict(config) | asdict(ablation), resume=resume)
+    # How many runs go on at the same time may change between sessions: it is no part of what is compared.
+    compared = {"arms": ablation.arms, "seeds": ablation.seeds, "control": ablation.control}
+    parameters = asdict(config) | compared
+    if resume and _finished(root, parameters):
+        return
+    run = Run.open(root, kind="ablation", arm="", seed=0, parameters=parameters, resume=resume)
     jobs = list(plan(config, ablation, root, capacity))
-    waiting = [job for job in jobs if not resume or not _finished(job)]
-    try:
+    with outcome_recorded(run):
+        waiting = [job for job in jobs if not resume or not _finished(job.folder, asdict(job.config))]
         failures = _run_all(jobs, waiting, ablation, progress, resume)
-    except (Stopped, KeyboardInterrupt):
-        run.stop()
-        raise
-    except WSRLKitError as error:
-        run.fail(str(error))
-        raise
-    if failures:
-        run.fail("; ".join(failures))
-        raise RunError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
-    run.finish({"runs": len(jobs), "transitions": transitions})
+        if failures:
+            raise RunError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
+        run.finish({"runs": len(jobs), "transitions": transitions})
 
 
 def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capacity: int) -> Iterator[Job]:
@@ -159,7 +157,7 @@ def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capac
             "none": None,
             "demos": {"demos": config.offline_data_path.get("demos", [])},
             "all": config.offline_data_path,
-            "kept": str(warmup_folder / FILTERED_FILE),
+            "kept": str(warmup_folder / FILTERED_FILE) if config.retention_ratio > 0 else None,
         }
         for name, arm in arms.items():
             run_config = replace(
@@ -198,31 +196,33 @@ def _run_all(
                     job = running.pop(future)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        raise RunError(
-                            f"a worker process died in {job.folder}, killed or out of memory; run it again to resume"
-                        )
+                        raise error
                     if error is not None:
                         failures.append(f"{job.arm} seed {job.config.seed}: {error}")
                     if job.kind == "warmup":
                         warming.discard(job.config.seed)
+                        if error is not None:
+                            waiting = [later for later in waiting if later.config.seed != job.config.seed]
                 active = [job for future, job in running.items() if future.running()]
                 names = ", ".join(f"{job.arm} {job.config.seed}" for job in active[:workers])
                 progress.update(round(sum(job.steps_done() for job in jobs)), total, names)
                 if progress.stop_requested:
                     raise Stopped("stopped by the user; run it again to resume")
-        except BaseException:
+        except BaseException as error:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RunError("a worker process died, killed or out of memory; run it again to resume") from error
             raise
     return failures
 
 
-def _finished(job: Job) -> bool:
+def _finished(folder: Path, parameters: dict[str, Any]) -> bool:
     """Whether the very same run is there already; another one is left to `Run.open`, which says what differs."""
-    if not (job.folder / "run.json").exists():
+    if not (folder / "run.json").exists():
         return False
-    record = read_run(job.folder)
-    return record.status == "finished" and record.parameters == asdict(job.config)
+    record = read_run(folder)
+    return record.status == "finished" and record.parameters == parameters
 
 
 def _cores() -> list[int]:
@@ -230,21 +230,14 @@ def _cores() -> list[int]:
 
 
 class _WorkerProgress:
-    """Tells a worker's run to stop when the ablation does, or has died."""
+    """Tells a worker's run to stop when the ablation does."""
 
     def __init__(self, stop: StopEvent) -> None:
         self._stop = stop
-        self._next_look = 0.0
-        self._orphaned = False
 
     @property
     def stop_requested(self) -> bool:
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + 1.0
-            parent = multiprocessing.parent_process()
-            self._orphaned = parent is not None and not parent.is_alive()
-        return self._orphaned or self._stop.is_set()
+        return self._stop.is_set()
 
     def update(self, step: int, total: int, text: str) -> None:
         """The ablation reads the run's folder instead."""
@@ -263,6 +256,15 @@ def _prepare_worker(core_queue: Any, stop: StopEvent) -> None:
         # Before JAX starts: the sizes of its thread pools follow from it.
         os.sched_setaffinity(0, {core})
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    threading.Thread(target=_end_with_the_ablation, daemon=True).start()
+
+
+def _end_with_the_ablation() -> None:
+    """Ends a worker whose ablation was killed, or it would wait for work for ever; its run resumes as a killed one."""
+    ablation = multiprocessing.parent_process()
+    assert ablation is not None
+    ablation.join()
+    os._exit(1)
 
 
 def _work(job: Job, resume: bool) -> None:

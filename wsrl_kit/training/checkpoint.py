@@ -2,8 +2,6 @@
 
 import json
 import os
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +22,19 @@ def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
     """
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(tree)}
     arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-    temporary = ""
+    # Always the same name, so that what a killed process left is overwritten by the one that resumes its run.
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); an earlier checkpoint there is intact"
         ) from error
@@ -47,22 +46,27 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or not a checkpoint of this kit.
     """
-    return json.loads(_read(path, only=METADATA)[METADATA].tobytes())
+    content = _read(path, only=METADATA)[METADATA].tobytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: its metadata are no JSON ({error})") from error
 
 
 def load(path: Path, template: PyTree) -> PyTree:
     """The arrays, in the structure of `template`.
 
     Args:
-        template: a tree with the names, shapes and types that are needed, such as a fresh agent.
+        template: a tree with the names, shapes and types that are needed, such as a fresh agent. Where it holds JAX's
+            arrays the result does; numpy's stay numpy's, since JAX would halve 64 bits.
 
     Raises:
         CheckpointError: no such file, damaged, or a leaf differs in name, shape or type: of another network.
     """
     arrays = _read(path)
     leaves = []
-    for name, wanted in _named_leaves(template):
-        wanted = np.asarray(wanted)
+    for name, leaf in _named_leaves(template):
+        wanted = np.asarray(leaf)
         if name not in arrays:
             raise CheckpointError(f"{path} has no {name}: expected a checkpoint of the configured network")
         found = arrays[name]
@@ -71,7 +75,7 @@ def load(path: Path, template: PyTree) -> PyTree:
                 f"{path} holds {name} as {found.dtype}{list(found.shape)}, "
                 f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
             )
-        leaves.append(jax.numpy.asarray(found))
+        leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array) else found)
     extra = set(arrays) - {name for name, _ in _named_leaves(template)} - {METADATA}
     if extra:
         raise CheckpointError(f"{path} holds {min(extra)}, which the configured network does not have")
@@ -87,9 +91,11 @@ def _read(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: expected a checkpoint file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if METADATA not in file.files:
-                raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
-            return {name: file[name] for name in ([only] if only else file.files)}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        # Opened here, since np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if METADATA in arrays.files:
+                return {name: arrays[name] for name in ([only] if only else arrays.files)}
+    # Damaged bytes can make numpy and zipfile raise nearly anything: BadZipFile, NotImplementedError, TypeError ...
+    except Exception as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
+    raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")

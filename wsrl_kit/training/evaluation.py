@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
+from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
 
@@ -80,6 +81,7 @@ def _play(
     """One episode in each environment: success (nan if not reported), return, length."""
     observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)])
     outcomes = np.zeros((len(environments), 3))
+    success: list[bool | None] = [None] * len(environments)
     running = list(range(len(environments)))
     step = 0
     while running:
@@ -89,8 +91,9 @@ def _play(
             observations[index] = observation
             outcomes[index, 1] += float(reward)
             outcomes[index, 2] += 1
+            success[index] = succeeded(success[index], info)
             if terminated or truncated:
-                outcomes[index, 0] = float(info["success"]) if "success" in info else np.nan
                 running.remove(index)
         step += 1
+    outcomes[:, 0] = np.array(success, float)  # None becomes nan
     return outcomes

@@ -1,7 +1,7 @@
 """What a training loop yields, and what it is given to report to: the loop knows no files, plots or progress bars."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -45,6 +45,7 @@ class Step:
 Event = Measurement | Snapshot | Step
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a job reports to, and who may ask it to stop."""
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 from wsrl_kit import sac, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.mixture import Replay
@@ -29,8 +30,6 @@ from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
 """Environment steps between exact re-rankings of rank-based replay."""
-
-EPISODE_METRICS = ("return", "length", "success")
 
 
 def sampler_of(config: WSRLConfig) -> Sampler:
@@ -102,14 +101,8 @@ def finetune(
     environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
     window = _Window(*(float(value) for value in tree["window"]))
 
-    ratio_schedule = schedules.OFFLINE_RATIO_SCHEDULES[config.offline_ratio_schedule](
-        config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
-    )
-    beta_schedule = schedules.priority_beta(
-        config.initial_priority_beta, config.final_priority_beta, config.online_steps
-    )
-    ratios = schedules.evaluate(ratio_schedule, config.online_steps) * float(replay.offline.size > 0)
-    betas = schedules.evaluate(beta_schedule, config.online_steps)
+    schedule = schedules.run_schedules(config)
+    ratios, betas = schedule["offline ratio"] * float(replay.offline.size > 0), schedule["PER beta"]
     acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
     diagnosis_key = randomness.key(config.seed, "diagnosis")
     first_update = max(config.frozen_rollout_steps, config.random_steps)
@@ -133,7 +126,7 @@ def finetune(
         )
 
     if environment_step == 0:
-        size = int(replay.offline.size)
+        size = float(replay.offline.size)
         held = {
             "switch/offline_transitions": size,
             "switch/offline_bytes": size * storage.bytes_per_transition(replay.offline),
@@ -149,7 +142,7 @@ def finetune(
             next_checkpoint = environment_step + config.checkpoint_interval
         observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
-        total_reward, length, done = 0.0, 0, False
+        total_reward, length, success, done = 0.0, 0, None, False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
                 action = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
@@ -174,6 +167,7 @@ def finetune(
                 )
             observation = next_observation
             total_reward, length, done = total_reward + float(reward), length + 1, terminated or truncated
+            success = succeeded(success, info)
             window.include(info)
             environment_step += 1
             yield Step(environment_step, config.online_steps, "fine-tuning")
@@ -188,9 +182,15 @@ def finetune(
                 count = -(-environment_step // config.evaluation_interval)
                 yield measured(evaluator.evaluate(static, agent, count))
         episode += 1
-        success = float(info["success"]) if "success" in info else float("nan")
-        outcome = dict(zip(EPISODE_METRICS, (total_reward, float(length), success), strict=True))
-        yield measured({f"training/episode_{name}": value for name, value in outcome.items()})
+        # An episode that the end of the run cuts has no outcome.
+        if done:
+            yield measured(
+                {
+                    "training/episode_return": total_reward,
+                    "training/episode_length": float(length),
+                    "training/episode_success": float("nan") if success is None else float(success),
+                }
+            )
     yield snapshot()
 
 
@@ -252,13 +252,14 @@ def _diagnose(
     """Values and TD errors on the frozen offline batch, and on as many of the newest online transitions."""
     values: dict[str, float] = {}
     if probe is not None:
-        q, error = _values(static, agent, probe, key)
+        q, error = jax.device_get(_values(static, agent, probe, key))
         values |= {"switch/q_offline_probe": float(q.mean()), "switch/td_error_offline_probe": float(error.mean())}
     size = int(replay.online.size)
     if size > 0:
         capacity = storage.capacity(replay.online)
         newest = jnp.asarray((int(replay.online.position) - 1 - np.arange(PROBE_SIZE)) % capacity)
-        q, error = _values(static, agent, storage.gather(replay.online, newest), key)
+        # On the host, where a mean over a changing number of rows is not compiled anew.
+        q, error = jax.device_get(_values(static, agent, storage.gather(replay.online, newest), key))
         held = slice(0, min(size, PROBE_SIZE))
         values |= {"switch/q_online": float(q[held].mean()), "switch/td_error_online": float(error[held].mean())}
     return values

@@ -1,7 +1,8 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
-from wsrl_kit.errors import ParameterError, Stopped, WSRLKitError
+from wsrl_kit.errors import ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, warmup
-from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
@@ -36,7 +37,7 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
         WSRLKitError: no such experiment or no script for it, bad options, or a full disk, in one sentence.
     """
     run = Run.open(folder, kind="collect", arm="", seed=config.seed, parameters=asdict(config), resume=False)
-    with _outcome_recorded(run):
+    with outcome_recorded(run):
         total, done = sum(config.episodes.values()), 0
         trajectories: list[Trajectory] = []
         kind = ""
@@ -97,7 +98,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         raise ParameterError("offline_data_path must name the offline data, found None")
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
     run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
-    with _outcome_recorded(run):
+    with outcome_recorded(run):
         dataset = load_offline_data(config, config.offline_data_path)
         environment = envs.make(config.exp_name, config.environment_options)
         static, agent = agents.create(config, environment, dataset)
@@ -114,8 +115,11 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         errors = warmup.dataset_td_errors(config, static, result.agent, dataset)
         scores = retention_scores(config.retention_priority, dataset, errors, config.discount)
         kept = retain(dataset, scores, config.retention_ratio, config.retention_unit)
-        if kept is not None:
-            write_hil_serl(target.parent / FILTERED_FILE, kept.trajectories())
+        filtered = target.parent / FILTERED_FILE
+        if kept is None:
+            filtered.unlink(missing_ok=True)
+        else:
+            write_hil_serl(filtered, kept.trajectories())
         run.finish(
             {
                 "gradient_steps": result.steps,
@@ -147,7 +151,7 @@ def run_finetune(
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
-    with _outcome_recorded(run):
+    with outcome_recorded(run):
         dataset = None if config.demo_path is None else load_offline_data(config, config.demo_path)
         environment = envs.make(config.exp_name, config.environment_options)
         static, agent = agents.create(config, environment, dataset)
@@ -176,14 +180,16 @@ def _resume(run: Run, fresh: PyTree) -> PyTree:
 
 def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress) -> WarmupResult | None:
     """Takes the events of a training loop to the run's folder and the progress display."""
+    latest = ""
     for event in events:
         match event:
             case Measurement():
                 run.record(event.phase, event.environment_step, event.gradient_step, event.values)
+                latest = _evaluation_text(event.values) or latest
             case Snapshot():
                 checkpoint.save(run.checkpoint_path, event.tree, {"rows": run.rows})
             case Step():
-                progress.update(event.step, event.total, event.text)
+                progress.update(event.step, event.total, event.text + latest)
             case WarmupResult():
                 return event
         if progress.stop_requested:
@@ -191,17 +197,29 @@ def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress
     return None
 
 
+def _evaluation_text(values: dict[str, float]) -> str:
+    """The evaluation among some measured values as a few words; "" if there is none."""
+    names = [f"evaluation/{quantity}_{mode}" for quantity in ("success", "return") for mode in MODES]
+    found = [values[name] for name in names if name in values and math.isfinite(values[name])]
+    if not found:
+        return ""
+    quantity = "success" if math.isfinite(values[names[0]]) else "return"
+    return f", {quantity} {found[0]:.2f} sampled, {found[1]:.2f} deterministic"
+
+
 @contextmanager
-def _outcome_recorded(run: Run) -> Iterator[None]:
-    """Writes into the run's folder how its work ended, where that is not by finishing."""
+def outcome_recorded(run: Run) -> Iterator[None]:
+    """Writes into the run's folder how its work ended, where that is not by finishing.
+
+    Where the disk takes nothing any more, the first error is the one to know, and the run stays "running": resumable.
+    """
     try:
         yield
     except (Stopped, KeyboardInterrupt):
-        run.stop()
-        raise
-    except WSRLKitError as error:
-        run.fail(str(error))
+        with suppress(RunError):
+            run.stop()
         raise
     except Exception as error:
-        run.fail(f"{type(error).__name__}: {error}")
+        with suppress(RunError):
+            run.fail(str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}")
         raise

@@ -17,4 +17,7 @@ def key(seed: int, purpose: str) -> PRNGKeyArray:
 
 def episode_seed(seed: int, purpose: str, *count: int) -> int:
     """Seed for an environment's reset: a 32-bit number for each count (such as evaluation, episode)."""
-    return int(np.random.SeedSequence([seed, PURPOSES.index(purpose), *count]).generate_state(1)[0])
+    # Purpose and count as a spawn key: in a plain list trailing zeros are ignored, and [seed, purpose, 0] would be the
+    # [seed, episode] that the data were collected with.
+    sequence = np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *count))
+    return int(sequence.generate_state(1)[0])

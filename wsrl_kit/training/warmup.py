@@ -16,7 +16,6 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.storage import Storage
-from wsrl_kit.replay.uniform import Uniform
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
 from wsrl_kit.training.agent import to_transitions
@@ -156,8 +155,7 @@ def _train(
 
     def one_step(step: Integer[jax.Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
-        position = jax.random.uniform(sample_key, (batch_size,))
-        index, _ = Uniform().sample((), rows.size, position)
+        index = jax.random.randint(sample_key, (batch_size,), 0, rows.size)
         batch: Transition = jax.tree.map(lambda leaf: leaf[None], storage.gather(rows, index))
         state, metrics, _ = sac.update(static, carry[0], batch, update_key)
         return state, metrics

@@ -52,11 +52,13 @@ class Training:
 
     Args:
         job: the work; it calls `progress.update` and returns soon after `progress.stop_requested`.
-        draw: the figure as the run's folder on disk has it now; must not use pyplot.
+        draw: the figure as the run's folder on disk has it now; must not use pyplot. None: there is no figure.
         live: True for widgets, False for text, None to find out whether a front end is attached.
     """
 
-    def __init__(self, job: Callable[[Progress], None], draw: Callable[[], Figure], live: bool | None = None) -> None:
+    def __init__(
+        self, job: Callable[[Progress], object], draw: Callable[[], Figure] | None = None, live: bool | None = None
+    ) -> None:
         self.live = not headless() if live is None else live
         self._job = job
         self._draw = draw
@@ -76,7 +78,8 @@ class Training:
             self._thread.start()
         else:
             self._job(self.progress)
-            display(Image(_png(self._draw())))
+            if self._draw:
+                display(Image(_png(self._draw())))
         return self
 
     async def finished(self) -> None:
@@ -127,7 +130,7 @@ class _TextLines:
 class _Panel:
     """Bar, text, Stop button and figure. All but `show` is called from the training's thread."""
 
-    def __init__(self, draw: Callable[[], Figure]) -> None:
+    def __init__(self, draw: Callable[[], Figure] | None) -> None:
         self._draw = draw
         self._bar = ipywidgets.FloatProgress(max=1.0)
         self._text = ipywidgets.HTML("starting")  # unlike a label, it wraps a long sentence
@@ -166,6 +169,8 @@ class _Panel:
         self._text.value = html.escape(sentence, quote=False)
 
     def _show_figure(self) -> None:
+        if self._draw is None:
+            return
         start = time.monotonic()
         try:
             self._figure.value = _png(self._draw())

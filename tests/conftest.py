@@ -1,0 +1,30 @@
+"""What several test modules share."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Most of a tiny run is compilation. Programs are shared between this process and those that tests start, and forgotten
+# at the end. Set before anything imports JAX.
+PROGRAMS = tempfile.mkdtemp(prefix="wsrl-kit-programs-")
+atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A killed process may leave half a program behind, which is then compiled again.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with demos.pkl, suboptimal.pkl and random.pkl, recorded on the simulated robot."""
+    from training_samples import collect_sources
+
+    return collect_sources(tmp_path_factory.mktemp("sources"))

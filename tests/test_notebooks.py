@@ -1,0 +1,135 @@
+"""Every notebook, executed headless with tiny parameters, and what it leaves on disk."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+
+from wsrl_kit.data.files import load_sources
+from wsrl_kit.runs import find_runs, read_run
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
+WARMUP = SMALL | {"warmup_steps": 60, "warmup_evaluation_interval": 30, "evaluation_episodes": 2}
+ONLINE = SMALL | {"online_steps": 80, "evaluation_interval": 40, "evaluation_episodes": 2, "log_interval": 20}
+
+
+def run_notebook(notebook: Path, given: dict[str, Any], output_dir: Path, succeeds: bool = True) -> str:
+    """As a user does it, by the command line; returns what it says of an error."""
+    command = [str(Path(sys.executable).parent / "wsrl-kit"), "run", str(notebook), "--out", str(output_dir)]
+    for name, value in given.items():
+        command += ["-p", name, str(value)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode == 0) == succeeds, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    episodes = {"demo_episodes": 3, "suboptimal_episodes": 3, "random_episodes": 2}
+    run_notebook(NOTEBOOKS / "00_collect_data.ipynb", episodes, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def warmup(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("warmup")
+    given = WARMUP | {"offline_data_path": str(data), "retention_ratio": 0.5}
+    run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", given, folder)
+    return folder
+
+
+def test_collecting_leaves_three_sources_of_the_asked_size(data: Path) -> None:
+    dataset = load_sources(str(data))
+    assert sorted(dataset.source_names) == ["demos", "random", "suboptimal"]
+    assert dataset.episode_count == 8
+    demos = dataset.episode_source == dataset.source_names.index("demos")
+    assert dataset.episode_success[demos].tolist() == [1.0, 1.0, 1.0]
+    assert read_run(data).summary["transitions"] == len(dataset)
+    assert (data / "figures" / "sources.png").stat().st_size > 0
+
+
+def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warmup: Path) -> None:
+    record = read_run(warmup)
+    assert record.status == "finished"
+    assert record.curve("evaluation/success_sampled", "warmup").gradient_step.tolist() == [30, 60]
+    assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
+    kept = load_sources(str(warmup / "filtered_demos.pkl"))
+    assert len(kept) == len(load_sources(str(data))) // 2 == record.summary["kept_transitions"]
+    for figure in ("warmup", "sources"):
+        assert (warmup / "figures" / f"{figure}.png").stat().st_size > 0
+
+
+def test_finetuning_goes_on_from_the_warmup(warmup: Path, tmp_path: Path) -> None:
+    given = ONLINE | {
+        "checkpoint_path": str(warmup / "warmup.npz"),
+        "demo_path": str(warmup / "filtered_demos.pkl"),
+    }
+    run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
+    record = read_run(tmp_path)
+    evaluations = record.curve("evaluation/success_deterministic")
+    assert evaluations.environment_step.tolist() == [0, 40, 80]
+    assert evaluations.gradient_step.tolist() == [60, 60 + 4 * 40, 60 + 4 * 80]
+    ratio = record.curve("training/offline_ratio")
+    np.testing.assert_allclose(ratio.value, np.maximum(0.5, 0.999 ** (ratio.environment_step - 1.0)), rtol=1e-5)
+    assert len(record.curve("switch/q_offline_probe")) == 5
+    assert (tmp_path / "02_robot_finetune.html").stat().st_size > 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
+
+
+def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> None:
+    given = ONLINE | {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
+    run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
+    record = read_run(tmp_path)
+    assert np.isnan(record.curve("evaluation/success_sampled").value).all()
+    assert (record.curve("evaluation/return_sampled").value < 0).all()
+    assert record.curve("training/offline_ratio").value.max() == 0
+
+
+def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Path, tmp_path: Path) -> None:
+    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "frozen_rollout_steps": 20}
+    notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"
+    run_notebook(notebook, given, tmp_path)
+    records = [record for record in find_runs(tmp_path) if record.kind == "finetune"]
+    assert {record.status for record in records} == {"finished"}
+    arms = ("rlpd_all", "rlpd_demos", "scratch", "warmup_decay", "warmup_wsrl")
+    assert [(record.arm, record.seed) for record in records] == [(arm, seed) for arm in arms for seed in (0, 1)]
+    assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {80}
+    with open(tmp_path / "per_seed.csv") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    assert "n = 2" in (tmp_path / "summary.txt").read_text()
+    names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources", "schedules"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+    # Once more: nothing is run again, and the figures are redrawn from disk alone.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")}
+    (tmp_path / "figures" / "learning_curves.png").unlink()
+    run_notebook(notebook, given, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
+    assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+
+
+def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "00_collect_data.ipynb"), str(tmp_path / "out.ipynb")]
+    command += ["-p", "demo_episodes", "1", "-p", "suboptimal_episodes", "0", "-p", "random_episodes", "0"]
+    kernel = ["-k", "python3", "-p", "output_dir", str(output)]
+    subprocess.run(command + kernel, check=True, capture_output=True)
+    assert read_run(output).summary["episodes"] == 1
+
+
+def test_missing_data_are_one_sentence(tmp_path: Path) -> None:
+    error = run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", {"offline_data_path": "nowhere.pkl"}, tmp_path, False)
+    assert error == "wsrl-kit: error: nowhere.pkl does not exist.\n"
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs_and_stay_small(notebook: Path) -> None:
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert len(cells) <= 25
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)

@@ -1,0 +1,364 @@
+"""Facts about weighted SAC: weights, what an update touches, targets, ensembles, seeds, compilation."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import PyTree
+
+from wsrl_kit import sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.networks import mlp
+from wsrl_kit.replay import mixture, storage
+from wsrl_kit.replay.prioritized import Proportional
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.types import Transition
+
+OBSERVATIONS, ACTIONS, BATCH = 3, 2, 16
+
+CONFIG = sac.from_parameters(
+    WSRLConfig(hidden_sizes=[8], discount=0.9, target_update_rate=0.1, initial_temperature=0.1), OBSERVATIONS, ACTIONS
+)
+
+# Arrays are tiny here, and nearly all of the time is the compiler's.
+compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+create = compiled(sac.create, static_argnums=0)
+update_critic = compiled(sac.update_critic, static_argnums=0)
+update_actor = compiled(sac.update_actor, static_argnums=0)
+update = compiled(sac.update, static_argnums=0)
+td_errors = compiled(sac.td_errors, static_argnums=0)
+
+
+def fresh(config: SACConfig = CONFIG, seed: int = 0) -> SACState:
+    return create(config, jax.random.key(seed), jnp.zeros(OBSERVATIONS), jnp.ones(OBSERVATIONS))
+
+
+def batch_of(*shape: int, seed: int = 0) -> Transition:
+    generator = np.random.default_rng(seed)
+
+    def normal(*sizes: int) -> jax.Array:
+        return jnp.asarray(generator.normal(size=(*shape, *sizes)), jnp.float32)
+
+    return Transition(
+        observation=normal(OBSERVATIONS),
+        action=jnp.tanh(normal(ACTIONS)),
+        reward=normal(),
+        next_observation=normal(OBSERVATIONS),
+        mask=jnp.asarray(generator.random(shape) < 0.8, jnp.float32),
+        weight=jnp.ones(shape),
+    )
+
+
+def trained(config: SACConfig = CONFIG) -> SACState:
+    """An agent whose optimizers have built up momentum."""
+    state = fresh(config)
+    for step in range(3):
+        batch = batch_of(BATCH, seed=step)
+        state, _, _ = update_critic(config, state, batch, jax.random.key(step))
+        state, _ = update_actor(config, state, batch, jax.random.key(step))
+    return state
+
+
+def constant_critics(state: SACState, values: list[float]) -> SACState:
+    """The agent with target critics of these values everywhere, and a standard normal policy before tanh."""
+
+    def output_bias_only(leaf: jax.Array) -> jax.Array:
+        return jnp.asarray(values)[:, None] if leaf.shape == (len(values), 1) else jnp.zeros_like(leaf)
+
+    return state._replace(
+        target_critic=jax.tree.map(output_bias_only, state.target_critic),
+        actor=jax.tree.map(jnp.zeros_like, state.actor),
+    )
+
+
+def assert_identical(one: PyTree, other: PyTree) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_close(one: PyTree, other: PyTree, tolerance: float = 1e-5) -> None:
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), one, other)
+
+
+def differs(one: PyTree, other: PyTree) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def assert_moved(one: PyTree, other: PyTree) -> None:
+    assert max(np.max(np.abs(a - b)) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)) > 1e-6
+
+
+# Weights
+
+
+def test_weights_of_one_give_the_unweighted_critic_step() -> None:
+    state, batch = fresh(), batch_of(BATCH)._replace(mask=jnp.zeros(BATCH))
+    network = mlp.critic_ensemble(CONFIG.critic_ensemble_size, CONFIG.hidden_sizes, CONFIG.layer_norm, 0.0)
+
+    def unweighted_loss(critic: PyTree) -> jax.Array:
+        # Terminal transitions: the target is the reward.
+        return jnp.mean((network.apply(critic, batch.observation, batch.action, False) - batch.reward) ** 2)
+
+    loss, gradient = jax.value_and_grad(unweighted_loss)(state.critic)
+    optimizer = optax.adam(CONFIG.critic_learning_rate)
+    step, _ = optimizer.update(gradient, optimizer.init(state.critic), state.critic)
+    new_state, metrics, _ = update_critic(CONFIG, state, batch, jax.random.key(0))
+    assert metrics["critic_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert_close(new_state.critic, optax.apply_updates(state.critic, step))
+
+
+def test_the_critic_loss_is_the_weighted_mean_over_examples() -> None:
+    config = replace(CONFIG, critic_ensemble_size=1, critic_subset_size=1)
+    weight = jnp.asarray(np.random.default_rng(1).uniform(0, 3, BATCH), jnp.float32)
+    state, batch = fresh(config), batch_of(BATCH)._replace(weight=weight)
+    _, metrics, td_error = update_critic(config, state, batch, jax.random.key(0))
+    assert metrics["critic_loss"] == pytest.approx(float(np.mean(weight * td_error**2)), rel=1e-5)
+
+
+def test_the_actor_loss_is_the_weighted_mean_over_examples() -> None:
+    state, batch, key = fresh(), batch_of(BATCH), jax.random.key(0)
+
+    @compiled
+    def loss(weight: jax.Array) -> jax.Array:
+        return sac.update_actor(CONFIG, state, batch._replace(weight=weight), key)[1]["actor_loss"]
+
+    per_example = BATCH * jnp.stack([loss(one) for one in jnp.eye(BATCH)])
+    weight = jnp.asarray(np.random.default_rng(1).uniform(0, 3, BATCH), jnp.float32)
+    assert loss(jnp.ones(BATCH)) == pytest.approx(float(per_example.mean()), rel=1e-4)
+    assert loss(weight) == pytest.approx(float((weight * per_example).mean()), rel=1e-4)
+
+
+def test_examples_of_zero_weight_change_nothing_whatever_they_hold() -> None:
+    state = trained()
+    batch = batch_of(BATCH)
+    batch = batch._replace(weight=batch.weight.at[10:].set(0.0))
+    garbage = jax.tree.map(lambda rows: rows.at[10:].set(1e4), batch)._replace(weight=batch.weight)
+    garbage = garbage._replace(action=garbage.action.at[10:].set(-1.0))
+    key = jax.random.key(5)
+    assert_identical(update_critic(CONFIG, state, garbage, key)[0], update_critic(CONFIG, state, batch, key)[0])
+    assert_identical(update_actor(CONFIG, state, garbage, key)[0], update_actor(CONFIG, state, batch, key)[0])
+
+
+# What an update touches
+
+
+def test_a_critic_update_leaves_actor_and_temperature_bit_identical() -> None:
+    state = trained()
+    new_state, _, _ = update_critic(CONFIG, state, batch_of(BATCH, seed=9), jax.random.key(9))
+    for name in ("actor", "actor_optimizer", "log_temperature", "temperature_optimizer"):
+        assert_identical(getattr(new_state, name), getattr(state, name))
+    for name in ("critic", "target_critic", "critic_optimizer", "updates"):
+        assert differs(getattr(new_state, name), getattr(state, name))
+
+
+def test_an_actor_update_leaves_the_critics_bit_identical() -> None:
+    state = trained()
+    new_state, _ = update_actor(CONFIG, state, batch_of(BATCH, seed=9), jax.random.key(9))
+    for name in ("critic", "target_critic", "critic_optimizer", "updates"):
+        assert_identical(getattr(new_state, name), getattr(state, name))
+    for name in ("actor", "actor_optimizer", "log_temperature", "temperature_optimizer"):
+        assert differs(getattr(new_state, name), getattr(state, name))
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_the_target_critics_move_by_the_target_update_rate(rate: float) -> None:
+    config = replace(CONFIG, target_update_rate=rate)
+    state = trained()
+    new_state, _, _ = update_critic(config, state, batch_of(BATCH), jax.random.key(0))
+    expected = jax.tree.map(lambda new, old: rate * new + (1 - rate) * old, new_state.critic, state.target_critic)
+    assert_close(new_state.target_critic, expected, 1e-7)
+
+
+def test_the_temperature_falls_where_entropy_is_above_its_target_and_rises_below() -> None:
+    batch = batch_of(BATCH)
+    for target_entropy, direction in ((-50.0, -1), (50.0, 1)):
+        config = replace(CONFIG, target_entropy=target_entropy)
+        state = fresh()
+        new_state, _ = update_actor(config, state, batch, jax.random.key(0))
+        assert np.sign(new_state.log_temperature - state.log_temperature) == direction
+
+
+# Targets
+
+
+def test_a_terminated_step_does_not_bootstrap_and_a_time_limit_does() -> None:
+    batch = batch_of(BATCH)._replace(mask=jnp.tile(jnp.array([0.0, 1.0]), BATCH // 2))
+    state = constant_critics(fresh(), [5.0, 3.0])
+    value = sac.action_values(CONFIG, state, batch.observation, batch.action).mean(axis=0)
+    target = value - td_errors(CONFIG, state, batch, jax.random.key(0))
+    assert_close(target, batch.reward + jnp.tile(jnp.array([0.0, 0.9 * 3.0]), BATCH // 2))
+
+
+def test_the_target_is_the_minimum_over_a_random_subset_of_the_ensemble() -> None:
+    values = [4.0, 1.0, 3.0, 2.0]
+    config = replace(CONFIG, critic_ensemble_size=4, critic_subset_size=2)
+    batch = batch_of(1)._replace(mask=jnp.ones(1))
+    state = constant_critics(fresh(config), values)
+    q = sac.action_values(config, state, batch.observation, batch.action).mean(axis=0)
+    keys = jax.random.split(jax.random.key(0), 3000)
+    error = compiled(jax.vmap(partial(sac.td_errors, config, state, batch)))(keys)
+    minimum = np.round(np.asarray((q - error - batch.reward) / 0.9), 3).ravel()
+    # Of the six pairs, 1 is the smallest in three, 2 in two, 3 in one.
+    counts = [int((minimum == value).sum()) for value in (1.0, 2.0, 3.0)]
+    assert sum(counts) == 3000
+    np.testing.assert_allclose(np.array(counts) / 3000, [3 / 6, 2 / 6, 1 / 6], atol=0.04)
+
+
+def test_the_target_holds_the_entropy_bonus_only_where_asked() -> None:
+    batch = batch_of(2048)._replace(mask=jnp.ones(2048))
+    state = constant_critics(fresh(), [0.0, 0.0])
+    with_bonus = td_errors(replace(CONFIG, backup_entropy=True), state, batch, jax.random.key(0))
+    without = td_errors(CONFIG, state, batch, jax.random.key(0))
+    # Entropy of tanh of a standard normal, by integration: normal entropy + E log(1 - tanh^2).
+    x = np.linspace(-9, 9, 20_001)
+    density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+    entropy = 0.5 * np.log(2 * np.pi * np.e) + np.trapezoid(density * np.log1p(-(np.tanh(x) ** 2)), x)
+    bonus = float(np.mean(without - with_bonus))
+    assert bonus == pytest.approx(0.9 * 0.1 * ACTIONS * entropy, abs=0.01)
+
+
+# Options
+
+
+def test_dropout_acts_in_training_and_is_off_in_evaluation() -> None:
+    config = replace(CONFIG, dropout_rate=0.5)
+    state, batch = trained(), batch_of(BATCH)._replace(mask=jnp.zeros(BATCH))
+    assert_identical(
+        sac.action_values(config, state, batch.observation, batch.action),
+        sac.action_values(CONFIG, state, batch.observation, batch.action),
+    )
+    one, other = (update_critic(config, state, batch, jax.random.key(seed))[2] for seed in (0, 1))
+    assert differs(one, other)
+    one, other = (update_critic(CONFIG, state, batch, jax.random.key(seed))[2] for seed in (0, 1))
+    assert_identical(one, other)
+
+
+def test_behavior_cloning_adds_the_squared_distance_to_the_data() -> None:
+    batch = batch_of(2048)._replace(action=jnp.full((2048, ACTIONS), 0.5))
+    state = constant_critics(fresh(), [0.0, 0.0])
+    loss = [
+        float(
+            update_actor(replace(CONFIG, behavior_cloning_weight=w), state, batch, jax.random.key(0))[1]["actor_loss"]
+        )
+        for w in (0.0, 2.0)
+    ]
+    x = np.linspace(-9, 9, 20_001)
+    density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+    distance = np.trapezoid(density * (np.tanh(x) - 0.5) ** 2, x)
+    assert loss[1] - loss[0] == pytest.approx(2.0 * distance, rel=0.05)
+
+
+def test_observations_are_normalised_wherever_networks_see_them() -> None:
+    center, scale = jnp.array([1.0, -20.0, 0.5]), jnp.array([2.0, 0.1, 30.0])
+    plain = trained()
+    scaled = plain._replace(observation_center=center, observation_scale=scale)
+    batch = batch_of(BATCH)
+    raw = batch._replace(
+        observation=batch.observation * scale + center, next_observation=batch.next_observation * scale + center
+    )
+    noise = jnp.ones((BATCH, ACTIONS))
+    assert_close(
+        sac.act(CONFIG, scaled, raw.observation, noise), sac.act(CONFIG, plain, batch.observation, noise), 1e-4
+    )
+    key = jax.random.key(0)
+    assert_close(td_errors(CONFIG, scaled, raw, key), td_errors(CONFIG, plain, batch, key), 1e-4)
+    assert_close(update_critic(CONFIG, scaled, raw, key)[2], update_critic(CONFIG, plain, batch, key)[2], 1e-4)
+    one, other = (update_actor(CONFIG, *inputs, key)[1] for inputs in ((scaled, raw), (plain, batch)))
+    assert_close(one, other, 1e-4)
+
+
+def test_zero_noise_gives_the_deterministic_action_inside_the_bounds() -> None:
+    state, observation = trained(), batch_of(BATCH).observation
+    zero = jnp.zeros((BATCH, ACTIONS))
+    one, two = (sac.act(CONFIG, state, observation, noise) for noise in (zero, zero + 1.0))
+    assert_identical(one, sac.act(CONFIG, state, observation, zero))
+    assert differs(one, two)
+    assert (jnp.abs(sac.act(CONFIG, state, observation, zero + 1e6)) <= 1.0).all()
+
+
+def test_every_decaying_learning_rate_reaches_zero_at_the_end_of_the_run() -> None:
+    parameters = WSRLConfig(
+        hidden_sizes=[8], warmup_steps=2, online_steps=3, update_to_data_ratio=4, learning_rate_schedule="linear"
+    )
+    config = sac.from_parameters(parameters, OBSERVATIONS, ACTIONS)
+    state, batch, key = fresh(), batch_of(BATCH), jax.random.key(0)
+    for critic_updates in (1, 1, 4, 4, 4):
+        for _ in range(critic_updates):
+            before, (state, _, _) = state, update_critic(config, state, batch, key)
+            assert_moved(before.critic, state.critic)
+        before, (state, _) = state, update_actor(config, state, batch, key)
+        assert_moved(before.actor, state.actor)
+        assert_moved(before.log_temperature, state.log_temperature)
+    assert_close(update_critic(config, state, batch, key)[0].critic, state.critic, 1e-8)
+    after, _ = update_actor(config, state, batch, key)
+    assert_close((after.actor, after.log_temperature), (state.actor, state.log_temperature), 1e-8)
+
+
+# Composition
+
+
+def test_an_update_is_its_critic_updates_and_then_one_actor_update_on_all_rows() -> None:
+    state, batch, key = trained(), batch_of(3, BATCH), jax.random.key(4)
+    together, metrics, td_error = update(CONFIG, state, batch, key)
+
+    actor_key, critic_key = jax.random.split(key)
+    losses, errors = [], []
+    for step, step_key in enumerate(jax.random.split(critic_key, 3)):
+        part = jax.tree.map(lambda rows, step=step: rows[step], batch)
+        state, step_metrics, error = update_critic(CONFIG, state, part, step_key)
+        losses.append(float(step_metrics["critic_loss"]))
+        errors.append(error)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    state, _ = update_actor(CONFIG, state, rows, actor_key)
+    assert_close(together, state)
+    assert_close(td_error, jnp.stack(errors))
+    assert metrics["critic_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(together.updates) == 3 + 3
+
+
+def test_seeds_under_vmap_are_the_single_runs() -> None:
+    seeds = range(3)
+    keys = jax.random.split(jax.random.key(7), 3)
+    states = [fresh(seed=seed) for seed in seeds]
+    batches = [batch_of(3, BATCH, seed=seed) for seed in seeds]
+    stacked_states, stacked_batches = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *t) for t in (states, batches))
+    together = compiled(jax.vmap(partial(sac.update, CONFIG)))(stacked_states, stacked_batches, keys)
+    for seed in seeds:
+        alone = update(CONFIG, states[seed], batches[seed], keys[seed])
+        assert_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone, 1e-4)
+
+
+def test_an_update_is_deterministic() -> None:
+    state, batch, key = trained(), batch_of(3, BATCH), jax.random.key(4)
+    assert_identical(update(CONFIG, state, batch, key), update(CONFIG, state, batch, key))
+    assert differs(update(CONFIG, state, batch, key)[0], update(CONFIG, state, batch, jax.random.key(5))[0])
+
+
+def test_nothing_annealed_compiles_anew() -> None:
+    config = replace(CONFIG, learning_rate_schedule="cosine", learning_rate_warmup_steps=2)
+    sampler = Proportional(0.6)
+
+    @compiled
+    def learn(state: SACState, replay: mixture.Replay, step: Any, ratio: Any, beta: Any) -> tuple:
+        sample_key, update_key = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
+        batch, count = mixture.sample(sampler, replay, sample_key, (2, BATCH), ratio, beta)
+        state, metrics, td_error = sac.update(config, state, batch.transition, update_key)
+        return state, mixture.update_priorities(sampler, replay, batch, count, td_error), metrics
+
+    online = storage.create(8, OBSERVATIONS, ACTIONS)
+    replay = mixture.create(sampler, storage.filled(batch_of(40), 64), online)
+    state = fresh()
+    add = compiled(partial(mixture.add, sampler))
+    for step in range(5):
+        replay = add(replay, batch_of(seed=step))
+        ratio, beta = np.float32(1.0 - 0.2 * step), np.float32(0.4 + 0.1 * step)
+        state, replay, metrics = learn(state, replay, np.int32(step), ratio, beta)
+    assert learn._cache_size() == 1
+    assert add._cache_size() == 1
+    assert all(np.isfinite(value) for value in metrics.values())
