@@ -65,7 +65,7 @@ def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None
     [
         ("sead", "3", "there is no parameter named sead: did you mean seed?"),
         ("seed", "three", "seed must be an int, found 'three'"),
-        ("seed", "-1", "seed must be an int >= 0, found -1"),
+        ("seed", "-1", "seed must be an int in [0, 4294967295], found -1"),
         ("hidden_sizes", "[8, 0]", "hidden_sizes must be a list[int], every number >= 1, found [8, 0]"),
         ("hidden_sizes", "8", "hidden_sizes must be a list[int], found '8'"),
     ],

@@ -48,7 +48,7 @@ class WSRLConfig:
     )
     retention_ratio: float = parameter(0.2, "share of the offline data kept online", minimum=0.0, maximum=1.0)
     retention_priority: str = parameter(
-        "td_error", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix")
+        "mix", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix")
     )
     retention_unit: str = parameter("transition", "what is kept as a whole", choices=("transition", "trajectory"))
     offline_ratio_schedule: str = parameter(
