@@ -8,7 +8,7 @@ import ipywidgets
 import pytest
 from matplotlib.figure import Figure
 
-from wsrl_kit.errors import DataError
+from wsrl_kit.errors import DataError, Stopped
 from wsrl_kit.widgets import live
 from wsrl_kit.widgets.live import Progress, Training
 
@@ -76,6 +76,7 @@ def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
             steps.append(len(steps))
             progress.update(len(steps), 10**9, "training")
             time.sleep(0.01)
+        raise Stopped("stopped by the user")
 
     training = Training(job, draw, live=True).start()  # returns at once: the job would never end by itself
     _, button, text, figure = parts(shown)

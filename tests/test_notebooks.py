@@ -29,6 +29,14 @@ def run_notebook(notebook: Path, given: dict[str, Any], output_dir: Path, succee
     return result.stderr
 
 
+def figures_shown(executed: Path) -> int:
+    """How many pictures a reader of the executed notebook sees; a figure that is shown as mere text is none."""
+    cells = nbformat.read(executed, as_version=4).cells
+    outputs = [output.data for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    assert all("image/png" in data for data in outputs if str(data.get("text/plain")).startswith("<Figure"))
+    return sum("image/png" in data for data in outputs)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
@@ -53,6 +61,7 @@ def test_collecting_leaves_three_sources_of_the_asked_size(data: Path) -> None:
     assert dataset.episode_success[demos].tolist() == [1.0, 1.0, 1.0]
     assert read_run(data).summary["transitions"] == len(dataset)
     assert (data / "figures" / "sources.png").stat().st_size > 0
+    assert figures_shown(data / "00_collect_data.ipynb") == 1
 
 
 def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warmup: Path) -> None:
@@ -62,6 +71,7 @@ def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warm
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
     kept = load_sources(str(warmup / "filtered_demos.pkl"))
     assert len(kept) == len(load_sources(str(data))) // 2 == record.summary["kept_transitions"]
+    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 3
     for figure in ("warmup", "sources"):
         assert (warmup / "figures" / f"{figure}.png").stat().st_size > 0
 
@@ -80,6 +90,7 @@ def test_finetuning_goes_on_from_the_warmup(warmup: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(ratio.value, np.maximum(0.5, 0.999 ** (ratio.environment_step - 1.0)), rtol=1e-5)
     assert len(record.curve("switch/q_offline_probe")) == 5
     assert (tmp_path / "02_robot_finetune.html").stat().st_size > 0
+    assert figures_shown(tmp_path / "02_robot_finetune.ipynb") == 3
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
 
 
@@ -106,6 +117,7 @@ def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Pa
     assert "n = 2" in (tmp_path / "summary.txt").read_text()
     names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources", "schedules"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+    assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
     # Once more: nothing is run again, and the figures are redrawn from disk alone.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")}
     (tmp_path / "figures" / "learning_curves.png").unlink()

@@ -75,3 +75,10 @@ def test_a_schedule_is_traced_and_compiles_once() -> None:
     for count in range(5):
         assert float(traced(jnp.int32(count))) == pytest.approx(0.9**count, rel=1e-5)
     assert traced._cache_size() == 1
+
+
+def test_the_learning_rate_of_a_run_goes_on_after_the_warmup_and_ends_at_zero() -> None:
+    run = {"learning_rate_schedule": "linear", "warmup_steps": 40, "online_steps": 40, "update_to_data_ratio": 4}
+    share = schedules.run_schedules(WSRLConfig(**run, checkpoint_path="w.npz"))["learning rate / peak"]
+    np.testing.assert_allclose(share, 1 - (40 + 4 * np.arange(40)) / 200, rtol=1e-5)
+    assert schedules.run_schedules(WSRLConfig(**run))["learning rate / peak"][0] == 1.0

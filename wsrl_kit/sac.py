@@ -96,7 +96,7 @@ def from_parameters(config: WSRLConfig, observation_size: int, action_size: int)
         temperature_learning_rate=config.temperature_learning_rate,
         learning_rate_schedule=config.learning_rate_schedule,
         learning_rate_warmup_steps=config.learning_rate_warmup_steps,
-        critic_decay_steps=decays * (config.warmup_steps + config.online_steps * config.update_to_data_ratio),
+        critic_decay_steps=decays * schedules.critic_updates(config),
         actor_decay_steps=decays * (config.warmup_steps + config.online_steps),
         initial_temperature=config.initial_temperature,
         target_entropy=target_entropy,

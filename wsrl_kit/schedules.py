@@ -66,15 +66,28 @@ def learning_rate(kind: str, peak: float, warmup_steps: int, decay_steps: int) -
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])
 
 
+def critic_updates(config: WSRLConfig) -> int:
+    """Critic updates of warmup and fine-tuning together, after which their decaying learning rate reaches 0."""
+    return config.warmup_steps + config.online_steps * config.update_to_data_ratio
+
+
 def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
-    """What changes during fine-tuning, for every environment step since the switch, by name: also what a plot shows."""
+    """What changes during fine-tuning, for every environment step since the switch, by name: also what a plot shows.
+
+    The learning rate is the critics', as a share of its peak, after a warmup (if any) of all its steps.
+    """
     offline_ratio = OFFLINE_RATIO_SCHEDULES[config.offline_ratio_schedule](
         config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
     )
     beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
+    share = learning_rate(config.learning_rate_schedule, 1.0, config.learning_rate_warmup_steps, critic_updates(config))
+    earlier = config.warmup_steps if config.checkpoint_path else 0
     return {
         "offline ratio": evaluate(offline_ratio, config.online_steps),
         "PER beta": evaluate(beta, config.online_steps),
+        "learning rate / peak": evaluate(
+            lambda step: share(earlier + step * config.update_to_data_ratio), config.online_steps
+        ),
     }
 
 

@@ -107,6 +107,8 @@ class Training:
         assert self._panel is not None
         try:
             self._job(self.progress)
+        except Stopped:
+            pass  # what the Stop button asked for; the cells below show what there is
         except BaseException as error:
             self._failure = error
         self._panel.close(self._failure, self.progress.stop_requested)
