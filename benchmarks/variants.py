@@ -16,7 +16,7 @@ from wsrl_kit.config import WSRLConfig
 from wsrl_kit.training.ablation import AblationConfig, run_ablation
 from wsrl_kit.training.events import Silent
 
-COLUMNS = ("Area under curve", "Final success", "Final success, deterministic", "Dip after switch", "Steps to recover")
+COLUMNS = ("Success at switch", "Dip after switch", "Steps to recover", "Area under curve", "Final success")
 VARIANTS: dict[str, dict[str, Any]] = {
     "td_error": {"retention_priority": "td_error"},
     "quality": {"retention_priority": "quality"},

@@ -13,6 +13,7 @@ from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import CheckpointError, DataError
+from wsrl_kit.replay import storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import checkpoint, randomness
 from wsrl_kit.types import Transition
@@ -123,14 +124,6 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         wanted, found = getattr(config, name), metadata["network"][name]
         if list(np.atleast_1d(found)) != list(np.atleast_1d(wanted)):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
-    size, observations, actions = metadata["probe_size"], config.observation_size, config.action_size
-    probe = Transition(
-        observation=jnp.zeros((size, observations)),
-        action=jnp.zeros((size, actions)),
-        reward=jnp.zeros(size),
-        next_observation=jnp.zeros((size, observations)),
-        mask=jnp.zeros(size),
-        weight=jnp.zeros(size),
-    )
+    probe = storage.create(metadata["probe_size"], config.observation_size, config.action_size).transitions
     tree = checkpoint.load(path, {"agent": agent, "probe": probe})
     return tree["agent"], tree["probe"]
