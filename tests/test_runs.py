@@ -243,3 +243,10 @@ def test_figures_are_pngs_in_their_folder(tmp_path):
     path = open_run(tmp_path).figure("success", Figure())
     assert path == tmp_path / "figures" / "success.png"
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_starting_anew_never_replaces_a_run_of_another_kind(tmp_path: Path) -> None:
+    Run.open(tmp_path, kind="warmup", arm="", seed=0, parameters={}).record("warmup", 0, 1, {"loss": 1.0})
+    with pytest.raises(RunError, match=r"holds a warmup run: expected a collect run or a new folder"):
+        Run.open(tmp_path, kind="collect", arm="", seed=0, parameters={}, resume=False)
+    assert read_run(tmp_path).curve("loss", "warmup").value.tolist() == [1.0]

@@ -38,7 +38,7 @@ class WSRLConfig:
         0, "evaluations without a better held-out TD error before warmup stops; 0: never", minimum=0
     )
     behavior_cloning_weight: float = parameter(
-        0.0, "weight of the behavior-cloning term of the actor in warmup; 0: none", minimum=0.0
+        0.1, "weight of the behavior-cloning term of the actor in warmup; 0: none", minimum=0.0
     )
     warmup_evaluation_interval: int = parameter(5_000, "gradient steps between evaluations in warmup", minimum=1)
 

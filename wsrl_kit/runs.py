@@ -134,7 +134,9 @@ class Run:
         return self.folder / "checkpoint.npz"
 
     def _create(self, overwrite: bool) -> None:
-        if not overwrite:
+        if overwrite:
+            self._refuse_another_kind()
+        else:
             for path, empty_size in ((self.checkpoint_path, 0), (self.metrics_path, len(HEADER))):
                 if path.exists() and path.stat().st_size > empty_size:
                     raise RunError(f"{self.folder} holds a {path.name} but no run.json: expected a run or a new folder")
@@ -143,6 +145,17 @@ class Run:
             for path in [self.checkpoint_path, *self.folder.glob("figures/*.png")]:
                 path.unlink(missing_ok=True)
             _replace(self.metrics_path, HEADER)
+
+    def _refuse_another_kind(self) -> None:
+        """Starting anew may replace a run, but not one of another kind, whose folder was named by mistake."""
+        try:
+            found = _read_json(self.folder)["kind"]
+        except RunError:
+            return
+        if found != self._identity["kind"]:
+            raise RunError(
+                f"{self.folder} holds a {found} run: expected a {self._identity['kind']} run or a new folder"
+            )
 
     def _reopen(self) -> None:
         found = _read_json(self.folder)
