@@ -1,6 +1,5 @@
 """Jobs from parameters to a finished folder, and what each says when it can't be done."""
 
-import contextlib
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from full_disk import files_limited_to
 from training_samples import PENDULUM, ROBOT, StopAt, same_checkpoint, settings
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.files import load_sources
@@ -198,17 +198,6 @@ def test_bad_data_or_parameters_are_one_sentence_and_the_run_says_so(sources, tm
     if error is not ParameterError:
         record = read_run(tmp_path / "run")
         assert (record.status, record.message) == ("failed", str(caught.value))
-
-
-@contextlib.contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """The operating system cuts every file short beyond a size, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", ["warmup", "finetune"])

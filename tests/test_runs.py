@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from full_disk import files_limited_to
 from wsrl_kit.errors import RunError
 from wsrl_kit.runs import Run, find_runs, read_run
 
@@ -157,31 +157,22 @@ def test_a_killed_process_loses_nothing_it_recorded(tmp_path):
     assert record.curve("a").value.tolist() == list(range(50))
 
 
-@pytest.fixture
-def file_size_limit():
-    """Lets the operating system cut writes short beyond a size, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_is_one_sentence_and_keeps_what_was_recorded(tmp_path, file_size_limit):
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_recorded(tmp_path):
     run = open_run(tmp_path)
     run.record("online", 0, 0, {"a": 1.0})
-    intact = run.metrics_path.read_bytes()
-    file_size_limit(len(intact) + 25)
-    with pytest.raises(RunError, match="can't be written"):
-        run.record("online", 100, 400, {"a": 2.0, "b": 3.0, "c": 4.0})
-    assert run.metrics_path.read_bytes() == intact
-    assert run.rows == 1
-    status = (tmp_path / "run.json").read_bytes()
-    with pytest.raises(RunError, match=r"run\.json can't be written"):
-        run.finish({"long": "x" * 1000})
-    assert (tmp_path / "run.json").read_bytes() == status
+    intact, status = run.metrics_path.read_bytes(), (tmp_path / "run.json").read_bytes()
     figure = Figure()
     figure.subplots()
-    with pytest.raises(RunError, match="can't be written"):
-        run.figure("curve", figure)
+    with files_limited_to(len(intact) + 25):
+        with pytest.raises(RunError, match="can't be written"):
+            run.record("online", 100, 400, {"a": 2.0, "b": 3.0, "c": 4.0})
+        with pytest.raises(RunError, match=r"run\.json can't be written"):
+            run.finish({"long": "x" * 1000})
+        with pytest.raises(RunError, match="can't be written"):
+            run.figure("curve", figure)
+    assert run.metrics_path.read_bytes() == intact
+    assert run.rows == 1
+    assert (tmp_path / "run.json").read_bytes() == status
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".png")]
 
 
