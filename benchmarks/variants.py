@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from wsrl_kit.analysis.ablation import report
+from wsrl_kit.analysis.tables import format_cell
 from wsrl_kit.config import WSRLConfig
+from wsrl_kit.notebook import read_notebook
+from wsrl_kit.parameters import build
 from wsrl_kit.training.ablation import AblationConfig, run_ablation
 from wsrl_kit.training.events import Silent
 
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_ablation_warmup.ipynb"
 COLUMNS = ("Success at switch", "Dip after switch", "Steps to recover", "Area under curve", "Final success")
 VARIANTS: dict[str, dict[str, Any]] = {
     "td_error": {"retention_priority": "td_error"},
@@ -29,27 +33,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     data, root = Path(sys.argv[1]), Path(sys.argv[2])
-    # The parameters of notebook 03.
-    config = WSRLConfig(
-        offline_data_path=str(data),
-        warmup_steps=3_000,
-        online_steps=2_000,
-        random_steps=100,
-        behavior_cloning_weight=0.1,
-        batch_size=128,
-        hidden_sizes=[128, 128],
-        target_update_rate=0.01,
-        evaluation_interval=200,
-        evaluation_episodes=20,
-        warmup_evaluation_interval=1_000,
-        log_interval=50,
-    )
+    config = build(WSRLConfig, read_notebook(NOTEBOOK).defaults | {"offline_data_path": str(data)})
     ablation = AblationConfig(arms=["warmup_decay"], seeds=[5, 6, 7, 8, 9], control="warmup_decay")
     print(f"| variant | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
     for name, changes in VARIANTS.items():
         run_ablation(replace(config, **changes), ablation, root / name, Silent())
-        head, _, row, *_ = report(root / name, control="warmup_decay").summary.to_markdown().splitlines()[2:]
-        cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+        summary = report(root / name, control="warmup_decay").summary
+        cells = {
+            c.heading: format_cell(cell, c.digits) for c, cell in zip(summary.columns, summary.rows[0], strict=True)
+        }
         print(f"| {name} | {' | '.join(cells[column] for column in COLUMNS)} |", flush=True)
 
 

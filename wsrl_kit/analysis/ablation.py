@@ -81,9 +81,7 @@ def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report
 
 def live_figure(root: Path) -> Figure:
     """The learning curves of an ablation so far; empty axes before its first run has begun."""
-    has_runs = Path(root).is_dir() and any(record.kind == "finetune" for record in find_runs(root))
-    records = finetuning_runs(root) if has_runs else []
-    return learning_curves_figure(records)
+    return learning_curves_figure(_finetuning(find_runs(root)) if Path(root).is_dir() else [])
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:
@@ -93,11 +91,16 @@ def finetuning_runs(root: Path) -> list[RunRecord]:
         RunError: there is none.
     """
     everything = find_runs(root)
-    warmups = [record for record in everything if record.kind == "warmup"]
-    records = [record for record in everything if record.kind == "finetune"]
+    records = _finetuning(everything)
     if not records:
-        raise RunError(f"{root} must hold at least one fine-tuning run, found {len(warmups)} warmup runs and no other")
-    return [_with_warmup(record, warmups) for record in records]
+        warmups = sum(record.kind == "warmup" for record in everything)
+        raise RunError(f"{root} must hold at least one fine-tuning run, found {warmups} warmup runs and no other")
+    return records
+
+
+def _finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
+    warmups = [record for record in everything if record.kind == "warmup"]
+    return [_with_warmup(record, warmups) for record in everything if record.kind == "finetune"]
 
 
 def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:

@@ -199,12 +199,11 @@ def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress
 
 def _evaluation_text(values: dict[str, float]) -> str:
     """The evaluation among some measured values as a few words; "" if there is none."""
-    names = [f"evaluation/{quantity}_{mode}" for quantity in ("success", "return") for mode in MODES]
-    found = [values[name] for name in names if name in values and math.isfinite(values[name])]
-    if not found:
-        return ""
-    quantity = "success" if math.isfinite(values[names[0]]) else "return"
-    return f", {quantity} {found[0]:.2f} sampled, {found[1]:.2f} deterministic"
+    for quantity in ("success", "return"):
+        found = {mode: values.get(f"evaluation/{quantity}_{mode}", math.nan) for mode in MODES}
+        if all(map(math.isfinite, found.values())):
+            return f", {quantity} " + ", ".join(f"{value:.2f} {mode}" for mode, value in found.items())
+    return ""
 
 
 @contextmanager
