@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup test lint ablation lab
+.PHONY: setup test lint ablation lab bench
 
 setup: $(STAMP)
 
@@ -33,3 +33,15 @@ runs/data/random.pkl: | $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
+
+# The kit and its peers, in an environment of their own.
+BENCH := .venv-bench/bin
+
+bench: .venv-bench/.installed
+	for name in replay learner population end_to_end scale; do $(BENCH)/python benchmarks/$$name.py || exit 1; done
+
+.venv-bench/.installed: pyproject.toml requirements.lock benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-bench
+	@echo 'installing the peers into .venv-bench, some minutes'
+	$(BENCH)/pip install --quiet --disable-pip-version-check -c requirements.lock -r benchmarks/peers.txt -e .
+	@touch $@

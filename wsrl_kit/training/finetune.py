@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit import sac, schedules
 from wsrl_kit.config import WSRLConfig
@@ -26,6 +26,7 @@ from wsrl_kit.training import randomness
 from wsrl_kit.training.agent import to_transitions
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.training.learning import learn
 from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
@@ -154,7 +155,7 @@ def finetune(
             row: tuple[Any, ...] = (observation, action, np.float32(reward), next_observation, mask, np.float32(1.0))
             replay = _add(sampler, replay, Transition(*row))
             if environment_step >= first_update:
-                agent, replay, metrics = _learn(
+                agent, replay, metrics = learn(
                     static,
                     sampler,
                     shape,
@@ -225,25 +226,6 @@ def _refresh(sampler: Sampler, replay: Replay) -> Replay:
         offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
         online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
     )
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def _learn(
-    static: SACConfig,
-    sampler: Sampler,
-    shape: tuple[int, int],
-    agent: SACState,
-    replay: Replay,
-    key: PRNGKeyArray,
-    step: Integer[Array, ""],
-    ratio: Float[Array, ""],
-    beta: Float[Array, ""],
-) -> tuple[SACState, Replay, sac.Metrics]:
-    """One environment step's learning: sample by ratio and priority, update, write the priorities back once."""
-    sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
-    batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
-    agent, metrics, td_error = sac.update(static, agent, batch.transition, update_key)
-    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
 def _diagnose(

@@ -1,0 +1,43 @@
+"""One environment step's learning as one function of arrays: what fine-tuning calls, once compiled."""
+
+from functools import partial
+
+import jax
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+from wsrl_kit import sac
+from wsrl_kit.replay import mixture
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.uniform import Sampler
+from wsrl_kit.sac import SACConfig, SACState
+
+
+def learning_step(
+    static: SACConfig,
+    sampler: Sampler,
+    shape: tuple[int, int],
+    agent: SACState,
+    replay: Replay,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
+
+    Args:
+        shape: (UTD, batch size).
+        key: the run's key for sampling; together with `step` it gives the call's randomness.
+        step: environment steps since the switch.
+        ratio: offline share of each batch.
+        beta: PER's importance exponent.
+    """
+    sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+    batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
+    agent, metrics, td_error = sac.update(static, agent, batch.transition, update_key)
+    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+
+
+learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
+"""`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
