@@ -99,7 +99,7 @@ def assert_moved(one: PyTree, other: PyTree) -> None:
 
 def test_weights_of_one_give_the_unweighted_critic_step() -> None:
     state, batch = fresh(), batch_of(BATCH)._replace(mask=jnp.zeros(BATCH))
-    network = mlp.critic_ensemble(CONFIG.critic_ensemble_size, CONFIG.hidden_sizes, CONFIG.layer_norm, 0.0)
+    network = mlp.CriticEnsemble(CONFIG.critic_ensemble_size, CONFIG.hidden_sizes, CONFIG.layer_norm, 0.0)
 
     def unweighted_loss(critic: PyTree) -> jax.Array:
         # Terminal transitions: the target is the reward.
@@ -362,3 +362,9 @@ def test_nothing_annealed_compiles_anew() -> None:
     assert learn._cache_size() == 1
     assert add._cache_size() == 1
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_actor_step_is_the_same_in_parts_as_in_one_piece() -> None:
+    state, batch = trained(), batch_of(4 * BATCH)
+    whole, parts = (sac.update_actor(CONFIG, state, batch, jax.random.key(0), parts=count) for count in (1, 4))
+    assert_close(whole, parts)

@@ -195,14 +195,22 @@ def update_critic(
     return new_state, metrics, td_error
 
 
-def update_actor(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> tuple[SACState, Metrics]:
-    """One actor and one temperature step; the critics stay as they are."""
-    observation = _normalise(state, batch.observation)
-    noise = jax.random.normal(key, batch.action.shape)
+def update_actor(
+    config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, parts: int = 1
+) -> tuple[SACState, Metrics]:
+    """One actor and one temperature step; the critics stay as they are.
+
+    Args:
+        parts: the gradient is summed over so many equal parts of the batch, one after another. It is the same but for
+            rounding; what is kept for the way back is that of one part, and stays in the processor's caches.
+    """
     temperature = jnp.exp(state.log_temperature)
     critic = _critic(config, config.critic_ensemble_size)
 
-    def actor_loss(actor: PyTree) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+    def actor_loss(
+        actor: PyTree, batch: Transition, noise: Float[Array, "part action"]
+    ) -> tuple[Float[Array, ""], Float[Array, " part"]]:
+        observation = _normalise(state, batch.observation)
         mean, standard_deviation = _actor(config).apply(actor, observation)
         action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
         value = critic.apply(state.critic, observation, action, False)
@@ -211,7 +219,17 @@ def update_actor(config: SACConfig, state: SACState, batch: Transition, key: PRN
             per_example += config.behavior_cloning_weight * losses.behavior_cloning(action, batch.action)
         return jnp.mean(batch.weight * per_example), log_probability
 
-    (loss_value, log_probability), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
+    def add_part(
+        total: PyTree, part: tuple[Transition, Float[Array, "part action"]]
+    ) -> tuple[PyTree, tuple[Float[Array, ""], Float[Array, " part"]]]:
+        outputs, gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, *part)
+        return jax.tree.map(jnp.add, total, gradient), outputs
+
+    rows = (batch, jax.random.normal(key, batch.action.shape))
+    split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+    total, (loss_value, log_probability) = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, state.actor), split)
+    gradient = jax.tree.map(lambda leaf: leaf / parts, total)
+    log_probability = log_probability.reshape(-1)
     actor, actor_optimizer = _step(_actor_optimizer(config), gradient, state.actor_optimizer, state.actor)
 
     def temperature_loss(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
@@ -224,7 +242,7 @@ def update_actor(config: SACConfig, state: SACState, batch: Transition, key: PRN
         state.temperature_optimizer,
         state.log_temperature,
     )
-    metrics = {"actor_loss": loss_value, "temperature": temperature, "entropy": -jnp.mean(log_probability)}
+    metrics = {"actor_loss": jnp.mean(loss_value), "temperature": temperature, "entropy": -jnp.mean(log_probability)}
     new_state = state._replace(
         actor=actor,
         actor_optimizer=actor_optimizer,
@@ -257,7 +275,7 @@ def update(
 
     state, (critic_metrics, td_error) = jax.lax.scan(critic_step, state, (batch, jax.random.split(critic_key, updates)))
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-    state, actor_metrics = update_actor(config, state, flat, actor_key)
+    state, actor_metrics = update_actor(config, state, flat, actor_key, parts=updates)
     return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics, td_error
 
 
@@ -288,7 +306,7 @@ def _actor(config: SACConfig) -> mlp.Network:
 
 
 def _critic(config: SACConfig, size: int) -> mlp.Network:
-    return mlp.critic_ensemble(size, config.hidden_sizes, config.layer_norm, config.dropout_rate)
+    return mlp.CriticEnsemble(size, config.hidden_sizes, config.layer_norm, config.dropout_rate)
 
 
 def _actor_optimizer(config: SACConfig) -> optax.GradientTransformation:

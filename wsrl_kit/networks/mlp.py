@@ -8,6 +8,8 @@ from flax import linen
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
+from wsrl_kit.networks.layers import Dense, NormalisedTanh
+
 
 @runtime_checkable
 class Network(Protocol):
@@ -40,15 +42,13 @@ class HiddenLayers(linen.Module):
     dropout_rate: float = 0.0
 
     @linen.compact
-    def __call__(self, inputs: Float[Array, "*batch input"], train: bool) -> Float[Array, "*batch hidden"]:
+    def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, "batch hidden"]:
         hidden = inputs
         for width in self.widths:
-            hidden = linen.Dense(width, kernel_init=linen.initializers.xavier_uniform())(hidden)
+            hidden = Dense(width, linen.initializers.xavier_uniform())(hidden)
             if self.dropout_rate > 0:
                 hidden = linen.Dropout(self.dropout_rate, deterministic=not train)(hidden)
-            if self.layer_norm:
-                hidden = linen.LayerNorm()(hidden)
-            hidden = jnp.tanh(hidden)
+            hidden = NormalisedTanh()(hidden) if self.layer_norm else jnp.tanh(hidden)
         return hidden
 
 
@@ -61,42 +61,50 @@ class Actor(linen.Module):
 
     @linen.compact
     def __call__(
-        self, observation: Float[Array, "*batch observation"]
-    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
+        self, observation: Float[Array, "batch observation"]
+    ) -> tuple[Float[Array, "batch action"], Float[Array, "batch action"]]:
         """Mean and standard deviation of the action before tanh."""
         hidden = HiddenLayers(self.widths, self.layer_norm)(observation, train=False)
-        output = linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform")
-        mean = linen.Dense(self.action_size, kernel_init=output)(hidden)
-        log_standard_deviation = linen.Dense(self.action_size, kernel_init=output)(hidden)
+        # One layer for both: two narrow products take longer than one.
+        output = Dense(2 * self.action_size, linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform"))
+        mean, log_standard_deviation = jnp.split(output(hidden), 2, axis=-1)
         # Clipped before exp, whose overflow would make the gradient NaN.
         return mean, jnp.exp(jnp.clip(log_standard_deviation, *jnp.log(jnp.array(STANDARD_DEVIATION_RANGE))))
 
 
 class Critic(linen.Module):
-    """One action-value function."""
+    """One action-value function of observation and action, concatenated."""
 
     widths: Sequence[int]
     layer_norm: bool
     dropout_rate: float
 
     @linen.compact
-    def __call__(
-        self, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"], train: bool
-    ) -> Float[Array, "*batch"]:
-        inputs = jnp.concatenate([observation, action], axis=-1)
+    def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, " batch"]:
         hidden = HiddenLayers(self.widths, self.layer_norm, self.dropout_rate)(inputs, train)
-        output = linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform")
-        return linen.Dense(1, kernel_init=output)(hidden).squeeze(-1)
+        return Dense(1, linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform"))(hidden).squeeze(-1)
 
 
-def critic_ensemble(size: int, widths: Sequence[int], layer_norm: bool, dropout_rate: float) -> Network:
+class CriticEnsemble(linen.Module):
     """`size` critics with parameters of their own, as one batched network: every parameter has a leading axis."""
-    ensemble = linen.vmap(
-        Critic,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(None, None, None),
-        out_axes=0,
-        axis_size=size,
-    )
-    return ensemble(widths, layer_norm, dropout_rate)
+
+    size: int
+    widths: Sequence[int]
+    layer_norm: bool
+    dropout_rate: float
+
+    @linen.compact
+    def __call__(
+        self, observation: Float[Array, "batch observation"], action: Float[Array, "batch action"], train: bool
+    ) -> Float[Array, "ensemble batch"]:
+        ensemble = linen.vmap(
+            Critic,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, None),
+            axis_size=self.size,
+        )(self.widths, self.layer_norm, self.dropout_rate)
+        # Each critic has a copy of the inputs: with a shared one the compiler makes one product for all critics, and
+        # transposes what it gives and what comes back.
+        inputs = jnp.concatenate([observation, action], axis=-1)
+        return ensemble(jnp.broadcast_to(inputs, (self.size, *inputs.shape)), train)
