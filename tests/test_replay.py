@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from wsrl_kit.replay import mixture, storage, sum_tree
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.prioritized import SMALLEST_PRIORITY, Proportional, RankBased
-from wsrl_kit.replay.storage import Storage
+from wsrl_kit.replay.sum_tree import FANOUT
 from wsrl_kit.replay.uniform import Sampler, Uniform
 from wsrl_kit.types import Transition
 
 LARGEST_POSITION = 1.0 - 2.0**-24
 
 KEY = jax.random.key(0)
+BITS = jax.random.bits(KEY, (2**20,))
 
 find = jax.jit(sum_tree.find)
 from_mass = jax.jit(sum_tree.from_mass)
@@ -45,7 +46,8 @@ def assert_frequencies(index: jax.Array, probability: np.ndarray) -> None:
 
 def sampled(sampler: Sampler, state: object, size: int, draws: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     position = jax.random.uniform(jax.random.key(seed), (draws,))
-    index, probability = jax.jit(sampler.sample)(state, jnp.int32(size), position, jax.random.key(seed + 1))
+    bits = jax.random.bits(jax.random.key(seed + 1), (draws,))
+    index, probability = jax.jit(sampler.sample)(state, jnp.int32(size), position, bits)
     return np.asarray(index), np.asarray(probability)
 
 
@@ -92,7 +94,7 @@ def test_uniform_draws_every_held_row_equally() -> None:
 
 def test_uniform_strata_take_every_row_once() -> None:
     position = (jnp.arange(64) + jax.random.uniform(KEY, (64,))) / 64
-    index, _ = Uniform().sample((), jnp.int32(64), position, KEY)
+    index, _ = Uniform().sample((), jnp.int32(64), position, jax.random.bits(KEY, (64,)))
     assert sorted(np.asarray(index)) == list(range(64))
 
 
@@ -110,14 +112,14 @@ def test_find_inverts_the_cumulative_mass(mass: list[float], position: list[floa
     if not exact.any():
         return
     index, probability = (
-        np.asarray(found) for found in find(tree, jnp.asarray([*position, 0.0, LARGEST_POSITION]), KEY)
+        np.asarray(found) for found in find(tree, jnp.asarray([*position, 0.0, LARGEST_POSITION]), BITS[:10])
     )
     assert (exact[index] > 0).all()
     np.testing.assert_allclose(probability, exact[index] / exact.sum(), rtol=1e-5)
     upper = np.cumsum(exact)[index] / exact.sum()
     lower = upper - exact[index] / exact.sum()
     target = np.array([*position, 0.0, LARGEST_POSITION])
-    # Leaves with less than a thousandth of the mass are chosen by the key, within a block of 32 of their kind.
+    # Leaves with less than a thousandth of the mass are chosen by the bits, within a block of their kind.
     coarse = exact[index] / exact.sum() >= 1e-3
     assert ((target >= lower - 1e-6) & (target <= upper + 1e-6))[coarse].all()
 
@@ -156,13 +158,13 @@ def test_a_million_random_updates_leave_no_drift() -> None:
     np.testing.assert_allclose(sum_tree.total(tree), leaves.sum(dtype=np.float64), rtol=1e-6)
 
 
-@pytest.mark.parametrize("capacity", [1, 32, 33, 1025])
+@pytest.mark.parametrize("capacity", [1, 16, 17, 257])
 def test_any_capacity_finds_its_first_and_last_leaf(capacity: int) -> None:
     tree = sum_tree.from_mass(jnp.ones(capacity))
     assert sum_tree.total(tree) == capacity
-    index, probability = sum_tree.find(tree, jnp.array([0.0, LARGEST_POSITION]), KEY)
-    assert int(index[0]) // 32 == 0
-    assert int(index[1]) < capacity and int(index[1]) // 32 == (capacity - 1) // 32
+    index, probability = sum_tree.find(tree, jnp.array([0.0, LARGEST_POSITION]), BITS[:2])
+    assert int(index[0]) // FANOUT == 0
+    assert int(index[1]) < capacity and int(index[1]) // FANOUT == (capacity - 1) // FANOUT
     np.testing.assert_allclose(probability, 1 / capacity, rtol=1e-5)
 
 
@@ -172,7 +174,7 @@ def test_a_leaf_without_mass_is_never_found() -> None:
     mass[4_000:] = 0.0
     tree = from_mass(jnp.asarray(mass))
     position = jnp.asarray(np.arange(2**20) / 2**20 + 2.0**-21, jnp.float32)
-    index, probability = find(tree, jnp.minimum(position, LARGEST_POSITION), KEY)
+    index, probability = find(tree, jnp.minimum(position, LARGEST_POSITION), BITS)
     assert (mass[np.asarray(index)] > 0).all()
     assert (probability > 0).all()
 
@@ -189,8 +191,7 @@ def test_each_of_millions_of_rows_gets_its_share(sampler: Sampler) -> None:
     size, draws = 3 * 2**20, 30_000
     state = () if isinstance(sampler, Uniform) else sampler.insert(sampler.create(size), jnp.arange(size))
     draw = jax.jit(jax.vmap(partial(sampler.sample, state, jnp.int32(size))))
-    keys = jax.random.split(KEY, draws)
-    index, probability = draw(jax.random.uniform(jax.random.key(1), (draws, 1)), keys)
+    index, probability = draw(jax.random.uniform(jax.random.key(1), (draws, 1)), jax.random.bits(KEY, (draws, 1)))
     assert_frequencies(index.ravel() % 3, np.full(3, 1 / 3))
     assert_frequencies(index.ravel() // 2**17, np.full(24, 1 / 24))
     np.testing.assert_allclose(probability, 1 / size, rtol=1e-5)
@@ -305,8 +306,8 @@ def test_the_offline_count_is_the_whole_part_of_the_share(thousandths: int) -> N
 
 COUNT = jax.jit(mixture.offline_count, static_argnums=1)
 REPLAY = Replay(
-    Storage(transitions(np.zeros(1)), jnp.int32(1), jnp.int32(0)),
-    Storage(transitions(np.zeros(1)), jnp.int32(1), jnp.int32(0)),
+    storage.filled(transitions(np.zeros(1)), 1),
+    storage.filled(transitions(np.zeros(1)), 1),
     (),
     (),
 )
@@ -350,8 +351,8 @@ def test_importance_weights_follow_the_formula_on_each_side() -> None:
 
 def test_uniform_sampling_keeps_the_weights_of_the_data() -> None:
     replay = replay_of(Uniform())
-    doubled = replay.offline.transitions._replace(weight=2 * replay.offline.transitions.weight)
-    replay = replay._replace(offline=replay.offline._replace(transitions=doubled))
+    data = transitions(1 + np.arange(OFFLINE))
+    replay = replay._replace(offline=storage.filled(data._replace(weight=2 * data.weight), 64))
     batch, _ = sample(Uniform(), replay, KEY, (2, 100), jnp.float32(0.5), jnp.float32(1.0))
     np.testing.assert_allclose(batch.transition.weight, np.tile(np.repeat([2.0, 1.0], 50), (2, 1)), rtol=1e-6)
 

@@ -77,15 +77,15 @@ def sample(
     # Position of a row among those of its side: strata give each its share, and lower the variance of the sample.
     stratum = jnp.where(is_offline, row, row - count)
     strata = jnp.where(is_offline, count, batch_size - count)
-    position_key, offline_key, online_key = jax.random.split(key, 3)
-    position = (stratum + jax.random.uniform(position_key, shape)) / strata
-    position = jnp.minimum(position, 1.0 - 2.0**-24).reshape(-1)
+    # A row comes from one side only, so both may use the same bits, and all are made in one call.
+    position_bits, bits = jax.random.bits(key, (2, *shape))
+    within_stratum = (position_bits >> 8).astype(jnp.float32) * 2.0**-24
+    position = jnp.minimum((stratum + within_stratum) / strata, 1.0 - 2.0**-24).reshape(-1)
+    bits = bits.reshape(-1)
     is_offline = jnp.broadcast_to(is_offline, shape).reshape(-1)
 
-    offline_index, offline_probability = sampler.sample(
-        replay.offline_sampler, replay.offline.size, position, offline_key
-    )
-    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position, online_key)
+    offline_index, offline_probability = sampler.sample(replay.offline_sampler, replay.offline.size, position, bits)
+    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position, bits)
     index = jnp.where(is_offline, offline_index, online_index)
     expected = jnp.where(is_offline, offline_probability * replay.offline.size, online_probability * replay.online.size)
     importance = jnp.maximum(expected, jnp.finfo(jnp.float32).tiny) ** -beta

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, UInt32
 
 from wsrl_kit.replay import sum_tree
 from wsrl_kit.replay.sum_tree import SumTree
@@ -40,9 +40,13 @@ class Proportional:
         return state._replace(tree=sum_tree.update(state.tree, index, mass))
 
     def sample(
-        self, state: ProportionalState, size: Integer[Array, ""], position: Float[Array, " batch"], key: PRNGKeyArray
+        self,
+        state: ProportionalState,
+        size: Integer[Array, ""],
+        position: Float[Array, " batch"],
+        bits: UInt32[Array, " batch"],
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
-        return sum_tree.find(state.tree, position, key)
+        return sum_tree.find(state.tree, position, bits)
 
     def update(
         self, state: ProportionalState, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]
@@ -84,9 +88,13 @@ class RankBased:
         return state._replace(tree=sum_tree.update(state.tree, index, jnp.ones(index.shape)), priority=priority)
 
     def sample(
-        self, state: RankState, size: Integer[Array, ""], position: Float[Array, " batch"], key: PRNGKeyArray
+        self,
+        state: RankState,
+        size: Integer[Array, ""],
+        position: Float[Array, " batch"],
+        bits: UInt32[Array, " batch"],
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
-        return sum_tree.find(state.tree, position, key)
+        return sum_tree.find(state.tree, position, bits)
 
     def update(self, state: RankState, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]) -> RankState:
         priority = jnp.abs(td_error) + SMALLEST_PRIORITY

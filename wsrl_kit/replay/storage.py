@@ -5,36 +5,55 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from wsrl_kit.types import Transition
 
 
 class Storage(NamedTuple):
-    """Fixed-capacity ring.
+    """Fixed-capacity ring; rows from `size` on are zeros.
 
     Attributes:
-        transitions: arrays with the capacity as their leading axis; rows from `size` on are zeros.
+        states: observation, next observation, reward, mask and weight side by side: one read fetches a row's fields.
+        actions: kept apart, so that the shapes of both arrays tell every field's size.
         size: transitions held.
         position: row that the next transition takes.
     """
 
-    transitions: Transition
+    states: Float[Array, "capacity 2*observation+3"]
+    actions: Float[Array, "capacity action"]
     size: Integer[Array, ""]
     position: Integer[Array, ""]
+
+    @property
+    def transitions(self) -> Transition:
+        """All rows, also those not yet written; a copy."""
+        # A ring that was read back from a device or a file holds numpy arrays.
+        return _unpacked(jnp.asarray(self.states), jnp.asarray(self.actions))
+
+
+def _packed(transition: Transition) -> tuple[Float[Array, "*batch state"], Float[Array, "*batch action"]]:
+    scalars = jnp.stack([transition.reward, transition.mask, transition.weight], axis=-1)
+    states = jnp.concatenate([transition.observation, transition.next_observation, scalars], axis=-1)
+    return states, jnp.asarray(transition.action)
+
+
+def _unpacked(states: Float[Array, "*batch state"], actions: Float[Array, "*batch action"]) -> Transition:
+    end = states.shape[-1] - 3
+    return Transition(
+        observation=states[..., : end // 2],
+        action=actions,
+        reward=states[..., end],
+        next_observation=states[..., end // 2 : end],
+        mask=states[..., end + 1],
+        weight=states[..., end + 2],
+    )
 
 
 def create(capacity: int, observation_size: int, action_size: int) -> Storage:
     """An empty ring."""
-    transitions = Transition(
-        observation=jnp.zeros((capacity, observation_size)),
-        action=jnp.zeros((capacity, action_size)),
-        reward=jnp.zeros(capacity),
-        next_observation=jnp.zeros((capacity, observation_size)),
-        mask=jnp.zeros(capacity),
-        weight=jnp.zeros(capacity),
-    )
-    return Storage(transitions, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    states, actions = jnp.zeros((capacity, 2 * observation_size + 3)), jnp.zeros((capacity, action_size))
+    return Storage(states, actions, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def filled(transitions: Transition, capacity: int) -> Storage:
@@ -47,32 +66,35 @@ def filled(transitions: Transition, capacity: int) -> Storage:
         raise ValueError(f"capacity must be at least the {size} transitions given, found {capacity}")
 
     def padded(rows: Array) -> Array:
-        return jnp.zeros((capacity, *rows.shape[1:]), jnp.float32).at[:size].set(rows)
+        return jnp.zeros((capacity, rows.shape[1]), jnp.float32).at[:size].set(rows)
 
-    return Storage(jax.tree.map(padded, transitions), jnp.int32(size), jnp.int32(size % capacity))
+    states, actions = _packed(transitions)
+    return Storage(padded(states), padded(actions), jnp.int32(size), jnp.int32(size % capacity))
 
 
 def capacity(storage: Storage) -> int:
     """Transitions that fit."""
-    return storage.transitions.reward.shape[0]
+    return storage.states.shape[0]
 
 
 def add(storage: Storage, transition: Transition) -> Storage:
     """The ring with one more transition; when full, the oldest is replaced."""
-    transitions = jax.tree.map(
-        lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, storage.position, 0),
-        storage.transitions,
-        transition,
+    rows = (storage.states, storage.actions)
+    states, actions = (
+        jax.lax.dynamic_update_index_in_dim(rows, row, storage.position, 0)
+        for rows, row in zip(rows, _packed(transition), strict=True)
     )
     limit = capacity(storage)
-    return Storage(transitions, jnp.minimum(storage.size + 1, limit), (storage.position + 1) % limit)
+    return Storage(states, actions, jnp.minimum(storage.size + 1, limit), (storage.position + 1) % limit)
 
 
 def gather(storage: Storage, index: Integer[Array, "*batch"]) -> Transition:
-    """The transitions in the given rows."""
-    return jax.tree.map(lambda rows: rows[index], storage.transitions)
+    """The transitions in the given rows, each in [0, capacity): what others give is undefined."""
+    # Checked indices take several times as long.
+    states, actions = (rows.at[index].get(mode="promise_in_bounds") for rows in (storage.states, storage.actions))
+    return _unpacked(states, actions)
 
 
 def bytes_per_transition(storage: Storage) -> int:
     """Bytes that one transition takes."""
-    return sum(rows.nbytes for rows in jax.tree.leaves(storage.transitions)) // capacity(storage)
+    return (storage.states.nbytes + storage.actions.nbytes) // capacity(storage)

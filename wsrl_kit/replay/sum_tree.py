@@ -6,13 +6,12 @@ leaves' paths from their children instead of adding differences, so no error can
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, UInt32
 
-FANOUT = 32
-"""Children per block: wide and shallow is faster than binary, since a block is one vector operation."""
+FANOUT = 16
+"""Children per block. Measured: fewer make more levels, each a few calls; more make a search read more numbers."""
 
 
 SMALLEST = jnp.finfo(jnp.float32).tiny
@@ -58,38 +57,44 @@ def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " 
     levels = [tree.levels[0].at[index].set(mass)]
     for level in tree.levels[1:]:
         index = index // FANOUT
-        sums = levels[-1].reshape(-1, FANOUT)[index].sum(axis=1)
-        levels.append(level.at[index].set(sums))
+        blocks = levels[-1].reshape(-1, FANOUT)
+        if len(blocks) <= len(index):
+            # All sums of a small level cost less than those of the batch's own blocks, one by one.
+            levels.append(level.at[: len(blocks)].set(blocks.sum(axis=1)))
+        else:
+            levels.append(level.at[index].set(blocks.at[index].get(mode="clip").sum(axis=1)))
     return SumTree(tuple(levels))
 
 
 def find(
-    tree: SumTree, position: Float[Array, " batch"], key: PRNGKeyArray
+    tree: SumTree, position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
 ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
     """Leaf at each position in [0, 1) of the cumulative mass, and its probability: the inverse distribution function.
 
     A leaf of zero mass is never found unless all are zero; its probability is then 0.
 
     Args:
-        key: chooses among leaves too small for a float32 position to tell apart, so that each of millions of leaves
-            gets its share.
+        bits: random and independent of `position`: they choose among leaves too small for a float32 position to tell
+            apart, so that each of millions of leaves gets its share.
     """
-    fresh = jax.random.uniform(key, position.shape)
+    fresh = (bits >> 8).astype(jnp.float32) * 2.0**-24
     index = jnp.zeros(position.shape, jnp.int32)
     probability = jnp.ones(position.shape)
+    children = jnp.arange(FANOUT, dtype=jnp.int32)
     for level in reversed(tree.levels):
-        block = level.reshape(-1, FANOUT)[index]
-        cumulative = jnp.cumsum(block, axis=1)
-        target = position[:, None] * cumulative[:, -1:]
+        block = level.reshape(-1, FANOUT).at[index].get(mode="promise_in_bounds")
+        # A product with a triangle of ones is the cumulative sum, and faster.
+        cumulative = jnp.dot(block, jnp.triu(jnp.ones((FANOUT, FANOUT))), precision="highest")
+        total = cumulative[:, -1]
+        target = position * total
         # Rounding may put the target on the block's end, past the last child that has mass, or widen one that has none.
-        last = FANOUT - 1 - jnp.argmax(block[:, ::-1] > 0, axis=1)
-        beyond = (cumulative > target) & (block > 0)
-        child = jnp.where(beyond.any(axis=1), jnp.argmax(beyond, axis=1), last)
-        mass = jnp.take_along_axis(block, child[:, None], axis=1)
-        before = jnp.take_along_axis(cumulative, child[:, None], axis=1) - mass
-        position = jnp.clip(((target - before) / jnp.maximum(mass, SMALLEST))[:, 0], 0.0, 1.0 - 2.0**-24)
-        share = probability * (mass / jnp.maximum(cumulative[:, -1:], SMALLEST))[:, 0]
+        last = jnp.where(block > 0, children, 0).max(axis=1)
+        beyond = (cumulative > target[:, None]) & (block > 0)
+        child = jnp.minimum(jnp.where(beyond, children, FANOUT).min(axis=1), last)
+        mass = jnp.take_along_axis(block, child[:, None], axis=1, mode="promise_in_bounds")[:, 0]
+        before = jnp.take_along_axis(cumulative, child[:, None], axis=1, mode="promise_in_bounds")[:, 0] - mass
+        position = jnp.clip((target - before) / jnp.maximum(mass, SMALLEST), 0.0, 1.0 - 2.0**-24)
+        share = probability * (mass / jnp.maximum(total, SMALLEST))
         position = jnp.where((share < SMALLEST_SHARE) & (probability >= SMALLEST_SHARE), fresh, position)
-        probability = share
-        index = index * FANOUT + child
+        index, probability = index * FANOUT + child, share
     return index, probability

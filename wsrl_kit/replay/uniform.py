@@ -4,8 +4,8 @@ A sampler is a small static object with five functions over a state of its own; 
 
     create(capacity) -> state
     insert(state, index) -> state                   a new transition was written to row `index`
-    sample(state, size, position, key) -> (index, probability)   rows at positions in [0, 1) of the distribution;
-                                                    the key adds what a float32 position can't resolve
+    sample(state, size, position, bits) -> (index, probability)   rows at positions in [0, 1) of the distribution;
+                                                    random `bits` add what a float32 position can't resolve
     update(state, index, td_error) -> state         priorities back, once per environment step
     refresh(state, size) -> state                   what is too slow to do each step
 """
@@ -13,10 +13,9 @@ A sampler is a small static object with five functions over a state of its own; 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Float, Integer, PyTree, UInt32
 
 
 @runtime_checkable
@@ -28,7 +27,7 @@ class Sampler(Protocol):
     def insert(self, state: PyTree, index: Integer[Array, " batch"]) -> PyTree: ...
 
     def sample(
-        self, state: PyTree, size: Integer[Array, ""], position: Float[Array, " batch"], key: PRNGKeyArray
+        self, state: PyTree, size: Integer[Array, ""], position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]: ...
 
     def update(self, state: PyTree, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]) -> PyTree: ...
@@ -47,13 +46,13 @@ class Uniform:
         return state
 
     def sample(
-        self, state: PyTree, size: Integer[Array, ""], position: Float[Array, " batch"], key: PRNGKeyArray
+        self, state: PyTree, size: Integer[Array, ""], position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
         held = jnp.maximum(size, 1)
         index = jnp.minimum((position * held).astype(jnp.int32), held - 1)
         # Among millions of rows some would get one position in 2^24 more than others: turning all of a call's rows by
         # one random offset gives each the same chance, and leaves strata whole.
-        index = (index + jax.random.randint(key, (), 0, held)) % held
+        index = (index + (bits[0] % held.astype(jnp.uint32)).astype(jnp.int32)) % held
         return index, jnp.broadcast_to(1.0 / held, position.shape)
 
     def update(self, state: PyTree, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]) -> PyTree:
