@@ -65,7 +65,7 @@ def values(state: SACState, observation: list[float], action: list[float]) -> np
 
 def best_actions(state: SACState, observation: list[float]) -> np.ndarray:
     column = jnp.asarray(observation, jnp.float32)[:, None]
-    return np.asarray(sac.act(CONFIG, state, column, jnp.zeros_like(column)))[:, 0]
+    return np.asarray(sac.act(CONFIG, sac.policy(state), column, jnp.zeros_like(column)))[:, 0]
 
 
 close = partial(np.testing.assert_allclose, atol=0.02)

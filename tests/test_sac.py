@@ -264,7 +264,9 @@ def test_observations_are_normalised_wherever_networks_see_them() -> None:
     )
     noise = jnp.ones((BATCH, ACTIONS))
     assert_close(
-        sac.act(CONFIG, scaled, raw.observation, noise), sac.act(CONFIG, plain, batch.observation, noise), 1e-4
+        sac.act(CONFIG, sac.policy(scaled), raw.observation, noise),
+        sac.act(CONFIG, sac.policy(plain), batch.observation, noise),
+        1e-4,
     )
     key = jax.random.key(0)
     assert_close(td_errors(CONFIG, scaled, raw, key), td_errors(CONFIG, plain, batch, key), 1e-4)
@@ -276,10 +278,10 @@ def test_observations_are_normalised_wherever_networks_see_them() -> None:
 def test_zero_noise_gives_the_deterministic_action_inside_the_bounds() -> None:
     state, observation = trained(), batch_of(BATCH).observation
     zero = jnp.zeros((BATCH, ACTIONS))
-    one, two = (sac.act(CONFIG, state, observation, noise) for noise in (zero, zero + 1.0))
-    assert_identical(one, sac.act(CONFIG, state, observation, zero))
+    one, two = (sac.act(CONFIG, sac.policy(state), observation, noise) for noise in (zero, zero + 1.0))
+    assert_identical(one, sac.act(CONFIG, sac.policy(state), observation, zero))
     assert differs(one, two)
-    assert (jnp.abs(sac.act(CONFIG, state, observation, zero + 1e6)) <= 1.0).all()
+    assert (jnp.abs(sac.act(CONFIG, sac.policy(state), observation, zero + 1e6)) <= 1.0).all()
 
 
 def test_every_decaying_learning_rate_reaches_zero_at_the_end_of_the_run() -> None:

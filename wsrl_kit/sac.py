@@ -76,6 +76,14 @@ class SACState(NamedTuple):
     observation_scale: Float[Array, " observation"]
 
 
+class Policy(NamedTuple):
+    """What acting needs of an agent. The fields are those of `SACState`."""
+
+    actor: PyTree
+    observation_center: Float[Array, " observation"]
+    observation_scale: Float[Array, " observation"]
+
+
 def from_parameters(config: WSRLConfig, observation_size: int, action_size: int) -> SACConfig:
     """The static part of a run's parameters, for an environment's sizes."""
     target_entropy = -action_size / 2 if config.target_entropy is None else config.target_entropy
@@ -131,14 +139,19 @@ def create(
     )
 
 
+def policy(state: SACState) -> Policy:
+    """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
+    return Policy(state.actor, state.observation_center, state.observation_scale)
+
+
 def act(
     config: SACConfig,
-    state: SACState,
+    policy: Policy,
     observation: Float[Array, "batch observation"],
     noise: Float[Array, "batch action"],
 ) -> Float[Array, "batch action"]:
     """Actions for standard normal noise; zero noise gives the deterministic action."""
-    mean, standard_deviation = _actor(config).apply(state.actor, _normalise(state, observation))
+    mean, standard_deviation = _actor(config).apply(policy.actor, _normalise(policy, observation))
     return jnp.tanh(mean + standard_deviation * noise)
 
 
@@ -297,8 +310,10 @@ def _target(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyA
     return losses.td_target(batch.reward, batch.mask, next_value, config.discount)
 
 
-def _normalise(state: SACState, observation: Float[Array, "batch observation"]) -> Float[Array, "batch observation"]:
-    return (observation - state.observation_center) / state.observation_scale
+def _normalise(
+    agent: SACState | Policy, observation: Float[Array, "batch observation"]
+) -> Float[Array, "batch observation"]:
+    return (observation - agent.observation_center) / agent.observation_scale
 
 
 def _actor(config: SACConfig) -> mlp.Network:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.envs.wrappers import succeeded
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import Policy, SACConfig, SACState
 from wsrl_kit.training import randomness
 
 MODES = ("sampled", "deterministic")
@@ -21,7 +21,7 @@ MODES = ("sampled", "deterministic")
 @partial(jax.jit, static_argnums=0)
 def act(
     config: SACConfig,
-    agent: SACState,
+    policy: Policy,
     key: PRNGKeyArray,
     step: Integer[Array, ""] | int,
     observation: Float[Array | np.ndarray, "batch observation"],
@@ -29,7 +29,7 @@ def act(
 ) -> Float[Array, "batch action"]:
     """The policy's actions; their noise is a function of key and step, times `noise_scale` (0: deterministic)."""
     noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.action_size))
-    return sac.act(config, agent, jnp.asarray(observation), noise * noise_scale[:, None])
+    return sac.act(config, policy, jnp.asarray(observation), noise * noise_scale[:, None])
 
 
 class Evaluator:
@@ -60,7 +60,7 @@ class Evaluator:
         """
         seeds = [randomness.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
         key = jax.random.fold_in(randomness.key(self._seed, "evaluation"), count)
-        outcomes = _play(config, agent, key, self._environments, seeds * len(MODES), self._noise_scale)
+        outcomes = _play(config, sac.policy(agent), key, self._environments, seeds * len(MODES), self._noise_scale)
         success, total_reward, length = (column.reshape(len(MODES), -1).mean(axis=1) for column in outcomes.T)
         columns = {"success": success, "return": total_reward, "length": length}
         return {
@@ -72,7 +72,7 @@ class Evaluator:
 
 def _play(
     config: SACConfig,
-    agent: SACState,
+    policy: Policy,
     key: PRNGKeyArray,
     environments: list[gymnasium.Env],
     seeds: list[int],
@@ -85,7 +85,7 @@ def _play(
     running = list(range(len(environments)))
     step = 0
     while running:
-        actions = np.asarray(act(config, agent, key, jnp.int32(step), observations, noise_scale))
+        actions = np.asarray(act(config, policy, key, np.int32(step), observations, noise_scale))
         for index in list(running):
             observation, reward, terminated, truncated, info = environments[index].step(actions[index])
             observations[index] = observation

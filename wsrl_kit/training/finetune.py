@@ -26,7 +26,7 @@ from wsrl_kit.training import randomness
 from wsrl_kit.training.agent import to_transitions
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
-from wsrl_kit.training.learning import learn
+from wsrl_kit.training.learning import add, add_and_learn
 from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
@@ -148,19 +148,22 @@ def finetune(
             if environment_step < config.random_steps:
                 action = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
             else:
-                step = jnp.int32(environment_step)
-                action = np.asarray(act(static, agent, acting_key, step, observation[None], sampled))[0]
+                step = np.int32(environment_step)
+                action = np.asarray(act(static, sac.policy(agent), acting_key, step, observation[None], sampled))[0]
             next_observation, reward, terminated, truncated, info = environment.step(action)
             mask = np.float32(not terminated)
             row: tuple[Any, ...] = (observation, action, np.float32(reward), next_observation, mask, np.float32(1.0))
-            replay = _add(sampler, replay, Transition(*row))
-            if environment_step >= first_update:
-                agent, replay, metrics = learn(
+            transition = Transition(*row)
+            if environment_step < first_update:
+                replay = add(sampler, replay, transition)
+            else:
+                agent, replay, metrics = add_and_learn(
                     static,
                     sampler,
                     shape,
                     agent,
                     replay,
+                    transition,
                     sampling_key,
                     np.int32(environment_step),
                     ratios[environment_step],
@@ -213,11 +216,6 @@ class _Window:
         }
         self.peak_contact_force, self.safety_box_clips = 0.0, 0.0
         return values
-
-
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
-    return mixture.add(sampler, replay, transition)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)

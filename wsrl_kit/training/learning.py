@@ -11,6 +11,7 @@ from wsrl_kit.replay import mixture
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.types import Transition
 
 
 def learning_step(
@@ -39,5 +40,28 @@ def learning_step(
     return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
+def add_and_learning_step(
+    static: SACConfig,
+    sampler: Sampler,
+    shape: tuple[int, int],
+    agent: SACState,
+    replay: Replay,
+    transition: Transition,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """`learning_step` with one more online transition, in one call: handing arrays to a second one costs time too."""
+    replay = mixture.add(sampler, replay, transition)
+    return learning_step(static, sampler, shape, agent, replay, key, step, ratio, beta)
+
+
 learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
 """`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
+
+add_and_learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(add_and_learning_step)
+"""`add_and_learning_step` compiled, in place as `learn`."""
+
+add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
+"""`mixture.add` compiled, in place: for a step that does not learn."""

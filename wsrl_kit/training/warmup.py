@@ -93,7 +93,7 @@ def warmup(
         # Calls end where the next record, evaluation or checkpoint is due.
         intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
         end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
-        agent, metrics = _train(static, config.batch_size, agent, rows, key, jnp.int32(step), jnp.int32(end))
+        agent, metrics = _train(static, config.batch_size, agent, rows, key, np.int32(step), np.int32(end))
         step = end
         yield Step(step, config.warmup_steps, "offline warmup")
         due = [step % interval == 0 or step == config.warmup_steps for interval in intervals]
