@@ -19,7 +19,7 @@ from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
 from wsrl_kit.errors import ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.training import checkpoint, finetune, programs, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.warmup import WarmupResult
@@ -97,6 +97,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     if config.offline_data_path is None:
         raise ParameterError("offline_data_path must name the offline data, found None")
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
+    programs.keep()
     run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
         dataset = load_offline_data(config, config.offline_data_path)
@@ -150,6 +151,7 @@ def run_finetune(
         Stopped: the user stopped it; the run can be resumed.
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
+    programs.keep()
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
         dataset = None if config.demo_path is None else load_offline_data(config, config.demo_path)

@@ -1,0 +1,31 @@
+"""Compiled programs, kept on disk from one process to the next: most of a short run's time is compilation."""
+
+import os
+import warnings
+from pathlib import Path
+
+import jax
+
+SHORTEST_COMPILATION = 0.5
+"""Seconds of compilation from which a program is kept."""
+
+
+def keep() -> None:
+    """Lets JAX keep compiled programs in the user's cache folder, `~/.cache/wsrl-kit/programs`.
+
+    To be called before the first long compilation. `XDG_CACHE_HOME` moves the folder; where the user has chosen a
+    folder (`JAX_COMPILATION_CACHE_DIR`) or turned JAX's cache off (`JAX_ENABLE_COMPILATION_CACHE=0`), that holds.
+    Results are the same bits either way. A folder that can't be used costs no more than the time to compile.
+    """
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsrl-kit" / "programs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a read-only disk, or no home
+        return
+    # What a full disk or a killed process left of a program is compiled again, which no user needs to act on.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
