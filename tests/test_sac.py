@@ -305,13 +305,24 @@ def test_every_decaying_learning_rate_reaches_zero_at_the_end_of_the_run() -> No
 # Composition
 
 
+def nearly_deterministic(state: SACState) -> SACState:
+    """The agent with the smallest standard deviation that its policy can have."""
+
+    def lowered(leaf: jax.Array) -> jax.Array:
+        is_output_bias = leaf.shape == (2 * CONFIG.action_size,)
+        return leaf.at[CONFIG.action_size :].set(-20.0) if is_output_bias else leaf
+
+    return state._replace(actor=jax.tree.map(lowered, state.actor))
+
+
 def test_an_update_is_its_critic_updates_and_then_one_actor_update_on_all_rows() -> None:
-    state, batch, key = trained(), batch_of(3, BATCH), jax.random.key(4)
+    state, batch, key = nearly_deterministic(trained()), batch_of(3, BATCH), jax.random.key(4)
     together, metrics, td_error = update(CONFIG, state, batch, key)
 
-    actor_key, critic_key = jax.random.split(key)
+    actor_key = jax.random.split(key, 3)[0]
     losses, errors = [], []
-    for step, step_key in enumerate(jax.random.split(critic_key, 3)):
+    # Next actions are the same whatever the key.
+    for step, step_key in enumerate(jax.random.split(jax.random.key(5), 3)):
         part = jax.tree.map(lambda rows, step=step: rows[step], batch)
         state, step_metrics, error = update_critic(CONFIG, state, part, step_key)
         losses.append(float(step_metrics["critic_loss"]))
@@ -370,3 +381,16 @@ def test_the_actor_step_is_the_same_in_parts_as_in_one_piece() -> None:
     state, batch = trained(), batch_of(4 * BATCH)
     whole, parts = (sac.update_actor(CONFIG, state, batch, jax.random.key(0), parts=count) for count in (1, 4))
     assert_close(whole, parts)
+
+
+def test_each_critic_update_of_a_call_draws_a_subset_of_its_own() -> None:
+    config = replace(CONFIG, critic_ensemble_size=4, critic_learning_rate=0.0, target_update_rate=0.0)
+    state = constant_critics(fresh(config), [0.0, 1.0, 2.0, 3.0])
+    batch = batch_of(60, BATCH)._replace(reward=jnp.zeros((60, BATCH)), mask=jnp.ones((60, BATCH)))
+    _, _, td_error = update(config, state, batch, jax.random.key(0))
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    value = sac.action_values(config, state, rows.observation, rows.action).mean(axis=0).reshape(td_error.shape)
+    lowest = np.asarray((value - td_error) / config.discount)
+    np.testing.assert_allclose(lowest - np.round(lowest[:, :1]), 0.0, atol=1e-4)
+    counts = np.bincount(np.round(lowest[:, 0]).astype(int), minlength=3) / 60
+    np.testing.assert_allclose(counts, [1 / 2, 1 / 3, 1 / 6], atol=0.2)

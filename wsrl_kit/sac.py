@@ -169,8 +169,16 @@ def action_values(
 
 def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
     """TD error of each example, mean over the ensemble, signed; the target uses a random subset and action."""
-    target = _target(config, state, batch, key)
+    target = _target(config, state, batch, _next_action(config, state, batch, key))
     return jnp.mean(action_values(config, state, batch.observation, batch.action) - target, axis=0)
+
+
+class NextAction(NamedTuple):
+    """The policy's action at the next observation and its log-probability, and uniforms that order the critics."""
+
+    action: Float[Array, "*batch action"]
+    log_probability: Float[Array, "*batch"]
+    order: Float[Array, "*updates ensemble"]
 
 
 def update_critic(
@@ -182,8 +190,14 @@ def update_critic(
         The new state, metrics, and each example's TD error before the step (signed, mean over the ensemble).
     """
     target_key, dropout_key = jax.random.split(key)
+    return _step_critic(config, state, batch, _next_action(config, state, batch, target_key), dropout_key)
+
+
+def _step_critic(
+    config: SACConfig, state: SACState, batch: Transition, next_action: NextAction, dropout_key: PRNGKeyArray
+) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
     observation = _normalise(state, batch.observation)
-    target = _target(config, state, batch, target_key)
+    target = _target(config, state, batch, next_action)
     network = _critic(config, config.critic_ensemble_size)
 
     def loss(critic: PyTree) -> tuple[Float[Array, ""], Float[Array, "ensemble batch"]]:
@@ -279,34 +293,61 @@ def update(
     Returns:
         The new state, metrics (critic metrics are means over the updates), and every example's TD error.
     """
-    actor_key, critic_key = jax.random.split(key)
+    actor_key, target_key, dropout_key = jax.random.split(key, 3)
     updates = batch.reward.shape[0]
+    # The actor stays as it is until the critics' updates are done, so that one call gives all their next actions.
+    next_actions = _next_action(config, state, batch, target_key)
 
-    def critic_step(state: SACState, inputs: tuple[Transition, PRNGKeyArray]) -> tuple[SACState, tuple]:
-        state, metrics, td_error = update_critic(config, state, *inputs)
+    def critic_step(
+        state: SACState, inputs: tuple[Transition, NextAction, PRNGKeyArray]
+    ) -> tuple[SACState, tuple[Metrics, Float[Array, " batch"]]]:
+        state, metrics, td_error = _step_critic(config, state, *inputs)
         return state, (metrics, td_error)
 
-    state, (critic_metrics, td_error) = jax.lax.scan(critic_step, state, (batch, jax.random.split(critic_key, updates)))
+    inputs = (batch, next_actions, jax.random.split(dropout_key, updates))
+    state, (critic_metrics, td_error) = jax.lax.scan(critic_step, state, inputs)
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-    state, actor_metrics = update_actor(config, state, flat, actor_key, parts=updates)
+    state, actor_metrics = update_actor(config, state, flat, actor_key, _parts(config, *batch.reward.shape))
     return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics, td_error
 
 
-def _target(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
+CRITIC_ROWS = 4096
+"""Rows times critics that the actor's step takes at once: more leave the processor's caches (measured)."""
+
+
+def _parts(config: SACConfig, updates: int, batch_size: int) -> int:
+    """The fewest parts of whole batches that keep to `CRITIC_ROWS`, or one for each batch."""
+    fitting = max(1, CRITIC_ROWS // (config.critic_ensemble_size * batch_size))
+    return next(parts for parts in range(1, updates + 1) if updates % parts == 0 and updates // parts <= fitting)
+
+
+def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> NextAction:
+    """For batches with any leading axes: the axes before the last are updates, each with a subset of its own."""
+    noise_key, order_key = jax.random.split(key)
+    rows = batch.next_observation.reshape(-1, config.observation_size)
+    noise = jax.random.normal(noise_key, (len(rows), config.action_size))
+    mean, standard_deviation = _actor(config).apply(state.actor, _normalise(state, rows))
+    action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
+    return NextAction(
+        action.reshape(batch.action.shape),
+        log_probability.reshape(batch.reward.shape),
+        jax.random.uniform(order_key, (*batch.reward.shape[:-1], config.critic_ensemble_size)),
+    )
+
+
+def _target(config: SACConfig, state: SACState, batch: Transition, next_action: NextAction) -> Float[Array, " batch"]:
     """TD target: minimum over a random subset of the target critics (REDQ; all of them where the sizes are equal)."""
-    noise_key, subset_key = jax.random.split(key)
     next_observation = _normalise(state, batch.next_observation)
-    noise = jax.random.normal(noise_key, batch.action.shape)
-    mean, standard_deviation = _actor(config).apply(state.actor, next_observation)
-    next_action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
     target_critic = state.target_critic
     if config.critic_subset_size < config.critic_ensemble_size:
-        members = jax.random.permutation(subset_key, config.critic_ensemble_size)[: config.critic_subset_size]
+        _, members = jax.lax.top_k(next_action.order, config.critic_subset_size)
         target_critic = jax.tree.map(lambda leaf: leaf[members], target_critic)
-    next_values = _critic(config, config.critic_subset_size).apply(target_critic, next_observation, next_action, False)
+    next_values = _critic(config, config.critic_subset_size).apply(
+        target_critic, next_observation, next_action.action, False
+    )
     next_value = jnp.min(next_values, axis=0)
     if config.backup_entropy:
-        next_value = next_value - jnp.exp(state.log_temperature) * log_probability
+        next_value = next_value - jnp.exp(state.log_temperature) * next_action.log_probability
     return losses.td_target(batch.reward, batch.mask, next_value, config.discount)
 
 
