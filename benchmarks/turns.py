@@ -98,6 +98,11 @@ def _receive(contender: Contender, connection: Connection) -> dict[str, float]:
     return answer
 
 
+def one_core() -> frozenset[int] | None:
+    """One of the cores that this process may use; None where the operating system doesn't pin."""
+    return frozenset([max(os.sched_getaffinity(0))]) if hasattr(os, "sched_getaffinity") else None
+
+
 def arguments(description: str) -> argparse.Namespace:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
