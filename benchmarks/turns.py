@@ -108,7 +108,10 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print every round's seconds as JSON instead of tables")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender; medians are shown (default 7)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, found {options.rounds}")
+    return options
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a hidden layer computes, with the derivatives written out where the compiler's own take longer.
 
-Gains are those of a whole update with two critics on one processor core; `benchmarks/learner.py` measures it.
+The gains named are those of a whole update with two critics on one processor core.
 """
 
 import jax
