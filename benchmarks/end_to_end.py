@@ -80,7 +80,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
         adding = seconds_of_adding(config, static, tree)
         finetune.act = timed(finetune.act, busy, "acting")
         finetune.add = timed(finetune.add, busy, "adding")
-        finetune.add_and_learn = timed(finetune.add_and_learn, busy, "learning")
+        finetune.learn = timed(finetune.learn, busy, "learning")
         environment.step = timed(environment.step, busy, "environment")
         environment.reset = timed(environment.reset, busy, "environment")
     events = finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
@@ -134,7 +134,7 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learning.add_and_learn(static, sampler, shape, *state, row, *last)
+        return learning.learn(static, sampler, shape, *state, *last, row)
 
     def alone(*state: Any) -> Any:
         return learning.learn(static, sampler, shape, *state, *last)
@@ -224,9 +224,9 @@ def main() -> None:
     with_main_job = "--main-job" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--main-job"]
     options = turns.arguments(__doc__)
-    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    cores = {"one core": frozenset([max(available)])} if available else {}
-    if available is None or len(available) > 1:
+    core = turns.one_core()
+    cores = {"one core": core} if core else {}
+    if core is None or len(os.sched_getaffinity(0)) > 1:
         cores["all cores"] = None
     raw: dict[str, Any] = {}
     speed = [["network", "cores", "steps/s", *PARTS, "acting + adding + rest", "sum"]]

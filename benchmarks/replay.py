@@ -26,6 +26,7 @@ import turns
 from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.prioritized import Proportional
 from wsrl_kit.replay.uniform import Sampler, Uniform
+from wsrl_kit.training import learning
 from wsrl_kit.types import Transition
 
 CAPACITIES = (10**4, 10**5, 10**6)
@@ -120,7 +121,6 @@ def kit_buffer(sampler: Sampler, replay: mixture.Replay, offline_ratio: float = 
         return mixture.sample(sampler, replay, jax.random.fold_in(key, call), (1, batch_size), ratio, beta)
 
     update = jax.jit(partial(mixture.update_priorities, sampler), donate_argnums=0)
-    add = jax.jit(partial(mixture.add, sampler), donate_argnums=0)
 
     def do_sample(batch_size: int) -> Any:
         return jax.block_until_ready(sample(replay, np.int32(next(calls)), batch_size))
@@ -131,7 +131,7 @@ def kit_buffer(sampler: Sampler, replay: mixture.Replay, offline_ratio: float = 
 
     def do_add(row: Transition) -> None:
         nonlocal replay
-        replay = jax.block_until_ready(add(replay, row))
+        replay = jax.block_until_ready(learning.add(sampler, replay, row))
 
     return Buffer(
         do_sample,
@@ -147,7 +147,7 @@ def one_row(row: dict[str, np.ndarray]) -> Transition:
 
 
 def kit_in_one_call(kind: str, capacity: int) -> OneCall:
-    """Adds, samples and writes priorities back as `learning.add_and_learn` does, in one call."""
+    """Adds, samples and writes priorities back as `learning.learn` does, in one call."""
     sampler: Sampler = Uniform() if kind == "uniform" else Proportional(ALPHA)
     replay = kit_replay(sampler, 0, capacity)
     key, ratio, beta = jax.random.key(0), np.float32(0), np.float32(BETA)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
 
-from wsrl_kit.replay import storage
+from wsrl_kit.replay import storage, sum_tree
 from wsrl_kit.replay.storage import Storage
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.types import Batch, Transition
@@ -79,8 +79,7 @@ def sample(
     strata = jnp.where(is_offline, count, batch_size - count)
     # A row comes from one side only, so both may use the same bits, and all are made in one call.
     position_bits, bits = jax.random.bits(key, (2, *shape))
-    within_stratum = (position_bits >> 8).astype(jnp.float32) * 2.0**-24
-    position = jnp.minimum((stratum + within_stratum) / strata, 1.0 - 2.0**-24).reshape(-1)
+    position = jnp.minimum((stratum + sum_tree.unit_interval(position_bits)) / strata, 1.0 - 2.0**-24).reshape(-1)
     bits = bits.reshape(-1)
     is_offline = jnp.broadcast_to(is_offline, shape).reshape(-1)
 

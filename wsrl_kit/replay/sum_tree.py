@@ -66,6 +66,11 @@ def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " 
     return SumTree(tuple(levels))
 
 
+def unit_interval(bits: UInt32[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Uniform numbers in [0, 1), of all the 24 binary digits that a float32 has there, from random bits."""
+    return (bits >> 8).astype(jnp.float32) * 2.0**-24
+
+
 def find(
     tree: SumTree, position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
 ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
@@ -77,7 +82,7 @@ def find(
         bits: random and independent of `position`: they choose among leaves too small for a float32 position to tell
             apart, so that each of millions of leaves gets its share.
     """
-    fresh = (bits >> 8).astype(jnp.float32) * 2.0**-24
+    fresh = unit_interval(bits)
     index = jnp.zeros(position.shape, jnp.int32)
     probability = jnp.ones(position.shape)
     children = jnp.arange(FANOUT, dtype=jnp.int32)

@@ -26,7 +26,7 @@ from wsrl_kit.training import randomness
 from wsrl_kit.training.agent import to_transitions
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
-from wsrl_kit.training.learning import add, add_and_learn
+from wsrl_kit.training.learning import add, learn
 from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
@@ -157,17 +157,17 @@ def finetune(
             if environment_step < first_update:
                 replay = add(sampler, replay, transition)
             else:
-                agent, replay, metrics = add_and_learn(
+                agent, replay, metrics = learn(
                     static,
                     sampler,
                     shape,
                     agent,
                     replay,
-                    transition,
                     sampling_key,
                     np.int32(environment_step),
                     ratios[environment_step],
                     betas[environment_step],
+                    transition,
                 )
             observation = next_observation
             total_reward, length, done = total_reward + float(reward), length + 1, terminated or truncated

@@ -24,6 +24,7 @@ def learning_step(
     step: Integer[Array, ""],
     ratio: Float[Array, ""],
     beta: Float[Array, ""],
+    transition: Transition | None = None,
 ) -> tuple[SACState, Replay, sac.Metrics]:
     """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
 
@@ -33,35 +34,18 @@ def learning_step(
         step: environment steps since the switch.
         ratio: offline share of each batch.
         beta: PER's importance exponent.
+        transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
     """
+    if transition is not None:
+        replay = mixture.add(sampler, replay, transition)
     sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
     batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
     agent, metrics, td_error = sac.update(static, agent, batch.transition, update_key)
     return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
-def add_and_learning_step(
-    static: SACConfig,
-    sampler: Sampler,
-    shape: tuple[int, int],
-    agent: SACState,
-    replay: Replay,
-    transition: Transition,
-    key: PRNGKeyArray,
-    step: Integer[Array, ""],
-    ratio: Float[Array, ""],
-    beta: Float[Array, ""],
-) -> tuple[SACState, Replay, sac.Metrics]:
-    """`learning_step` with one more online transition, in one call: handing arrays to a second one costs time too."""
-    replay = mixture.add(sampler, replay, transition)
-    return learning_step(static, sampler, shape, agent, replay, key, step, ratio, beta)
-
-
 learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
 """`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
-
-add_and_learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(add_and_learning_step)
-"""`add_and_learning_step` compiled, in place as `learn`."""
 
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
 """`mixture.add` compiled, in place: for a step that does not learn."""
