@@ -72,7 +72,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     dataset = weigh(Dataset.from_trajectories(episodes), source_weights, config.success_weight_bonus)
     environment = envs.make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
-    probe = agents.probe_batch(dataset, finetune.PROBE_SIZE, config.seed)
+    probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, dataset)
     busy = dict.fromkeys(PARTS, 0.0)
     adding = 0.0
@@ -130,11 +130,11 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     sampler, shape = finetune.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
     key = randomness.key(config.seed, "sampling")
     observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
-    row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1))
+    row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1), np.float32(0))
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learning.learn(static, sampler, shape, *state, *last, row)
+        return learning.learn(static, sampler, shape, *state, *last, None, row)
 
     def alone(*state: Any) -> Any:
         return learning.learn(static, sampler, shape, *state, *last)

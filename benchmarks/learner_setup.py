@@ -57,6 +57,7 @@ def transitions(rows: int) -> Transition:
         next_observation=generator.standard_normal((rows, OBSERVATION), np.float32),
         mask=1 - success,
         weight=np.ones(rows, np.float32),
+        monte_carlo_return=np.zeros(rows, np.float32),
     )
 
 

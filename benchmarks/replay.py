@@ -72,10 +72,10 @@ class OneCall:
 
 
 def transitions(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Random transitions: 39 + 28 + 1 + 39 + 1 + 1 float32, 436 bytes each."""
+    """Random transitions: 39 + 28 + 1 + 39 + 1 + 1 + 1 float32, 440 bytes each."""
     generator = np.random.default_rng(seed)
     sizes = {"observation": (OBSERVATION_SIZE,), "action": (ACTION_SIZE,), "reward": ()}
-    sizes |= {"next_observation": (OBSERVATION_SIZE,), "mask": (), "weight": ()}
+    sizes |= {"next_observation": (OBSERVATION_SIZE,), "mask": (), "weight": (), "monte_carlo_return": ()}
     return {name: generator.random((rows, *size), np.float32) for name, size in sizes.items()}
 
 

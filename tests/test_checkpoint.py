@@ -197,7 +197,7 @@ def new_agent(observation_size: int = 3, **changed: Any) -> tuple[SACConfig, SAC
 def warmup_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, agent = new_agent()
     agent = jax.tree.map(lambda leaf: leaf + 1, agent)
-    probe = Transition(*(jnp.ones((5, *size)) for size in ((3,), (2,), (), (3,), (), ())))
+    probe = Transition(*(jnp.ones((5, *size)) for size in ((3,), (2,), (), (3,), (), (), ())))
     path = tmp_path_factory.mktemp("warmup") / "warmup.npz"
     agents.save_warmup(path, config, agent, probe, {"seed": 3})
     return path

@@ -19,9 +19,8 @@ def test_the_squared_td_error_is_the_mean_over_the_ensemble() -> None:
     np.testing.assert_allclose(losses.squared_td_error(value, jnp.array([2.0, 2.0])), [2 / 3, 3.0], rtol=1e-6)
 
 
-def test_the_policy_loss_takes_the_mean_of_the_critics() -> None:
-    value = jnp.array([[1.0, -1.0], [2.0, 5.0]])
-    loss = losses.soft_policy(jnp.array([-2.0, 3.0]), value, jnp.array(0.5))
+def test_the_policy_loss_is_the_temperatures_share_of_the_log_probability_less_the_value() -> None:
+    loss = losses.soft_policy(jnp.array([-2.0, 3.0]), jnp.array([1.5, 2.0]), jnp.array(0.5))
     np.testing.assert_allclose(loss, [0.5 * -2.0 - 1.5, 0.5 * 3.0 - 2.0])
 
 
@@ -55,8 +54,8 @@ def test_terms_agree_with_numpy_on_random_arrays(seed: int) -> None:
         losses.squared_td_error(jnp.asarray(value), jnp.asarray(reward)), ((value - reward) ** 2).mean(0), rtol=1e-5
     )
     np.testing.assert_allclose(
-        losses.soft_policy(jnp.asarray(log_probability), jnp.asarray(value), jnp.array(0.1)),
-        0.1 * log_probability - value.mean(0),
+        losses.soft_policy(jnp.asarray(log_probability), jnp.asarray(reward), jnp.array(0.1)),
+        0.1 * log_probability - reward,
         rtol=1e-4,
         atol=1e-6,
     )

@@ -12,7 +12,9 @@ import pytest
 
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.sac import SACState
+from wsrl_kit.presets import PRESETS
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training.finetune import online
 from wsrl_kit.types import Transition
 
 DISCOUNT, BATCH, UPDATES = 0.8, 64, 3000
@@ -54,6 +56,7 @@ def transitions(observation: np.ndarray, action: np.ndarray, reward: np.ndarray,
         "next_observation": changed.get("next_observation", observation)[:, None],
         "mask": changed.get("mask", np.zeros(BATCH)),
         "weight": np.ones(BATCH),
+        "monte_carlo_return": np.full(BATCH, -np.inf),
     }
     return Transition(**{name: jnp.asarray(column, jnp.float32) for name, column in columns.items()})
 
@@ -110,3 +113,82 @@ def test_a_time_limit_does_not_end_the_value_of_a_task_that_goes_on() -> None:
     # Reward 1 for ever, recorded in episodes of one step that a time limit ended: mask 1, so 1 / (1 - discount).
     state = learn(transitions(ZERO, ACTIONS, ONE, mask=ONE))
     close(values(state, [0.0] * 2, [-0.5, 0.5]), 1.0 / (1.0 - DISCOUNT), atol=0.1)
+
+
+# Every preset
+
+
+def preset_config(name: str, has_offline_term: bool) -> SACConfig:
+    """A preset's own algorithm, with sizes, rates and temperature that suit problems of one number."""
+    changes = {
+        "hidden_sizes": [16],
+        "discount": DISCOUNT,
+        "target_update_rate": 0.05,
+        "critic_learning_rate": 1e-2,
+        "actor_learning_rate": 3e-3,
+        "temperature_learning_rate": 0.0,
+        "learning_rate_schedule": "linear",
+        "initial_temperature": 1e-3,
+        "output_scale": 0.01,
+        "warmup_steps": PRESET_UPDATES,
+        "online_steps": 1,
+        "update_to_data_ratio": 1,
+        "cql_actions": 2,
+    }
+    config = WSRLConfig.of_preset(name, **changes)
+    return sac.from_parameters(config if has_offline_term else online(config), 1, 1)
+
+
+PRESET_UPDATES = 1500
+FIRST = np.tile([True, False], BATCH // 2)
+PROBES = {
+    "constant": transitions(ZERO, ACTIONS, ONE),
+    "observation": transitions(SIGNS, ACTIONS, SIGNS),
+    "discounted": transitions(
+        np.where(FIRST, 0.0, 1.0), ACTIONS, np.where(FIRST, 0.0, 1.0), next_observation=ONE, mask=FIRST.astype(float)
+    ),
+    "best action": transitions(SIGNS, ACTIONS, 1.0 - (ACTIONS - 0.5 * SIGNS) ** 2),
+    "time limit": transitions(ZERO, ACTIONS, ONE, mask=ONE),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def learn_all(config: SACConfig, batches: Transition) -> SACState:
+    """One agent for each probe, all in one program."""
+
+    def learn_one(batch: Transition) -> SACState:
+        def one_update(step: jax.Array, state: SACState) -> SACState:
+            key = jax.random.fold_in(jax.random.key(1), step)
+            return sac.update(config, state, jax.tree.map(lambda leaf: leaf[None], batch), key, CONSERVATIVE_WEIGHT)[0]
+
+        state = sac.create(config, jax.random.key(0), jnp.zeros(1), jnp.ones(1))
+        return jax.lax.fori_loop(0, PRESET_UPDATES, one_update, state)
+
+    return jax.vmap(learn_one)(batches)
+
+
+CONSERVATIVE_WEIGHT = 0.01
+"""CQL's term changes the values that are learned; this little, it must leave them nearly as they are."""
+
+CASES = [(name, False) for name in PRESETS] + [(name, True) for name in ("calql", "wsrl")]
+
+
+@pytest.mark.parametrize(("name", "has_offline_term"), CASES)
+def test_every_preset_solves_the_probes(name: str, has_offline_term: bool) -> None:
+    config = preset_config(name, has_offline_term)
+    assert config.is_conservative == has_offline_term or name == "calql"
+    learned = learn_all(config, jax.tree.map(lambda *rows: jnp.stack(rows), *PROBES.values()))
+    states = {probe: jax.tree.map(lambda leaf, i=i: leaf[i], learned) for i, probe in enumerate(PROBES)}
+
+    def value(probe: str, observation: list[float], action: list[float]) -> np.ndarray:
+        inputs = (jnp.asarray(column, jnp.float32)[:, None] for column in (observation, action))
+        return np.asarray(sac.action_values(config, states[probe], *inputs).mean(axis=0))
+
+    close(value("constant", [0.0] * 3, [-0.9, 0.0, 0.9]), 1.0, atol=0.06)
+    close(value("observation", [-1.0, 1.0], [0.3, -0.3]), [-1.0, 1.0], atol=0.06)
+    close(value("discounted", [0.0, 1.0], [0.2, 0.2]), [DISCOUNT, 1.0], atol=0.08)
+    close(value("best action", [-1.0, 1.0], [-0.5, 0.5]), 1.0, atol=0.08)
+    close(value("time limit", [0.0] * 2, [-0.5, 0.5]), 1.0 / (1.0 - DISCOUNT), atol=0.25)
+    column = jnp.array([[-1.0], [1.0]])
+    action = sac.act(config, sac.policy(states["best action"]), column, jnp.zeros_like(column))
+    close(np.asarray(action)[:, 0], [-0.5, 0.5], atol=0.1)

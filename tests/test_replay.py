@@ -27,11 +27,11 @@ add = jax.jit(storage.add)
 
 
 def transitions(number: np.ndarray) -> Transition:
-    """Transitions that carry their number in every field but mask and weight."""
+    """Transitions that carry their number in every field but mask, weight and Monte-Carlo return."""
     number = np.asarray(number, np.float32)
     column = jnp.asarray(np.repeat(number[..., None], 2, axis=-1))
     one = jnp.ones(number.shape)
-    return Transition(column, column[..., :1], jnp.asarray(number), column + 0.5, one, one)
+    return Transition(column, column[..., :1], jnp.asarray(number), column + 0.5, one, one, one)
 
 
 def assert_frequencies(index: jax.Array, probability: np.ndarray) -> None:
@@ -80,7 +80,7 @@ def test_a_ring_filled_to_the_brim_goes_on_at_its_start() -> None:
 
 
 def test_bytes_per_transition_counts_every_field() -> None:
-    assert storage.bytes_per_transition(storage.create(7, 2, 1)) == 4 * (2 + 1 + 1 + 2 + 1 + 1)
+    assert storage.bytes_per_transition(storage.create(7, 2, 1)) == 4 * (2 + 1 + 1 + 2 + 1 + 1 + 1)
 
 
 # Uniform

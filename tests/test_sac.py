@@ -11,9 +11,8 @@ import optax
 import pytest
 from jaxtyping import PyTree
 
-from wsrl_kit import sac
+from wsrl_kit import sac, sac_state
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.networks import mlp
 from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.prioritized import Proportional
 from wsrl_kit.sac import SACConfig, SACState
@@ -52,6 +51,7 @@ def batch_of(*shape: int, seed: int = 0) -> Transition:
         next_observation=normal(OBSERVATIONS),
         mask=jnp.asarray(generator.random(shape) < 0.8, jnp.float32),
         weight=jnp.ones(shape),
+        monte_carlo_return=normal(),
     )
 
 
@@ -99,7 +99,7 @@ def assert_moved(one: PyTree, other: PyTree) -> None:
 
 def test_weights_of_one_give_the_unweighted_critic_step() -> None:
     state, batch = fresh(), batch_of(BATCH)._replace(mask=jnp.zeros(BATCH))
-    network = mlp.CriticEnsemble(CONFIG.critic_ensemble_size, CONFIG.hidden_sizes, CONFIG.layer_norm, 0.0)
+    network = sac_state.critic_network(CONFIG, CONFIG.critic_ensemble_size)
 
     def unweighted_loss(critic: PyTree) -> jax.Array:
         # Terminal transitions: the target is the reward.

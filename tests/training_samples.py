@@ -68,7 +68,7 @@ def start_finetune(
 ) -> Iterator[Any]:
     environment = environment or envs.make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
-    probe = agents.probe_batch(dataset, probe_size, config.seed) if dataset and probe_size else None
+    probe = agents.probe_batch(config, dataset, probe_size) if dataset and probe_size else None
     # One capacity for all tests, so that they share compiled programs.
     tree = finetune.initial_tree(config, static, agent, dataset, offline_capacity=1024)
     return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)

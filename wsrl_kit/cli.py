@@ -62,9 +62,9 @@ def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
     from wsrl_kit.notebook import read_notebook
 
     notebook = read_notebook(_notebook(name))
-    for parameter, default in notebook.defaults.items():
+    for parameter in notebook.defaults:
         if parameter != "output_dir":
-            help = f"{notebook.help(parameter)} (default: {default!r})".replace("%", "%%")
+            help = f"{notebook.help(parameter)} (default: {notebook.default(parameter)!r})".replace("%", "%%")
             parser.add_argument(f"--{parameter}", default=argparse.SUPPRESS, metavar="VALUE", help=help)
 
 

@@ -1,9 +1,12 @@
 """Every parameter of a warmup and a fine-tuning run, in one place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import parameter, validate
+from wsrl_kit.parameters import parameter, unknown, validate
+from wsrl_kit.presets import preset
 
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
@@ -30,6 +33,10 @@ class WSRLConfig:
     )
     success_weight_bonus: float = parameter(1.5, "factor on the weight of successful episodes", minimum=0.0)
     holdout_fraction: float = parameter(0.1, "share of episodes held out for early stopping", minimum=0.0, maximum=0.9)
+
+    # Reward
+    reward_scale: float = parameter(1.0, "factor on the rewards that learning sees", minimum=1e-8)
+    reward_bias: float = parameter(0.0, "added to them, after the factor")
 
     # Offline warmup
     checkpoint_path: str | None = parameter(None, "warmup checkpoint: written by warmup, read by fine-tuning")
@@ -75,7 +82,12 @@ class WSRLConfig:
     hidden_sizes: list[int] = parameter([256, 256], "widths of the hidden layers", minimum=1)
     critic_ensemble_size: int = parameter(2, "critics", minimum=1)
     critic_subset_size: int = parameter(2, "critics drawn at random for the target minimum (REDQ)", minimum=1)
+    actor_value: str = parameter(
+        "mean", "how the actor's objective makes one value of the critics'", choices=("mean", "minimum")
+    )
     layer_norm: bool = parameter(True, "LayerNorm after every hidden layer")
+    activation: str = parameter("tanh", "of the hidden layers", choices=("tanh", "relu"))
+    output_scale: float = parameter(0.01, "variance scale of the output layers at the start", minimum=0.0)
     dropout_rate: float = parameter(0.0, "critic dropout (DroQ); 0: none", minimum=0.0, maximum=0.9)
     discount: float = parameter(0.97, "discount factor", minimum=0.0, maximum=1.0)
     target_update_rate: float = parameter(0.005, "step of the target critics (tau)", minimum=0.0, maximum=1.0)
@@ -87,14 +99,56 @@ class WSRLConfig:
     )
     learning_rate_warmup_steps: int = parameter(0, "gradient steps of linear rise of the learning rates", minimum=0)
     initial_temperature: float = parameter(1e-2, "entropy temperature at the start", minimum=1e-8)
-    target_entropy: float | None = parameter(None, "entropy aimed at; None: -action dimensions / 2")
+    target_entropy: float | None = parameter(None, "entropy aimed at; None: by the next parameter")
+    target_entropy_per_dimension: float = parameter(-0.5, "entropy aimed at, for each dimension of the action")
     backup_entropy: bool = parameter(False, "entropy bonus in the TD target")
+    official_update_order: bool = parameter(
+        False, "order of the steps, and steps on losses of zero, as in the authors' code of WSRL and HIL-SERL"
+    )
+
+    # Conservative critics
+    conservative_loss: str = parameter(
+        "none", "term against values of actions that the data do not hold", choices=("none", "cql", "calql")
+    )
+    conservative_weight: float = parameter(0.01, "weight of that term in warmup (alpha)", minimum=0.0)
+    conservative_online_weight: float = parameter(0.0, "its weight in fine-tuning, after the fade", minimum=0.0)
+    conservative_fade_steps: int = parameter(
+        0, "environment steps over which its weight goes from the one to the other", minimum=0
+    )
+    cql_actions: int = parameter(10, "actions sampled from each of three distributions", minimum=1)
+    cql_temperature: float = parameter(1.0, "of the log-sum-exp over them", minimum=1e-3)
+    cql_max_target_backup: bool = parameter(True, "TD targets take the best of so many actions of the policy")
+    cql_target_gap: float | None = parameter(
+        None, "gap that a Lagrange multiplier on the weight aims at; None: the weight is as given"
+    )
 
     # Evaluation and records
     evaluation_interval: int = parameter(1_000, "environment steps between evaluations", minimum=1)
     evaluation_episodes: int = parameter(20, "episodes per evaluation and action mode", minimum=1)
     log_interval: int = parameter(100, "steps between recorded training metrics", minimum=1)
     checkpoint_interval: int = parameter(1_000, "steps between checkpoints of the run", minimum=1)
+
+    @staticmethod
+    def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, and where they say nothing those of the preset that `preset` names; None says nothing.
+
+        Raises:
+            ParameterError: there is no such preset.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        return preset(given.get("preset", "kit")) | given
+
+    @classmethod
+    def of_preset(cls, name: str, **values: Any) -> "WSRLConfig":
+        """A published method (see `presets`), with other values where they are given.
+
+        Raises:
+            ParameterError: there is no such preset, no such parameter, or a value is refused.
+        """
+        for parameter_name in values:
+            if parameter_name not in cls.__dataclass_fields__:
+                raise unknown(parameter_name, list(cls.__dataclass_fields__))
+        return cls(**preset(name) | values)
 
     def __post_init__(self) -> None:
         validate(self)

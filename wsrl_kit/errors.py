@@ -28,5 +28,9 @@ class RunError(WSRLKitError):
     """A run's folder is missing, damaged, or belongs to another run."""
 
 
+class DivergenceError(WSRLKitError):
+    """Learning has diverged; the last checkpoint is from before."""
+
+
 class Stopped(WSRLKitError):
     """The user stopped the work; everything up to here is kept."""

@@ -5,7 +5,7 @@ A term that is off is absent from the sum.
 """
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, lax, nn
 from jaxtyping import Float
 
 
@@ -25,13 +25,17 @@ def squared_td_error(value: Float[Array, "ensemble batch"], target: Float[Array,
 
 
 def soft_policy(
-    log_probability: Float[Array, " batch"], value: Float[Array, "ensemble batch"], temperature: Float[Array, ""]
+    log_probability: Float[Array, " batch"], value: Float[Array, " batch"], temperature: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    """`temperature * log pi(a|s) - Q(s, a)` with the ensemble's mean (Haarnoja et al. 2018, equation 7).
+    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7).
 
-    The mean where SAC has the minimum is REDQ's choice (Chen et al. 2021, algorithm 1), kept by RLPD and WSRL.
+    Args:
+        log_probability: of the policy's action.
+        value: of that action, the ensemble's values already made one: by the minimum in SAC and WSRL's code, by the
+            mean in REDQ (Chen et al. 2021, algorithm 1), RLPD and HIL-SERL.
+        temperature: of the entropy bonus.
     """
-    return temperature * log_probability - jnp.mean(value, axis=0)
+    return temperature * log_probability - value
 
 
 def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) -> Float[Array, " batch"]:
@@ -48,3 +52,46 @@ def behavior_cloning(
     likelihood it stays finite for recorded actions at the bounds.
     """
     return jnp.mean(jnp.square(action - data_action), axis=-1)
+
+
+def conservative_gap(
+    sampled_value: Float[Array, "ensemble batch actions"],
+    log_density: Float[Array, "batch actions"],
+    value: Float[Array, "ensemble batch"],
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """CQL(H): how far sampled actions are valued above the data's, mean over the ensemble.
+
+    `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` over actions a_i drawn from
+    uniform and policy distributions (Kumar et al. 2020, equation 4, importance sampling of
+    appendix F). As in the
+    authors' code the sum over the samples is not divided by their number, which shifts the gap by a constant, and
+    gradient flows into the values alone.
+
+    Args:
+        sampled_value: Q of the sampled actions.
+        log_density: log of the density that each was drawn with.
+        value: Q of the data's actions.
+        temperature: of the log-sum-exp.
+    """
+    sampled = (sampled_value - lax.stop_gradient(log_density)) / temperature
+    return jnp.mean(temperature * nn.logsumexp(sampled, axis=-1) - value, axis=0)
+
+
+def calibrated(
+    sampled_value: Float[Array, "ensemble batch actions"], monte_carlo_return: Float[Array, " batch"]
+) -> Float[Array, "ensemble batch actions"]:
+    """Values not below the return that the data's own policy got from there: where they are, nothing pushes them down.
+
+    Cal-QL (Nakamoto et al. 2023, equation 5.1). For actions of the policy; random ones stay unbounded. A return of
+    -inf bounds nothing, which leaves CQL.
+    """
+    return jnp.maximum(sampled_value, monte_carlo_return[:, None])
+
+
+def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Array, "*batch"]:
+    """How far the conservative gap lies below the one aimed at: its product with the multiplier is minimised.
+
+    The Lagrange form of CQL (Kumar et al. 2020, appendix F): the multiplier grows while the gap is above its target.
+    """
+    return lax.stop_gradient(target_gap - gap)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 import nbformat
 
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import build, check, parse, unknown
+from wsrl_kit.parameters import build, check, field_default, parse, unknown
 
 # Every parameter dataclass that a notebook may build, and the module that holds it; imported only when a notebook
 # names it, so that a mistake in a parameter is found without waiting for JAX.
@@ -56,6 +56,13 @@ class Notebook:
             if name in annotations:
                 return annotations[name]
         return self.annotations[name]
+
+    def default(self, name: str) -> Any:
+        """Value of a parameter that is not given, as far as no preset says otherwise."""
+        field = self._field(name)
+        if self.defaults[name] is not None or field is None:
+            return self.defaults[name]
+        return field_default(field)
 
     def _field(self, name: str) -> dataclasses.Field[Any] | None:
         fields = (field for parameters in self.classes for field in dataclasses.fields(parameters))

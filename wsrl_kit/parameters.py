@@ -131,11 +131,14 @@ def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[An
 def build(parameters: type[T], values: Mapping[str, Any]) -> T:
     """An instance of one parameter dataclass from those of the values that are its fields.
 
+    A class with a `completed` adds to the values what follows from them, such as those of a preset.
+
     Raises:
         ParameterError: if the dataclass refuses a value.
     """
     names = [field.name for field in dataclasses.fields(parameters)]  # type: ignore[arg-type]
-    return parameters(**{name: values[name] for name in names if name in values})
+    completed = getattr(parameters, "completed", dict)({**values})
+    return parameters(**{name: completed[name] for name in names if name in completed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +182,14 @@ def table(instance: Any) -> ParameterTable:
     rows = []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
-        default = _default(field)
+        default = field_default(field)
         changed = "" if value == default else "required" if default is dataclasses.MISSING else repr(default)
         rows.append((field.name, repr(value), changed, field.metadata.get("help", "")))
     return ParameterTable(type(instance).__name__, tuple(rows))
 
 
-def _default(field: Any) -> Any:
+def field_default(field: Any) -> Any:
+    """The default of a dataclass field; `dataclasses.MISSING` where it has none."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

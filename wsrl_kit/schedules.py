@@ -66,6 +66,11 @@ def learning_rate(kind: str, peak: float, warmup_steps: int, decay_steps: int) -
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])
 
 
+def conservative_weight(offline: float, online: float, fade_steps: int) -> Schedule:
+    """From the weight of CQL's term in warmup to that in fine-tuning, linearly in `fade_steps` environment steps."""
+    return optax.linear_schedule(offline, online, fade_steps) if fade_steps else optax.constant_schedule(online)
+
+
 def critic_updates(config: WSRLConfig) -> int:
     """Critic updates of warmup and fine-tuning together, after which their decaying learning rate reaches 0."""
     return config.warmup_steps + config.online_steps * config.update_to_data_ratio
@@ -81,14 +86,20 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
     )
     beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
     share = learning_rate(config.learning_rate_schedule, 1.0, config.learning_rate_warmup_steps, critic_updates(config))
+    weight = conservative_weight(
+        config.conservative_weight, config.conservative_online_weight, config.conservative_fade_steps
+    )
     earlier = config.warmup_steps if config.checkpoint_path else 0
-    return {
+    values = {
         "offline ratio": evaluate(offline_ratio, config.online_steps),
         "PER beta": evaluate(beta, config.online_steps),
         "learning rate / peak": evaluate(
             lambda step: share(earlier + step * config.update_to_data_ratio), config.online_steps
         ),
     }
+    if config.conservative_loss != "none":
+        values["conservative weight"] = evaluate(weight, config.online_steps)
+    return values
 
 
 def evaluate(schedule: Schedule, steps: int) -> Float[np.ndarray, " steps"]:

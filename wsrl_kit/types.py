@@ -16,6 +16,8 @@ class Transition(NamedTuple):
         next_observation: the observation the step led to, also at the end of an episode.
         mask: bootstrap mask, 1 - terminated; 1 at a time limit.
         weight: loss weight of the example (source x quality, mean 1 over a dataset; 1 for online data).
+        monte_carlo_return: discounted sum of rewards from here to the episode's end, Cal-QL's lower bound of a value;
+            -inf where it is not known (yet).
     """
 
     observation: Float[Array, "*batch observation"]
@@ -24,6 +26,7 @@ class Transition(NamedTuple):
     next_observation: Float[Array, "*batch observation"]
     mask: Float[Array, "*batch"]
     weight: Float[Array, "*batch"]
+    monte_carlo_return: Float[Array, "*batch"]
 
 
 class Batch(NamedTuple):

@@ -202,8 +202,27 @@ def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray
     Args:
         discount: in [0, 1]; at 1 the exception does not apply.
     """
-    starts, ends, lengths = dataset.episode_starts, dataset.episode_ends, dataset.episode_lengths
-    returns = dataset.rewards.astype(np.float64)
+    terminated = dataset.terminated[dataset.episode_ends - 1]
+    return returns_to_go(dataset.rewards, dataset.episode_ends, terminated, discount)
+
+
+def returns_to_go(
+    rewards: Float32[np.ndarray, " transition"],
+    episode_ends: Int64[np.ndarray, " episode"],
+    episode_terminated: Bool[np.ndarray, " episode"],
+    discount: float,
+) -> Float32[np.ndarray, " transition"]:
+    """`monte_carlo_returns` of episodes that lie one after another, from what decides them.
+
+    Args:
+        rewards: reward of each step.
+        episode_ends: exclusive end of each episode.
+        episode_terminated: whether its last step ended the task.
+        discount: in [0, 1].
+    """
+    lengths = np.diff(episode_ends, prepend=0)
+    starts, ends = episode_ends - lengths, episode_ends
+    returns = rewards.astype(np.float64)
     # One step back in time in all episodes at once; the long ones last longest.
     by_length = np.argsort(-lengths, kind="stable")
     ends, still_running = ends[by_length], -lengths[by_length]
@@ -211,9 +230,8 @@ def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray
         rows = ends[: np.searchsorted(still_running, -steps)] - 1 - steps
         returns[rows] += discount * returns[rows + 1]
     if discount < 1:
-        lowest = np.minimum.reduceat(dataset.rewards, starts)
-        endless = (lowest < 0) & (lowest == np.maximum.reduceat(dataset.rewards, starts))
-        endless &= ~dataset.terminated[dataset.episode_ends - 1]
+        lowest = np.minimum.reduceat(rewards, starts)
+        endless = (lowest < 0) & (lowest == np.maximum.reduceat(rewards, starts)) & ~episode_terminated
         rows = np.repeat(endless, lengths)
-        returns[rows] = dataset.rewards[rows] / (1 - discount)
+        returns[rows] = rewards[rows] / (1 - discount)
     return returns.astype(np.float32)

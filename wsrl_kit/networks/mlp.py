@@ -27,18 +27,13 @@ class Network(Protocol):
 STANDARD_DEVIATION_RANGE = (1e-5, 5.0)
 """HIL-SERL's clip of the actor's standard deviation (before tanh)."""
 
-OUTPUT_SCALE = 1e-2
-"""Variance scale of the output layers: near-zero Q values and centred actions at the start.
-
-At scale 1 the first Q values exceed the returns of a sparse task, and learning from a few demonstrations stalls.
-"""
-
 
 class HiddenLayers(linen.Module):
-    """Dense, dropout, LayerNorm and tanh, once per width: the order of HIL-SERL's and RLPD's networks."""
+    """Dense, dropout, LayerNorm and tanh or relu, once per width: the order of HIL-SERL's and RLPD's networks."""
 
     widths: Sequence[int]
     layer_norm: bool
+    activation: str
     dropout_rate: float = 0.0
 
     @linen.compact
@@ -48,8 +43,19 @@ class HiddenLayers(linen.Module):
             hidden = Dense(width, linen.initializers.xavier_uniform())(hidden)
             if self.dropout_rate > 0:
                 hidden = linen.Dropout(self.dropout_rate, deterministic=not train)(hidden)
-            hidden = NormalisedTanh()(hidden) if self.layer_norm else jnp.tanh(hidden)
+            hidden = self._activated(hidden)
         return hidden
+
+    def _activated(self, hidden: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
+        if self.layer_norm and self.activation == "tanh":
+            return NormalisedTanh()(hidden)
+        if self.layer_norm:
+            hidden = linen.LayerNorm()(hidden)
+        return {"tanh": jnp.tanh, "relu": linen.relu}[self.activation](hidden)
+
+
+def _output_layer(width: int, scale: float) -> Dense:
+    return Dense(width, linen.initializers.variance_scaling(scale, "fan_avg", "uniform"))
 
 
 class Actor(linen.Module):
@@ -58,16 +64,18 @@ class Actor(linen.Module):
     action_size: int
     widths: Sequence[int]
     layer_norm: bool
+    activation: str
+    output_scale: float
 
     @linen.compact
     def __call__(
         self, observation: Float[Array, "batch observation"]
     ) -> tuple[Float[Array, "batch action"], Float[Array, "batch action"]]:
         """Mean and standard deviation of the action before tanh."""
-        hidden = HiddenLayers(self.widths, self.layer_norm)(observation, train=False)
+        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation)(observation, train=False)
         # One layer for both: two narrow products take longer than one.
-        output = Dense(2 * self.action_size, linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform"))
-        mean, log_standard_deviation = jnp.split(output(hidden), 2, axis=-1)
+        output = _output_layer(2 * self.action_size, self.output_scale)(hidden)
+        mean, log_standard_deviation = jnp.split(output, 2, axis=-1)
         # Clipped before exp, whose overflow would make the gradient NaN.
         return mean, jnp.exp(jnp.clip(log_standard_deviation, *jnp.log(jnp.array(STANDARD_DEVIATION_RANGE))))
 
@@ -77,12 +85,14 @@ class Critic(linen.Module):
 
     widths: Sequence[int]
     layer_norm: bool
+    activation: str
+    output_scale: float
     dropout_rate: float
 
     @linen.compact
     def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, " batch"]:
-        hidden = HiddenLayers(self.widths, self.layer_norm, self.dropout_rate)(inputs, train)
-        return Dense(1, linen.initializers.variance_scaling(OUTPUT_SCALE, "fan_avg", "uniform"))(hidden).squeeze(-1)
+        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, self.dropout_rate)(inputs, train)
+        return _output_layer(1, self.output_scale)(hidden).squeeze(-1)
 
 
 class CriticEnsemble(linen.Module):
@@ -91,6 +101,8 @@ class CriticEnsemble(linen.Module):
     size: int
     widths: Sequence[int]
     layer_norm: bool
+    activation: str
+    output_scale: float
     dropout_rate: float
 
     @linen.compact
@@ -103,7 +115,7 @@ class CriticEnsemble(linen.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, None),
             axis_size=self.size,
-        )(self.widths, self.layer_norm, self.dropout_rate)
+        )(self.widths, self.layer_norm, self.activation, self.output_scale, self.dropout_rate)
         # Each critic has a copy of the inputs: with a shared one the compiler makes one product for all critics, and
         # transposes what it gives and what comes back.
         inputs = jnp.concatenate([observation, action], axis=-1)

@@ -38,6 +38,11 @@ def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
     return replay._replace(online=storage.add(replay.online, transition), online_sampler=sampler_state)
 
 
+def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:
+    """The replay with the Monte-Carlo returns of online transitions; rows at or past the capacity are left out."""
+    return replay._replace(online=storage.set_monte_carlo_returns(replay.online, row, monte_carlo_return))
+
+
 def offline_count(replay: Replay, batch_size: int, ratio: Float[Array, ""]) -> Integer[Array, ""]:
     """Offline rows of a batch: `int(batch_size * ratio)`; all while nothing is online, none where nothing is offline.
 

@@ -14,13 +14,13 @@ class Storage(NamedTuple):
     """Fixed-capacity ring; rows from `size` on are zeros.
 
     Attributes:
-        states: observation, next observation, reward, mask and weight side by side: one read fetches a row's fields.
+        states: observation, next observation, and the fields of one number each, side by side: one read fetches them.
         actions: kept apart, so that the shapes of both arrays tell every field's size.
         size: transitions held.
         position: row that the next transition takes.
     """
 
-    states: Float[Array, "capacity 2*observation+3"]
+    states: Float[Array, "capacity 2*observation+4"]
     actions: Float[Array, "capacity action"]
     size: Integer[Array, ""]
     position: Integer[Array, ""]
@@ -33,13 +33,13 @@ class Storage(NamedTuple):
 
 
 def _packed(transition: Transition) -> tuple[Float[Array, "*batch state"], Float[Array, "*batch action"]]:
-    scalars = jnp.stack([transition.reward, transition.mask, transition.weight], axis=-1)
+    scalars = jnp.stack([transition.reward, transition.mask, transition.weight, transition.monte_carlo_return], axis=-1)
     states = jnp.concatenate([transition.observation, transition.next_observation, scalars], axis=-1)
     return states, jnp.asarray(transition.action)
 
 
 def _unpacked(states: Float[Array, "*batch state"], actions: Float[Array, "*batch action"]) -> Transition:
-    end = states.shape[-1] - 3
+    end = states.shape[-1] - 4
     return Transition(
         observation=states[..., : end // 2],
         action=actions,
@@ -47,12 +47,13 @@ def _unpacked(states: Float[Array, "*batch state"], actions: Float[Array, "*batc
         next_observation=states[..., end // 2 : end],
         mask=states[..., end + 1],
         weight=states[..., end + 2],
+        monte_carlo_return=states[..., end + 3],
     )
 
 
 def create(capacity: int, observation_size: int, action_size: int) -> Storage:
     """An empty ring."""
-    states, actions = jnp.zeros((capacity, 2 * observation_size + 3)), jnp.zeros((capacity, action_size))
+    states, actions = jnp.zeros((capacity, 2 * observation_size + 4)), jnp.zeros((capacity, action_size))
     return Storage(states, actions, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
@@ -86,6 +87,11 @@ def add(storage: Storage, transition: Transition) -> Storage:
     )
     limit = capacity(storage)
     return Storage(states, actions, jnp.minimum(storage.size + 1, limit), (storage.position + 1) % limit)
+
+
+def set_monte_carlo_returns(storage: Storage, row: Integer[Array, " rows"], value: Float[Array, " rows"]) -> Storage:
+    """The ring with returns that an episode's end has made known; rows at or past the capacity are left out."""
+    return storage._replace(states=storage.states.at[row, -1].set(value, mode="drop"))
 
 
 def gather(storage: Storage, index: Integer[Array, "*batch"]) -> Transition:

@@ -1,5 +1,6 @@
 """An agent that fits an environment and its offline data: sizes, normalisation, and the warmup checkpoint file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.errors import CheckpointError, DataError
 from wsrl_kit.replay import storage
 from wsrl_kit.sac import SACConfig, SACState
@@ -28,7 +29,14 @@ Bounds are limits that are rarely reached, and precise work happens in a small p
 beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
 """
 
-NETWORK_PARAMETERS = ("observation_size", "action_size", "hidden_sizes", "critic_ensemble_size", "layer_norm")
+NETWORK_PARAMETERS = (
+    "observation_size",
+    "action_size",
+    "hidden_sizes",
+    "critic_ensemble_size",
+    "layer_norm",
+    "activation",
+)
 
 
 def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
@@ -77,23 +85,44 @@ def normalisation(
     return center.astype(np.float32), np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
 
 
-def to_transitions(dataset: Dataset) -> Transition:
-    """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not."""
+def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
+    """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not.
+
+    Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others.
+
+    Raises:
+        DataError: Cal-QL is asked for, and the data do not tell where episodes end.
+    """
+    rewards = learning_reward(config, dataset.rewards)
+    returns = np.full(len(dataset), -np.inf, np.float32)
+    if config.conservative_loss == "calql":
+        if dataset.episode_count == 1 and not dataset.terminated.any():
+            raise DataError(
+                "conservative_loss 'calql' bounds values by the episodes' returns: expected data that mark the ends of "
+                f"episodes, found {len(dataset)} transitions in a row without one"
+            )
+        returns = monte_carlo_returns(replace(dataset, rewards=rewards), config.discount)
     return Transition(
         observation=jnp.asarray(dataset.observations),
         action=jnp.asarray(dataset.actions),
-        reward=jnp.asarray(dataset.rewards),
+        reward=jnp.asarray(rewards),
         next_observation=jnp.asarray(dataset.next_observations),
         mask=1.0 - jnp.asarray(dataset.terminated, jnp.float32),
         weight=jnp.asarray(dataset.weight),
+        monte_carlo_return=jnp.asarray(returns),
     )
 
 
-def probe_batch(dataset: Dataset, size: int, seed: int) -> Transition:
+def learning_reward(config: WSRLConfig, reward: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+    """The reward that learning sees, as the method wants it."""
+    return np.asarray(config.reward_scale * reward + config.reward_bias, np.float32)
+
+
+def probe_batch(config: WSRLConfig, dataset: Dataset, size: int) -> Transition:
     """A frozen batch of offline transitions on which values are followed through the switch; all have weight 1."""
-    generator = np.random.default_rng(randomness.episode_seed(seed, "diagnosis"))
+    generator = np.random.default_rng(randomness.episode_seed(config.seed, "diagnosis"))
     rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))
-    batch = jax.tree.map(lambda column: column[rows], to_transitions(dataset))
+    batch = jax.tree.map(lambda column: column[rows], to_transitions(config, dataset))
     return batch._replace(weight=jnp.ones(size))
 
 

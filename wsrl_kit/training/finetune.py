@@ -14,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit import sac, schedules
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.dataset import Dataset, returns_to_go
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import mixture, storage
@@ -23,10 +23,11 @@ from wsrl_kit.replay.prioritized import Proportional, RankBased
 from wsrl_kit.replay.uniform import Sampler, Uniform
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
-from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.agent import learning_reward, to_transitions
+from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
-from wsrl_kit.training.learning import add, learn
+from wsrl_kit.training.learning import add, learn, set_returns
 from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
@@ -39,6 +40,17 @@ def sampler_of(config: WSRLConfig) -> Sampler:
         return Uniform()
     kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
     return kinds[config.priority_kind](config.priority_alpha)
+
+
+def online(config: WSRLConfig) -> WSRLConfig:
+    """The parameters as fine-tuning takes them: without the terms that belong to warmup.
+
+    Behavior cloning holds the actor to the data there; online it is free to leave them. CQL's term goes where it has no
+    weight.
+    """
+    weightless = config.conservative_online_weight == 0 and config.conservative_fade_steps == 0
+    loss = "none" if weightless else config.conservative_loss
+    return replace(config, behavior_cloning_weight=0.0, conservative_loss=loss)
 
 
 def initial_tree(
@@ -58,6 +70,7 @@ def initial_tree(
     Raises:
         DataError: fewer offline transitions than one batch takes.
     """
+    config = online(config)
     sizes = (static.observation_size, static.action_size)
     if offline is None:
         offline_rows = storage.create(offline_capacity or 1, *sizes)
@@ -67,7 +80,7 @@ def initial_tree(
             "keep more (retention_ratio) or take smaller batches"
         )
     else:
-        offline_rows = storage.filled(to_transitions(offline), offline_capacity or len(offline))
+        offline_rows = storage.filled(to_transitions(config, offline), offline_capacity or len(offline))
     online_rows = storage.create(min(config.replay_capacity, config.online_steps), *sizes)
     return {
         "agent": agent,
@@ -75,6 +88,9 @@ def initial_tree(
         "environment_step": np.int64(0),
         "episode": np.int64(0),
         "window": np.zeros(2),
+        "largest_reward": np.float64(
+            0.0 if offline is None else np.abs(learning_reward(config, offline.rewards)).max()
+        ),
     }
 
 
@@ -94,23 +110,36 @@ def finetune(
     Args:
         tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
         probe: frozen offline batch on which values are followed through the switch; None for none.
+
+    Raises:
+        DivergenceError: the critics have left the range of possible returns.
     """
-    # Behavior cloning holds the actor to the data in warmup; online it is free to leave them.
-    static = replace(static, behavior_cloning_weight=0.0)
+    config = online(config)
+    static = sac.from_parameters(config, static.observation_size, static.action_size)
     sampler = sampler_of(config)
     agent, replay = tree["agent"], tree["replay"]
     environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
     window = _Window(*(float(value) for value in tree["window"]))
 
+    # The agent may know rewards that fine-tuning has not met yet.
+    largest_reward = max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max()))
+
     schedule = schedules.run_schedules(config)
     ratios, betas = schedule["offline ratio"] * float(replay.offline.size > 0), schedule["PER beta"]
     acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
     diagnosis_key = randomness.key(config.seed, "diagnosis")
+    weights = schedule.get("conservative weight")
+    faded = config.conservative_fade_steps if config.conservative_online_weight == 0 else config.online_steps
     first_update = max(config.frozen_rollout_steps, config.random_steps)
     shape = (config.update_to_data_ratio, config.batch_size)
     sampled = np.ones(1, np.float32)
     next_checkpoint = environment_step + config.checkpoint_interval
     metrics: sac.Metrics = {}
+
+    def learning_metrics() -> dict[str, float]:
+        values = {name: float(value) for name, value in metrics.items()}
+        check_divergence(config, values, largest_reward, int(agent.updates))
+        return values
 
     def measured(values: dict[str, float]) -> Measurement:
         return Measurement("online", environment_step, int(agent.updates), values)
@@ -123,6 +152,7 @@ def finetune(
                 "environment_step": np.int64(environment_step),
                 "episode": np.int64(episode),
                 "window": np.array([window.peak_contact_force, window.safety_box_clips]),
+                "largest_reward": np.float64(largest_reward),
             }
         )
 
@@ -139,11 +169,13 @@ def finetune(
     while environment_step < config.online_steps:
         # Episode ends are the only moments at which any environment's state is known: a reset with the next seed.
         if environment_step >= next_checkpoint:
+            learning_metrics()
             yield snapshot()
             next_checkpoint = environment_step + config.checkpoint_interval
         observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
-        total_reward, length, success, done = 0.0, 0, None, False
+        rewards: list[float] = []
+        success, done = None, False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
                 action = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
@@ -151,9 +183,17 @@ def finetune(
                 step = np.int32(environment_step)
                 action = np.asarray(act(static, sac.policy(agent), acting_key, step, observation[None], sampled))[0]
             next_observation, reward, terminated, truncated, info = environment.step(action)
-            mask = np.float32(not terminated)
-            row: tuple[Any, ...] = (observation, action, np.float32(reward), next_observation, mask, np.float32(1.0))
+            learnt = learning_reward(config, np.asarray(reward, np.float32))
+            numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
+            row: tuple[Any, ...] = (observation, action, learnt, next_observation, *numbers)
             transition = Transition(*row)
+            largest_reward = max(largest_reward, abs(float(learnt)))
+            if weights is not None and environment_step >= faded:
+                # CQL's term has faded out: the program without it takes over.
+                weights = None
+                static = sac.from_parameters(
+                    replace(config, conservative_loss="none"), static.observation_size, static.action_size
+                )
             if environment_step < first_update:
                 replay = add(sampler, replay, transition)
             else:
@@ -167,10 +207,12 @@ def finetune(
                     np.int32(environment_step),
                     ratios[environment_step],
                     betas[environment_step],
+                    None if weights is None else weights[environment_step],
                     transition,
                 )
             observation = next_observation
-            total_reward, length, done = total_reward + float(reward), length + 1, terminated or truncated
+            rewards.append(float(reward))
+            done = terminated or truncated
             success = succeeded(success, info)
             window.include(info)
             environment_step += 1
@@ -178,7 +220,7 @@ def finetune(
             if environment_step % RANK_REFRESH_INTERVAL == 0:
                 replay = _refresh(sampler, replay)
             if environment_step % config.log_interval == 0:
-                values = {f"training/{name}": float(value) for name, value in metrics.items()}
+                values = {f"training/{name}": value for name, value in learning_metrics().items()}
                 values["training/offline_ratio"] = float(ratios[environment_step - 1])
                 values["training/priority_beta"] = float(betas[environment_step - 1])
                 yield measured(values | window.take() | _diagnose(static, agent, replay, probe, diagnosis_key))
@@ -188,14 +230,30 @@ def finetune(
         episode += 1
         # An episode that the end of the run cuts has no outcome.
         if done:
+            if static.is_calibrated:
+                replay = _with_returns(config, replay, environment_step, np.array(rewards, np.float32), terminated)
             yield measured(
                 {
-                    "training/episode_return": total_reward,
-                    "training/episode_length": float(length),
+                    "training/episode_return": sum(rewards),
+                    "training/episode_length": float(len(rewards)),
                     "training/episode_success": float("nan") if success is None else float(success),
                 }
             )
     yield snapshot()
+
+
+def _with_returns(
+    config: WSRLConfig, replay: Replay, end: int, rewards: Float[np.ndarray, " episode"], terminated: bool
+) -> Replay:
+    """The replay with the Monte-Carlo returns of the episode whose last transition was that of step `end - 1`."""
+    ends, terminations = np.array([len(rewards)]), np.array([terminated])
+    returns = returns_to_go(learning_reward(config, rewards), ends, terminations, config.discount)
+    capacity = storage.capacity(replay.online)
+    held = min(len(rewards), capacity)
+    # Padded to a power of two, so that few programs serve episodes of all lengths.
+    padding = (1 << (held - 1).bit_length()) - held
+    rows = np.pad(np.arange(end - held, end, dtype=np.int32) % capacity, (0, padding), constant_values=capacity)
+    return set_returns(replay, rows, np.pad(returns[-held:], (0, padding)))
 
 
 class _Window:

@@ -16,7 +16,7 @@ from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
-from wsrl_kit.errors import ParameterError, RunError, Stopped, WSRLKitError
+from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, programs, warmup
@@ -72,10 +72,16 @@ def load_offline_data(config: WSRLConfig, paths: Paths) -> Dataset:
     """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
 
     Raises:
-        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others.
+        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
+            data are parts of episodes.
     """
     dataset = load_sources(paths)
     if dataset.is_weighted:
+        if config.conservative_loss == "calql":
+            raise DataError(
+                "conservative_loss 'calql' bounds values by the returns of whole episodes, found data that retention "
+                f"has cut ({paths}): give the data that they were chosen from"
+            )
         return dataset
     source_weights = {**config.source_weights, "demos": config.demo_weight}
     return weigh(dataset, source_weights, config.success_weight_bonus)
@@ -110,7 +116,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         assert isinstance(result, WarmupResult)
         evaluator.close()
 
-        probe = agents.probe_batch(dataset, finetune.PROBE_SIZE, config.seed)
+        probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
         agents.save_warmup(target, static, result.agent, probe, details)
         errors = warmup.dataset_td_errors(config, static, result.agent, dataset)
@@ -154,14 +160,14 @@ def run_finetune(
     programs.keep()
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
-        dataset = None if config.demo_path is None else load_offline_data(config, config.demo_path)
+        dataset = None if config.demo_path is None else load_offline_data(finetune.online(config), config.demo_path)
         environment = envs.make(config.exp_name, config.environment_options)
         static, agent = agents.create(config, environment, dataset)
         probe = None
         if config.checkpoint_path is not None:
             agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
         elif dataset is not None:
-            probe = agents.probe_batch(dataset, finetune.PROBE_SIZE, config.seed)
+            probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         evaluator = Evaluator(config)
         tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
         _follow(finetune.finetune(config, static, tree, environment, evaluator, probe), run, progress)
@@ -181,9 +187,13 @@ def _resume(run: Run, fresh: PyTree) -> PyTree:
 
 
 def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress) -> WarmupResult | None:
-    """Takes the events of a training loop to the run's folder and the progress display."""
+    """Takes the events of a training loop to the run's folder and the progress display.
+
+    Raises:
+        DivergenceError: with the last checkpoint, which is from before.
+    """
     latest = ""
-    for event in events:
+    for event in _from_before_diverging(events, run):
         match event:
             case Measurement():
                 run.record(event.phase, event.environment_step, event.gradient_step, event.values)
@@ -197,6 +207,14 @@ def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress
         if progress.stop_requested:
             raise Stopped(f"stopped by the user; {run.folder} holds everything up to the last checkpoint")
     return None
+
+
+def _from_before_diverging(events: Iterator[Event | WarmupResult], run: Run) -> Iterator[Event | WarmupResult]:
+    try:
+        yield from events
+    except DivergenceError as error:
+        found = run.checkpoint_path if run.checkpoint_path.exists() else "none was made yet"
+        raise DivergenceError(f"{error}; the last good checkpoint: {found}") from error
 
 
 def _evaluation_text(values: dict[str, float]) -> str:

@@ -1,17 +1,25 @@
 """One environment step's learning as one function of arrays: what fine-tuning calls, once compiled."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray
 
-from wsrl_kit import sac
+from wsrl_kit import official, sac
 from wsrl_kit.replay import mixture
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.types import Transition
+
+Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
+
+
+def update_of(static: SACConfig) -> Update:
+    """The kit's update, or that in the order of the authors' code."""
+    return official.update if static.official_update_order else sac.update
 
 
 def learning_step(
@@ -24,6 +32,7 @@ def learning_step(
     step: Integer[Array, ""],
     ratio: Float[Array, ""],
     beta: Float[Array, ""],
+    conservative_weight: Float[Array, ""] | None = None,
     transition: Transition | None = None,
 ) -> tuple[SACState, Replay, sac.Metrics]:
     """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
@@ -34,13 +43,16 @@ def learning_step(
         step: environment steps since the switch.
         ratio: offline share of each batch.
         beta: PER's importance exponent.
+        conservative_weight: weight of CQL's term; None without one.
         transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
     """
     if transition is not None:
         replay = mixture.add(sampler, replay, transition)
     sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
     batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
-    agent, metrics, td_error = sac.update(static, agent, batch.transition, update_key)
+    # Left out where there is no such term: what is handed over takes time.
+    weight = () if conservative_weight is None else (conservative_weight,)
+    agent, metrics, td_error = update_of(static)(static, agent, batch.transition, update_key, *weight)
     return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
@@ -49,3 +61,6 @@ learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learni
 
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
 """`mixture.add` compiled, in place: for a step that does not learn."""
+
+set_returns = partial(jax.jit, donate_argnums=0)(mixture.set_returns)
+"""`mixture.set_returns` compiled, in place."""

@@ -19,8 +19,10 @@ from wsrl_kit.replay.storage import Storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
 from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.training.learning import update_of
 from wsrl_kit.types import Transition
 
 PADDING = 1024
@@ -72,7 +74,8 @@ def warmup(
         dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
 
     Raises:
-        DataError: fewer transitions than one batch takes.
+        DataError: fewer transitions than one batch takes, or returns are needed that the data do not tell.
+        DivergenceError: the critics have left the range of possible returns.
     """
     training, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
     holdout = held_out or training
@@ -81,7 +84,8 @@ def warmup(
             f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(training)} "
             f"in the {training.episode_count} training episodes"
         )
-    rows = storage.filled(to_transitions(training), -(-len(training) // PADDING) * PADDING)
+    rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
+    largest_reward = float(np.abs(config.reward_scale * training.rewards + config.reward_bias).max())
     key = randomness.key(config.seed, "warmup")
     agent, step = tree["agent"], int(tree["step"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
@@ -93,12 +97,17 @@ def warmup(
         # Calls end where the next record, evaluation or checkpoint is due.
         intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
         end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
-        agent, metrics = _train(static, config.batch_size, agent, rows, key, np.int32(step), np.int32(end))
+        weight = np.float32(config.conservative_weight)
+        agent, device_metrics = _train(
+            static, config.batch_size, agent, rows, key, np.int32(step), np.int32(end), weight
+        )
+        metrics = {name: float(value) for name, value in device_metrics.items()}
+        check_divergence(config, metrics, largest_reward, step)
         step = end
         yield Step(step, config.warmup_steps, "offline warmup")
         due = [step % interval == 0 or step == config.warmup_steps for interval in intervals]
         if due[0]:
-            yield Measurement("warmup", 0, step, {f"training/{name}": float(value) for name, value in metrics.items()})
+            yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
         if due[1]:
             error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout))))
             values = {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, evaluations)
@@ -127,7 +136,7 @@ def dataset_td_errors(
 ) -> Float[np.ndarray, " transitions"]:
     """TD error of every transition of a dataset, signed; retention ranks by its absolute value."""
     key = randomness.key(config.seed, "diagnosis")
-    transitions = to_transitions(dataset)
+    transitions = to_transitions(config, dataset)
     errors = []
     for start in range(0, len(dataset), EVALUATION_ROWS):
         part = jax.tree.map(lambda rows, start=start: rows[start : start + EVALUATION_ROWS], transitions)
@@ -150,6 +159,7 @@ def _train(
     key: PRNGKeyArray,
     start: Integer[jax.Array, ""],
     end: Integer[jax.Array, ""],
+    conservative_weight: Float[jax.Array, ""],
 ) -> tuple[SACState, sac.Metrics]:
     """Gradient steps start .. end - 1, each on a uniform batch; the metrics are those of the last."""
 
@@ -157,8 +167,8 @@ def _train(
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
         index = jax.random.randint(sample_key, (batch_size,), 0, rows.size)
         batch: Transition = jax.tree.map(lambda leaf: leaf[None], storage.gather(rows, index))
-        state, metrics, _ = sac.update(static, carry[0], batch, update_key)
+        state, metrics, _ = update_of(static)(static, carry[0], batch, update_key, conservative_weight)
         return state, metrics
 
-    names = ("critic_loss", "q_mean", "td_error", "actor_loss", "temperature", "entropy")
-    return jax.lax.fori_loop(start, end, one_step, (agent, {name: jnp.zeros(()) for name in names}))
+    nothing = {name: jnp.zeros(()) for name in sac.metric_names(static)}
+    return jax.lax.fori_loop(start, end, one_step, (agent, nothing))

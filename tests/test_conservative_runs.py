@@ -1,0 +1,140 @@
+"""CQL and Cal-QL in whole runs: returns of online episodes, the fade at the switch, divergence, unfit data."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training_samples import PENDULUM, measured, offline_data, same, settings, start_finetune, start_warmup, taken
+from wsrl_kit import envs
+from wsrl_kit.errors import DataError, DivergenceError
+from wsrl_kit.runs import read_run
+from wsrl_kit.training import agent as agents
+from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Measurement, Silent, Snapshot
+from wsrl_kit.training.jobs import load_offline_data, run_finetune, run_warmup
+
+CALQL = {
+    "conservative_loss": "calql",
+    "conservative_weight": 0.01,
+    "conservative_online_weight": 0.01,
+    "cql_actions": 2,
+    "use_prioritized_replay": False,
+}
+
+
+def test_online_transitions_get_their_return_when_the_episode_ends() -> None:
+    # 100 steps in episodes of 15, in a ring of 40: the last ten are of an episode that has not ended.
+    config = settings(**PENDULUM | CALQL, replay_capacity=40, reward_scale=0.1, reward_bias=0.5)
+    tree = taken(start_finetune(config))[-1].tree
+    rows = tree["replay"].online.transitions
+    newest_first = (int(tree["replay"].online.position) - 1 - np.arange(40)) % 40
+    rewards, returns = np.asarray(rows.reward)[newest_first], np.asarray(rows.monte_carlo_return)[newest_first]
+    assert (returns[:10] == -np.inf).all()
+    expected = np.zeros(40)
+    for age in range(10, 40):
+        last_of_episode = (age - 10) % 15 == 0
+        expected[age] = rewards[age] + (0.0 if last_of_episode else config.discount * expected[age - 1])
+    np.testing.assert_allclose(returns[10:], expected[10:], rtol=1e-5)
+    assert rewards.max() <= 0.5
+
+
+def fading(steps: int) -> dict[str, Any]:
+    return {"conservative_online_weight": 0.0, "conservative_fade_steps": steps}
+
+
+def test_the_term_fades_out_and_is_then_gone(sources) -> None:
+    config = settings(**CALQL | fading(50), checkpoint_interval=20)
+    dataset = offline_data(config, sources)
+    events = taken(start_finetune(config, dataset))
+    gaps = measured(events, "training/conservative_gap")
+    assert max(gaps) == 49
+    assert max(measured(events, "training/critic_loss")) == 98
+    # A run that is resumed after the fade ends with the same bits.
+    snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
+    middle = next(tree for tree in snapshots if 50 < tree["environment_step"] < 100)
+    environment = envs.make(config.exp_name, config.environment_options)
+    static, _ = agents.create(config, environment, dataset)
+    resumed = taken(finetune.finetune(config, static, middle, environment, Evaluator(config), None))
+    assert same(resumed[-1].tree, snapshots[-1])
+
+
+def test_without_a_weight_online_the_switch_ends_the_term_at_once(sources) -> None:
+    config = settings(**CALQL | fading(0))
+    events = taken(start_finetune(config, offline_data(config, sources)))
+    assert not measured(events, "training/conservative_gap")
+    plain = replace(config, conservative_loss="none")
+    others = taken(start_finetune(plain, offline_data(plain, sources)))
+    assert same(events[-1].tree, others[-1].tree)
+
+
+def test_warmup_with_calql_learns_and_records_the_gap(sources) -> None:
+    config = settings(**CALQL)
+    events = list(start_warmup(config, offline_data(config, sources)))
+    gaps = list(measured(events, "training/conservative_gap").values())
+    assert np.isfinite(gaps).all()
+    assert gaps[-1] < gaps[0]
+
+
+@pytest.fixture(scope="module")
+def diverging(sources) -> Any:
+    # The gap's gradient outweighs the TD error's a million times, and steps are large.
+    huge = {"conservative_loss": "cql", "conservative_weight": 1e6, "critic_learning_rate": 0.3, "discount": 0.5}
+    bare = {"layer_norm": False, "activation": "relu"}
+    return settings(**CALQL | huge | bare, offline_data_path=str(sources), checkpoint_interval=1)
+
+
+def test_a_diverging_warmup_stops_with_a_diagnosis_and_its_last_good_checkpoint(diverging, tmp_path) -> None:
+    config = replace(diverging, log_interval=1)
+    sentence = (
+        r"learning diverged: the critics' mean value is -?[\d.e+]+ at gradient step \d+, where no return is beyond "
+        r"2 \(rewards up to 1, discount 0.5\); lower conservative_weight \(1e\+06\).*; the last good checkpoint: "
+    )
+    with pytest.raises(DivergenceError, match=sentence):
+        run_warmup(config, tmp_path, Silent())
+    record = read_run(tmp_path)
+    assert record.status == "failed"
+    assert record.message.startswith("learning diverged")
+    assert not (tmp_path / "warmup.npz").exists()
+    # The checkpoint is from before: its critics are in range, and a resumed run starts there.
+    environment = envs.make(config.exp_name, config.environment_options)
+    dataset = load_offline_data(config, config.offline_data_path)
+    _, agent = agents.create(config, environment, dataset)
+    tree = checkpoint.load(tmp_path / "checkpoint.npz", warmup.initial_tree(agent))
+    assert 0 < tree["step"] < 200
+
+
+def test_values_that_are_not_finite_stop_a_fine_tuning(tmp_path) -> None:
+    # Rewards whose squares are no float32 any more.
+    config = settings(**PENDULUM, reward_scale=1e30, checkpoint_interval=1000)
+    with pytest.raises(DivergenceError, match=r"\w+ is not finite at gradient step \d+; .*: none was made yet"):
+        run_finetune(config, tmp_path, Silent())
+    assert read_run(tmp_path).status == "failed"
+
+
+def test_zero_rewards_and_an_agent_that_knows_more_are_no_divergence(sources) -> None:
+    config = settings(**CALQL, online_steps=60)
+    dataset = offline_data(config, sources)
+    events = taken(start_finetune(config, None))
+    assert isinstance(events[-1], Snapshot)
+    assert all(isinstance(event.values, dict) for event in events if isinstance(event, Measurement))
+    assert (dataset.rewards >= 0).all()
+
+
+def test_calql_needs_whole_episodes(sources, tmp_path) -> None:
+    config = settings(**CALQL, offline_data_path=str(sources))
+    dataset = offline_data(config, sources)
+    (longest,) = [np.argmax(np.where(dataset.terminated[dataset.episode_ends - 1], 0, dataset.episode_lengths))]
+    endless = dataset.select_episodes(np.array([longest]))
+    with pytest.raises(
+        DataError, match=r"expected data that mark the ends of episodes, found \d+ transitions in a row"
+    ):
+        list(start_warmup(settings(**CALQL, holdout_fraction=0.0), endless))
+    checkpoint_path = run_warmup(replace(config, conservative_loss="none"), tmp_path / "warmup", Silent())
+    kept = str(checkpoint_path.parent / "filtered_demos.pkl")
+    with pytest.raises(DataError, match="found data that retention has cut .*filtered_demos.pkl"):
+        run_finetune(replace(config, demo_path=kept), tmp_path / "finetune", Silent())
+    # Where the term has no weight online, the kept data will do.
+    run_finetune(replace(config, demo_path=kept, **fading(0)), tmp_path / "finetune", Silent())

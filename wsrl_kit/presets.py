@@ -1,0 +1,164 @@
+"""Published methods as parameters of `WSRLConfig`, each value with where it comes from; what is not named is the kit's.
+
+A preset is a config and nothing else: the data are still the user's to give (`demo_path`: none for sac, redq and wsrl;
+all of it for rlpd and calql; the demonstrations for hil_serl).
+
+Sources, by letter:
+    [S]  SAC, Haarnoja et al. 2018, arXiv 1812.05905, hyperparameters in the appendix
+    [R]  REDQ, Chen et al. 2021, arXiv 2101.05982, likewise
+    [P]  RLPD, Ball et al. 2023, arXiv 2302.02948; [p] its code, configs/ and the README's command for Adroit
+    [Q]  Cal-QL, Nakamoto et al. 2023, arXiv 2303.05479; [q] its code, scripts/run_adroit.sh and defaults
+    [W]  WSRL, Zhou et al. 2024, arXiv 2412.07762; [w] its code, experiments/configs and scripts for Adroit
+    [h]  HIL-SERL, Luo et al. 2024, arXiv 2410.21845: its code, utils/launcher.py and experiments/config.py
+
+Where the kit departs from all of their code, whatever the preset:
+    - hidden layers are initialised by Xavier's uniform rule (RLPD's and HIL-SERL's; WSRL's are orthogonal, its last one
+      at scale 0.01), output layers by `output_scale`; standard deviations are clipped to [1e-5, 5] (HIL-SERL's);
+    - actor and critics have the same hidden layers (RLPD: LayerNorm in the critics only; WSRL and Cal-QL on Adroit: 512
+      units, three layers in the critics and two in the actor);
+    - the actor's step takes the examples of all the critic updates since the last (WSRL's way; RLPD and REDQ: the last
+      batch); the temperature's takes the actions of that step (WSRL's code: others, at the next observations);
+    - a network that is not updated rests (see `official`; `official_update_order` brings the authors' way);
+    - CQL's term is taken over all critics (WSRL's code: a random subset of two); its multiplier steps once per actor
+      step;
+    - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not).
+"""
+
+from difflib import get_close_matches
+from typing import Any
+
+from wsrl_kit.errors import ParameterError
+
+UNWEIGHTED: dict[str, Any] = {
+    # None of the papers weighs or prioritizes examples, or clones behavior beside its own losses.
+    "demo_weight": 1.0,
+    "source_weights": {},
+    "success_weight_bonus": 1.0,
+    "behavior_cloning_weight": 0.0,
+    "use_prioritized_replay": False,
+}
+
+SAC: dict[str, Any] = UNWEIGHTED | {
+    "batch_size": 256,  # [S]
+    "hidden_sizes": [256, 256],  # [S]
+    "activation": "relu",  # [S]
+    "layer_norm": False,  # [S] has none
+    "output_scale": 1.0,  # [p] Xavier's rule for every layer
+    "discount": 0.99,  # [S]
+    "target_update_rate": 0.005,  # [S]
+    "actor_learning_rate": 3e-4,  # [S]
+    "critic_learning_rate": 3e-4,  # [S]
+    "temperature_learning_rate": 3e-4,  # [S]
+    "target_entropy_per_dimension": -1.0,  # [S]
+    "initial_temperature": 1.0,  # [p]
+    "backup_entropy": True,  # [S], equation 3
+    "critic_ensemble_size": 2,  # [S]
+    "critic_subset_size": 2,  # [S]
+    "actor_value": "minimum",  # [S]; [q] and [w] keep it
+    "update_to_data_ratio": 1,  # [S], gradient steps
+    "replay_capacity": 1_000_000,  # [S]
+    "random_steps": 5_000,  # [R]; [S] does not say
+    "retention_ratio": 0.0,  # no offline data
+}
+
+REDQ: dict[str, Any] = SAC | {
+    "critic_ensemble_size": 10,  # [R]
+    "critic_subset_size": 2,  # [R]
+    "actor_value": "mean",  # [R], algorithm 1
+    "update_to_data_ratio": 20,  # [R]
+}
+
+RLPD: dict[str, Any] = REDQ | {
+    "hidden_sizes": [256, 256, 256],  # [p] for Adroit
+    "layer_norm": True,  # [P], section 4.2
+    "target_entropy_per_dimension": -0.5,  # [p]
+    "backup_entropy": False,  # [p] for Adroit
+    "offline_ratio_schedule": "constant",  # [P], section 4.1: symmetric sampling
+    "initial_offline_ratio": 0.5,  # [P]
+    "min_offline_ratio": 0.5,  # [P]
+    "retention_ratio": 1.0,  # all of the data
+}
+
+CALQL: dict[str, Any] = SAC | {
+    "warmup_steps": 20_000,  # [q]: 20 epochs of 1,000 updates
+    "conservative_loss": "calql",  # [Q]
+    "conservative_weight": 1.0,  # [q] cql_min_q_weight
+    "conservative_online_weight": 1.0,  # [q]: the same online
+    "cql_actions": 10,  # [q], as CQL, arXiv 2006.04779, appendix F
+    "cql_temperature": 1.0,  # [q]
+    "cql_max_target_backup": True,  # [q]
+    "cql_target_gap": None,  # [q]: a fixed weight for Adroit (antmaze: weight 5, gap 0.8)
+    "reward_scale": 10.0,  # [q]
+    "reward_bias": -5.0,  # [q]: rewards of -5 and +5, here from 0 and 1 (antmaze's; Adroit's -1 and 0 take +5)
+    "actor_learning_rate": 1e-4,  # [q]
+    "temperature_learning_rate": 1e-4,  # [q]
+    "backup_entropy": False,  # [q]
+    "offline_ratio_schedule": "constant",  # [q] mixing_ratio
+    "initial_offline_ratio": 0.5,  # [q]
+    "min_offline_ratio": 0.5,  # [q]
+    "retention_ratio": 1.0,  # all of the data
+    "random_steps": 0,  # it starts from its warmup
+}
+
+WSRL: dict[str, Any] = CALQL | {
+    "conservative_online_weight": 0.0,  # [W], section 5: plain SAC online
+    "critic_ensemble_size": 10,  # [W]
+    "critic_subset_size": 2,  # [W]
+    "layer_norm": True,  # [W], in both networks
+    "update_to_data_ratio": 4,  # [W]
+    "frozen_rollout_steps": 5_000,  # [W], [w] warmup_steps
+    "initial_offline_ratio": 0.0,  # [W]: no offline data is kept
+    "min_offline_ratio": 0.0,  # [W]
+    "retention_ratio": 0.0,  # [W]
+}
+
+HIL_SERL: dict[str, Any] = UNWEIGHTED | {
+    "batch_size": 256,  # [h]
+    "hidden_sizes": [256, 256],  # [h]
+    "activation": "tanh",  # [h]
+    "layer_norm": True,  # [h]
+    "output_scale": 1.0,  # [h] Xavier's rule for every layer
+    "discount": 0.97,  # [h]
+    "target_update_rate": 0.005,  # [h]
+    "actor_learning_rate": 3e-4,  # [h]
+    "critic_learning_rate": 3e-4,  # [h]
+    "temperature_learning_rate": 3e-4,  # [h]
+    "target_entropy_per_dimension": -0.5,  # [h]
+    "initial_temperature": 1e-2,  # [h]
+    "backup_entropy": False,  # [h]
+    "critic_ensemble_size": 2,  # [h]
+    "critic_subset_size": 2,  # [h]: all of them
+    "actor_value": "mean",  # [h]
+    "update_to_data_ratio": 2,  # [h] cta_ratio
+    "replay_capacity": 200_000,  # [h]
+    "offline_ratio_schedule": "constant",  # [h]: half demonstrations, half online
+    "initial_offline_ratio": 0.5,  # [h]
+    "min_offline_ratio": 0.5,  # [h]
+    "retention_ratio": 1.0,  # [h]: all demonstrations
+    "frozen_rollout_steps": 100,  # [h] training_starts
+    "random_steps": 0,  # [h]
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "sac": SAC,
+    "redq": REDQ,
+    "rlpd": RLPD,
+    "wsrl": WSRL,
+    "calql": CALQL,
+    "hil_serl": HIL_SERL,
+    "kit": {},
+}
+"""By name: the parameters that differ from the kit's defaults or are stated by the source."""
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The parameters of a preset.
+
+    Raises:
+        ParameterError: there is none of that name.
+    """
+    if name not in PRESETS:
+        nearest = get_close_matches(str(name), PRESETS, n=1)
+        suggestion = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(PRESETS)}"
+        raise ParameterError(f"preset must name a published method, found {name!r}: {suggestion}")
+    return dict(PRESETS[name])

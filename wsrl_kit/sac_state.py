@@ -1,0 +1,223 @@
+"""What an agent is: sizes and constants, parameters, optimizers. How it acts and learns is `sac`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+
+from wsrl_kit import schedules
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.networks import mlp
+
+Reduction = Callable[..., Array]
+
+ENSEMBLE_REDUCTIONS: dict[str, Reduction] = {"mean": jnp.mean, "minimum": jnp.min}
+"""How the actor's objective makes one value of the ensemble's: REDQ's, RLPD's and HIL-SERL's mean, SAC's minimum."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """What fixes the compiled program: sizes, and constants of the formulas. Names as in `WSRLConfig`.
+
+    Attributes:
+        critic_decay_steps: updates after which a decaying learning rate of the critics reaches 0.
+        actor_decay_steps: the same for actor and temperature, which take one step where the critics take UTD.
+        is_conservative: CQL's term is in the critics' loss.
+        is_calibrated: it is bounded by Monte-Carlo returns, which makes it Cal-QL's.
+    """
+
+    observation_size: int
+    action_size: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    output_scale: float
+    critic_ensemble_size: int
+    critic_subset_size: int
+    actor_value: str
+    layer_norm: bool
+    dropout_rate: float
+    discount: float
+    target_update_rate: float
+    actor_learning_rate: float
+    critic_learning_rate: float
+    temperature_learning_rate: float
+    learning_rate_schedule: str
+    learning_rate_warmup_steps: int
+    critic_decay_steps: int
+    actor_decay_steps: int
+    initial_temperature: float
+    target_entropy: float
+    backup_entropy: bool
+    official_update_order: bool
+    behavior_cloning_weight: float
+    is_conservative: bool
+    is_calibrated: bool
+    cql_actions: int
+    cql_temperature: float
+    cql_max_target_backup: bool
+    cql_target_gap: float | None
+
+
+class SACState(NamedTuple):
+    """Everything that learning changes, and the fixed normalisation of observations.
+
+    Attributes:
+        critic: parameters of the ensemble, leading axis over critics.
+        log_temperature: logarithm of the entropy temperature.
+        log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
+        updates: critic updates so far.
+        observation_center, observation_scale: networks see `(observation - center) / scale`.
+    """
+
+    actor: PyTree
+    critic: PyTree
+    target_critic: PyTree
+    log_temperature: Float[Array, ""]
+    log_multiplier: Float[Array, ""]
+    actor_optimizer: PyTree
+    critic_optimizer: PyTree
+    temperature_optimizer: PyTree
+    multiplier_optimizer: PyTree
+    updates: Integer[Array, ""]
+    observation_center: Float[Array, " observation"]
+    observation_scale: Float[Array, " observation"]
+
+
+class Policy(NamedTuple):
+    """What acting needs of an agent. The fields are those of `SACState`."""
+
+    actor: PyTree
+    observation_center: Float[Array, " observation"]
+    observation_scale: Float[Array, " observation"]
+
+
+def from_parameters(config: WSRLConfig, observation_size: int, action_size: int) -> SACConfig:
+    """The static part of a run's parameters, for an environment's sizes."""
+    target_entropy = config.target_entropy
+    if target_entropy is None:
+        target_entropy = config.target_entropy_per_dimension * action_size
+    # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
+    decays = config.learning_rate_schedule != "constant"
+    is_conservative = config.conservative_loss != "none"
+    return SACConfig(
+        observation_size=observation_size,
+        action_size=action_size,
+        hidden_sizes=tuple(config.hidden_sizes),
+        activation=config.activation,
+        output_scale=config.output_scale,
+        critic_ensemble_size=config.critic_ensemble_size,
+        critic_subset_size=config.critic_subset_size,
+        actor_value=config.actor_value,
+        layer_norm=config.layer_norm,
+        dropout_rate=config.dropout_rate,
+        discount=config.discount,
+        target_update_rate=config.target_update_rate,
+        actor_learning_rate=config.actor_learning_rate,
+        critic_learning_rate=config.critic_learning_rate,
+        temperature_learning_rate=config.temperature_learning_rate,
+        learning_rate_schedule=config.learning_rate_schedule,
+        learning_rate_warmup_steps=config.learning_rate_warmup_steps,
+        critic_decay_steps=decays * schedules.critic_updates(config),
+        actor_decay_steps=decays * (config.warmup_steps + config.online_steps),
+        initial_temperature=config.initial_temperature,
+        target_entropy=target_entropy,
+        backup_entropy=config.backup_entropy,
+        official_update_order=config.official_update_order,
+        behavior_cloning_weight=config.behavior_cloning_weight,
+        is_conservative=is_conservative,
+        is_calibrated=config.conservative_loss == "calql",
+        cql_actions=config.cql_actions,
+        cql_temperature=config.cql_temperature,
+        cql_max_target_backup=is_conservative and config.cql_max_target_backup,
+        cql_target_gap=config.cql_target_gap if is_conservative else None,
+    )
+
+
+def create(
+    config: SACConfig,
+    key: PRNGKeyArray,
+    observation_center: Float[Array, " observation"],
+    observation_scale: Float[Array, " observation"],
+) -> SACState:
+    """A fresh agent."""
+    actor_key, critic_key = jax.random.split(key)
+    observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.action_size))
+    actor = actor_network(config).init(actor_key, observation)
+    critic = critic_network(config, config.critic_ensemble_size).init(critic_key, observation, action, False)
+    log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
+    return SACState(
+        actor=actor,
+        critic=critic,
+        target_critic=jax.tree.map(jnp.copy, critic),
+        log_temperature=log_temperature,
+        log_multiplier=log_multiplier,
+        actor_optimizer=actor_optimizer(config).init(actor),
+        critic_optimizer=critic_optimizer(config).init(critic),
+        temperature_optimizer=temperature_optimizer(config).init(log_temperature),
+        multiplier_optimizer=multiplier_optimizer(config).init(log_multiplier),
+        updates=jnp.zeros((), jnp.int32),
+        observation_center=jnp.asarray(observation_center, jnp.float32),
+        observation_scale=jnp.asarray(observation_scale, jnp.float32),
+    )
+
+
+def policy(state: SACState) -> Policy:
+    """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
+    return Policy(state.actor, state.observation_center, state.observation_scale)
+
+
+def normalise(
+    agent: SACState | Policy, observation: Float[Array, "batch observation"]
+) -> Float[Array, "batch observation"]:
+    """What networks see of an observation."""
+    return (observation - agent.observation_center) / agent.observation_scale
+
+
+def actor_network(config: SACConfig) -> mlp.Network:
+    """Observation to mean and standard deviation of the action before tanh."""
+    return mlp.Actor(config.action_size, config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+
+
+def critic_network(config: SACConfig, size: int) -> mlp.Network:
+    """`size` critics, from observation and action to their values."""
+    return mlp.CriticEnsemble(
+        size, config.hidden_sizes, config.layer_norm, config.activation, config.output_scale, config.dropout_rate
+    )
+
+
+def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The actor's own."""
+    return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
+
+
+def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The critics' own."""
+    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
+
+
+def temperature_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The entropy temperature's own."""
+    return _adam(config, config.temperature_learning_rate, config.actor_decay_steps)
+
+
+def multiplier_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """That of the multiplier of CQL's term, with the critics' learning rate as in the authors' code."""
+    return _adam(config, config.critic_learning_rate, config.actor_decay_steps)
+
+
+def _adam(config: SACConfig, peak: float, decay_steps: int) -> optax.GradientTransformation:
+    kind, warmup_steps = config.learning_rate_schedule, config.learning_rate_warmup_steps
+    return optax.adam(schedules.learning_rate(kind, peak, warmup_steps, decay_steps))
+
+
+def step(
+    optimizer: optax.GradientTransformation, gradient: PyTree, optimizer_state: PyTree, parameters: PyTree
+) -> tuple[PyTree, PyTree]:
+    """One step of an optimizer: the new parameters and its new state."""
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
+    return optax.apply_updates(parameters, updates), optimizer_state
