@@ -74,6 +74,12 @@ def test_weights_are_source_times_quality_times_bonus_with_mean_one() -> None:
     np.testing.assert_array_equal(data.weight, of_episode[data.episode_of_row])
 
 
+def test_weights_without_quality_are_source_times_bonus() -> None:
+    weight = weigh(dataset(), {"demos": 2.0, "random": 0.5}, 1.5, quality_weighting=False).weight
+    by_hand = np.repeat(np.array([2.0, 2.0, 1.0, 1.0, 0.5]) * [1.5, 1.5, 1, 1.5, 1], dataset().episode_lengths)
+    np.testing.assert_allclose(weight, by_hand / by_hand.mean(), rtol=1e-6)
+
+
 def test_weighing_again_starts_anew() -> None:
     once = weigh(dataset(), {"demos": 2.0}, 1.5)
     np.testing.assert_array_equal(weigh(once, {"demos": 2.0}, 1.5).weight, once.weight)

@@ -76,6 +76,16 @@ def test_a_mix_is_the_mean_of_three_ranks_with_ties_sharing_one() -> None:
     np.testing.assert_allclose(retention_scores("mix", data, np.array([-3.0, 1.0, 2.0])), expected)
 
 
+def test_a_random_choice_follows_from_its_seed_and_favours_no_length() -> None:
+    data = dataset(*(trajectory(length) for length in (2, 20) * 10))
+    for unit, expected in (("transition", 10 / 11), ("trajectory", 1 / 2)):
+        chosen = [retention_scores("random", data, unit=unit, seed=seed) for seed in range(200)]
+        np.testing.assert_array_equal(chosen[3], retention_scores("random", data, unit=unit, seed=3))
+        assert len({scores.tobytes() for scores in chosen}) == 200
+        best = [data.episode_lengths[data.episode_of_row[np.argmax(scores)]] == 20 for scores in chosen]
+        assert np.mean(best) == pytest.approx(expected, abs=0.1)
+
+
 def test_impossible_requests_are_refused() -> None:
     data, scores = dataset(), np.ones(21)
     for ratio in (-0.1, 1.1, float("nan")):

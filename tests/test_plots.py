@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
-from synthetic_runs import WARMUP_STEPS, write_ablation, write_finetune, write_warmup
+from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.ablation import finetuning_runs
-from wsrl_kit.analysis.arms import COLOURS, LABELS, arm_colours, arm_order
+from wsrl_kit.analysis.arms import COLOURS, arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.figures import finetune_figure, source_figure, warmup_figure
 from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run
 from wsrl_kit.analysis.statistics import iqm
@@ -34,12 +34,12 @@ def lines(ax, arm, width):
 
 def test_learning_curves_show_every_seed_and_their_iqm(ax, records):
     assert plots.learning_curves(ax, records) is ax
-    for arm in LABELS:
+    for arm in ARMS:
         seeds, [thick] = lines(ax, arm, 0.8), lines(ax, arm, 2.4)
         assert len(seeds) == 3
         assert thick.get_ydata() == pytest.approx(iqm(np.stack([line.get_ydata() for line in seeds]).T))
-    assert ax.get_legend_handles_labels()[1] == [*LABELS.values(), "End of frozen rollouts"]
-    assert len(ax.collections) == len(LABELS)
+    assert ax.get_legend_handles_labels()[1] == [*map(arm_label, ARMS), "End of frozen rollouts"]
+    assert len(ax.collections) == len(ARMS)
 
 
 def test_against_gradient_steps_the_warmup_is_left_of_the_switch(ax, records):
@@ -90,9 +90,9 @@ def test_runs_that_recorded_nothing_yet_can_be_drawn(tmp_path):
 
 def test_switch_diagnostics_show_probe_and_online_batch(ax, records):
     plots.switch_diagnostic(ax, records, "td_error")
-    for arm in LABELS:
+    for arm in ARMS:
         assert sorted(line.get_linestyle() for line in lines(ax, arm, 1.8)) == ["-", "--"]
-    assert ax.get_legend_handles_labels()[1] == [*LABELS.values(), "Online batch", "Offline probe"]
+    assert ax.get_legend_handles_labels()[1] == [*map(arm_label, ARMS), "Online batch", "Offline probe"]
 
 
 def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
@@ -111,7 +111,7 @@ def test_summary_points_are_one_per_seed_even_if_they_coincide(ax, records):
     assert [len(line.get_xdata()) for line in dots] == [3] * 5
     for line in dots:
         assert len(set(zip(line.get_xdata(), line.get_ydata(), strict=True))) == 3
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(LABELS.values())
+    assert [label.get_text() for label in ax.get_yticklabels()] == [arm_label(arm) for arm in ARMS]
 
 
 def test_what_was_not_recorded_is_said_in_the_figure(tmp_path, ax):
@@ -155,6 +155,28 @@ def test_schedules_are_drawn_from_plain_arrays(ax):
 
 def test_no_two_arms_share_a_colour_and_known_ones_keep_theirs():
     colours = arm_colours(["zeta", "rlpd_all", "alpha"])
-    assert list(colours) == arm_order(["alpha", "zeta", "rlpd_all"]) == ["rlpd_all", "alpha", "zeta"]
+    assert list(colours) == arm_order(["zeta", "alpha", "rlpd_all"]) == ["rlpd_all", "zeta", "alpha"]
     assert colours["rlpd_all"] == COLOURS["rlpd_all"]
     assert len(set(colours.values())) == 3
+
+
+# How a colour looks to eyes without one kind of cone (Machado et al. 2009, severity 1), on linear red, green, blue.
+SIGHT = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("known", [list(COLOURS), []])
+def test_twelve_arms_are_told_apart_also_by_the_colour_blind(sight, known):
+    names = known + [f"variant_{index}" for index in range(12 - len(known))]
+    colours = np.array([to_rgb(colour) for colour in arm_colours(names).values()])
+    seen = np.clip((colours**2.2) @ np.transpose(SIGHT[sight]), 0, 1)
+    cones = seen @ np.transpose([[0.412, 0.536, 0.051], [0.212, 0.681, 0.107], [0.088, 0.282, 0.630]])
+    oklab = np.cbrt(cones) @ np.transpose([[0.210, 0.794, -0.004], [1.978, -2.429, 0.451], [0.026, 0.783, -0.809]])
+    apart = np.linalg.norm(oklab[:, None] - oklab[None, :], axis=-1)
+    # Oklab distance: 0.02 is about what is just noticeable side by side.
+    assert apart[np.triu_indices(12, 1)].min() > 0.04

@@ -32,6 +32,7 @@ class WSRLConfig:
         {"suboptimal": 1.0, "random": 0.5}, "weight of every other source by name; 1.0 for one not named", minimum=0.0
     )
     success_weight_bonus: float = parameter(1.5, "factor on the weight of successful episodes", minimum=0.0)
+    quality_weighting: bool = parameter(True, "weigh episodes by their quality too; False: by source and success alone")
     holdout_fraction: float = parameter(0.1, "share of episodes held out for early stopping", minimum=0.0, maximum=0.9)
 
     # Reward
@@ -55,7 +56,7 @@ class WSRLConfig:
     )
     retention_ratio: float = parameter(0.2, "share of the offline data kept online", minimum=0.0, maximum=1.0)
     retention_priority: str = parameter(
-        "mix", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix")
+        "mix", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix", "random")
     )
     retention_unit: str = parameter("transition", "what is kept as a whole", choices=("transition", "trajectory"))
     offline_ratio_schedule: str = parameter(
@@ -157,3 +158,29 @@ class WSRLConfig:
                 f"critic_subset_size must be at most critic_ensemble_size ({self.critic_ensemble_size}), "
                 f"found {self.critic_subset_size}"
             )
+
+
+RETENTION_PARAMETERS = ("retention_ratio", "retention_priority", "retention_unit")
+"""What chooses the kept data, once warmup has ended."""
+
+FINETUNING_PARAMETERS = (
+    "demo_path",
+    "frozen_rollout_steps",
+    "offline_ratio_schedule",
+    "initial_offline_ratio",
+    "offline_decay_rate",
+    "offline_decay_steps",
+    "min_offline_ratio",
+    "random_steps",
+    "replay_capacity",
+    "use_prioritized_replay",
+    "priority_kind",
+    "priority_alpha",
+    "initial_priority_beta",
+    "final_priority_beta",
+    "evaluation_interval",
+)
+"""What fine-tuning alone reads: runs that differ only in these and in retention have the same warmup.
+
+The lengths of fine-tuning are not among them, since the learning rates may decay over both stages together.
+"""

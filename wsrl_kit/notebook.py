@@ -19,7 +19,7 @@ PARAMETER_CLASSES = {
     "SessionConfig": "wsrl_kit.session",
     "WSRLConfig": "wsrl_kit.config",
     "CollectConfig": "wsrl_kit.envs.collect",
-    "AblationConfig": "wsrl_kit.training.ablation",
+    "AblationConfig": "wsrl_kit.training.arms",
 }
 
 ANNOTATIONS = {

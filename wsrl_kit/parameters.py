@@ -94,11 +94,25 @@ def parse(text: str, annotation: Any) -> Any:
     return text
 
 
-def unknown(name: str, known: Sequence[str]) -> ParameterError:
-    """The error for a parameter that nobody knows, with the nearest name that somebody does."""
+def check_some(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values for some fields of a parameter dataclass in their annotated types, each checked by itself.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+    fields = {field.name: field for field in dataclasses.fields(parameters)}
+    annotations = get_type_hints(parameters)
+    for name in values:
+        if name not in fields:
+            raise unknown(str(name), list(fields))
+    return {name: check(name, value, annotations[name], fields[name].metadata) for name, value in values.items()}
+
+
+def unknown(name: str, known: Sequence[str], kind: str = "parameter") -> ParameterError:
+    """The error for a name that nobody knows, with the nearest one that somebody does."""
     nearest = get_close_matches(name, known, n=1)
     suggestion = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
-    return ParameterError(f"there is no parameter named {name}: {suggestion}")
+    return ParameterError(f"there is no {kind} named {name}: {suggestion}")
 
 
 def headless() -> bool:

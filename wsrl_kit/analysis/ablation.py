@@ -48,7 +48,7 @@ def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report
     It may be called at any time: runs that are not finished are shown, named, and left out of the numbers.
 
     Args:
-        root: holds the runs; warmup runs in it are joined to the fine-tuning runs of their seed.
+        root: holds the runs; a warmup in it is joined to the fine-tuning runs that started from its checkpoint.
         control: name of the arm that the others are compared with.
         target: success rate of the steps-to-target column.
 
@@ -81,31 +81,44 @@ def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report
 
 def live_figure(root: Path) -> Figure:
     """The learning curves of an ablation so far; empty axes before its first run has begun."""
-    return learning_curves_figure(_finetuning(find_runs(root)) if Path(root).is_dir() else [])
+    return learning_curves_figure(_finetuning(find_runs(root), Path(root)) if Path(root).is_dir() else [])
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:
-    """The runs with an online phase, each with its warmup's metrics if the only warmup of its seed is there too.
+    """The runs with an online phase, each with the metrics of its warmup if that is there too.
 
     Raises:
         RunError: there is none.
     """
     everything = find_runs(root)
-    records = _finetuning(everything)
+    records = _finetuning(everything, Path(root))
     if not records:
         warmups = sum(record.kind == "warmup" for record in everything)
         raise RunError(f"{root} must hold at least one fine-tuning run, found {warmups} warmup runs and no other")
     return records
 
 
-def _finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
+def _finetuning(everything: Sequence[RunRecord], root: Path) -> list[RunRecord]:
+    """Runs with an online phase, arms in the order in which their ablation names them."""
+    named = [arm for record in everything if record.kind == "ablation" for arm in record.parameters.get("arms", [])]
+    place = {arm: index for index, arm in enumerate(dict.fromkeys(named))}
     warmups = [record for record in everything if record.kind == "warmup"]
-    return [_with_warmup(record, warmups) for record in everything if record.kind == "finetune"]
+    records = [_with_warmup(record, warmups, root) for record in everything if record.kind == "finetune"]
+    return sorted(records, key=lambda record: place.get(record.arm, len(place)))
 
 
-def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
-    own = [warmup for warmup in warmups if warmup.seed == record.seed]
-    if record.parameters.get("checkpoint_path") is None or len(own) != 1:
+def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord], root: Path) -> RunRecord:
+    """The run with the metrics of the warmup whose checkpoint it started from, if that is under the root too.
+
+    A warmup's folder is compared from the root on, since runs may have been moved together.
+    """
+    checkpoint = record.parameters.get("checkpoint_path")
+    if checkpoint is None:
         return record
-    earlier = {key: curve for key, curve in own[0].metrics.items() if key[0] == "warmup"}
-    return dataclasses.replace(record, metrics=earlier | record.metrics)
+    start = Path(checkpoint).parent.parts
+    for warmup in warmups:
+        place = warmup.folder.relative_to(root).parts
+        if checkpoint == warmup.summary.get("checkpoint") or (place and start[-len(place) :] == place):
+            earlier = {key: curve for key, curve in warmup.metrics.items() if key[0] == "warmup"}
+            return dataclasses.replace(record, metrics=earlier | record.metrics)
+    return record

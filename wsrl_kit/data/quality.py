@@ -69,7 +69,10 @@ def episode_quality(dataset: Dataset) -> Float32[np.ndarray, " episode"]:
 
 
 def weigh(
-    dataset: Dataset, source_weights: Mapping[str, float | int], success_weight_bonus: float | int = 1.5
+    dataset: Dataset,
+    source_weights: Mapping[str, float | int],
+    success_weight_bonus: float | int = 1.5,
+    quality_weighting: bool = True,
 ) -> Dataset:
     """Gives every transition its loss weight, and replaces weights that were there before.
 
@@ -81,6 +84,7 @@ def weigh(
             `filtered_demos.pkl` brings along (see `Dataset.is_weighted`) are better kept than computed anew.
         source_weights: weight of each source by name, 0 or more; 1 for one that is not named.
         success_weight_bonus: factor for successful episodes, 0 or more.
+        quality_weighting: False leaves the factor 0.5 + quality out.
 
     Raises:
         ParameterError: a weight is negative or not finite, or all transitions would weigh 0.
@@ -89,8 +93,9 @@ def weigh(
         if not (np.isfinite(value) and value >= 0):
             raise ParameterError(f"The weight {name!r} must be a finite number of at least 0, found {value}.")
     by_source = np.array([source_weights.get(name, 1.0) for name in dataset.source_names])
-    weight = by_source[dataset.episode_source] * (0.5 + episode_quality(dataset).astype(np.float64))
-    weight *= np.where(dataset.episode_success == 1, success_weight_bonus, 1.0)
+    quality_factor = 0.5 + episode_quality(dataset).astype(np.float64) if quality_weighting else 1.0
+    weight = by_source[dataset.episode_source] * quality_factor
+    weight = weight * np.where(dataset.episode_success == 1, success_weight_bonus, 1.0)
     total = (weight * dataset.episode_lengths).sum()
     if total == 0:
         raise ParameterError(f"The source weights {dict(source_weights)} leave no transition with a weight above 0.")

@@ -7,7 +7,7 @@ from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.data.quality import episode_quality
 from wsrl_kit.errors import DataError, ParameterError
 
-PRIORITIES = ("td_error", "reward", "quality", "mix")
+PRIORITIES = ("td_error", "reward", "quality", "mix", "random")
 UNITS = ("transition", "trajectory")
 
 
@@ -51,16 +51,21 @@ def retention_scores(
     dataset: Dataset,
     td_errors: Float[np.ndarray, " transition"] | None = None,
     discount: float = 0.97,
+    unit: str = "transition",
+    seed: int = 0,
 ) -> Float[np.ndarray, " transition"]:
     """A score per transition; the higher, the sooner it is kept.
 
     Args:
         priority: `td_error`: the TD error's magnitude; `reward`: the Monte-Carlo return from the row on, so that with a
             sparse reward a whole approach ranks before a failure; `quality`: that of the row's episode; `mix`: the mean
-            of the three ranks, each scaled to [0, 1], equal values sharing one rank.
+            of the three ranks, each scaled to [0, 1], equal values sharing one rank; `random`: a number drawn for the
+            unit, the control for whether it matters what is kept.
         dataset: whole episodes.
         td_errors: one per transition; needed for `td_error` and `mix` only.
         discount: of the Monte-Carlo return.
+        unit: of `random`: what `retain` will keep as a whole.
+        seed: of `random`.
 
     Raises:
         ParameterError: the priority is unknown.
@@ -68,6 +73,12 @@ def retention_scores(
     """
     if priority not in PRIORITIES:
         raise ParameterError(f"The retention priority must be one of {', '.join(PRIORITIES)}, found {priority!r}.")
+    if priority == "random":
+        generator = np.random.default_rng(seed)
+        if unit == "transition":
+            return generator.random(len(dataset))
+        # One number per episode: a mean over its rows would favour the short ones.
+        return generator.random(dataset.episode_count)[dataset.episode_of_row]
     if priority == "reward":
         return monte_carlo_returns(dataset, discount)
     if priority == "quality":

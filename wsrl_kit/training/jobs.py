@@ -18,8 +18,9 @@ from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
 from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
+from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, programs, warmup
+from wsrl_kit.training import checkpoint, finetune, programs, randomness, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.warmup import WarmupResult
@@ -84,7 +85,7 @@ def load_offline_data(config: WSRLConfig, paths: Paths) -> Dataset:
             )
         return dataset
     source_weights = {**config.source_weights, "demos": config.demo_weight}
-    return weigh(dataset, source_weights, config.success_weight_bonus)
+    return weigh(dataset, source_weights, config.success_weight_bonus, config.quality_weighting)
 
 
 def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str = "", resume: bool = True) -> Path:
@@ -119,24 +120,53 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
         agents.save_warmup(target, static, result.agent, probe, details)
-        errors = warmup.dataset_td_errors(config, static, result.agent, dataset)
-        scores = retention_scores(config.retention_priority, dataset, errors, config.discount)
-        kept = retain(dataset, scores, config.retention_ratio, config.retention_unit)
-        filtered = target.parent / FILTERED_FILE
-        if kept is None:
-            filtered.unlink(missing_ok=True)
-        else:
-            write_hil_serl(filtered, kept.trajectories())
+        kept_transitions = _retain(config, static, result.agent, dataset, target.parent / FILTERED_FILE)
         run.finish(
             {
                 "gradient_steps": result.steps,
                 "stopped_early": result.stopped_early,
                 "checkpoint": str(target),
                 "transitions": len(dataset),
-                "kept_transitions": 0 if kept is None else len(kept),
+                "kept_transitions": kept_transitions,
             }
         )
     return target
+
+
+def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> int:
+    """Retention anew, as the end of warmup does it: from `offline_data_path`, by the warmed-up agent's TD errors.
+
+    Args:
+        config: that of the warmup, with the retention wanted.
+        checkpoint_path: the warmup checkpoint.
+        target: file for the kept data; removed where nothing is kept.
+
+    Returns:
+        How many transitions are kept.
+
+    Raises:
+        WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
+    """
+    programs.keep()
+    dataset = load_offline_data(config, config.offline_data_path)
+    environment = envs.make(config.exp_name, config.environment_options)
+    static, agent = agents.create(config, environment, dataset)
+    environment.close()
+    agent, _ = agents.load_warmup(checkpoint_path, static, agent)
+    return _retain(config, static, agent, dataset, target)
+
+
+def _retain(config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, target: Path) -> int:
+    errors = warmup.dataset_td_errors(config, static, agent, dataset)
+    seed = randomness.episode_seed(config.seed, "retention")
+    unit = config.retention_unit
+    scores = retention_scores(config.retention_priority, dataset, errors, config.discount, unit, seed)
+    kept = retain(dataset, scores, config.retention_ratio, unit)
+    if kept is None:
+        target.unlink(missing_ok=True)
+        return 0
+    write_hil_serl(target, kept.trajectories())
+    return len(kept)
 
 
 def run_finetune(

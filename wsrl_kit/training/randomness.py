@@ -7,7 +7,17 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-PURPOSES = ("initialisation", "warmup", "acting", "sampling", "episodes", "evaluation", "diagnosis", "data")
+PURPOSES = (
+    "initialisation",
+    "warmup",
+    "acting",
+    "sampling",
+    "episodes",
+    "evaluation",
+    "diagnosis",
+    "data",
+    "retention",
+)
 
 
 def key(seed: int, purpose: str) -> PRNGKeyArray:
