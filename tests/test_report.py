@@ -131,6 +131,7 @@ def test_dead_missing_and_shorter_runs_are_said(made):
     assert "Runs differ in length (800 to 1000 steps): compared up to the shortest." in notes
     assert "A failed run is missing from its arm's numbers, which flatters the arm." in notes
     assert "Seconds: wall-clock with warmup and evaluations" in notes
+    assert [note[:5] for note in made.summary.notes if note.startswith("n =")] == ["n = 3", "n = 4"]
     assert [row[1] for row in made.summary.rows] == [4, 3]
     assert {row[2] for row in made.differences.rows} == {3}
 
@@ -248,10 +249,12 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
         run.finish({}) if status == "finished" else run.fail("it diverged")
     write_run(tmp_path / "b0", "scratch", 0, (0.0, 0.0, 0.9)).finish({})
     write_run(tmp_path / "b1", "scratch", 1, (0.0, 0.0))
+    write_run(tmp_path / "c0", "rlpd_demos", 0).fail("it diverged")
     rows = [reduce_run(record) for record in select_runs(str(tmp_path))]
     distributions.reached(ax, rows, BY_NAME["steps_to_target"], "Steps")
     steps, shares = curve(ax, "rlpd_all")
     assert (steps.tolist(), shares.tolist()) == ([0, 100, 200], [0, 0.5, 0.5])
+    assert curve(ax, "rlpd_demos")[1].tolist() == [0, 0, 0]
     steps, shares = curve(ax, "scratch")
     assert (steps.tolist(), shares.tolist()) == ([0, 100, 200], [0, 0, 1])
 

@@ -57,7 +57,7 @@ def reached(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, lab
         known = math.inf if (there | failed).all() else np.nanmax([0.0, *steps])
         steps = np.where(failed & ~there, math.inf, steps)
         counted = ~np.isnan(steps)
-        if np.isfinite(steps[counted]).any():
+        if counted.any() and len(grid) > 1:
             own_grid = grid[grid <= known]
             _draw(ax, rows, arm, own_grid, reached_band(steps[counted], there[counted], own_grid))
     if not ax.lines:

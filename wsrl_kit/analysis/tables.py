@@ -187,7 +187,7 @@ def difference_table(rows: Sequence[Mapping[str, Any]], control: str = "rlpd_all
     ]
     if body:
         kinds = ("difference of IQMs", "difference of means", "probability")
-        notes.append(coverage_caveat(min(row[2] for row in body if isinstance(row[2], int)), kinds) + ".")
+        notes += [coverage_caveat(n, kinds) + "." for n in sorted({row[2] for row in body if isinstance(row[2], int)})]
     else:
         notes = [f"No arm shares a finished seed with the control {arm_label(control)}."]
     return Table(f"Each arm against the control: {arm_label(control)}", columns, tuple(body), tuple(notes))
@@ -227,9 +227,8 @@ def _notes(rows: Sequence[Mapping[str, Any]], shown: Sequence[Quantity]) -> list
     notes.append(f"Early: the first {EARLY_STEPS} online steps. Dip: within the first half of the budget.")
     if any(quantity.name == "seconds_to_target" for quantity in shown):
         notes.append("Seconds: wall-clock with warmup and evaluations, spread evenly over a run's environment steps.")
-    if done:
-        smallest = min(sum(row["arm"] == arm for row in done) for arm in {row["arm"] for row in done})
-        notes.append(coverage_caveat(smallest) + ".")
+    counts = {sum(row["arm"] == arm for row in done) for arm in {row["arm"] for row in done}}
+    notes += [coverage_caveat(n) + "." for n in sorted(counts)]
     lengths = sorted({row["last_step"] for row in done if math.isfinite(row["last_step"])})
     if len(lengths) > 1:
         notes.append(
@@ -247,7 +246,9 @@ def _notes_on(arm: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[Quant
     own = [row for row in rows if row["arm"] == arm]
     done = finished(own)
     notes = []
-    dead = [f"seed {row['seed']} {row['status']} {_where(row['last_step'])}" for row in own if row not in done]
+    dead = [
+        f"seed {row['seed']} {row['status']} {_where(row['last_step'])}" for row in own if row["status"] != "finished"
+    ]
     if dead:
         notes.append(f"{arm_label(arm)}: not in the numbers: {', '.join(sorted(dead))}.")
     lacking = [q.heading for q in shown if len(by_seed(done, arm, q.name)) < len(done)]
