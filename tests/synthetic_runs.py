@@ -34,13 +34,21 @@ def write_warmup(folder: Path, seed: int, steps: int = WARMUP_STEPS) -> Run:
 
 
 def write_finetune(
-    folder: Path, arm: str, seed: int, *, budget: int = 3_000, last_step: int | None = None, metrics: bool = True
+    folder: Path,
+    arm: str,
+    seed: int,
+    *,
+    budget: int = 3_000,
+    last_step: int | None = None,
+    metrics: bool = True,
+    exp_name: str = "hirol_fixed_gripper",
 ) -> Run:
     """A fine-tuning run of `budget` environment steps, finished unless it ends at an earlier `last_step`."""
     start, end, rate, dip, force, clips, held = ARMS.get(arm, ARMS["scratch"])
     generator = np.random.default_rng([seed, len(arm)])
     warm = start > 0
     parameters = {
+        "exp_name": exp_name,
         "seed": seed,
         "online_steps": budget,
         "checkpoint_path": f"warmup/seed_{seed}/checkpoint.npz" if warm else None,

@@ -1,5 +1,7 @@
 """Numbers of one run, computed by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from wsrl_kit.analysis.metrics import (
     early_safety,
     final,
     reduce_run,
+    restricted,
+    shared_budget,
     steps_to_target,
     switch_dip,
 )
@@ -86,7 +90,46 @@ def test_a_run_is_reduced_to_every_quantity(tmp_path):
     write_finetune(tmp_path, "warmup_wsrl", seed=0)
     row = reduce_run(read_run(tmp_path))
     assert (row["arm"], row["seed"], row["status"], row["last_step"]) == ("warmup_wsrl", 0, "finished", 3000.0)
-    assert all(np.isfinite(row[quantity.name]) for quantity in QUANTITIES)
+    # Its warmup is not there, so that nobody knows how long that took.
+    missing = {quantity.name for quantity in QUANTITIES if not np.isfinite(row[quantity.name])}
+    assert missing == {"seconds_to_target"}
+
+
+def timed(folder, seconds, success, checkpoint_path=None):
+    """The record of a run whose evaluations, 100 environment steps apart, took as many seconds as it says."""
+    run = Run.open(folder, kind="finetune", arm="a", seed=0, parameters={"checkpoint_path": checkpoint_path})
+    for index, value in enumerate(success):
+        values = {"evaluation/success_sampled": value, "evaluation/return_sampled": value}
+        run.record("online", 100 * index, 1_000 + 400 * index, values)
+    run.finish({})
+    return dataclasses.replace(read_run(folder), seconds=seconds)
+
+
+def test_the_target_has_a_price_in_gradient_steps_and_seconds_warmup_included(tmp_path):
+    record = dataclasses.replace(timed(tmp_path, 80.0, [0.0, 0.5, 0.9, 0.9, 0.9], "w.npz"), warmup_seconds=20.0)
+    row = reduce_run(record)
+    assert (row["steps_to_target"], row["gradient_steps_to_target"], row["seconds_to_target"]) == (200, 1_800, 60)
+    assert (row["gradient_steps"], row["seconds"]) == (2_600, 100)
+    # Cut at 100 steps, the run has not got there, and had spent this much.
+    row = reduce_run(record, budget=100.0)
+    assert (row["reached_target"], row["gradient_steps_to_target"], row["seconds_to_target"]) == (0, 1_400, 40)
+    assert np.isnan(reduce_run(dataclasses.replace(record, warmup_seconds=0.0))["seconds_to_target"])
+
+
+def test_gradient_steps_and_seconds_are_restricted_to_what_every_finished_run_spent(tmp_path):
+    fast = timed(tmp_path / "fast", 10.0, [0.0, 0.0, 0.9])
+    slow = timed(tmp_path / "slow", 90.0, [0.0, 0.0, 0.9])
+    dead = dataclasses.replace(timed(tmp_path / "dead", 1.0, [0.0]), status="failed")
+    rows = [reduce_run(record) for record in (fast, slow, dead)]
+    assert [row["seconds_to_target"] for row in rows] == [10, 90, 0]
+    assert [row["seconds_to_target"] for row in restricted(rows)] == [10, 10, 0]
+    assert [row["steps_to_target"] for row in restricted(rows)] == [200, 200, 0]
+
+
+def test_the_shared_budget_is_the_shortest_finished_run(tmp_path):
+    runs = [timed(tmp_path / str(length), 1.0, [0.0] * length) for length in (2, 3, 5)]
+    assert shared_budget([dataclasses.replace(runs[0], status="running"), *runs[1:]]) == 200.0
+    assert shared_budget([dataclasses.replace(runs[0], status="stopped")]) is None
 
 
 def test_a_budget_cuts_what_comes_after_it(tmp_path):

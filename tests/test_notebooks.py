@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.runs import find_runs, read_run
 
@@ -124,6 +125,36 @@ def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Pa
     run_notebook(notebook, given, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
     assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+
+
+def report_on(runs: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "wsrl-kit"), "report", f"{runs}/*/seed_*", "--control", "rlpd_all"]
+    return subprocess.run([*command, "--out", str(output_dir)], capture_output=True, text=True)
+
+
+def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> None:
+    runs, output = tmp_path / "runs", tmp_path / "report"
+    write_ablation(runs, ("rlpd_all", "warmup_decay"), seeds=2, budget=600)
+    write_finetune(runs / "warmup_decay" / "seed_2", "warmup_decay", 2, last_step=200)
+    done = report_on(runs, output)
+    assert done.returncode == 0, done.stderr
+    assert "seed 2 running after step 200" in done.stdout
+    record = read_run(output)
+    assert (record.kind, record.status, record.summary) == ("report", "finished", {"runs": 5, "control": "rlpd_all"})
+    with open(output / "per_seed.csv") as file:
+        assert len(list(csv.DictReader(file))) == 5
+    with open(output / "summary.csv") as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["2", "2"]
+    for name in ("summary.txt", "summary.md", "differences.csv", "report.tex", "90_report.html"):
+        assert (output / name).stat().st_size > 0
+    assert figures_shown(output / "90_report.ipynb") == len(list((output / "figures").glob("*.png"))) == 8
+    # One run of another task among them, and there is no report.
+    write_finetune(runs / "rlpd_all" / "seed_2", "rlpd_all", 2, exp_name="Pendulum-v1")
+    refused = report_on(runs, tmp_path / "refused")
+    assert refused.returncode == 1
+    sentence = f"found hirol_fixed_gripper in {runs}/rlpd_all/seed_0 and Pendulum-v1 in {runs}/rlpd_all/seed_2\n"
+    assert refused.stderr == f"wsrl-kit: error: all runs of a report must be of one task, {sentence}"
+    assert not (tmp_path / "refused" / "run.json").exists()
 
 
 def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None:

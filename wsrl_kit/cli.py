@@ -16,6 +16,7 @@ NOTEBOOKS = {
     "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
     "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
     "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
+    "report": ("90_report.ipynb", "tables and figures of any set of runs"),
 }
 
 
@@ -39,6 +40,8 @@ def _command(arguments: list[str]) -> int:
     for name, (notebook, help) in NOTEBOOKS.items():
         command = commands.add_parser(name, help=help, allow_abbrev=False)
         _add_out(command)
+        if name == "report":
+            command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
         if arguments[:1] == [name]:
             _add_parameters(command, notebook)
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
@@ -63,13 +66,16 @@ def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
 
     notebook = read_notebook(_notebook(name))
     for parameter in notebook.defaults:
-        if parameter != "output_dir":
+        if parameter not in ("output_dir", "runs"):
             help = f"{notebook.help(parameter)} (default: {notebook.default(parameter)!r})".replace("%", "%%")
             parser.add_argument(f"--{parameter}", default=argparse.SUPPRESS, metavar="VALUE", help=help)
 
 
-def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
+def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
     given = {name: value for name, value in vars(options).items() if name not in ("command", "out")}
+    if len(given.get("runs", ())) == 1:
+        # A single one may spell a list or a dict.
+        given |= {"runs": given["runs"][0]}
     for argument in rest:
         if not argument.startswith("--"):
             raise ParameterError(f"every parameter must be given as --name=value, found {argument!r}")
@@ -99,7 +105,8 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     summary = out / "summary.txt"
     if summary.exists():
         print(f"\n{summary.read_text()}")
-    results = [executed, executed.with_suffix(".html"), *sorted(out.glob("*.csv")), *sorted(out.glob("figures/*"))]
+    written = [path for pattern in ("*.csv", "*.tex", "figures/*") for path in sorted(out.glob(pattern))]
+    results = [executed, executed.with_suffix(".html"), *written]
     print("\n".join(["", *(str(path) for path in results)]))
     return 0
 

@@ -178,6 +178,8 @@ FINETUNING_PARAMETERS = (
     "priority_alpha",
     "initial_priority_beta",
     "final_priority_beta",
+    "conservative_online_weight",
+    "conservative_fade_steps",
     "evaluation_interval",
 )
 """What fine-tuning alone reads: runs that differ only in these and in retention have the same warmup.

@@ -34,6 +34,7 @@ UNWEIGHTED: dict[str, Any] = {
     "demo_weight": 1.0,
     "source_weights": {},
     "success_weight_bonus": 1.0,
+    "quality_weighting": False,
     "behavior_cloning_weight": 0.0,
     "use_prioritized_replay": False,
 }

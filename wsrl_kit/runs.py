@@ -60,6 +60,7 @@ class RunRecord:
         metrics: a `Curve` per (phase, metric).
         message: why the run failed; "" where it did not.
         seconds: wall-clock of all its sessions together.
+        warmup_seconds: that of the warmup run whose metrics were joined to this one's; 0 where none was.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class RunRecord:
     seconds: float
     message: str
     metrics: dict[tuple[str, str], Curve]
+    warmup_seconds: float = 0.0
 
     def curve(self, metric: str, phase: str = "online") -> Curve:
         """The metric's curve, of length 0 where it was never recorded."""

@@ -1,4 +1,4 @@
-"""Whole figures, composed of the axes of `plots`: of an ablation, of a single run, of the offline sources."""
+"""Whole figures, composed of single axes: of an ablation, a report, a single run, of the offline sources."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,18 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.metrics import EARLY_STEPS, QUANTITIES, SUCCESS
+from wsrl_kit.analysis import distributions, plots
+from wsrl_kit.analysis.comparison import compare
+from wsrl_kit.analysis.metrics import EARLY_STEPS, QUANTITIES, SUCCESS, restricted
 from wsrl_kit.runs import PHASES, RunRecord
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
+TO_TARGET = {
+    "steps_to_target": "Online environment steps",
+    "gradient_steps_to_target": "Gradient steps, warmup included",
+    "seconds_to_target": "Wall-clock (s), warmup included",
+}
+STABILITY = ("switch_success", "dip_depth", "recovery_steps", "drawdown", "dispersion")
 
 
 def ablation_figures(
@@ -20,26 +27,55 @@ def ablation_figures(
     """All figures of an ablation by name, drawn from its runs and their reduced rows."""
     figures = {"learning_curves": learning_curves_figure(records, target)}
     kind, _ = _evaluated(records)
-    figures["sample_efficiency"], axes = plots.new_figure(1, 3, 4.6, 3.4)
-    for ax, name in zip(axes, ("steps_to_target", "area_under_curve", f"final_{kind}"), strict=True):
-        plots.summary_points(ax, rows, BY_NAME[name], BY_NAME[name].heading.replace("target", f"{target:.0%} success"))
-    figures["safety_and_memory"], axes = plots.new_figure(1, 3, 4.6, 3.4)
-    plots.summary_points(
-        axes[0], rows, BY_NAME["early_peak_contact_force"], f"Peak contact force, first {EARLY_STEPS} steps (N)"
-    )
-    plots.summary_points(
-        axes[1], rows, BY_NAME["early_safety_box_clips"], f"Safety-box clips, first {EARLY_STEPS} steps"
-    )
-    plots.summary_bars(axes[2], rows, BY_NAME["offline_megabytes"])
-    for name in ("sample_efficiency", "safety_and_memory"):
-        for ax in figures[name].axes[1:]:
-            ax.set_yticklabels([])
+    shown = ("steps_to_target", "area_under_curve", f"final_{kind}")
+    headings = {name: BY_NAME[name].heading.replace("target", f"{target:.0%} success") for name in shown}
+    figures["sample_efficiency"] = _points_figure(rows, headings)
+    safety = {
+        "early_peak_contact_force": f"Peak contact force, first {EARLY_STEPS} steps (N)",
+        "early_safety_box_clips": f"Safety-box clips, first {EARLY_STEPS} steps",
+    }
+    figures["safety_and_memory"] = _points_figure(rows, safety, bars="offline_megabytes")
 
     figures["switch"], axes = plots.new_figure(columns=2)
     plots.switch_diagnostic(axes[0], records, "q")
     plots.switch_diagnostic(axes[1], records, "td_error")
     plots.shared_legend(figures["switch"], axes[0])
     return figures
+
+
+def comparison_figures(
+    records: Sequence[RunRecord], rows: Sequence[dict[str, Any]], control: str, target: float = 0.8
+) -> dict[str, Figure]:
+    """What a report shows beyond an ablation's figures: arms against the control, how runs are spread, how stable."""
+    kind, _ = _evaluated(records)
+    figures = {"against_control": _against_control_figure(rows, control, target, f"final_{kind}")}
+    figures["performance_profiles"], axes = plots.new_figure(columns=2)
+    for ax, name in zip(axes, (f"final_{kind}", "area_under_curve"), strict=True):
+        distributions.profiles(ax, rows, BY_NAME[name])
+    plots.shared_legend(figures["performance_profiles"], axes[0])
+    figures["reached_target"], axes = plots.new_figure(columns=3, width=4.6)
+    for ax, (name, label) in zip(axes, TO_TARGET.items(), strict=True):
+        distributions.reached(ax, rows, BY_NAME[name], label)
+        ax.set_ylabel(f"Fraction of runs at {target:.0%} success")
+    plots.shared_legend(figures["reached_target"], axes[0])
+    figures["stability"] = _points_figure(rows, {name: BY_NAME[name].heading for name in STABILITY})
+    return figures
+
+
+def _against_control_figure(rows: Sequence[Mapping[str, Any]], control: str, target: float, final: str) -> Figure:
+    arms = sorted({row["arm"] for row in rows})
+    comparisons = compare(rows, control)
+    figure, axes = plots.new_figure(1, 4, 3.8, max(2.4, 0.5 * len(arms)))
+    for ax, name in zip(axes, ("steps_to_target", "area_under_curve", final), strict=False):
+        differences = {c.arm: c.difference for c in comparisons if c.quantity.name == name}
+        heading = BY_NAME[name].heading.replace("target", f"{target:.0%}")
+        distributions.against_control(ax, arms, control, differences, 0.0, f"{heading}, minus control")
+    better = {c.arm: c.better for c in comparisons if c.quantity.name == final}
+    heading = f"Probability of better {BY_NAME[final].heading.lower()}"
+    distributions.against_control(axes[3], arms, control, better, 0.5, heading).set_xlim(-0.03, 1.03)
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
+    return figure
 
 
 def learning_curves_figure(records: Sequence[RunRecord], target: float = 0.8) -> Figure:
@@ -104,6 +140,21 @@ def source_figure(
         ax.set_yticklabels([])
     if returns is not None:
         plots.return_histogram(axes[3], returns)
+    return figure
+
+
+def _points_figure(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str], bars: str = "") -> Figure:
+    """One axes per quantity, as high as the arms need, their names on the first; a quantity as bars may follow."""
+    arms = len({row["arm"] for row in rows})
+    figure, axes = plots.new_figure(
+        1, len(headings) + bool(bars), 4.6 if len(headings) <= 3 else 3.4, max(3.4, 0.5 * arms)
+    )
+    for ax, (name, heading) in zip(axes, headings.items(), strict=False):
+        plots.summary_points(ax, restricted(rows), BY_NAME[name], heading)
+    if bars:
+        plots.summary_bars(axes[-1], rows, BY_NAME[bars])
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
     return figure
 
 

@@ -1,5 +1,7 @@
 """One run becomes a handful of numbers, each by a tiny function on a curve; everything later works on these numbers."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ class Quantity:
         digits: decimals shown.
         better: +1 if more is better, -1 if less is better, 0 if neither.
         censored: runs that never got there hold the budget, so that only a restricted mean is honest.
+        spent: key of what a run had spent of it by its last evaluation, where that differs between runs; see
+            `restricted`.
     """
 
     name: str
@@ -29,10 +33,13 @@ class Quantity:
     digits: int
     better: int
     censored: bool = False
+    spent: str = ""
 
 
 QUANTITIES = (
     Quantity("steps_to_target", "Steps to target", 0, -1, censored=True),
+    Quantity("gradient_steps_to_target", "Gradient steps to target", 0, -1, censored=True, spent="gradient_steps"),
+    Quantity("seconds_to_target", "Seconds to target", 0, -1, censored=True, spent="seconds"),
     Quantity("area_under_curve", "Area under curve", 2, +1),
     Quantity("final_success", "Final success", 2, +1),
     Quantity("final_success_deterministic", "Final success, deterministic", 2, +1),
@@ -147,6 +154,23 @@ def offline_bytes(record: RunRecord) -> float:
     return float(held[0]) if len(held) else float("nan")
 
 
+def gradient_steps(record: RunRecord, environment_step: float) -> float:
+    """Critic updates, warmup included, that a run had made at its last evaluation up to an environment step."""
+    curve = record.curve(SUCCESS)
+    before = np.searchsorted(curve.environment_step, environment_step, side="right")
+    return float(curve.gradient_step[before - 1])
+
+
+def seconds(record: RunRecord, environment_step: float) -> float:
+    """Wall-clock up to an environment step, warmup included; nan for a run whose warmup is not known.
+
+    A run's metrics hold no clock: its own seconds, evaluations included, are spread evenly over its environment steps.
+    """
+    if record.parameters.get("checkpoint_path") is not None and record.warmup_seconds == 0.0:
+        return float("nan")
+    return record.warmup_seconds + record.seconds * environment_step / max(1.0, last_step(record))
+
+
 def finite_curve(
     record: RunRecord, metric: str, budget: float | None = None
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
@@ -165,13 +189,14 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
         target: success rate for `steps_to_target`.
 
     Returns:
-        arm, seed, status, `reached_target` and `recovered` (1 or 0), `last_step`, and every name in `QUANTITIES`;
-        nan where the run did not record what is needed.
+        arm, seed, status, `reached_target` and `recovered` (1 or 0), `last_step`, what was spent up to the last
+        evaluation within the budget (`gradient_steps`, `seconds`), and every name in `QUANTITIES`; nan where the run
+        did not record what is needed.
     """
     force, clips = early_safety(record)
     row: dict[str, Any] = {"arm": record.arm, "seed": record.seed, "status": record.status}
     row |= {"last_step": last_step(record)} | {quantity.name: float("nan") for quantity in QUANTITIES}
-    row |= {"reached_target": float("nan"), "recovered": float("nan")}
+    row |= dict.fromkeys(("reached_target", "recovered", "gradient_steps", "seconds"), float("nan"))
     row |= {"early_peak_contact_force": force, "early_safety_box_clips": clips}
     row |= {"offline_megabytes": offline_bytes(record) / 1e6}
     steps, success = finite_curve(record, SUCCESS, budget)
@@ -179,6 +204,9 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
         reached_at, reached = steps_to_target(steps, success, target)
         dip = switch_dip(steps, success)
         row |= {"steps_to_target": reached_at, "reached_target": float(reached)}
+        row |= {"gradient_steps_to_target": gradient_steps(record, reached_at)}
+        row |= {"gradient_steps": gradient_steps(record, float(steps[-1]))}
+        row |= {"seconds_to_target": seconds(record, reached_at), "seconds": seconds(record, float(steps[-1]))}
         row |= {"dip_depth": dip.depth, "recovery_steps": dip.recovery_steps, "recovered": float(dip.recovered)}
         row |= {"area_under_curve": area_under_curve(steps, success), "final_success": final(success)}
         row |= {"switch_success": float(success[0]), "drawdown": drawdown(success), "dispersion": dispersion(success)}
@@ -189,6 +217,27 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
         _, values = finite_curve(record, metric, budget)
         row[name] = final(values) if len(values) else float("nan")
     return row
+
+
+def shared_budget(records: Sequence[RunRecord]) -> float | None:
+    """Environment steps that all finished runs cover; None if none is finished and evaluated."""
+    lengths = [last_step(record) for record in records if record.status == "finished"]
+    return min((length for length in lengths if math.isfinite(length)), default=None)
+
+
+def restricted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `reduce_run` whose gradient steps and seconds to the target end at what every finished run had spent.
+
+    Runs of equal length in environment steps differ in these, and a restricted mean compares only what is restricted
+    alike: a run that got there later counts with the restriction, as one that never did.
+    """
+    changed = [dict(row) for row in rows]
+    for quantity in (quantity for quantity in QUANTITIES if quantity.spent):
+        spent = [row[quantity.spent] for row in rows if row["status"] == "finished"]
+        limit = min((value for value in spent if math.isfinite(value)), default=math.inf)
+        for row in changed:
+            row[quantity.name] = min(row[quantity.name], limit)
+    return changed
 
 
 def last_step(record: RunRecord) -> float:

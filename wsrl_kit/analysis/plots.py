@@ -20,6 +20,8 @@ SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 NEUTRAL = "#555555"
 GRID = "#e4e4e4"
 SHOW_EVERY_SEED = 10
+MOST_BANDS = 6
+"""Of more arms the bands would hide the curves."""
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Figure, list[Axes]]:
@@ -73,7 +75,8 @@ def learning_curves(
 ) -> Axes:
     """Every seed thin (dashed if its run is not finished), the IQM of the finished ones thick with its 95 % band.
 
-    Dotted vertical lines mark the switch; a triangle on the curve marks where an arm's frozen rollouts end.
+    Dotted vertical lines mark the switch; a triangle on the curve marks where an arm's frozen rollouts end. More than
+    `MOST_BANDS` arms have no bands.
 
     Args:
         ax: drawn on.
@@ -96,7 +99,8 @@ def learning_curves(
             continue
         grid, values = align(finished)
         band = bootstrap_band(values)
-        ax.fill_between(grid, band.low, band.high, color=colours[arm], alpha=0.15, linewidth=0, zorder=1)
+        if len(colours) <= MOST_BANDS:
+            ax.fill_between(grid, band.low, band.high, color=colours[arm], alpha=0.15, linewidth=0, zorder=1)
         ax.plot(grid, band.point, color=colours[arm], linewidth=2.4, zorder=4)
         frozen = runs[0].parameters.get("frozen_rollout_steps", 0)
         if frozen and against == "environment_step" and frozen <= grid[-1]:
@@ -236,9 +240,7 @@ def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quanti
     for height, arm in enumerate(arms):
         values = _finished_values(rows, arm, quantity.name)
         if not len(values):
-            ax.annotate(
-                "not recorded", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8
-            )
+            say_not_recorded(ax, height)
             continue
         interval = bootstrap_interval(values, mean if quantity.censored else iqm)
         # Seeds with the same value are drawn beside one another, so that each can be counted.
@@ -279,6 +281,11 @@ def summary_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity
     ax.grid(visible=False)
     ax.set_xlabel(heading or quantity.heading)
     return ax
+
+
+def say_not_recorded(ax: Axes, height: int | float) -> None:
+    """In the row of an arm, or at a height, of which there is nothing to draw."""
+    ax.annotate("not recorded", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
 
 
 def _finished_values(rows: Sequence[Mapping[str, Any]], arm: str, name: str) -> Float[np.ndarray, " runs"]:

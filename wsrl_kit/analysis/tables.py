@@ -1,36 +1,23 @@
-"""Tables of an ablation, from rows of `metrics.reduce_run`: as text, Markdown, HTML and CSV."""
+"""Tables of runs, from rows of `metrics.reduce_run`: as text, Markdown, HTML, LaTeX and CSV."""
 
 import csv
 import html
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from wsrl_kit.analysis.arms import arm_label, arm_order
-from wsrl_kit.analysis.metrics import EARLY_STEPS, QUANTITIES, Quantity
-from wsrl_kit.analysis.statistics import (
-    Interval,
-    bootstrap_interval,
-    coverage_caveat,
-    iqm,
-    mean,
-    paired_difference,
-    probability_of_improvement,
-)
+from wsrl_kit.analysis.comparison import by_seed, compare, finished, recorded
+from wsrl_kit.analysis.latex import escape
+from wsrl_kit.analysis.metrics import EARLY_STEPS, Quantity, restricted
+from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm, mean
 
 Cell = str | int | Interval
-COMPARED = (
-    "steps_to_target",
-    "area_under_curve",
-    "final_success",
-    "early_peak_contact_force",
-    "early_safety_box_clips",
-)
 
 
 @dataclass(frozen=True)
@@ -61,13 +48,8 @@ class Table:
         """Aligned text; where the table is wider than `width`, its columns continue below, the first one repeated."""
         grid = self._grid()
         widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-        blocks: list[list[int]] = [[0]]
-        for index in range(1, len(widths)):
-            if len(blocks[-1]) > 1 and sum(widths[i] + 2 for i in [*blocks[-1], index]) > width:
-                blocks.append([0])
-            blocks[-1].append(index)
         parts = [self.title]
-        for block in blocks:
+        for block in _blocks(widths, width):
             lines = ["  ".join(f"{row[i]:<{widths[i]}}" for i in block).rstrip() for row in grid]
             rule = "  ".join("-" * widths[i] for i in block)
             parts.append("\n".join([lines[0], rule, *lines[1:]]))
@@ -81,6 +63,20 @@ class Table:
         rule = "|" + "|".join([" --- "] + [" ---: "] * (len(self.columns) - 1)) + "|"
         notes = "\n".join(f"- {note}" for note in self.notes)
         return f"**{self.title}**\n\n" + "\n".join([lines[0], rule, *lines[1:]]) + (f"\n\n{notes}\n" if notes else "\n")
+
+    def to_latex(self, width: int = 118) -> str:
+        """A `table*` for a paper that loads booktabs; columns beyond `width` characters continue in a tabular below."""
+        grid = [[escape(cell) for cell in row] for row in self._grid()]
+        widths = [max(map(len, column)) for column in zip(*self._grid(), strict=True)]
+        lines = ["% \\usepackage{booktabs}", r"\begin{table*}[tbp]", r"\centering", r"\footnotesize"]
+        lines.append(f"\\caption{{{escape(self.title)}.}}")
+        for block in _blocks(widths, width):
+            head, *body = [" & ".join(row[i] for i in block) + r" \\" for row in grid]
+            lines += [f"\\begin{{tabular}}{{l{'r' * (len(block) - 1)}}}", r"\toprule", head, r"\midrule"]
+            lines += [*body, r"\bottomrule", r"\end{tabular}", r"\par\medskip"]
+        lines += [r"\raggedright\scriptsize"]
+        lines += [escape(note) + r"\par" for note in self.notes]
+        return "\n".join([*lines, r"\end{table*}", ""])
 
     def to_csv(self) -> str:
         """Full precision, an interval in four columns."""
@@ -127,6 +123,16 @@ def format_cell(cell: Cell, digits: int | None = 2) -> str:
     return point if math.isnan(cell.low) else f"{point} [{low}, {high}]"
 
 
+def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that fit beside one another, the first one repeated in every block."""
+    blocks: list[list[int]] = [[0]]
+    for index in range(1, len(widths)):
+        if len(blocks[-1]) > 1 and sum(widths[i] + 2 for i in [*blocks[-1], index]) > width:
+            blocks.append([0])
+        blocks[-1].append(index)
+    return blocks
+
+
 def plain_table(title: str, rows: Sequence[Mapping[str, str | int | float]], notes: tuple[str, ...] = ()) -> Table:
     """A table of plain rows with equal keys, such as those of `data.quality.source_table`; floats with 2 decimals."""
     columns = tuple(Column(name, name.replace("_", " ").capitalize()) for name in rows[0])
@@ -134,27 +140,26 @@ def plain_table(title: str, rows: Sequence[Mapping[str, str | int | float]], not
     return Table(title, columns, cells, notes)
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]], target: float = 0.8) -> Table:
+def summary_table(rows: Sequence[Mapping[str, Any]], target: float = 0.8, further_notes: Sequence[str] = ()) -> Table:
     """One row per arm: how many runs, and every quantity that any of them recorded, as IQM [95 % interval].
 
     Args:
         rows: of `metrics.reduce_run`; only finished runs count, the others are named in the notes.
         target: the success rate that the steps to target were measured with.
+        further_notes: what the rows do not tell, put under the table's own notes.
     """
-    finished, arms = _finished(rows), arm_order(row["arm"] for row in rows)
-    shown = [quantity for quantity in QUANTITIES if any(_by_seed(finished, arm, quantity.name) for arm in arms)]
-    if any(quantity.name == "final_success" for quantity in shown):
-        # The return is what is left to compare where a task reports no success.
-        shown = [quantity for quantity in shown if quantity.name != "final_return"]
+    rows = restricted(rows)
+    done, arms = finished(rows), arm_order(row["arm"] for row in rows)
+    shown = recorded(done)
     body = []
     for arm in arms:
-        reached = list(_by_seed(finished, arm, "reached_target").values())
-        cells: list[Cell] = [arm_label(arm), sum(row["arm"] == arm for row in finished)]
+        reached = list(by_seed(done, arm, "reached_target").values())
+        cells: list[Cell] = [arm_label(arm), sum(row["arm"] == arm for row in done)]
         cells += [f"{sum(reached):.0f} of {len(reached)}" if reached else "–"]
-        body.append((*cells, *(_summarise(list(_by_seed(finished, arm, q.name).values()), q) for q in shown)))
+        body.append((*cells, *(_summarise(list(by_seed(done, arm, q.name).values()), q) for q in shown)))
     fixed = (Column("arm", "Arm"), Column("n", "n"), Column("reached_target", f"Reached {target:.0%}"))
     columns = [Column(q.name, q.heading.replace("target", f"{target:.0%}"), q.digits) for q in shown]
-    return Table(f"Ablation over {_count(finished)}", (*fixed, *columns), tuple(body), tuple(_notes(rows, shown)))
+    return Table(f"Summary of {_count(done)}", (*fixed, *columns), tuple(body), (*_notes(rows, shown), *further_notes))
 
 
 def difference_table(rows: Sequence[Mapping[str, Any]], control: str = "rlpd_all", target: float = 0.8) -> Table:
@@ -165,17 +170,10 @@ def difference_table(rows: Sequence[Mapping[str, Any]], control: str = "rlpd_all
         control: name of the arm that the others are compared with.
         target: the success rate that the steps to target were measured with.
     """
-    finished = _finished(rows)
     body: list[tuple[Cell, ...]] = []
-    for arm in arm_order(row["arm"] for row in finished if row["arm"] != control):
-        for quantity in (quantity for quantity in QUANTITIES if quantity.name in COMPARED):
-            first, second = (_by_seed(finished, name, quantity.name) for name in (arm, control))
-            if not first.keys() & second.keys():
-                continue
-            difference = paired_difference(first, second, mean if quantity.censored else iqm)
-            higher, lower = (quantity.better * np.array(list(values.values())) for values in (first, second))
-            heading = quantity.heading.replace("target", f"{target:.0%}")
-            body.append((arm_label(arm), heading, difference.n, difference, probability_of_improvement(higher, lower)))
+    for arm, quantity, difference, better in compare(rows, control):
+        heading = quantity.heading.replace("target", f"{target:.0%}")
+        body.append((arm_label(arm), heading, difference.n, difference, better))
     columns = (
         Column("arm", "Arm"),
         Column("quantity", "Quantity"),
@@ -184,10 +182,13 @@ def difference_table(rows: Sequence[Mapping[str, Any]], control: str = "rlpd_all
         Column("probability_better", "Probability better"),
     )
     notes = [
-        "Difference of IQMs (of restricted means for steps), the two runs of a seed resampled together; probability "
-        "that a run of the arm is better than one of the control."
+        "Difference of IQMs (of restricted means for steps and seconds), the two runs of a seed resampled together; "
+        "probability that a run of the arm is better than one of the control."
     ]
-    if not body:
+    if body:
+        kinds = ("difference of IQMs", "difference of means", "probability")
+        notes += [coverage_caveat(n, kinds) + "." for n in sorted({row[2] for row in body if isinstance(row[2], int)})]
+    else:
         notes = [f"No arm shares a finished seed with the control {arm_label(control)}."]
     return Table(f"Each arm against the control: {arm_label(control)}", columns, tuple(body), tuple(notes))
 
@@ -207,14 +208,6 @@ def _summarise(values: list[float], quantity: Quantity) -> Interval:
     return bootstrap_interval(np.array(values, dtype=float), mean if quantity.censored else iqm)
 
 
-def _finished(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["status"] == "finished"]
-
-
-def _by_seed(rows: Iterable[Mapping[str, Any]], arm: str, name: str) -> dict[int, float]:
-    return {row["seed"]: row[name] for row in rows if row["arm"] == arm and math.isfinite(row[name])}
-
-
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:
     seeds, arms = len({row["seed"] for row in rows}), len({row["arm"] for row in rows})
     return f"{len(rows)} runs, {arms} arms, {seeds} seeds"
@@ -225,31 +218,48 @@ def _where(step: float) -> str:
 
 
 def _notes(rows: Sequence[Mapping[str, Any]], shown: Sequence[Quantity]) -> list[str]:
-    finished = _finished(rows)
+    done = finished(rows)
     arms = arm_order(row["arm"] for row in rows)
     notes = [
-        "IQM over seeds with bootstrap interval over whole runs; steps: restricted mean, an arm that never gets "
-        "there counts with the budget."
+        "IQM over seeds with bootstrap interval over whole runs; steps and seconds: restricted mean, an arm that never "
+        "gets there counts with the budget."
     ]
     notes.append(f"Early: the first {EARLY_STEPS} online steps. Dip: within the first half of the budget.")
-    if finished:
-        smallest = min(sum(row["arm"] == arm for row in finished) for arm in {row["arm"] for row in finished})
-        notes.append(coverage_caveat(smallest) + ".")
-    lengths = sorted({row["last_step"] for row in finished if math.isfinite(row["last_step"])})
+    if any(quantity.name == "seconds_to_target" for quantity in shown):
+        notes.append("Seconds: wall-clock with warmup and evaluations, spread evenly over a run's environment steps.")
+    counts = {sum(row["arm"] == arm for row in done) for arm in {row["arm"] for row in done}}
+    notes += [coverage_caveat(n) + "." for n in sorted(counts)]
+    lengths = sorted({row["last_step"] for row in done if math.isfinite(row["last_step"])})
     if len(lengths) > 1:
         notes.append(
             f"Runs differ in length ({lengths[0]:.0f} to {lengths[-1]:.0f} steps): compared up to the shortest."
         )
     for arm in arms:
-        dead = [
-            f"seed {row['seed']} {row['status']} {_where(row['last_step'])}"
-            for row in rows
-            if row["arm"] == arm and row["status"] != "finished"
-        ]
-        if dead:
-            notes.append(f"{arm_label(arm)}: not in the numbers: {', '.join(sorted(dead))}.")
-        runs = sum(row["arm"] == arm for row in finished)
-        lacking = [q.heading for q in shown if runs and len(_by_seed(finished, arm, q.name)) < runs]
-        if lacking:
-            notes.append(f"{arm_label(arm)}: not recorded by every run: {', '.join(lacking)}.")
+        notes += _notes_on(arm, rows, shown)
+    notes += _notes_on_missing_runs(rows)
+    if any(row["status"] == "failed" for row in rows):
+        notes.append("A failed run is missing from its arm's numbers, which flatters the arm.")
     return notes
+
+
+def _notes_on(arm: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[Quantity]) -> list[str]:
+    own = [row for row in rows if row["arm"] == arm]
+    done = finished(own)
+    notes = []
+    dead = [
+        f"seed {row['seed']} {row['status']} {_where(row['last_step'])}" for row in own if row["status"] != "finished"
+    ]
+    if dead:
+        notes.append(f"{arm_label(arm)}: not in the numbers: {', '.join(sorted(dead))}.")
+    lacking = [q.heading for q in shown if len(by_seed(done, arm, q.name)) < len(done)]
+    if lacking:
+        notes.append(f"{arm_label(arm)}: not recorded by every run: {', '.join(lacking)}.")
+    return notes
+
+
+def _notes_on_missing_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lacking: dict[int, list[str]] = {}
+    for seed in sorted({row["seed"] for row in rows}):
+        there = {row["arm"] for row in rows if row["seed"] == seed}
+        lacking[seed] = [arm_label(arm) for arm in arm_order(row["arm"] for row in rows) if arm not in there]
+    return [f"No run of seed {seed}: {'; '.join(labels)}." for seed, labels in lacking.items() if labels]
