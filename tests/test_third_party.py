@@ -1,5 +1,6 @@
 """Robot tasks of other packages: by name alone, with success as the reward, scripted data, and clear refusals."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -32,6 +33,9 @@ GYM_HIL = "gym_hil/PandaPickCube-v0"
 # Optional packages that no lock pins: their tasks are tested where they are installed.
 metaworld_installed = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")
 gym_hil_installed = pytest.mark.skipif(find_spec("gym_hil") is None, reason="gym-hil is not installed")
+can_draw = pytest.mark.skipif(
+    not {"MUJOCO_GL", "DISPLAY"} & os.environ.keys(), reason="neither MUJOCO_GL nor a display"
+)
 # Both packages give float64 bounds to float32 spaces.
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
 
@@ -257,16 +261,22 @@ def test_a_task_that_metaworld_does_not_have_is_refused_with_its_nearest():
 
 
 @gym_hil_installed
+@can_draw
 @pytest.mark.parametrize("kind", ("expert", "suboptimal"))
 def test_gym_hil_picks_its_cube(kind):
     options = {"success_reward": True, "random_block_position": True}
-    try:
-        trajectories = collect(GYM_HIL, options, kind, episodes=10, seed=0)
-    except ExperimentError as error:
-        pytest.skip(str(error))
+    trajectories = collect(GYM_HIL, options, kind, episodes=10, seed=0)
     if kind == "expert":
         assert success_rate(trajectories) == 1.0
         assert_success_ends_the_episode(trajectories[0])
     else:
-        assert 0.2 <= success_rate(trajectories) <= 0.8
+        assert 0.1 <= success_rate(trajectories) <= 0.7
     assert_repeats(GYM_HIL, options, kind)
+
+
+@gym_hil_installed
+def test_gym_hil_without_opengl_names_the_package_that_brings_it():
+    code = f"from wsrl_kit.envs import make; make({GYM_HIL!r})"
+    environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "ExperimentError: tasks of gym-hil make an OpenGL renderer" in result.stderr and "libegl1" in result.stderr

@@ -52,7 +52,8 @@ def register_like(exp_name: str) -> None:
         ExperimentError: the package is not installed; names the command that installs it.
     """
     for package in PACKAGES:
-        if exp_name.lower().startswith(package.prefixes):
+        # "package:Id" says itself what is imported.
+        if ":" not in exp_name and exp_name.lower().startswith(package.prefixes):
             try:
                 import_module(package.module)
             except ImportError as error:
