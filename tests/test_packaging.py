@@ -9,7 +9,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from wsrl_kit.envs.packages import PACKAGES
+
 ROOT = Path(__file__).parent.parent
+# Extras whose package wants another MuJoCo than the lock pins: each goes into an environment of its own.
+OWN_ENVIRONMENT = ("metaworld", "gym-hil")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,8 @@ def canonical(name: str) -> str:
 
 
 def test_every_dependency_is_locked_within_its_range(project: dict[str, Any], lock: list[Requirement]) -> None:
-    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name not in OWN_ENVIRONMENT}
+    wanted = [*project["dependencies"], *chain(*extras.values())]
     for requirement in map(Requirement, wanted):
         locked = [entry for entry in lock if canonical(entry.name) == canonical(requirement.name)]
         if requirement.name == project["name"]:
@@ -39,6 +44,16 @@ def test_every_dependency_is_locked_within_its_range(project: dict[str, Any], lo
         for entry in locked:
             (version,) = (specifier.version for specifier in entry.specifier)
             assert requirement.specifier.contains(version), f"{entry} does not satisfy {requirement}"
+
+
+def test_a_package_that_needs_an_environment_of_its_own_is_not_locked(lock: list[Requirement]) -> None:
+    assert not {canonical(entry.name) for entry in lock} & set(OWN_ENVIRONMENT)
+
+
+def test_every_package_of_robot_tasks_has_an_extra_of_its_name(project: dict[str, Any]) -> None:
+    for package in PACKAGES:
+        (requirement,) = map(Requirement, project["optional-dependencies"][package.name])
+        assert canonical(requirement.name) == package.name and str(requirement.specifier)
 
 
 def test_the_lock_pins_and_names_no_place_to_download_from(lock: list[Requirement]) -> None:

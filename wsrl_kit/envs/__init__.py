@@ -9,8 +9,10 @@ from gymnasium.wrappers import TimeLimit
 
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.insertion_options import insertion_options
-from wsrl_kit.envs.wrappers import flatten
+from wsrl_kit.envs.packages import METAWORLD, register_all_installed, register_like
+from wsrl_kit.envs.wrappers import SuccessReward, flatten
 from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.parameters import check
 
 DEFAULT_TIME_LIMIT = 1000
 """Steps after which an episode is truncated, for a task that brings no time limit of its own."""
@@ -23,9 +25,14 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     """An environment with flat float32 observations, actions in [-1, 1]^A, and a time limit.
 
     Args:
-        exp_name: "hirol_fixed_gripper", or any Gymnasium id; "package:Id" imports the package that registers it.
-        environment_options: for the robot, `difficulty` ("easy", "default", "hard") and the fields of
-            `InsertionOptions`; for a Gymnasium id, keyword arguments of `gymnasium.make`, such as `max_episode_steps`.
+        exp_name: "hirol_fixed_gripper"; a task of Gymnasium-Robotics ("FetchPush-v4"), Metaworld
+            ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id, where
+            "package:Id" imports the package that registers it.
+        environment_options: for the simulated robot, `difficulty` ("easy", "default", "hard") and the fields of
+            `InsertionOptions`. For every other task `max_episode_steps`, the time limit; `success_reward`, whether the
+            reward is 1 at the first success, which ends the episode, and otherwise 0; and the task's own keyword
+            arguments. `success_reward` is True by default for Metaworld, whose own rewards are dense and whose episodes
+            never end before the time limit, and False for the others, which keep the rewards that they are known for.
 
     Returns:
         The environment; `info["success"]` (bool) is there at every step where the task reports success.
@@ -38,19 +45,25 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     if exp_name == INSERTION:
         options = insertion_options(given)
         return TimeLimit(InsertionEnv(options), options.max_episode_steps)
+    success_reward = check("success_reward", given.pop("success_reward", exp_name.startswith(METAWORLD)), bool)
+    if "max_episode_steps" in given:
+        check("max_episode_steps", given["max_episode_steps"], int, {"minimum": 1})
     environment = _gymnasium_environment(exp_name, given)
     if environment.spec is None or environment.spec.max_episode_steps is None:
         environment = TimeLimit(environment, DEFAULT_TIME_LIMIT)
-    return flatten(environment, exp_name)
+    environment = flatten(environment, exp_name)
+    return SuccessReward(environment, exp_name) if success_reward else environment
 
 
 def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
+    register_like(exp_name)
     try:
         return gymnasium.make(exp_name, disable_env_checker=True, **given)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         reason = str(error).partition(". ")[0]
         raise ExperimentError(f"exp_name {exp_name!r} needs a package that is not installed: {reason}") from error
     except gymnasium.error.Error as error:
+        register_all_installed()
         names = [INSERTION, *gymnasium.registry]
         nearest = ", ".join(get_close_matches(exp_name, names, n=3, cutoff=0.0))
         raise ExperimentError(

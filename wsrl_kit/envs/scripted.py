@@ -4,23 +4,15 @@ from collections.abc import Callable
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
-from wsrl_kit.envs.insertion import ROTATION_SCALE, TRANSLATION_SCALE, InsertionEnv
+from wsrl_kit.envs import fetch_script, gym_hil_script, insertion_script, metaworld_script
+from wsrl_kit.envs.insertion import InsertionEnv
+from wsrl_kit.envs.packages import METAWORLD
+from wsrl_kit.envs.script import Script
 from wsrl_kit.errors import ExperimentError
 
 Policy = Callable[[Float32[np.ndarray, " observation"]], Float32[np.ndarray, " action"]]
-
-EXPERT_NOISE = 0.15
-"""Standard deviation of the expert's noise, in units of the action (1.5 mm, 9 mrad)."""
-SUBOPTIMAL_NOISE = 0.3
-"""Standard deviation of the suboptimal operator's noise."""
-SUBOPTIMAL_BIAS = 0.0025
-"""Half range, m, of the error with which the suboptimal operator sees the hole in x and y, fixed for an episode."""
-
-# The script moves above the hole at 4 mm until it is within 3 mm of it, then presses down with at most 6 N: on the rim
-# that leaves so little friction that a correction of 1 mm still slides the peg.
-_HOVER_HEIGHT, _ALIGNED, _PRESS, _INSIDE = 0.004, 0.003, 0.003, -0.002
 
 
 def scripted_policy(
@@ -29,38 +21,49 @@ def scripted_policy(
     """The policy of one episode of `environment`, which has just been reset; all its randomness is `generator`'s.
 
     Args:
-        kind: "expert" and "suboptimal" for the simulated robot (they know where the hole is), "random" for every task.
+        kind: "expert" and "suboptimal" for a task that has a script (see `script_of`), "random" for every task.
         noise: standard deviation of the Gaussian noise on every entry of the action, in place of the kind's own.
 
     Raises:
         ExperimentError: there is no such script for this environment.
     """
+    size = environment.action_space.shape
     if kind == "random":
-        shape = environment.action_space.shape
-        return lambda observation: generator.uniform(-1.0, 1.0, shape).astype(np.float32)
-    robot = environment.unwrapped
-    if kind not in ("expert", "suboptimal") or not isinstance(robot, InsertionEnv):
+        return lambda observation: generator.uniform(-1.0, 1.0, size).astype(np.float32)
+    script = script_of(environment)
+    if script is None or kind not in ("expert", "suboptimal"):
         raise ExperimentError(
-            f"scripted data must be 'random', or 'expert' or 'suboptimal' of the simulated robot, "
-            f"found {kind!r} of {robot}"
+            f"scripted data must be 'random', or 'expert' or 'suboptimal' of a task with a script (the simulated "
+            f"robot, FetchReach, FetchPush, FetchPickAndPlace, Metaworld, PandaPickCube), found {kind!r} of "
+            f"{environment.unwrapped}: for this task collect random episodes alone, and give your own demonstrations "
+            f"as offline_data_path"
         )
-    hole = robot.hole_position[:2]
     if kind == "expert":
-        return _insertion(hole, EXPERT_NOISE if noise is None else noise, generator)
-    bias = generator.uniform(-SUBOPTIMAL_BIAS, SUBOPTIMAL_BIAS, 2)
-    return _insertion(hole + bias, SUBOPTIMAL_NOISE if noise is None else noise, generator)
+        error, scale = np.zeros(len(script.suboptimal_error)), script.expert_noise
+    else:
+        limits = np.array(script.suboptimal_error)
+        error, scale = generator.uniform(-limits, limits), script.suboptimal_noise
+    scale = scale if noise is None else noise
 
-
-def _insertion(aim: Float[np.ndarray, "2"], noise: float, generator: np.random.Generator) -> Policy:
-    """Centre the peg over `aim` (m, nominal hole frame), keep it upright, and press it in."""
-
-    def policy(observation: Float32[np.ndarray, "19"]) -> Float32[np.ndarray, "6"]:
-        position, rotation = observation[4:7], observation[7:10]
-        offset = aim - position[:2]
-        aligned = np.abs(offset).max() < _ALIGNED or position[2] < _INSIDE
-        down = -_PRESS if aligned else _HOVER_HEIGHT - position[2]
-        wish = np.concatenate([np.append(offset, down) / TRANSLATION_SCALE, -rotation / ROTATION_SCALE])
-        action = np.clip(wish, -1.0, 1.0) + generator.normal(0.0, noise, 6)
+    def policy(observation: Float32[np.ndarray, " observation"]) -> Float32[np.ndarray, " action"]:
+        action = np.clip(script.controller(observation, error), -1.0, 1.0) + generator.normal(0.0, scale, size)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     return policy
+
+
+def script_of(environment: gymnasium.Env) -> Script | None:
+    """The script for the task of `environment` in the episode that has just begun; None where nobody has written one.
+
+    There is none for the 24 joints and more of the Adroit hand: demonstrations of those tasks come from people (D4RL's
+    and Minari's `human` and `expert` data), and are read from files.
+    """
+    task = environment.unwrapped
+    name = "" if task.spec is None else task.spec.id
+    if isinstance(task, InsertionEnv):
+        return insertion_script.insertion(task.hole_position[:2])
+    if name.startswith(METAWORLD):
+        return metaworld_script.metaworld(name.removeprefix(METAWORLD))
+    if name.startswith("gym_hil/PandaPickCube"):
+        return gym_hil_script.PICK_CUBE
+    return next((script for prefix, script in fetch_script.SCRIPTS.items() if name.startswith(prefix)), None)

@@ -28,6 +28,38 @@ class SuccessInfo(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, info
 
 
+class SuccessReward(gymnasium.Wrapper):
+    """Reward 1 at the first success, which terminates the episode, and 0 at every other step: HIL-SERL's convention.
+
+    What ends the task otherwise, such as a failure, still does, with reward 0.
+
+    Args:
+        environment: reports `info["success"]`, as `SuccessInfo` does.
+        name: of the experiment, for the error.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str) -> None:
+        super().__init__(environment)
+        self._name = name
+        self._reported = False
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: an episode has ended without a word on success.
+        """
+        observation, _, terminated, truncated, info = self.env.step(action)
+        self._reported |= "success" in info
+        if (terminated or truncated) and not self._reported:
+            raise ExperimentError(
+                f"success_reward needs a task that reports success in its info (as {', '.join(SUCCESS_KEYS)}), "
+                f"which {self._name!r} does not"
+            )
+        success = info.get("success", False)
+        return observation, float(success), terminated or success, truncated, info
+
+
 def flatten(environment: gymnasium.Env, name: str) -> gymnasium.Env:
     """Wrap `environment`: flat float32 observations, actions in [-1, 1]^A, `success` in info.
 

@@ -1,0 +1,43 @@
+"""Metaworld's tasks by the names `metaworld/door-open-v3`, registered with Gymnasium when this module is imported."""
+
+import sys
+from typing import Any
+
+import gymnasium
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+
+from wsrl_kit.envs.packages import METAWORLD
+
+
+class SeededReset(gymnasium.Wrapper):
+    """A task of Metaworld whose `reset(seed=s)` determines everything that follows; by itself it ignores the seed."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self.unwrapped.seed(seed)  # type: ignore[attr-defined]  # Metaworld's own
+        return self.env.reset()
+
+
+def make_task(task: str, **given: Any) -> gymnasium.Env:
+    """The task with its goal in the observation, at a new random place in every episode.
+
+    Args:
+        task: Metaworld's name, such as "door-open-v3".
+        given: keyword arguments of Metaworld's environment.
+    """
+    environment = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](**given)
+    # By itself it draws one goal at construction and keeps it.
+    environment._freeze_rand_vec = False
+    environment.seeded_rand_vec = True
+    # The time limit is Gymnasium's, and may then be any.
+    environment.max_path_length = sys.maxsize
+    return SeededReset(environment)
+
+
+for _task, _class in ALL_V3_ENVIRONMENTS.items():
+    gymnasium.register(
+        f"{METAWORLD}{_task}",
+        entry_point=f"{__name__}:make_task",
+        max_episode_steps=_class.max_path_length,
+        kwargs={"task": _task},
+    )
