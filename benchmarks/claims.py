@@ -1,0 +1,204 @@
+"""The claims about warmup, tested: all arms of all claims on one task after another, and a table of verdicts.
+
+    python benchmarks/claims.py runs/claims                             # every task whose packages are installed
+    python benchmarks/claims.py runs/claims --tasks insertion hard      # some of them
+    python benchmarks/claims.py runs/claims --tasks                     # verdicts and figures alone, of what is there
+
+Finished runs are kept: the same command goes on where it was. Beside the runs it writes verdicts.md, per_seed.csv and
+figures/*.png. A verdict is that of the 95 % interval of a difference paired by seed: it `holds` if the interval lies on
+the claimed side of 0, `does not` if on the other, and is `undecided` if it holds 0. How often such intervals are right
+stands in RESULTS.md, "Coverage of the intervals"; no correction is made for the number of comparisons.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from wsrl_kit.analysis.ablation import finetuning_runs
+from wsrl_kit.analysis.comparison import by_seed, finished
+from wsrl_kit.analysis.metrics import QUANTITIES, finite_curve, reduce_run
+from wsrl_kit.analysis.report import write_report
+from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
+from wsrl_kit.analysis.tables import format_cell
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.envs.collect import CollectConfig
+from wsrl_kit.notebook import read_notebook
+from wsrl_kit.parameters import build
+from wsrl_kit.runs import RunRecord
+from wsrl_kit.training.ablation import run_ablation
+from wsrl_kit.training.arms import AblationConfig
+from wsrl_kit.training.events import Silent
+from wsrl_kit.training.jobs import run_collect
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_ablation_warmup.ipynb"
+SEEDS = [0, 1, 2, 3, 4]
+DIGITS = {"steps_to_target": 0, "gradient_steps_to_target": 0, "seconds_to_target": 1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, its data, and what differs from the ablation notebook's parameters."""
+
+    exp_name: str
+    environment_options: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+TASKS = {
+    "insertion": Task("hirol_fixed_gripper"),
+    "hard": Task("hirol_fixed_gripper", {"difficulty": "hard"}),
+}
+
+NO_CLONING = {"behavior_cloning_weight": 0.0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "keep_all": {"retention_ratio": 1.0},
+    "keep_random": {"retention_priority": "random"},
+    "uniform_replay": {"use_prioritized_replay": False},
+    "unweighted": {
+        "demo_weight": 1.0,
+        "source_weights": {},
+        "success_weight_bonus": 1.0,
+        "quality_weighting": False,
+    },
+    "no_cloning": NO_CLONING,
+    "cql": NO_CLONING | {"conservative_loss": "cql"},
+    "calql": NO_CLONING | {"conservative_loss": "calql"},
+}
+ARMS = ["rlpd_all", "warmup_decay", "warmup_wsrl", "warmup_no_data", *VARIANTS]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That `arm` is better than `control` in `quantity`; `text` says it in words."""
+
+    number: str
+    text: str
+    arm: str
+    control: str
+    quantity: str
+
+
+CLAIMS = [
+    Claim("1", "warmup reaches 80 % in fewer steps than RLPD", "warmup_decay", "rlpd_all", "steps_to_target"),
+    Claim("1", "... WSRL's too", "warmup_wsrl", "rlpd_all", "steps_to_target"),
+    Claim("1", "... in fewer gradient steps", "warmup_decay", "rlpd_all", "gradient_steps_to_target"),
+    Claim("1", "... in less time", "warmup_decay", "rlpd_all", "seconds_to_target"),
+    Claim("1", "... and ends better", "warmup_decay", "rlpd_all", "final_success"),
+    Claim("2", "frozen rollouts keep Q up once no data are kept", "warmup_wsrl", "warmup_no_data", "q_kept"),
+    Claim("2", "... make the dip less deep", "warmup_wsrl", "warmup_no_data", "dip_depth"),
+    Claim("2", "... and success higher over the run", "warmup_wsrl", "warmup_no_data", "area_under_curve"),
+    Claim("3", "keeping the best 20 % is better than keeping all", "warmup_decay", "keep_all", "area_under_curve"),
+    Claim("3", "... than keeping none", "warmup_decay", "warmup_no_data", "area_under_curve"),
+    Claim("3", "... than keeping a random 20 %", "warmup_decay", "keep_random", "area_under_curve"),
+    Claim("3", "... than all, at the end", "warmup_decay", "keep_all", "final_success"),
+    Claim("4", "prioritized replay is better than uniform", "warmup_decay", "uniform_replay", "area_under_curve"),
+    Claim("4", "weights are better than none, at the switch", "warmup_decay", "unweighted", "switch_success"),
+    Claim("4", "... and over the run", "warmup_decay", "unweighted", "area_under_curve"),
+    Claim("5", "behavior cloning in warmup helps at the switch", "warmup_decay", "no_cloning", "switch_success"),
+    Claim("5", "... and at the end", "warmup_decay", "no_cloning", "final_success"),
+    Claim("5", "CQL in warmup helps at the switch", "cql", "no_cloning", "switch_success"),
+    Claim("5", "... and at the end", "cql", "no_cloning", "final_success"),
+    Claim("5", "Cal-QL in warmup helps at the switch", "calql", "no_cloning", "switch_success"),
+    Claim("5", "... and at the end", "calql", "no_cloning", "final_success"),
+]
+BETTER = {quantity.name: quantity.better for quantity in QUANTITIES} | {"q_kept": 1}
+CENSORED = {quantity.name for quantity in QUANTITIES if quantity.censored}
+
+
+def settings(task: Task, data: Path) -> WSRLConfig:
+    common = {"exp_name": task.exp_name, "environment_options": task.environment_options}
+    return build(
+        WSRLConfig, read_notebook(NOTEBOOK).defaults | common | task.parameters | {"offline_data_path": str(data)}
+    )
+
+
+class Bar:
+    """Progress in a terminal."""
+
+    stop_requested = False
+
+    def __init__(self, name: str) -> None:
+        self._bar = tqdm(desc=name, unit="step")
+
+    def update(self, step: int, total: int, text: str) -> None:
+        self._bar.total = total
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+
+def run(name: str, root: Path, arms: list[str]) -> None:
+    task, data = TASKS[name], root / name / "data"
+    if not (data / "run.json").exists():
+        counts = {"demo_episodes": 20, "suboptimal_episodes": 100, "random_episodes": 50} | task.data
+        run_collect(CollectConfig(task.exp_name, task.environment_options, **counts), data, Silent())
+    ablation = AblationConfig(arms=arms, variants=VARIANTS, seeds=SEEDS)
+    run_ablation(settings(task, data), ablation, root / name / "runs", Bar(name))
+
+
+def q_kept(record: RunRecord) -> float:
+    """Lowest mean value of the offline probe in the first half of the run, as a share of that at the switch."""
+    steps, value = finite_curve(record, "switch/q_offline_probe")
+    early = value[steps <= steps[-1] / 2]
+    return float(early.min() / value[0])
+
+
+def rows_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    return [reduce_run(record) | {"q_kept": q_kept(record)} for record in records]
+
+
+def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> tuple[Interval, str]:
+    # Both arms are restricted to what either had spent, where that is not the same for all.
+    rows = [dict(row) for row in rows if row["arm"] in (claim.arm, claim.control)]
+    spent = {"gradient_steps_to_target": "gradient_steps", "seconds_to_target": "seconds"}.get(claim.quantity)
+    if spent:
+        limit = min(row[spent] for row in rows)
+        for row in rows:
+            row[claim.quantity] = min(row[claim.quantity], limit)
+    arm, control = (by_seed(rows, name, claim.quantity) for name in (claim.arm, claim.control))
+    difference = paired_difference(arm, control, mean if claim.quantity in CENSORED else iqm)
+    sign = BETTER[claim.quantity]
+    ends = sorted((sign * difference.low, sign * difference.high))
+    verdict = "holds" if ends[0] > 0 else "does not" if ends[1] < 0 else "undecided"
+    return difference, verdict
+
+
+def verdicts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    names = list(tables)
+    yield f"| claim | | {' | '.join(names)} |\n|---|---|{'---:|' * len(names)}"
+    for claim in CLAIMS:
+        cells = []
+        for rows in tables.values():
+            difference, verdict = judge(claim, finished(rows))
+            shown = verdict if verdict == "undecided" else f"**{verdict}**"
+            cells.append(f"{format_cell(difference, DIGITS.get(claim.quantity, 2))}, {shown}")
+        what = f"{claim.text} ({claim.quantity.replace('_', ' ')}: {claim.arm} - {claim.control})"
+        yield f"| {claim.number} | {what} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--arms", nargs="*", default=ARMS, metavar="ARM", help="some of the arms, to split the work")
+    options = parser.parse_args()
+    for name in options.tasks:
+        run(name, options.root, options.arms)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name in TASKS:
+        if (options.root / name / "runs" / "run.json").exists():
+            records = finetuning_runs(options.root / name / "runs")
+            report = write_report(records, options.root / name, "rlpd_all")
+            tables[name] = rows_of(records)
+            print(f"## {name}\n\n{report.summary.to_markdown()}")
+    lines = list(verdicts(tables))
+    (options.root / "verdicts.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
