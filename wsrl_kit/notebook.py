@@ -20,6 +20,7 @@ PARAMETER_CLASSES = {
     "WSRLConfig": "wsrl_kit.config",
     "CollectConfig": "wsrl_kit.envs.collect",
     "AblationConfig": "wsrl_kit.training.arms",
+    "TuningConfig": "wsrl_kit.training.tuning",
 }
 
 ANNOTATIONS = {
