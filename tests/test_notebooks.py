@@ -1,8 +1,10 @@
 """Every notebook, executed headless with tiny parameters, and what it leaves on disk."""
 
 import csv
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from synthetic_runs import write_ablation, write_finetune
+from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.runs import find_runs, read_run
 
@@ -155,6 +158,71 @@ def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> N
     sentence = f"found hirol_fixed_gripper in {runs}/rlpd_all/seed_0 and Pendulum-v1 in {runs}/rlpd_all/seed_2\n"
     assert refused.stderr == f"wsrl-kit: error: all runs of a report must be of one task, {sentence}"
     assert not (tmp_path / "refused" / "run.json").exists()
+
+
+def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -> list[Any]:
+    """The runs that an ablation of two variants leaves, once its report is there too."""
+    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "variants": variants}
+    given |= {"arms": list(variants), "control": next(iter(variants)), "worker_processes": 1}
+    run_notebook(NOTEBOOKS / notebook, given, folder)
+    names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources"}
+    assert names <= {path.stem for path in (folder / "figures").iterdir()}
+    assert figures_shown(folder / notebook) >= 4
+    assert (folder / "differences.csv").exists()
+    return [read_run(folder / arm / "seed_0") for arm in variants]
+
+
+def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: Path) -> None:
+    variants = {"proportional": {}, "keep_random": {"retention_priority": "random"}}
+    first, second = ablated("05_ablate_replay.ipynb", variants, data, tmp_path)
+    assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
+    kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
+    assert len(kept[0]) == len(kept[1])
+    assert not np.array_equal(kept[0].actions, kept[1].actions)
+
+
+def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path) -> None:
+    variants = {"bc": {"behavior_cloning_weight": 0.1}, "early_stopping": {"early_stopping_patience": 1}}
+    first, second = ablated("06_regularisers.ipynb", variants, data, tmp_path)
+    warmups = [read_run(Path(record.parameters["checkpoint_path"]).parent) for record in (first, second)]
+    assert [warmup.parameters["behavior_cloning_weight"] for warmup in warmups] == [0.1, 0.0]
+    assert [warmup.parameters["early_stopping_patience"] for warmup in warmups] == [0, 1]
+
+
+def test_tuning_goes_on_after_a_kill_halves_its_candidates_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
+    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "first_seeds": 1}
+    given |= {"search_space": {"min_offline_ratio": [0.0, 0.5], "offline_decay_rate": [0.9, 0.99]}}
+    given |= {"confirmation_seeds": [9], "retention_ratio": 0.5}
+    command = [str(Path(sys.executable).parent / "wsrl-kit"), "tuning", "--out", str(tmp_path)]
+    command += [f"--{name}={value}" for name, value in given.items()]
+    first_run = tmp_path / "trials" / "trial_0000" / "seed_0" / "run.json"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (first_run.exists() and '"finished"' in first_run.read_text()):
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    before = first_run.stat().st_mtime_ns
+    run_notebook(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
+    assert first_run.stat().st_mtime_ns == before
+    record = read_run(tmp_path)
+    trials = {trial.name: trial for trial in read_trials(tmp_path)}
+    assert [trial.values for trial in trials.values()] == [
+        {"min_offline_ratio": floor, "offline_decay_rate": rate} for floor in (0.0, 0.5) for rate in (0.9, 0.99)
+    ]
+    # Of four candidates on the first seed two get the second; the winner is the better of these.
+    longest = [name for name, trial in trials.items() if set(trial.scores) == {0, 1}]
+    assert len(longest) == 2
+    others = trials.keys() - set(longest)
+    assert min(trials[name].scores[0] for name in longest) >= max(trials[name].scores[0] for name in others)
+    assert record.summary["winner"] == max(longest, key=lambda name: trials[name].score([0, 1]))
+    confirmed = read_run(tmp_path / "confirmation" / "winner" / "seed_9")
+    assert {name: confirmed.parameters[name] for name in given["search_space"]} == trials[
+        record.summary["winner"]
+    ].values
+    assert (tmp_path / "confirmation" / "differences.csv").exists()
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"effects", "interaction"}
+    with open(tmp_path / "trials.csv") as file:
+        assert next(csv.DictReader(file))["candidate"] == winner.name
 
 
 def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_variant_is_like_the_base_arm_or_the_one_it_names():
         ({"variants": {"a": {"like": "scrtch"}}}, "there is no arm for the variant a to be like named scrtch: did you"),
         (
             {"variants": {"a": {"priority_alfa": 1}}},
-            "variant a: there is no parameter named priority_alfa: did you mean priority_alpha?",
+            "no parameter named priority_alfa: did you mean priority_alpha?",
         ),
         ({"variants": {"a": {"batch_size": 0}}}, "variant a: batch_size must be an int >= 1, found 0"),
         ({"variants": {"a": {"seed": 1}}}, "variant a: seed must be the same for all arms, found one of its own"),

@@ -54,9 +54,9 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
         Interrupted: on SIGINT, SIGTERM or SIGHUP.
     """
     described = read_notebook(notebook)
-    values = check_values(described, given)
     if "output_dir" in described.defaults:
-        values |= check_values(described, {"output_dir": str(output_dir)})
+        given = {**given, "output_dir": str(output_dir)}
+    values = check_values(described, given)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,6 +21,7 @@ PARAMETER_CLASSES = {
     "CollectConfig": "wsrl_kit.envs.collect",
     "AblationConfig": "wsrl_kit.training.arms",
     "ReportConfig": "wsrl_kit.analysis.selection",
+    "TuningConfig": "wsrl_kit.training.tuning",
 }
 
 ANNOTATIONS = {

@@ -1,0 +1,95 @@
+"""Tuning: many candidates on few seeds, the better half on more, the winner on fresh ones."""
+
+from pathlib import Path
+
+import pytest
+
+from training_samples import StopAt, settings
+from wsrl_kit.analysis.tuning import read_trials, tuning_report
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.errors import ParameterError, Stopped
+from wsrl_kit.runs import read_run
+from wsrl_kit.training.events import Silent
+from wsrl_kit.training.tuning import TuningConfig, run_tuning
+
+SPACE = {
+    "min_offline_ratio": {"low": 0.0, "high": 0.5},
+    "offline_decay_rate": {"low": 0.1, "high": 1.0, "log": True},
+    "retention_priority": ["mix", "random"],
+}
+
+
+def optuna_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
+    config = settings(offline_data_path=str(sources), retention_ratio=0.3)
+    return config, TuningConfig(
+        search_space=SPACE, method="optuna", trials=3, parallel_trials=2, seeds=[0], first_seeds=1,
+        confirmation_seeds=[], search_seed=1, score="final_return", worker_processes=1,
+    )  # fmt: skip
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("metrics.csv")}
+
+
+def test_optuna_suggests_the_same_in_one_session_as_in_several(sources, tmp_path):
+    pytest.importorskip("optuna")
+    config, tuning = optuna_config(sources)
+    with pytest.raises(Stopped):
+        run_tuning(config, tuning, tmp_path / "several", StopAt(1))
+    assert read_run(tmp_path / "several").status == "stopped"
+    run_tuning(config, tuning, tmp_path / "several", Silent())
+    run_tuning(config, tuning, tmp_path / "one", Silent())
+    several, one = (read_trials(tmp_path / folder) for folder in ("several", "one"))
+    assert several == one
+    assert [trial.name for trial in one] == ["trial_0000", "trial_0001", "trial_0002"]
+    assert len({str(trial.values) for trial in one}) == 3
+    for trial in one:
+        assert 0.0 <= trial.values["min_offline_ratio"] <= 0.5
+        assert 0.1 <= trial.values["offline_decay_rate"] <= 1.0
+        assert trial.values["retention_priority"] in ("mix", "random")
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
+    best = max(one, key=lambda trial: trial.scores[0])
+    assert read_run(tmp_path / "one").summary["winner"] == best.name
+    report = tuning_report(tmp_path / "one")
+    assert [report.table.rows[0][0], len(report.table.rows), list(report.figures)] == [best.name, 3, ["effects"]]
+    # Nothing is left to do, and another search in the folder is refused.
+    before = (tmp_path / "one" / "run.json").read_bytes()
+    run_tuning(config, tuning, tmp_path / "one", Silent())
+    assert (tmp_path / "one" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"search_space": {}}, "search_space must name at least one parameter"),
+        (
+            {"search_space": {"retention_rate": [0.1]}},
+            "no parameter named retention_rate: did you mean retention_ratio",
+        ),
+        ({"search_space": {"retention_ratio": [0.1, 2]}}, r"retention_ratio must be a float in \[0, 1\], found 2"),
+        ({"search_space": {"retention_ratio": {"low": 0.1, "high": 1}}}, "must be a list of values for a grid"),
+        ({"search_space": {"retention_ratio": []}}, "must be a list of values for a grid"),
+        ({"search_space": {"online_steps": [1]}}, "online_steps must be the same for all candidates"),
+        ({"method": "optuna", "search_space": {"discount": {"low": 0.9}}}, "must be a list, or low and high"),
+        ({"method": "optuna", "search_space": {"discount": {"low": 0.9, "high": 0.5}}}, "numbers low < high"),
+        ({"method": "optuna", "search_space": {"discount": {"low": 0, "high": 1, "log": True}}}, "above 0 where log"),
+        ({"first_seeds": 9}, "first_seeds must be at most 8, found 9"),
+        ({"confirmation_seeds": [3, 100]}, r"confirmation_seeds must be none of seeds, found \[3\] in both"),
+    ],
+)
+def test_a_bad_search_is_one_sentence(changes, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        TuningConfig(**changes)
+
+
+def test_without_its_extra_optuna_is_refused_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match=r"pip install 'wsrl-kit\[tuning\]'; 'grid' works without"):
+        TuningConfig(method="optuna")
+    assert TuningConfig().method == "grid"
+
+
+def test_each_rung_has_twice_as_many_seeds():
+    assert TuningConfig().rungs == [2, 4, 8]
+    assert TuningConfig(seeds=[0, 1, 2, 3, 4], first_seeds=2).rungs == [2, 4, 5]
+    assert TuningConfig(seeds=[7], first_seeds=1).rungs == [1]

@@ -1,0 +1,233 @@
+"""A tuning's folder, ROOT/trials/<candidate>/seed_<n>/, read into a table of the best and pictures of the effects."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wsrl_kit.analysis.metrics import reduce_run
+from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure
+from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
+from wsrl_kit.analysis.tables import Cell, Column, Table
+from wsrl_kit.errors import RunError
+from wsrl_kit.runs import RunRecord, find_runs, read_run, save_figure
+
+TRIALS, CONFIRMATION = "trials", "confirmation"
+"""Folders of a tuning: the candidates' runs, and the ablation of the winner against the default."""
+
+SCORES = {
+    "area_under_curve": "Area under curve",
+    "final_success": "Final success",
+    "final_return": "Final return",
+}
+"""Quantities that may be tuned, more being better; with their axis label."""
+
+BEST_SHOWN = 10
+MARGINAL_POINTS = 8
+"""A parameter with more values than this is cut into so many parts of equally many candidates."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate.
+
+    Attributes:
+        name: that of its folder.
+        values: what is tuned, by parameter.
+        scores: of its finished runs by seed; nan where the task does not measure the quantity.
+        message: why a run of it failed; "" where none did.
+    """
+
+    name: str
+    values: dict[str, Any]
+    scores: dict[int, float]
+    message: str
+
+    def score(self, seeds: Sequence[int]) -> float:
+        """IQM over these seeds; nan where one of them is not finished."""
+        return float(iqm(np.array([self.scores.get(seed, math.nan) for seed in seeds])))
+
+
+@dataclass(frozen=True)
+class TuningReport:
+    """What a tuning says so far. In a notebook it shows its table.
+
+    Attributes:
+        table: the best candidates.
+        figures: `effects`, and for two parameters on a grid `interaction`; the files are figures/<name>.png.
+    """
+
+    table: Table
+    figures: dict[str, Figure]
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def read_trials(root: Path) -> list[Trial]:
+    """Every candidate of a tuning of which a run has begun, by name.
+
+    Raises:
+        RunError: there is no tuning, or one of its runs is damaged.
+    """
+    parameters = read_run(root).parameters
+    if "search_space" not in parameters:
+        raise RunError(f"{root} must hold a tuning, found a run of kind {read_run(root).kind}")
+    records = find_runs(root / TRIALS) if (root / TRIALS).is_dir() else []
+    by_name: dict[str, list[RunRecord]] = {}
+    for record in records:
+        if record.kind == "finetune":
+            by_name.setdefault(record.arm, []).append(record)
+    trials = []
+    for name, runs in sorted(by_name.items()):
+        values = {parameter: runs[0].parameters[parameter] for parameter in parameters["search_space"]}
+        scores = {run.seed: reduce_run(run)[parameters["score"]] for run in runs if run.status == "finished"}
+        message = next((run.message for run in runs if run.status == "failed"), "")
+        trials.append(Trial(name, values, scores, message))
+    return trials
+
+
+def tuning_report(root: Path) -> TuningReport:
+    """Read a tuning and write summary.txt, trials.csv and figures/*.png; at any time, also while it runs.
+
+    Raises:
+        RunError: there is no tuning, or the files can't be written.
+    """
+    root = Path(root)
+    parameters, trials = read_run(root).parameters, read_trials(root)
+    table = trial_table(trials, parameters["score"])
+    figures = {"effects": effects_figure(root)}
+    space = parameters["search_space"]
+    if len(space) == 2 and all(isinstance(values, list) for values in space.values()):
+        figures["interaction"], (ax,) = new_figure(width=5.2)
+        interaction(ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]])
+    best = Table(table.title, table.columns, table.rows[:BEST_SHOWN], table.notes)
+    try:
+        for name, text in (("summary.txt", best.to_text()), ("trials.csv", table.to_csv())):
+            temporary = root / f"{name}.tmp"
+            temporary.write_text(text)
+            os.replace(temporary, root / name)
+        for name, figure in figures.items():
+            save_figure(root / "figures" / f"{name}.png", figure)
+    except OSError as error:
+        raise RunError(f"{root} can't be written: {error.strerror or error}") from error
+    return TuningReport(best, figures)
+
+
+def trial_table(trials: Sequence[Trial], score: str) -> Table:
+    """One row per candidate, those on most seeds first, of these the highest scores first."""
+    names = list(trials[0].values) if trials else []
+    scores = {trial.name: bootstrap_interval(np.array(_finite(trial))) for trial in trials}
+    ranked = sorted(trials, key=lambda trial: (-scores[trial.name].n, -np.nan_to_num(scores[trial.name].point)))
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (trial.name, *(str(trial.values[name]) for name in names), scores[trial.name]) for trial in ranked
+    )
+    columns = (
+        Column("candidate", "Candidate"),
+        *(Column(name, name) for name in names),
+        Column(score, SCORES[score]),
+    )
+    notes = [
+        "IQM over a candidate's seeds with bootstrap interval over whole runs; the better half of the candidates gets "
+        "more seeds.",
+        "The best of many candidates is in part the luckiest: its score here is optimistic. What it gains is in the "
+        "confirmation on fresh seeds.",
+    ]
+    if ranked:
+        notes.append(coverage_caveat(scores[ranked[0].name].n) + ".")
+    notes += [f"{trial.name} goes no further, a run failed: {trial.message}" for trial in trials if trial.message]
+    return Table(f"Tuning over {len(trials)} candidates", columns, rows, tuple(notes))
+
+
+def effects_figure(root: Path) -> Figure:
+    """One panel per tuned parameter, of what there is so far; empty axes before the first run has ended."""
+    record = read_run(root) if (Path(root) / "run.json").exists() else None
+    if record is None:
+        return new_figure()[0]
+    space, seeds = record.parameters["search_space"], record.parameters["seeds"][: record.parameters["first_seeds"]]
+    trials, label = read_trials(Path(root)), SCORES[record.parameters["score"]]
+    figure, axes = new_figure(columns=len(space), width=4.2, height=3.4)
+    for ax, (name, values) in zip(axes, space.items(), strict=True):
+        effect(ax, trials, name, values, seeds, label)
+    return figure
+
+
+def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Sequence[int], label: str) -> Axes:
+    """Every candidate a dot at its value of one parameter, with its 95 % interval; a line for the mean of them all.
+
+    The mean is over the first seeds, which all candidates have: later ones are given to the better ones only.
+
+    Args:
+        ax: drawn on.
+        trials: the candidates.
+        name: the parameter.
+        values: its entry in the search space; of a list the values are placed evenly, in its order.
+        seeds: those that every candidate gets.
+        label: of the score.
+    """
+    listed = isinstance(values, list)
+    scored = [trial for trial in trials if _finite(trial)]
+    places = np.array([values.index(t.values[name]) if listed else t.values[name] for t in scored], dtype=float)
+    for number, (trial, place) in enumerate(zip(scored, places, strict=True)):
+        interval = bootstrap_interval(np.array(_finite(trial)))
+        # Candidates of the same value stand beside one another.
+        place += 0.06 * (np.sum(places[:number] == place) - np.sum(places == place) / 2) if listed else 0.0
+        ax.plot([place], [interval.point], "o", color=SERIES_COLOURS[0], markersize=2 + 2 * math.sqrt(interval.n))
+        if math.isfinite(interval.low):
+            ax.plot([place] * 2, [interval.low, interval.high], color=SERIES_COLOURS[0], linewidth=1.2, alpha=0.4)
+    first = np.array([trial.score(seeds) for trial in scored])
+    middles, means = _marginal(places[np.isfinite(first)], first[np.isfinite(first)])
+    ax.plot(middles, means, "-D", color=SERIES_COLOURS[1], linewidth=1.8, markersize=5, zorder=4)
+    if listed:
+        ax.set_xticks(range(len(values)), [str(value) for value in values])
+        ax.set_xlim(-0.6, len(values) - 0.4)
+    elif values["log"]:
+        ax.set_xscale("log")
+    ax.set(xlabel=name, ylabel=label)
+    return ax
+
+
+def interaction(
+    ax: Axes, trials: Sequence[Trial], space: Mapping[str, list[Any]], seeds: Sequence[int], label: str
+) -> Axes:
+    """A grid of two parameters as a map: the score of each pair on the seeds that all candidates have."""
+    (across, across_values), (down, down_values) = space.items()
+    scores = np.full((len(down_values), len(across_values)), np.nan)
+    for trial in trials:
+        scores[down_values.index(trial.values[down]), across_values.index(trial.values[across])] = trial.score(seeds)
+    ax.imshow(scores, cmap="cividis", aspect="auto", origin="lower")
+    middle = (np.nanmin(scores) + np.nanmax(scores)) / 2 if np.isfinite(scores).any() else 0.0
+    for (row, column), value in np.ndenumerate(scores):
+        text, colour = ("–", NEUTRAL) if math.isnan(value) else (f"{value:.2f}", "w" if value <= middle else "k")
+        ax.annotate(text, (column, row), ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(across_values)), [str(value) for value in across_values])
+    ax.set_yticks(range(len(down_values)), [str(value) for value in down_values])
+    ax.grid(visible=False)
+    ax.set(xlabel=across, ylabel=down, title=f"{label}, first {len(seeds)} seeds")
+    return ax
+
+
+def _finite(trial: Trial) -> list[float]:
+    return [score for score in trial.scores.values() if math.isfinite(score)]
+
+
+def _marginal(
+    places: Float[np.ndarray, " trials"], scores: Float[np.ndarray, " trials"]
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Mean place and mean score of the candidates at each value, or of parts of equally many."""
+    distinct = np.unique(places)
+    if len(distinct) <= MARGINAL_POINTS:
+        parts = [places == value for value in distinct]
+    else:
+        parts = np.array_split(np.argsort(places, kind="stable"), MARGINAL_POINTS)
+    return np.array([places[part].mean() for part in parts]), np.array([scores[part].mean() for part in parts])
