@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wsrl_kit.parameters import parameter, validate
-from wsrl_kit.presets import PRESETS
+from wsrl_kit.presets import preset
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,11 @@ class SessionConfig:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    preset: str = parameter("kit", "published method that gives the values left at None", choices=tuple(PRESETS))
+    preset: str = parameter("kit", "published method that gives the values left at None")
     output_dir: str = parameter("runs/latest", "folder of the run: metrics, checkpoint and figures")
     live: bool | None = parameter(None, "widgets and a Stop button; None: if a Jupyter front end is attached")
     resume: bool = parameter(True, "continue an unfinished run found in output_dir")
 
     def __post_init__(self) -> None:
         validate(self)
+        preset(self.preset)

@@ -1,0 +1,90 @@
+"""Presets: published methods as parameters, and what a user's own values do to them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.notebook import check_values, read_notebook
+from wsrl_kit.parameters import build, from_notebook
+from wsrl_kit.presets import PRESETS
+from wsrl_kit.session import SessionConfig
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+STAGES = ["01_offline_warmup.ipynb", "02_robot_finetune.ipynb"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_config(name: str) -> None:
+    config = WSRLConfig.of_preset(name)
+    assert {key: getattr(config, key) for key in PRESETS[name]} == PRESETS[name]
+
+
+def test_the_kits_preset_is_its_defaults() -> None:
+    assert WSRLConfig.of_preset("kit") == WSRLConfig()
+
+
+def test_wsrl_is_the_published_protocol() -> None:
+    config = WSRLConfig.of_preset("wsrl")
+    assert (config.critic_ensemble_size, config.critic_subset_size, config.update_to_data_ratio) == (10, 2, 4)
+    assert (config.frozen_rollout_steps, config.retention_ratio, config.initial_offline_ratio) == (5_000, 0.0, 0.0)
+    assert (config.conservative_loss, config.conservative_online_weight) == ("calql", 0.0)
+    rates = (config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate)
+    assert rates == (1e-4, 3e-4, 1e-4)
+    assert (config.discount, config.target_update_rate, config.backup_entropy, config.layer_norm) == (
+        0.99,
+        0.005,
+        False,
+        True,
+    )
+
+
+def test_rlpd_samples_symmetrically_and_redq_knows_no_data() -> None:
+    rlpd, redq = WSRLConfig.of_preset("rlpd"), WSRLConfig.of_preset("redq")
+    assert (rlpd.initial_offline_ratio, rlpd.min_offline_ratio, rlpd.offline_ratio_schedule) == (0.5, 0.5, "constant")
+    assert rlpd.update_to_data_ratio == redq.update_to_data_ratio == 20
+    assert (rlpd.layer_norm, redq.layer_norm) == (True, False)
+    assert redq.retention_ratio == 0.0
+
+
+def test_a_value_that_is_given_wins_over_the_preset_even_if_it_is_the_default() -> None:
+    assert WSRLConfig().discount == 0.97
+    assert WSRLConfig.of_preset("wsrl", discount=0.97).discount == 0.97
+    values = {"preset": "wsrl", "discount": 0.97, "batch_size": None, "critic_ensemble_size": None}
+    config = build(WSRLConfig, values)
+    assert (config.discount, config.batch_size, config.critic_ensemble_size) == (0.97, 256, 10)
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_a_notebook_takes_from_the_preset_what_its_cell_leaves_at_none(notebook: str) -> None:
+    described = read_notebook(NOTEBOOKS / notebook)
+    for name in PRESETS:
+        values = described.defaults | {"preset": name, "offline_data_path": None}
+        assert build(WSRLConfig, values) == WSRLConfig.of_preset(name)
+    own = from_notebook(described.defaults | {"preset": "wsrl", "discount": 0.5}, WSRLConfig, SessionConfig)[0]
+    assert (own.discount, own.critic_ensemble_size) == (0.5, 10)
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_no_parameter_of_a_preset_is_fixed_by_a_notebook(notebook: str) -> None:
+    defaults = read_notebook(NOTEBOOKS / notebook).defaults
+    governed = set().union(*PRESETS.values())
+    assert {name: defaults[name] for name in governed & set(defaults)} == dict.fromkeys(governed & set(defaults))
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_an_unknown_preset_is_refused_with_the_nearest(notebook: str) -> None:
+    described = read_notebook(NOTEBOOKS / notebook)
+    with pytest.raises(ParameterError, match="found 'rlpdd': did you mean 'rlpd'"):
+        check_values(described, {"preset": "rlpdd"})
+    with pytest.raises(ParameterError, match="found 'x': known are sac, redq, rlpd, wsrl, calql, hil_serl, kit"):
+        WSRLConfig.of_preset("x")
+    with pytest.raises(ParameterError, match="no parameter named discout: did you mean discount"):
+        WSRLConfig.of_preset("rlpd", discout=0.9)
+
+
+def test_every_parameter_of_a_run_can_be_chosen_in_the_notebook_of_its_stage() -> None:
+    offered = set().union(*(read_notebook(NOTEBOOKS / notebook).defaults for notebook in STAGES))
+    assert {field.name for field in dataclasses.fields(WSRLConfig)} <= offered
