@@ -255,6 +255,20 @@ def test_the_time_limit_of_metaworld_may_be_longer_than_its_own():
 
 
 @metaworld_installed
+def test_an_action_may_be_held_for_several_control_steps_of_metaworld():
+    held, single = (make(METAWORLD, {"success_reward": False, "action_repeat": times}) for times in (3, 1))
+    held.reset(seed=0)
+    single.reset(seed=0)
+    for value in (0.5, -1.0):
+        action = np.full(4, value, np.float32)
+        observation, reward, *_ = held.step(action)
+        steps = [single.step(action) for _ in range(3)]
+        assert np.array_equal(observation, steps[-1][0]) and reward == sum(step[1] for step in steps)
+    with pytest.raises(ParameterError, match="action_repeat must be .*found 0"):
+        make(METAWORLD, {"action_repeat": 0})
+
+
+@metaworld_installed
 def test_a_task_that_metaworld_does_not_have_is_refused_with_its_nearest():
     with pytest.raises(ExperimentError, match="the nearest are metaworld/door-open-v3"):
         make("metaworld/dor-open-v3")

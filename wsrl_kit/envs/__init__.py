@@ -31,8 +31,9 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
         environment_options: for the simulated robot, `difficulty` ("easy", "default", "hard") and the fields of
             `InsertionOptions`. For every other task `max_episode_steps`, the time limit; `success_reward`, whether the
             reward is 1 at the first success, which ends the episode, and otherwise 0; and the task's own keyword
-            arguments. `success_reward` is True by default for Metaworld, whose own rewards are dense and whose episodes
-            never end before the time limit, and False for the others, which keep the rewards that they are known for.
+            arguments (for Metaworld also `action_repeat`, the control steps of 12.5 ms that an action is held for).
+            `success_reward` is True by default for Metaworld, whose own rewards are dense and whose episodes never end
+            before the time limit, and False for the others, which keep the rewards that they are known for.
 
     Returns:
         The environment; `info["success"]` (bool) is there at every step where the task reports success.
