@@ -26,6 +26,7 @@ from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
 from wsrl_kit.analysis.tables import format_cell
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.envs.collect import CollectConfig
+from wsrl_kit.errors import ExperimentError
 from wsrl_kit.notebook import read_notebook
 from wsrl_kit.parameters import build
 from wsrl_kit.runs import RunRecord
@@ -52,7 +53,20 @@ class Task:
 TASKS = {
     "insertion": Task("hirol_fixed_gripper"),
     "hard": Task("hirol_fixed_gripper", {"difficulty": "hard"}),
+    "fetch": Task(
+        "FetchReach-v4",
+        {"success_reward": True, "max_episode_steps": 10},
+        {"suboptimal_episodes": 80, "random_episodes": 40},
+        {"online_steps": 1_000, "evaluation_interval": 50, "frozen_rollout_steps": 250},
+    ),
+    "metaworld": Task(
+        "metaworld/coffee-button-v3",
+        {"max_episode_steps": 25, "action_repeat": 4},
+        {"suboptimal_episodes": 80, "random_episodes": 40},
+        {"online_steps": 2_500, "evaluation_interval": 250},
+    ),
 }
+"""The third-party tasks, their time limits and budgets were chosen by runs of seed 100, which no table here shows."""
 
 NO_CLONING = {"behavior_cloning_weight": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -66,9 +80,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "quality_weighting": False,
     },
     "no_cloning": NO_CLONING,
-    "cql": NO_CLONING | {"conservative_loss": "cql"},
-    "calql": NO_CLONING | {"conservative_loss": "calql"},
+    "cql": NO_CLONING | {"conservative_loss": "cql", "cql_actions": 4},
+    "calql": NO_CLONING | {"conservative_loss": "calql", "cql_actions": 4},
 }
+"""Four sampled actions of each kind instead of the published ten, which take twice as long."""
 ARMS = ["rlpd_all", "warmup_decay", "warmup_wsrl", "warmup_no_data", *VARIANTS]
 
 
@@ -187,7 +202,10 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=ARMS, metavar="ARM", help="some of the arms, to split the work")
     options = parser.parse_args()
     for name in options.tasks:
-        run(name, options.root, options.arms)
+        try:
+            run(name, options.root, options.arms)
+        except ExperimentError as error:
+            print(f"{name}: left out: {error}")
     tables: dict[str, list[dict[str, Any]]] = {}
     for name in TASKS:
         if (options.root / name / "runs" / "run.json").exists():
