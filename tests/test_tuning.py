@@ -15,47 +15,43 @@ from wsrl_kit.training.tuning import TuningConfig, run_tuning
 SPACE = {
     "min_offline_ratio": {"low": 0.0, "high": 0.5},
     "offline_decay_rate": {"low": 0.1, "high": 1.0, "log": True},
-    "retention_priority": ["mix", "random"],
+    "initial_offline_ratio": [0.5, 1.0],
 }
 
 
 def optuna_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
     config = settings(offline_data_path=str(sources), retention_ratio=0.3)
     return config, TuningConfig(
-        search_space=SPACE, method="optuna", trials=3, parallel_trials=2, seeds=[0], first_seeds=1,
+        search_space=SPACE, method="optuna", trials=2, parallel_trials=1, seeds=[0], first_seeds=1,
         confirmation_seeds=[], search_seed=1, score="final_return", worker_processes=1,
     )  # fmt: skip
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("metrics.csv")}
-
-
-def test_optuna_suggests_the_same_in_one_session_as_in_several(sources, tmp_path):
+def test_optuna_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scores(sources, tmp_path):
     pytest.importorskip("optuna")
     config, tuning = optuna_config(sources)
     with pytest.raises(Stopped):
-        run_tuning(config, tuning, tmp_path / "several", StopAt(1))
-    assert read_run(tmp_path / "several").status == "stopped"
-    run_tuning(config, tuning, tmp_path / "several", Silent())
-    run_tuning(config, tuning, tmp_path / "one", Silent())
-    several, one = (read_trials(tmp_path / folder) for folder in ("several", "one"))
-    assert several == one
-    assert [trial.name for trial in one] == ["trial_0000", "trial_0001", "trial_0002"]
-    assert len({str(trial.values) for trial in one}) == 3
-    for trial in one:
+        run_tuning(config, tuning, tmp_path, StopAt(1))
+    assert read_run(tmp_path).status == "stopped"
+    run_tuning(config, tuning, tmp_path, Silent())
+    trials = read_trials(tmp_path)
+    assert [trial.name for trial in trials] == ["trial_0000", "trial_0001"]
+    assert trials[0].values != trials[1].values
+    for trial in trials:
         assert 0.0 <= trial.values["min_offline_ratio"] <= 0.5
         assert 0.1 <= trial.values["offline_decay_rate"] <= 1.0
-        assert trial.values["retention_priority"] in ("mix", "random")
-    assert contents(tmp_path / "several") == contents(tmp_path / "one")
-    best = max(one, key=lambda trial: trial.scores[0])
-    assert read_run(tmp_path / "one").summary["winner"] == best.name
-    report = tuning_report(tmp_path / "one")
-    assert [report.table.rows[0][0], len(report.table.rows), list(report.figures)] == [best.name, 3, ["effects"]]
-    # Nothing is left to do, and another search in the folder is refused.
-    before = (tmp_path / "one" / "run.json").read_bytes()
-    run_tuning(config, tuning, tmp_path / "one", Silent())
-    assert (tmp_path / "one" / "run.json").read_bytes() == before
+        assert trial.values["initial_offline_ratio"] in (0.5, 1.0)
+    best = max(trials, key=lambda trial: trial.scores[0])
+    assert read_run(tmp_path).summary["winner"] == best.name
+    report = tuning_report(tmp_path)
+    assert (report.table.rows[0][0], list(report.figures)) == (best.name, ["effects"])
+    # Without its memory it finds every run done, which it would not with other suggestions.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").rglob("run.json")}
+    (tmp_path / "trials" / "study.log").unlink()
+    (tmp_path / "run.json").unlink()
+    run_tuning(config, tuning, tmp_path, Silent())
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").rglob("run.json")} == before
+    assert read_trials(tmp_path) == trials
 
 
 @pytest.mark.parametrize(
