@@ -215,10 +215,9 @@ def test_tuning_goes_on_after_a_kill_halves_its_candidates_and_confirms_the_winn
     others = trials.keys() - set(longest)
     assert min(trials[name].scores[0] for name in longest) >= max(trials[name].scores[0] for name in others)
     assert record.summary["winner"] == max(longest, key=lambda name: trials[name].score([0, 1]))
+    winner = trials[record.summary["winner"]]
     confirmed = read_run(tmp_path / "confirmation" / "winner" / "seed_9")
-    assert {name: confirmed.parameters[name] for name in given["search_space"]} == trials[
-        record.summary["winner"]
-    ].values
+    assert {name: confirmed.parameters[name] for name in winner.values} == winner.values
     assert (tmp_path / "confirmation" / "differences.csv").exists()
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"effects", "interaction"}
     with open(tmp_path / "trials.csv") as file:

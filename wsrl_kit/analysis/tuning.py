@@ -181,7 +181,7 @@ def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Seq
     for number, (trial, place) in enumerate(zip(scored, places, strict=True)):
         interval = bootstrap_interval(np.array(_finite(trial)))
         # Candidates of the same value stand beside one another.
-        place += 0.06 * (np.sum(places[:number] == place) - np.sum(places == place) / 2) if listed else 0.0
+        place += 0.06 * (np.sum(places[:number] == place) - (np.sum(places == place) - 1) / 2) if listed else 0.0
         ax.plot([place], [interval.point], "o", color=SERIES_COLOURS[0], markersize=2 + 2 * math.sqrt(interval.n))
         if math.isfinite(interval.low):
             ax.plot([place] * 2, [interval.low, interval.high], color=SERIES_COLOURS[0], linewidth=1.2, alpha=0.4)

@@ -128,7 +128,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
 
         def evaluate(names: Iterable[str], seeds: list[int]) -> None:
             # All candidates are told of, since a warmup that several share is named after the first.
-            ablation = AblationConfig(list(names), candidates, tuning.base_arm, seeds)
+            ablation = AblationConfig(arms=list(names), variants=candidates, base_arm=tuning.base_arm, seeds=seeds)
             jobs = plan(config, ablation, root / TRIALS, padded(transitions))
             stage = _Stage(progress, f"{len(ablation.arms)} candidates on {len(seeds)} seeds")
             run_jobs(jobs, tuning.worker_processes, stage)
@@ -145,7 +145,12 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
         if tuning.confirmation_seeds:
             variants: dict[str, dict] = {"default": {}, "winner": candidates[winner]}
             ablation = AblationConfig(
-                list(variants), variants, tuning.base_arm, tuning.confirmation_seeds, "default", tuning.worker_processes
+                arms=list(variants),
+                variants=variants,
+                base_arm=tuning.base_arm,
+                seeds=tuning.confirmation_seeds,
+                control="default",
+                worker_processes=tuning.worker_processes,
             )
             run_ablation(config, ablation, root / CONFIRMATION, _Stage(progress, "confirmation"))
         run.finish({"winner": winner, "candidates": len(candidates), "transitions": transitions})
