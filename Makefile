@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

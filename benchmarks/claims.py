@@ -70,7 +70,7 @@ TASKS = {
 
 NO_CLONING = {"behavior_cloning_weight": 0.0}
 CONSERVATIVE = {"conservative_weight": 0.005, "cql_actions": 4}
-"""The weight by seed 100 of the insertion (0.05 learns nothing there); four actions of each kind take half of ten's time."""
+"""The weight by seed 100 of the insertion (0.05 learns nothing there); four actions of each kind take half the time."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "keep_all": {"retention_ratio": 1.0},
     "keep_random": {"retention_priority": "random"},

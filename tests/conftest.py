@@ -10,9 +10,10 @@ import pytest
 
 # Most of a tiny run is compilation. Programs are shared between this process and those that tests start, and forgotten
 # at the end. Set before anything imports JAX.
-PROGRAMS = tempfile.mkdtemp(prefix="wsrl-kit-programs-")
-atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    PROGRAMS = tempfile.mkdtemp(prefix="wsrl-kit-programs-")
+    atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -111,7 +111,7 @@ class WSRLConfig:
     conservative_loss: str = parameter(
         "none", "term against values of actions that the data do not hold", choices=("none", "cql", "calql")
     )
-    conservative_weight: float = parameter(0.01, "weight of that term in warmup (alpha)", minimum=0.0)
+    conservative_weight: float = parameter(0.005, "weight of that term in warmup (alpha)", minimum=0.0)
     conservative_online_weight: float = parameter(0.0, "its weight in fine-tuning, after the fade", minimum=0.0)
     conservative_fade_steps: int = parameter(
         0, "environment steps over which its weight goes from the one to the other", minimum=0
