@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.ablation import finetuning_runs
 from wsrl_kit.analysis.comparison import by_seed, finished
 from wsrl_kit.analysis.metrics import QUANTITIES, finite_curve, reduce_run
@@ -29,7 +31,7 @@ from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.notebook import read_notebook
 from wsrl_kit.parameters import build
-from wsrl_kit.runs import RunRecord
+from wsrl_kit.runs import RunRecord, save_figure
 from wsrl_kit.training.ablation import run_ablation
 from wsrl_kit.training.arms import AblationConfig
 from wsrl_kit.training.events import Silent
@@ -84,6 +86,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_cloning": NO_CLONING,
     "cql": NO_CLONING | CONSERVATIVE | {"conservative_loss": "cql"},
     "calql": NO_CLONING | CONSERVATIVE | {"conservative_loss": "calql"},
+    "dropout": NO_CLONING | {"dropout_rate": 0.01},
+    "early_stopping": NO_CLONING | {"early_stopping_patience": 2, "warmup_evaluation_interval": 500},
 }
 ARMS = ["rlpd_all", "warmup_decay", "warmup_wsrl", "warmup_no_data", *VARIANTS]
 
@@ -121,6 +125,8 @@ CLAIMS = [
     Claim("5", "... and at the end", "cql", "no_cloning", "final_success"),
     Claim("5", "Cal-QL in warmup helps at the switch", "calql", "no_cloning", "switch_success"),
     Claim("5", "... and at the end", "calql", "no_cloning", "final_success"),
+    Claim("5", "dropout in the critics helps at the switch", "dropout", "no_cloning", "switch_success"),
+    Claim("5", "early stopping helps at the switch", "early_stopping", "no_cloning", "switch_success"),
 ]
 BETTER = {quantity.name: quantity.better for quantity in QUANTITIES} | {"q_kept": 1}
 CENSORED = {quantity.name for quantity in QUANTITIES if quantity.censored}
@@ -167,15 +173,18 @@ def rows_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return [reduce_run(record) | {"q_kept": q_kept(record)} for record in records]
 
 
-def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> tuple[Interval, str]:
+def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> tuple[Interval, str] | None:
+    """The difference and its verdict; None where the task has no runs of one of the arms."""
     # Both arms are restricted to what either had spent, where that is not the same for all.
     rows = [dict(row) for row in rows if row["arm"] in (claim.arm, claim.control)]
     spent = {"gradient_steps_to_target": "gradient_steps", "seconds_to_target": "seconds"}.get(claim.quantity)
     if spent:
-        limit = min(row[spent] for row in rows)
+        limit = min((row[spent] for row in rows), default=0.0)
         for row in rows:
             row[claim.quantity] = min(row[claim.quantity], limit)
     arm, control = (by_seed(rows, name, claim.quantity) for name in (claim.arm, claim.control))
+    if not arm.keys() & control.keys():
+        return None
     difference = paired_difference(arm, control, mean if claim.quantity in CENSORED else iqm)
     sign = BETTER[claim.quantity]
     ends = sorted((sign * difference.low, sign * difference.high))
@@ -189,11 +198,38 @@ def verdicts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]
     for claim in CLAIMS:
         cells = []
         for rows in tables.values():
-            difference, verdict = judge(claim, finished(rows))
+            judged = judge(claim, finished(rows))
+            if judged is None:
+                cells.append("not run")
+                continue
+            difference, verdict = judged
             shown = verdict if verdict == "undecided" else f"**{verdict}**"
             cells.append(f"{format_cell(difference, DIGITS.get(claim.quantity, 2))}, {shown}")
         what = f"{claim.text} ({claim.quantity.replace('_', ' ')}: {claim.arm} - {claim.control})"
         yield f"| {claim.number} | {what} | {' | '.join(cells)} |"
+
+
+def forest(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Every claim about a success rate, a dot and an interval per task; to the right of 0 the claim holds."""
+    shown = [claim for claim in CLAIMS if claim.quantity not in DIGITS and claim.quantity != "q_kept"]
+    figure, (ax,) = plots.new_figure(width=9.0, height=0.42 * len(shown) + 1.2)
+    for task, (name, colour) in enumerate(zip(tables, plots.SERIES_COLOURS, strict=False)):
+        for height, claim in enumerate(shown):
+            judged = judge(claim, finished(tables[name]))
+            if judged is not None:
+                sign = BETTER[claim.quantity]
+                point, ends = sign * judged[0].point, sorted((sign * judged[0].low, sign * judged[0].high))
+                place = height + 0.18 * (task - (len(tables) - 1) / 2)
+                ax.plot(ends, [place, place], color=colour, linewidth=1.6)
+                ax.plot([point], [place], "o", color=colour, markersize=4)
+        ax.plot([], [], "o-", color=colour, label=name)
+    labels = [f"{claim.arm} vs. {claim.control}: {claim.quantity.replace('_', ' ')}" for claim in shown]
+    ax.set_yticks(range(len(shown)), labels, fontsize=8)
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.axvline(0.0, color=plots.NEUTRAL, linewidth=1.0)
+    ax.set_xlabel("Difference of IQMs, in the claimed direction (right: the claim holds)")
+    plots.shared_legend(figure, ax)
+    return figure
 
 
 def main() -> None:
@@ -216,6 +252,7 @@ def main() -> None:
             print(f"## {name}\n\n{report.summary.to_markdown()}")
     lines = list(verdicts(tables))
     (options.root / "verdicts.md").write_text("\n".join(lines) + "\n")
+    save_figure(options.root / "figures" / "claims.png", forest(tables))
     print("\n".join(lines))
 
 

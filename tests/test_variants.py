@@ -114,6 +114,8 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "priority_alpha": 0.1,
         "initial_priority_beta": 0.9,
         "final_priority_beta": 0.9,
+        "conservative_online_weight": 0.5,
+        "conservative_fade_steps": 5,
         "evaluation_interval": 17,
         "retention_ratio": 0.9,
         "retention_priority": "random",
