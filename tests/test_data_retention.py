@@ -46,11 +46,15 @@ def test_whole_episodes_are_kept_by_mean_score_until_the_count_is_reached() -> N
         assert len(kept) >= int(21 * ratio)
 
 
-def test_kept_transitions_carry_their_weight_and_source() -> None:
-    kept = retain(dataset(trajectory(3, weight=np.array([1, 2, 3], np.float32))), np.array([0.0, 1.0, 0.0]), 0.4)
+def test_kept_transitions_weigh_one_on_average_and_as_before_among_themselves() -> None:
+    weighted = dataset(trajectory(4, weight=np.array([1, 2, 6, 3], np.float32)))
+    kept = retain(weighted, np.array([0.0, 1.0, 2.0, 0.0]), 0.5)
     assert kept is not None
-    np.testing.assert_array_equal(kept.weight, [2])
-    assert kept.truncated[0]
+    np.testing.assert_array_equal(kept.weight, [0.5, 1.5])
+    assert kept.truncated[1]
+    weightless = retain(dataset(trajectory(2, weight=np.array([0, 1], np.float32))), np.array([1.0, 0.0]), 0.5)
+    assert weightless is not None
+    np.testing.assert_array_equal(weightless.weight, [0])
 
 
 def test_scores_by_td_error_reward_and_quality() -> None:

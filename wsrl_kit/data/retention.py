@@ -1,5 +1,7 @@
 """Which part of the offline data stays when the robot goes online."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
@@ -14,7 +16,10 @@ UNITS = ("transition", "trajectory")
 def retain(
     dataset: Dataset, scores: Float[np.ndarray, " transition"], ratio: float, unit: str = "transition"
 ) -> Dataset | None:
-    """Keeps the transitions with the highest scores, in their order.
+    """Keeps the transitions with the highest scores, in their order, their weights scaled to mean 1 again.
+
+    The best of the data have high weights. Left so, a kept transition would outweigh an online one, whose weight is 1,
+    and the offline ratio would not be the share that the loss sees.
 
     Args:
         dataset: what to choose from.
@@ -39,11 +44,16 @@ def retain(
         return None
     count = max(int(len(dataset) * ratio), 1)
     if unit == "transition":
-        return dataset.select_transitions(np.argsort(-scores, kind="stable")[:count])
+        return _with_mean_weight_one(dataset.select_transitions(np.argsort(-scores, kind="stable")[:count]))
     means = np.add.reduceat(scores.astype(np.float64), dataset.episode_starts) / dataset.episode_lengths
     best_first = np.argsort(-means, kind="stable")
     kept = np.cumsum(dataset.episode_lengths[best_first])
-    return dataset.select_episodes(best_first[: np.searchsorted(kept, count) + 1])
+    return _with_mean_weight_one(dataset.select_episodes(best_first[: np.searchsorted(kept, count) + 1]))
+
+
+def _with_mean_weight_one(dataset: Dataset) -> Dataset:
+    mean = dataset.weight.mean(dtype=np.float64)
+    return replace(dataset, weight=(dataset.weight / mean).astype(np.float32)) if mean > 0 else dataset
 
 
 def retention_scores(
