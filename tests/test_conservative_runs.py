@@ -128,4 +128,4 @@ def test_calql_needs_whole_episodes(sources, tmp_path) -> None:
     with pytest.raises(DataError, match="found data that retention has cut .*filtered_demos.pkl"):
         run_finetune(replace(config, demo_path=kept), tmp_path / "finetune", Silent())
     # Where the term has no weight online, the kept data will do.
-    run_finetune(replace(config, demo_path=kept, **fading(0)), tmp_path / "finetune", Silent())
+    run_finetune(replace(config, demo_path=kept, **fading(0)), tmp_path / "faded", Silent())
