@@ -108,6 +108,7 @@ CLAIMS = [
     Claim("1", "... WSRL's too", "warmup_wsrl", "rlpd_all", "steps_to_target"),
     Claim("1", "... in fewer gradient steps", "warmup_decay", "rlpd_all", "gradient_steps_to_target"),
     Claim("1", "... in less time", "warmup_decay", "rlpd_all", "seconds_to_target"),
+    Claim("1", "... has the higher success over the run", "warmup_decay", "rlpd_all", "area_under_curve"),
     Claim("1", "... and ends better", "warmup_decay", "rlpd_all", "final_success"),
     Claim("2", "frozen rollouts keep Q up once no data are kept", "warmup_wsrl", "warmup_no_data", "q_kept"),
     Claim("2", "... make the dip less deep", "warmup_wsrl", "warmup_no_data", "dip_depth"),

@@ -8,6 +8,7 @@ import pytest
 
 from training_samples import PENDULUM, measured, offline_data, same, settings, start_finetune, start_warmup, taken
 from wsrl_kit import envs
+from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.errors import DataError, DivergenceError
 from wsrl_kit.runs import read_run
 from wsrl_kit.training import agent as agents
@@ -119,13 +120,13 @@ def test_calql_needs_whole_episodes(sources, tmp_path) -> None:
     dataset = offline_data(config, sources)
     (longest,) = [np.argmax(np.where(dataset.terminated[dataset.episode_ends - 1], 0, dataset.episode_lengths))]
     endless = dataset.select_episodes(np.array([longest]))
-    with pytest.raises(
-        DataError, match=r"expected data that mark the ends of episodes, found \d+ transitions in a row"
-    ):
-        list(start_warmup(settings(**CALQL, holdout_fraction=0.0), endless))
+    write_hil_serl(tmp_path / "endless.pkl", [replace(endless.trajectories()[0], weight=None)])
+    one_file = replace(config, offline_data_path=str(tmp_path / "endless.pkl"))
+    with pytest.raises(DataError, match=r"but in .*endless.pkl found \d+ transitions in a row without the end of an"):
+        run_warmup(one_file, tmp_path / "endless", Silent())
     checkpoint_path = run_warmup(replace(config, conservative_loss="none"), tmp_path / "warmup", Silent())
     kept = str(checkpoint_path.parent / "filtered_demos.pkl")
-    with pytest.raises(DataError, match="found data that retention has cut .*filtered_demos.pkl"):
+    with pytest.raises(DataError, match="but in .*filtered_demos.pkl found data that retention has cut"):
         run_finetune(replace(config, demo_path=kept), tmp_path / "finetune", Silent())
     # Where the term has no weight online, the kept data will do.
     run_finetune(replace(config, demo_path=kept, **fading(0)), tmp_path / "faded", Silent())

@@ -89,18 +89,10 @@ def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
     """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not.
 
     Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others.
-
-    Raises:
-        DataError: Cal-QL is asked for, and the data do not tell where episodes end.
     """
     rewards = learning_reward(config, dataset.rewards)
     returns = np.full(len(dataset), -np.inf, np.float32)
     if config.conservative_loss == "calql":
-        if dataset.episode_count == 1 and not dataset.terminated.any():
-            raise DataError(
-                "conservative_loss 'calql' bounds values by the episodes' returns: expected data that mark the ends of "
-                f"episodes, found {len(dataset)} transitions in a row without one"
-            )
         returns = monte_carlo_returns(replace(dataset, rewards=rewards), config.discount)
     return Transition(
         observation=jnp.asarray(dataset.observations),

@@ -74,18 +74,27 @@ def load_offline_data(config: WSRLConfig, paths: Paths) -> Dataset:
 
     Raises:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
-            data are parts of episodes.
+            data do not tell whole episodes.
     """
     dataset = load_sources(paths)
+    if config.conservative_loss == "calql":
+        _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:
-        if config.conservative_loss == "calql":
-            raise DataError(
-                "conservative_loss 'calql' bounds values by the returns of whole episodes, found data that retention "
-                f"has cut ({paths}): give the data that they were chosen from"
-            )
         return dataset
     source_weights = {**config.source_weights, "demos": config.demo_weight}
     return weigh(dataset, source_weights, config.success_weight_bonus, config.quality_weighting)
+
+
+def _check_whole_episodes(dataset: Dataset, paths: Paths) -> None:
+    problem = ""
+    if dataset.is_weighted:
+        problem = "found data that retention has cut: give those that they were chosen from"
+    elif dataset.episode_count == 1 and not dataset.terminated.any():
+        problem = f"found {len(dataset)} transitions in a row without the end of an episode"
+    if problem:
+        raise DataError(
+            f"conservative_loss 'calql' bounds values by the returns of whole episodes, but in {paths} {problem}"
+        )
 
 
 def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str = "", resume: bool = True) -> Path:
