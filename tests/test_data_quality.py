@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_samples import dataset, trajectory
@@ -32,6 +32,7 @@ def test_quality_by_hand() -> None:
 
 
 @given(SUCCESS, st.lists(FINITE, min_size=1, max_size=60), FINITE, FINITE)
+@example(False, [1.0], 0.0, 2.2e-311)
 def test_quality_is_always_in_the_unit_interval(
     success: bool | None, rewards: list[float], low: float, high: float
 ) -> None:

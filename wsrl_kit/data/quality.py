@@ -54,7 +54,9 @@ def _quality(
     succeeded = np.nan_to_num(success.astype(np.float64), nan=0.5)
     place = np.full(len(returns), 0.5)
     if highest > lowest:
-        place = np.clip(np.nan_to_num((returns - lowest) / (highest - lowest), nan=0.5), 0, 1)
+        # A range next to nothing makes places infinite, which are clipped like all that lie outside it.
+        with np.errstate(over="ignore"):
+            place = np.clip(np.nan_to_num((returns - lowest) / (highest - lowest), nan=0.5), 0, 1)
     speed = np.clip(1 - (lengths - 1) / longest_episode, 0, 1)
     return _SUCCESS_SHARE * succeeded + _RETURN_SHARE * place + _SPEED_SHARE * succeeded * speed
 
