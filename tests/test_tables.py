@@ -177,4 +177,4 @@ def test_markup_in_an_arms_name_is_escaped():
 
 def test_per_seed_csv_fills_what_a_row_lacks():
     rows = [{"arm": "b", "seed": 0, "x": 1.0}, {"arm": "a", "seed": 1}]
-    assert per_seed_csv(rows) == "arm,seed,x\na,1,nan\nb,0,1.0\n"
+    assert per_seed_csv(rows) == "arm,seed,x\nb,0,1.0\na,1,nan\n"
