@@ -1,7 +1,7 @@
 """What a set of runs says, as tables and figures, and the files they are written to."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,26 @@ def write_report(
     figures = ablation_figures(records, rows, target)
     if every_figure:
         figures |= comparison_figures(records, rows, control, target)
+    texts = {
+        "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
+        "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
+        "report.tex": f"{summary.to_latex()}\n{differences.to_latex()}",
+        "summary.csv": summary.to_csv(),
+        "differences.csv": differences.to_csv(),
+        "per_seed.csv": per_seed_csv(rows),
+    }
+    write_files(root, texts, figures)
+    return Report(root, summary, differences, rows, figures)
+
+
+def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
+    """Write `root/<name>` for each text, and `root/figures/<name>.png` for each figure; each file as a whole.
+
+    Raises:
+        RunError: they can't be written.
+    """
     try:
-        for name, text in (
-            ("summary.md", f"{summary.to_markdown()}\n{differences.to_markdown()}"),
-            ("summary.txt", f"{summary.to_text()}\n{differences.to_text()}"),
-            ("report.tex", f"{summary.to_latex()}\n{differences.to_latex()}"),
-            ("summary.csv", summary.to_csv()),
-            ("differences.csv", differences.to_csv()),
-            ("per_seed.csv", per_seed_csv(rows)),
-        ):
+        for name, text in texts.items():
             temporary = root / f"{name}.tmp"
             temporary.write_text(text)
             os.replace(temporary, root / name)
@@ -85,7 +96,6 @@ def write_report(
             save_figure(root / "figures" / f"{name}.png", figure)
     except OSError as error:
         raise RunError(f"{root} can't be written: {error.strerror or error}") from error
-    return Report(root, summary, differences, rows, figures)
 
 
 def setting_notes(records: Sequence[RunRecord]) -> list[str]:

@@ -1,7 +1,6 @@
 """A tuning's folder, ROOT/trials/<candidate>/seed_<n>/, read into a table of the best and pictures of the effects."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.metrics import reduce_run
 from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure
+from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
 from wsrl_kit.analysis.tables import Cell, Column, Table
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs import RunRecord, find_runs, read_run, save_figure
+from wsrl_kit.runs import RunRecord, find_runs, read_run
 
 TRIALS, CONFIRMATION = "trials", "confirmation"
 """Folders of a tuning: the candidates' runs, and the ablation of the winner against the default."""
@@ -112,15 +112,7 @@ def tuning_report(root: Path) -> TuningReport:
         figures["interaction"], (ax,) = new_figure(width=5.2)
         interaction(ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]])
     best = Table(table.title, table.columns, table.rows[:BEST_SHOWN], table.notes)
-    try:
-        for name, text in (("summary.txt", best.to_text()), ("trials.csv", table.to_csv())):
-            temporary = root / f"{name}.tmp"
-            temporary.write_text(text)
-            os.replace(temporary, root / name)
-        for name, figure in figures.items():
-            save_figure(root / "figures" / f"{name}.png", figure)
-    except OSError as error:
-        raise RunError(f"{root} can't be written: {error.strerror or error}") from error
+    write_files(root, {"summary.txt": best.to_text(), "trials.csv": table.to_csv()}, figures)
     return TuningReport(best, figures)
 
 

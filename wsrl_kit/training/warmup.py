@@ -18,7 +18,7 @@ from wsrl_kit.replay import storage
 from wsrl_kit.replay.storage import Storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
-from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.agent import learning_reward, to_transitions
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
@@ -74,7 +74,7 @@ def warmup(
         dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
 
     Raises:
-        DataError: fewer transitions than one batch takes, or returns are needed that the data do not tell.
+        DataError: fewer transitions than one batch takes.
         DivergenceError: the critics have left the range of possible returns.
     """
     training, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
@@ -85,7 +85,7 @@ def warmup(
             f"in the {training.episode_count} training episodes"
         )
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
-    largest_reward = float(np.abs(config.reward_scale * training.rewards + config.reward_bias).max())
+    largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     key = randomness.key(config.seed, "warmup")
     agent, step = tree["agent"], int(tree["step"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
