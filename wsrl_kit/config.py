@@ -107,6 +107,18 @@ class WSRLConfig:
         False, "order of the steps, and steps on losses of zero, as in the authors' code of WSRL and HIL-SERL"
     )
 
+    # Images
+    encoder: str = parameter(
+        "small",
+        "of the cameras: a small convolutional one, or HIL-SERL's ResNet-10, trained on or frozen",
+        choices=("small", "resnet10", "resnet10_frozen"),
+    )
+    encoder_weights: str | None = parameter(None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl")
+    augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
+    frame_memory: str = parameter(
+        "host", "where replay keeps images: the host's memory, or the accelerator's if they fit", choices=("host", "device")
+    )
+
     # Conservative critics
     conservative_loss: str = parameter(
         "none", "term against values of actions that the data do not hold", choices=("none", "cql", "calql")

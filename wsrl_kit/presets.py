@@ -138,6 +138,8 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "retention_ratio": 1.0,  # [h]: all demonstrations
     "frozen_rollout_steps": 100,  # [h] training_starts
     "random_steps": 0,  # [h]
+    "encoder": "resnet10_frozen",  # [h], where there are cameras
+    "augmentation_padding": 4,  # [h]
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

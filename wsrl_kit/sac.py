@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from wsrl_kit import conservative, losses
+from wsrl_kit import conservative, losses, pixels
 from wsrl_kit.networks import tanh_normal
 from wsrl_kit.sac_state import (
     ENSEMBLE_REDUCTIONS,
@@ -26,14 +26,17 @@ from wsrl_kit.sac_state import (
     create,
     critic_network,
     critic_optimizer,
+    encoder,
+    ensemble,
+    features,
     from_parameters,
+    frozen_features,
     multiplier_optimizer,
-    normalise,
     policy,
     step,
     temperature_optimizer,
 )
-from wsrl_kit.types import Transition
+from wsrl_kit.types import NO_IMAGES, Images, Transition
 
 __all__ = [
     "Metrics",
@@ -49,6 +52,7 @@ __all__ = [
     "merged",
     "metric_names",
     "policy",
+    "prepare",
     "td_errors",
     "update",
     "update_actor",
@@ -67,9 +71,11 @@ def act(
     policy: Policy,
     observation: Float[Array, "batch observation"],
     noise: Float[Array, "batch action"],
+    images: Images = NO_IMAGES,
 ) -> Float[Array, "batch action"]:
     """Actions for standard normal noise; zero noise gives the deterministic action."""
-    mean, standard_deviation = actor_network(config).apply(policy.actor, normalise(policy, observation))
+    seen = features(config, policy, policy.encoder, observation, frozen_features(config, policy, images))
+    mean, standard_deviation = actor_network(config).apply(policy.actor, seen)
     return jnp.tanh(mean + standard_deviation * noise)
 
 
@@ -78,17 +84,45 @@ def action_values(
     state: SACState,
     observation: Float[Array, "batch observation"],
     action: Float[Array, "batch action"],
+    images: Images = NO_IMAGES,
 ) -> Float[Array, "ensemble batch"]:
     """Q(s, a) of every critic."""
-    return critic_network(config, config.critic_ensemble_size).apply(
-        state.critic, normalise(state, observation), action, False
-    )
+    return _values(config, state, state.critic, observation, frozen_features(config, state, images), action)
+
+
+def _values(
+    config: SACConfig,
+    state: SACState,
+    critic: PyTree,
+    observation: Float[Array, "batch observation"],
+    images: Images,
+    action: Float[Array, "batch action"],
+) -> Float[Array, "ensemble batch"]:
+    """Values by given critics, of images as `prepare` gives them."""
+    seen = features(config, state, encoder(critic), observation, images)
+    return critic_network(config, config.critic_ensemble_size).apply(ensemble(critic), seen, action, False)
 
 
 def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
     """TD error of each example, mean over the ensemble, signed; the target uses a random subset and action."""
+    batch = prepare(config, state, batch)
     target = _target(config, state, batch, _next_action(config, state, batch, key))
-    return jnp.mean(action_values(config, state, batch.observation, batch.action) - target, axis=0)
+    value = _values(config, state, state.critic, batch.observation, batch.images, batch.action)
+    return jnp.mean(value - target, axis=0)
+
+
+def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray | None = None) -> Transition:
+    """The batch as updates take it: images cropped at random, and passed through the trunk where that is frozen.
+
+    Once per batch: critics, targets and actor then share the trunk's work. Without images the batch is as it was.
+
+    Args:
+        batch: arrays with any leading axes.
+        key: of the crops; None: images are left whole.
+    """
+    if config.pixels is None:
+        return batch
+    return pixels.prepare(config.pixels, state.trunk, batch, key)
 
 
 class NextAction(NamedTuple):
@@ -134,15 +168,15 @@ def _step_critic(
     key: PRNGKeyArray,
     conservative_weight: Float[Array, ""] | float,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
-    observation = normalise(state, batch.observation)
     target = _target(config, state, batch, next_action)
     network = critic_network(config, config.critic_ensemble_size)
+    encoder_key = None if config.pixels is None else jax.random.fold_in(key, 1)
     if config.is_conservative:
         sample_key, key = jax.random.split(key)
         sampled = conservative.sample_actions(
-            lambda rows, key: _sample_policy(config, state, rows, key),
-            batch.observation,
-            batch.next_observation,
+            lambda seen, key: _sample_policy(config, state, seen, key),
+            features(config, state, encoder(state.critic), batch.observation, batch.images),
+            features(config, state, encoder(state.critic), batch.next_observation, batch.next_images),
             config.cql_actions,
             config.action_size,
             sample_key,
@@ -150,14 +184,15 @@ def _step_critic(
         conservative_weight = conservative_weight * jnp.minimum(jnp.exp(state.log_multiplier), LARGEST_MULTIPLIER)
 
     def loss(critic: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, "ensemble batch"], Array | None]]:
-        def value_of(rows: Float[Array, "rows observation"], action: Float[Array, "rows action"]) -> Array:
-            return network.apply(critic, rows, action, True, rngs={"dropout": key})
+        def value_of(rows: Float[Array, "rows feature"], action: Float[Array, "rows action"]) -> Array:
+            return network.apply(ensemble(critic), rows, action, True, rngs={"dropout": key})
 
-        value, gap = value_of(observation, batch.action), None
+        seen = features(config, state, encoder(critic), batch.observation, batch.images, encoder_key)
+        value, gap = value_of(seen, batch.action), None
         per_example = losses.squared_td_error(value, target)
         if config.is_conservative:
             bound = batch.monte_carlo_return if config.is_calibrated else None
-            gap = conservative.gap(value_of, sampled, observation, value, config.cql_temperature, bound)
+            gap = conservative.gap(value_of, sampled, seen, value, config.cql_temperature, bound)
             per_example += conservative_weight * gap
         return jnp.mean(batch.weight * per_example), (value, gap)
 
@@ -192,10 +227,11 @@ def update_actor(
     def actor_loss(
         actor: PyTree, batch: Transition, noise: Float[Array, "part action"]
     ) -> tuple[Float[Array, ""], Float[Array, " part"]]:
-        observation = normalise(state, batch.observation)
-        mean, standard_deviation = actor_network(config).apply(actor, observation)
+        # The encoder is the critics': no gradient of the actor's goes into it.
+        seen = features(config, state, encoder(state.critic), batch.observation, batch.images)
+        mean, standard_deviation = actor_network(config).apply(actor, seen)
         action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
-        value = reduced(critic.apply(state.critic, observation, action, False), axis=0)
+        value = reduced(critic.apply(ensemble(state.critic), seen, action, False), axis=0)
         per_example = losses.soft_policy(log_probability, value, temperature)
         if config.behavior_cloning_weight > 0:
             per_example += config.behavior_cloning_weight * losses.behavior_cloning(action, batch.action)
@@ -307,8 +343,12 @@ def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRN
     """For batches with any leading axes: the axes before the last are updates, each with a subset of its own."""
     candidates = config.cql_actions if config.cql_max_target_backup else 1
     noise_key, order_key = jax.random.split(key)
-    rows = jnp.repeat(batch.next_observation.reshape(-1, config.observation_size), candidates, axis=0)
-    action, log_probability = _sample_policy(config, state, rows, noise_key)
+    leading = batch.reward.ndim
+    observation, images = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[leading:]), (batch.next_observation, batch.next_images)
+    )
+    seen = jnp.repeat(features(config, state, encoder(state.critic), observation, images), candidates, axis=0)
+    action, log_probability = _sample_policy(config, state, seen, noise_key)
     return NextAction(
         action.reshape(*batch.reward.shape, candidates, config.action_size),
         log_probability.reshape(*batch.reward.shape, candidates),
@@ -317,11 +357,11 @@ def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRN
 
 
 def _sample_policy(
-    config: SACConfig, state: SACState, observation: Float[Array, "rows observation"], key: PRNGKeyArray
+    config: SACConfig, state: SACState, seen: Float[Array, "rows feature"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "rows action"], Float[Array, " rows"]]:
-    """An action for each (not yet normalised) observation, and its log-probability."""
-    noise = jax.random.normal(key, (len(observation), config.action_size))
-    mean, standard_deviation = actor_network(config).apply(state.actor, normalise(state, observation))
+    """An action for each observation, and its log-probability."""
+    noise = jax.random.normal(key, (len(seen), config.action_size))
+    mean, standard_deviation = actor_network(config).apply(state.actor, seen)
     return tanh_normal.sample(mean, standard_deviation, noise)
 
 
@@ -332,13 +372,14 @@ def _target(config: SACConfig, state: SACState, batch: Transition, next_action: 
     appendix F).
     """
     batch_size, candidates, action_size = next_action.action.shape
-    next_observation = jnp.repeat(normalise(state, batch.next_observation), candidates, axis=0)
-    target_critic = state.target_critic
+    target_encoder, target_ensemble = encoder(state.target_critic), ensemble(state.target_critic)
+    seen = features(config, state, target_encoder, batch.next_observation, batch.next_images)
+    seen = jnp.repeat(seen, candidates, axis=0)
     if config.critic_subset_size < config.critic_ensemble_size:
         _, members = jax.lax.top_k(next_action.order, config.critic_subset_size)
-        target_critic = jax.tree.map(lambda leaf: leaf[members], target_critic)
+        target_ensemble = jax.tree.map(lambda leaf: leaf[members], target_ensemble)
     next_values = critic_network(config, config.critic_subset_size).apply(
-        target_critic, next_observation, next_action.action.reshape(-1, action_size), False
+        target_ensemble, seen, next_action.action.reshape(-1, action_size), False
     )
     candidate_values = jnp.min(next_values, axis=0).reshape(batch_size, candidates)
     best = jnp.argmax(candidate_values, axis=1, keepdims=True)

@@ -10,9 +10,11 @@ import optax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
-from wsrl_kit import schedules
+from wsrl_kit import pixels, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.networks import mlp
+from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.types import Images
 
 Reduction = Callable[..., Array]
 
@@ -29,6 +31,7 @@ class SACConfig:
         actor_decay_steps: the same for actor and temperature, which take one step where the critics take UTD.
         is_conservative: CQL's term is in the critics' loss.
         is_calibrated: it is bounded by Monte-Carlo returns, which makes it Cal-QL's.
+        pixels: how images are seen; None for an agent that sees states alone.
     """
 
     observation_size: int
@@ -61,17 +64,20 @@ class SACConfig:
     cql_temperature: float
     cql_max_target_backup: bool
     cql_target_gap: float | None
+    pixels: PixelConfig | None = None
 
 
 class SACState(NamedTuple):
     """Everything that learning changes, and the fixed normalisation of observations.
 
     Attributes:
-        critic: parameters of the ensemble, leading axis over critics.
+        critic: parameters of the ensemble, leading axis over critics. Where there are images, {"ensemble": these,
+            "encoder": those of the images' encoder}: the critics' loss trains it, and the target averages it too.
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
+        trunk: parameters of the images' frozen trunk, which no optimizer knows; () without one.
     """
 
     actor: PyTree
@@ -86,18 +92,23 @@ class SACState(NamedTuple):
     updates: Integer[Array, ""]
     observation_center: Float[Array, " observation"]
     observation_scale: Float[Array, " observation"]
+    trunk: PyTree = ()
 
 
 class Policy(NamedTuple):
-    """What acting needs of an agent. The fields are those of `SACState`."""
+    """What acting needs of an agent. The fields are those of `SACState`; `encoder` is in its critic there."""
 
     actor: PyTree
     observation_center: Float[Array, " observation"]
     observation_scale: Float[Array, " observation"]
+    encoder: PyTree = ()
+    trunk: PyTree = ()
 
 
-def from_parameters(config: WSRLConfig, observation_size: int, action_size: int) -> SACConfig:
-    """The static part of a run's parameters, for an environment's sizes."""
+def from_parameters(
+    config: WSRLConfig, observation_size: int, action_size: int, pixels: PixelConfig | None = None
+) -> SACConfig:
+    """The static part of a run's parameters, for an environment's sizes (and its cameras)."""
     target_entropy = config.target_entropy
     if target_entropy is None:
         target_entropy = config.target_entropy_per_dimension * action_size
@@ -135,6 +146,7 @@ def from_parameters(config: WSRLConfig, observation_size: int, action_size: int)
         cql_temperature=config.cql_temperature,
         cql_max_target_backup=is_conservative and config.cql_max_target_backup,
         cql_target_gap=config.cql_target_gap if is_conservative else None,
+        pixels=pixels,
     )
 
 
@@ -147,8 +159,14 @@ def create(
     """A fresh agent."""
     actor_key, critic_key = jax.random.split(key)
     observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.action_size))
+    own_encoder, trunk = (), ()
+    if config.pixels is not None:
+        own_encoder, trunk = pixels.create(config.pixels, jax.random.fold_in(key, 2), config.observation_size)
+        observation = jnp.zeros((1, pixels.feature_size(config.pixels)))
     actor = actor_network(config).init(actor_key, observation)
     critic = critic_network(config, config.critic_ensemble_size).init(critic_key, observation, action, False)
+    if config.pixels is not None:
+        critic = {"ensemble": critic, "encoder": own_encoder}
     log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
     return SACState(
         actor=actor,
@@ -163,12 +181,15 @@ def create(
         updates=jnp.zeros((), jnp.int32),
         observation_center=jnp.asarray(observation_center, jnp.float32),
         observation_scale=jnp.asarray(observation_scale, jnp.float32),
+        trunk=trunk,
     )
 
 
 def policy(state: SACState) -> Policy:
     """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
-    return Policy(state.actor, state.observation_center, state.observation_scale)
+    return Policy(
+        state.actor, state.observation_center, state.observation_scale, encoder(state.critic), state.trunk
+    )
 
 
 def normalise(
@@ -176,6 +197,44 @@ def normalise(
 ) -> Float[Array, "batch observation"]:
     """What networks see of an observation."""
     return (observation - agent.observation_center) / agent.observation_scale
+
+
+def features(
+    config: SACConfig,
+    agent: SACState | Policy,
+    encoder: PyTree,
+    observation: Float[Array, "batch observation"],
+    images: Images,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, "batch feature"]:
+    """What actor and critics see: the normalised state; where there are images, what the encoder makes of both.
+
+    Args:
+        encoder: parameters of the encoder, in training the online or the target critics' own.
+        images: as `prepare` gives them.
+        dropout_key: for the encoder's dropout in training; None: without.
+    """
+    state = normalise(agent, observation)
+    if config.pixels is None:
+        return state
+    return pixels.encode(config.pixels, encoder, images, state, dropout_key)
+
+
+def frozen_features(config: SACConfig, agent: SACState | Policy, images: Images) -> Images:
+    """Images after a frozen trunk; as they are where there is none."""
+    if config.pixels is None or not config.pixels.is_frozen:
+        return images
+    return pixels.trunk_features(config.pixels, agent.trunk, images)
+
+
+def ensemble(critic: PyTree) -> PyTree:
+    """The ensemble's part of the critics' parameters."""
+    return critic.get("ensemble", critic)
+
+
+def encoder(critic: PyTree) -> PyTree:
+    """The encoder's part of the critics' parameters; () where agents see states alone."""
+    return critic.get("encoder", ())
 
 
 def actor_network(config: SACConfig) -> mlp.Network:

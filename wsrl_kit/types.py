@@ -3,7 +3,12 @@
 from typing import NamedTuple
 
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
+
+Images = dict[str, Shaped[Array, "*batch horizon height width channel"]]
+"""By camera, the last frames, the newest at the end: uint8; or float32 features that a frozen trunk made of them."""
+
+NO_IMAGES: Images = {}
 
 
 class Transition(NamedTuple):
@@ -18,6 +23,7 @@ class Transition(NamedTuple):
         weight: loss weight of the example (source x quality, mean 1 over a dataset; 1 for online data).
         monte_carlo_return: discounted sum of rewards from here to the episode's end, Cal-QL's lower bound of a value;
             -inf where it is not known (yet).
+        images, next_images: what the cameras see at either observation; empty where there is no camera.
     """
 
     observation: Float[Array, "*batch observation"]
@@ -27,6 +33,8 @@ class Transition(NamedTuple):
     mask: Float[Array, "*batch"]
     weight: Float[Array, "*batch"]
     monte_carlo_return: Float[Array, "*batch"]
+    images: Images = NO_IMAGES
+    next_images: Images = NO_IMAGES
 
 
 class Batch(NamedTuple):

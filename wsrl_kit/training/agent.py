@@ -8,15 +8,17 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
-from wsrl_kit.errors import CheckpointError, DataError
+from wsrl_kit.errors import CheckpointError, DataError, ExperimentError
+from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import checkpoint, randomness
+from wsrl_kit.training.observations import camera_shapes, state_space
 from wsrl_kit.types import Transition
 
 SMALLEST_SCALE = 1e-3
@@ -29,6 +31,9 @@ Bounds are limits that are rarely reached, and precise work happens in a small p
 beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
 """
 
+FROZEN = "_frozen"
+"""End of the names of encoders whose trunk is not trained."""
+
 NETWORK_PARAMETERS = (
     "observation_size",
     "action_size",
@@ -40,19 +45,20 @@ NETWORK_PARAMETERS = (
 
 
 def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
-    """A fresh agent for an environment.
+    """A fresh agent for an environment; with `encoder_weights`, its trunk is theirs.
 
     Args:
-        environment: flat Box observations and actions, as `envs.make` gives.
+        environment: as `envs.make` gives.
         dataset: offline data, for the normalisation of observations without finite bounds; None where there are none.
 
     Raises:
-        DataError: the data's sizes are not the environment's.
+        DataError: the data's sizes or cameras are not the environment's.
+        WeightsError: the file of weights is missing, or none of a ResNet-10.
     """
-    space, action_space = environment.observation_space, environment.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
+    space, action_space = state_space(environment), environment.action_space
     assert isinstance(action_space, gymnasium.spaces.Box)
     observation_size, action_size = space.shape[0], action_space.shape[0]
+    cameras = camera_shapes(environment)
     if dataset is not None:
         found = (dataset.observations.shape[1], dataset.actions.shape[1])
         if found != (observation_size, action_size):
@@ -60,10 +66,43 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
                 f"the offline data hold observations of size {found[0]} and actions of size {found[1]}, but "
                 f"{config.exp_name} has {observation_size} and {action_size}"
             )
-    static = sac.from_parameters(config, observation_size, action_size)
+        _check_cameras(config, cameras, dataset)
+    static = sac.from_parameters(config, observation_size, action_size, _pixels(config, cameras))
     center, scale = normalisation(space, dataset)
     state = sac.create(static, randomness.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale))
+    if static.pixels is not None and config.encoder_weights is not None:
+        state = sac.with_trunk(static, state, load_resnet10(Path(config.encoder_weights)))
     return static, state
+
+
+def _check_cameras(config: WSRLConfig, cameras: dict[str, tuple[int, ...]], dataset: Dataset) -> None:
+    found = {name: (dataset.observation_horizon, *frames.shape[1:]) for name, frames in sorted(dataset.images.items())}
+    if found != cameras:
+        raise DataError(
+            f"the offline data hold {_cameras_text(found)}, but {config.exp_name} has {_cameras_text(cameras)} "
+            "(observation horizon, height, width, channels)"
+        )
+
+
+def _cameras_text(cameras: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"camera {name} {list(shape)}" for name, shape in cameras.items()) or "no cameras"
+
+
+def _pixels(config: WSRLConfig, cameras: dict[str, tuple[int, ...]]) -> PixelConfig | None:
+    if not cameras:
+        return None
+    if len(set(cameras.values())) > 1:
+        raise ExperimentError(f"the cameras of an experiment must see images of one size, found {_cameras_text(cameras)}")
+    horizon, height, width, _ = next(iter(cameras.values()))
+    return PixelConfig(
+        cameras=tuple(cameras),
+        image_height=height,
+        image_width=width,
+        observation_horizon=horizon,
+        encoder=config.encoder.removesuffix(FROZEN),
+        is_frozen=config.encoder.endswith(FROZEN),
+        augmentation_padding=config.augmentation_padding,
+    )
 
 
 def normalisation(
@@ -115,7 +154,18 @@ def probe_batch(config: WSRLConfig, dataset: Dataset, size: int) -> Transition:
     generator = np.random.default_rng(randomness.episode_seed(config.seed, "diagnosis"))
     rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))
     batch = jax.tree.map(lambda column: column[rows], to_transitions(config, dataset))
-    return batch._replace(weight=jnp.ones(size))
+    images, next_images = (
+        {name: frames[stacks] for name, frames in dataset.images.items()} for stacks in stacks_of(dataset, rows)
+    )
+    return batch._replace(weight=jnp.ones(size), images=images, next_images=next_images)
+
+
+def stacks_of(
+    dataset: Dataset, rows: Integer[np.ndarray, " rows"]
+) -> tuple[Integer[np.ndarray, "rows horizon"], Integer[np.ndarray, "rows horizon"]]:
+    """Which of the dataset's frames each row's observation and its next observation show, oldest first."""
+    newest = dataset.frame_of_row[rows][:, None] + np.arange(1 - dataset.observation_horizon, 1)
+    return newest, newest + 1
 
 
 def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transition, details: dict[str, Any]) -> None:
@@ -124,9 +174,25 @@ def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transitio
     Raises:
         CheckpointError: it can't be written; an earlier file there is intact.
     """
-    network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
     size = len(probe.reward)
-    checkpoint.save(path, {"agent": agent, "probe": probe}, {"network": network, "probe_size": size} | details)
+    metadata = {"network": _network(config), "probe_size": size} | details
+    checkpoint.save(path, {"agent": agent, "probe": probe}, metadata)
+
+
+def _network(config: SACConfig) -> dict[str, Any]:
+    """What a checkpoint must have in common with the agent that takes it, by the names that users know."""
+    network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
+    if config.pixels is not None:
+        network |= {
+            "encoder": config.pixels.encoder + FROZEN * config.pixels.is_frozen,
+            "cameras": config.pixels.cameras,
+            "image_shape": _image_shape(config.pixels),
+        }
+    return network
+
+
+def _image_shape(pixels: PixelConfig) -> tuple[int, ...]:
+    return pixels.observation_horizon, pixels.image_height, pixels.image_width, 3
 
 
 def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition]:
@@ -141,10 +207,16 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
     metadata = checkpoint.read_metadata(path)
     if "network" not in metadata:
         raise CheckpointError(f"{path} is a run's checkpoint: expected one written by offline warmup")
-    for name in NETWORK_PARAMETERS:
-        wanted, found = getattr(config, name), metadata["network"][name]
-        if list(np.atleast_1d(found)) != list(np.atleast_1d(wanted)):
+    own = _network(config)
+    for name in own | metadata["network"]:
+        wanted, found = (network.get(name) for network in (own, metadata["network"]))
+        if found != (list(wanted) if isinstance(wanted, tuple) else wanted):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
-    probe = storage.create(metadata["probe_size"], config.observation_size, config.action_size).transitions
+    size = metadata["probe_size"]
+    probe = storage.create(size, config.observation_size, config.action_size).transitions
+    if config.pixels is not None:
+        shape = _image_shape(config.pixels)
+        images = {name: jnp.zeros((size, *shape), jnp.uint8) for name in config.pixels.cameras}
+        probe = probe._replace(images=images, next_images=images)
     tree = checkpoint.load(path, {"agent": agent, "probe": probe})
     return tree["agent"], tree["probe"]

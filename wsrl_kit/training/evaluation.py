@@ -1,5 +1,6 @@
 """Evaluation episodes, apart from the training ones, with sampled and with deterministic actions."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import gymnasium
@@ -7,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray, Shaped
 
 from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.sac import Policy, SACConfig, SACState
 from wsrl_kit.training import randomness
+from wsrl_kit.training.observations import parts, stacked
 
 MODES = ("sampled", "deterministic")
 
@@ -26,10 +28,12 @@ def act(
     step: Integer[Array, ""] | int,
     observation: Float[Array | np.ndarray, "batch observation"],
     noise_scale: Float[Array | np.ndarray, " batch"],
+    images: Mapping[str, Shaped[Array | np.ndarray, "batch horizon height width channel"]] | None = None,
 ) -> Float[Array, "batch action"]:
     """The policy's actions; their noise is a function of key and step, times `noise_scale` (0: deterministic)."""
     noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.action_size))
-    return sac.act(config, policy, jnp.asarray(observation), noise * noise_scale[:, None])
+    seen = {name: jnp.asarray(camera) for name, camera in (images or {}).items()}
+    return sac.act(config, policy, jnp.asarray(observation), noise * noise_scale[:, None], seen)
 
 
 class Evaluator:
@@ -79,16 +83,18 @@ def _play(
     noise_scale: Float[np.ndarray, " environments"],
 ) -> Float[np.ndarray, "environments 3"]:
     """One episode in each environment: success (nan if not reported), return, length."""
-    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)])
+    states, images = stacked([env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)])
     outcomes = np.zeros((len(environments), 3))
     success: list[bool | None] = [None] * len(environments)
     running = list(range(len(environments)))
     step = 0
     while running:
-        actions = np.asarray(act(config, policy, key, np.int32(step), observations, noise_scale))
+        actions = np.asarray(act(config, policy, key, np.int32(step), states, noise_scale, images))
         for index in list(running):
             observation, reward, terminated, truncated, info = environments[index].step(actions[index])
-            observations[index] = observation
+            states[index], newest = parts(observation)
+            for camera, image in newest.items():
+                images[camera][index] = image
             outcomes[index, 1] += float(reward)
             outcomes[index, 2] += 1
             success[index] = succeeded(success[index], info)

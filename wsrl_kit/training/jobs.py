@@ -1,7 +1,7 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, programs, randomness, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
+from wsrl_kit.training.observations import camera_shapes
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
 
@@ -69,14 +70,17 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
     return dataset
 
 
-def load_offline_data(config: WSRLConfig, paths: Paths) -> Dataset:
+def load_offline_data(config: WSRLConfig, paths: Paths, cameras: Collection[str] | None = None) -> Dataset:
     """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
+
+    Args:
+        cameras: names of those whose images are read; None: of all that there are.
 
     Raises:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
             data do not tell whole episodes.
     """
-    dataset = load_sources(paths)
+    dataset = load_sources(paths, cameras=cameras)
     if config.conservative_loss == "calql":
         _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:
@@ -116,8 +120,8 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     programs.keep()
     run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
-        dataset = load_offline_data(config, config.offline_data_path)
         environment = envs.make(config.exp_name, config.environment_options)
+        dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
         static, agent = agents.create(config, environment, dataset)
         environment.close()
         evaluator = Evaluator(config)
@@ -157,8 +161,8 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     programs.keep()
-    dataset = load_offline_data(config, config.offline_data_path)
     environment = envs.make(config.exp_name, config.environment_options)
+    dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
     static, agent = agents.create(config, environment, dataset)
     environment.close()
     agent, _ = agents.load_warmup(checkpoint_path, static, agent)
@@ -199,8 +203,10 @@ def run_finetune(
     programs.keep()
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
-        dataset = None if config.demo_path is None else load_offline_data(finetune.online(config), config.demo_path)
         environment = envs.make(config.exp_name, config.environment_options)
+        dataset = None
+        if config.demo_path is not None:
+            dataset = load_offline_data(finetune.online(config), config.demo_path, camera_shapes(environment))
         static, agent = agents.create(config, environment, dataset)
         probe = None
         if config.checkpoint_path is not None:

@@ -12,7 +12,7 @@ from wsrl_kit.replay import mixture
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.types import Transition
+from wsrl_kit.types import Batch, Transition
 
 Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
 
@@ -46,18 +46,64 @@ def learning_step(
         conservative_weight: weight of CQL's term; None without one.
         transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
     """
+    replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
+    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, conservative_weight)
+
+
+def sampling_step(
+    sampler: Sampler,
+    shape: tuple[int, int],
+    replay: Replay,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+    transition: Transition | None = None,
+) -> tuple[Replay, Batch, Integer[Array, ""]]:
+    """The first half of `learning_step`: the replay with `transition`, a batch, and its offline rows."""
     if transition is not None:
         replay = mixture.add(sampler, replay, transition)
-    sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+    sample_key, _ = jax.random.split(jax.random.fold_in(key, step))
     batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
+    return replay, batch, offline_rows
+
+
+def updating_step(
+    static: SACConfig,
+    sampler: Sampler,
+    agent: SACState,
+    replay: Replay,
+    batch: Batch,
+    offline_rows: Integer[Array, ""],
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    conservative_weight: Float[Array, ""] | None = None,
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """The second half of `learning_step`; where there are cameras, the batch has got its images in between."""
+    _, update_key = jax.random.split(jax.random.fold_in(key, step))
+    transition = prepared(static, agent, batch.transition, update_key)
     # Left out where there is no such term: what is handed over takes time.
     weight = () if conservative_weight is None else (conservative_weight,)
-    agent, metrics, td_error = update_of(static)(static, agent, batch.transition, update_key, *weight)
+    agent, metrics, td_error = update_of(static)(static, agent, transition, update_key, *weight)
     return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+
+
+def prepared(static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
+    """Sampled transitions as an update takes them (see `sac.prepare`), one batch after another to spare memory."""
+    if static.pixels is None:
+        return batch
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(batch.reward))
+    return jax.lax.map(lambda inputs: sac.prepare(static, agent, *inputs), (batch, keys))
 
 
 learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
 """`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
+
+draw = partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(sampling_step)
+"""`sampling_step` compiled, in place."""
+
+learn_from = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(updating_step)
+"""`updating_step` compiled, in place."""
 
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
 """`mixture.add` compiled, in place: for a step that does not learn."""
