@@ -98,6 +98,15 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8).view(_Array)
 
 
+def _jax_array(reconstruct: Any, arguments: Any, state: Any, *_type: Any) -> np.ndarray:
+    """JAX pickles an array as the steps that make its copy in numpy; the copy it is."""
+    if not (isinstance(reconstruct, _Known) and reconstruct.function is _reconstruct):
+        raise pickle.UnpicklingError("an array of another kind")
+    array = _reconstruct(*arguments)
+    array.__setstate__(state)
+    return array
+
+
 def _scalar(dtype: Any, data: Any) -> Any:
     data = data.encode("latin1") if isinstance(data, str) else data
     return _frombuffer(data, dtype, ())[()]
@@ -122,6 +131,10 @@ _KNOWN: dict[tuple[str, str], _Known] = {
     ("numpy", "dtype"): _Known(_Dtype),
     ("_codecs", "encode"): _Known(_encode),
     ("collections", "OrderedDict"): _Known(dict),
+    # Parameters of networks, as flax and JAX (of 2022, and since) leave them.
+    ("flax.core.frozen_dict", "FrozenDict"): _Known(dict),
+    ("jax._src.device_array", "reconstruct_device_array"): _Known(_jax_array),
+    ("jax._src.array", "_reconstruct_array"): _Known(_jax_array),
     # The same modules under their names of numpy 1 and numpy 2, and of Python 2 and Python 3.
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Known(_reconstruct) for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Known(_scalar) for core in ("core", "_core")},
