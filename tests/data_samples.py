@@ -19,12 +19,16 @@ def trajectory(
     rewards: list[float] | None = None,
     observation_size: int = 3,
     weight: np.ndarray | None = None,
+    cameras: dict[str, tuple[int, int, int]] | None = None,
+    horizon: int = 1,
+    grasp_penalty: np.ndarray | None = None,
 ) -> Trajectory:
     generator = np.random.default_rng(seed)
     sparse = np.zeros(length, np.float32)
     sparse[-1] = float(bool(success))
+    states = generator.normal(size=(length + 1, observation_size)).astype(np.float32)
     return Trajectory(
-        observations=generator.normal(size=(length + 1, observation_size)).astype(np.float32),
+        observations=stacked(np.concatenate([states[:1]] * (horizon - 1) + [states]), horizon).reshape(length + 1, -1),
         actions=generator.uniform(-1, 1, (length, 2)).astype(np.float32),
         rewards=sparse if rewards is None else np.array(rewards, np.float32),
         terminated=terminated,
@@ -32,7 +36,23 @@ def trajectory(
         success=success,
         source=source,
         weight=weight,
+        images={camera: episode_frames(length, shape, horizon, generator) for camera, shape in (cameras or {}).items()},
+        observation_horizon=horizon,
+        grasp_penalty=grasp_penalty,
     )
+
+
+def episode_frames(
+    length: int, shape: tuple[int, int, int], horizon: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The frames of a whole episode, the first one repeated for the horizon as HIL-SERL's wrapper does."""
+    frames = generator.integers(0, 256, (length + 1, *shape), dtype=np.uint8)
+    return np.concatenate([frames[:1]] * (horizon - 1) + [frames])
+
+
+def stacked(frames: np.ndarray, horizon: int) -> np.ndarray:
+    """Every window of `horizon` frames, oldest first: (windows, horizon, ...)."""
+    return np.stack([frames[start : start + horizon] for start in range(len(frames) - horizon + 1)])
 
 
 def three_sources() -> list[Trajectory]:
@@ -54,8 +74,34 @@ def assert_same(found: Dataset, expected: Dataset) -> None:
         if isinstance(value, np.ndarray) and name != "episode_source":
             np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
             assert getattr(found, name).dtype == value.dtype
+    assert found.observation_horizon == expected.observation_horizon
+    assert list(found.images) == list(expected.images)
+    for camera, frames in expected.images.items():
+        np.testing.assert_array_equal(found.images[camera], frames, err_msg=camera)
+    if expected.grasp_penalty is None:
+        assert found.grasp_penalty is None
     sources = [[data.source_names[index] for index in data.episode_source] for data in (found, expected)]
     assert sources[0] == sources[1]
+
+
+CAMERAS = {"wrist_1": (8, 8, 3), "wrist_2": (6, 4, 3)}
+
+
+def three_sources_with_images(horizon: int) -> list[Trajectory]:
+    """`three_sources`, with two cameras of different sizes and an observation horizon."""
+    kinds = [(4, "demos"), (3, "demos"), (6, "suboptimal"), (2, "suboptimal"), (6, "random")]
+    return [
+        trajectory(
+            length,
+            seed=seed,
+            source=source,
+            success=source == "demos",
+            terminated=source != "suboptimal",
+            cameras=CAMERAS,
+            horizon=horizon,
+        )
+        for seed, (length, source) in enumerate(kinds)
+    ]
 
 
 def upstream_rows(lengths: list[int], *, timeout: int | None = None, seed: int = 0, infos: bool = True) -> list[dict]:

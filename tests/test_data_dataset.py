@@ -53,7 +53,9 @@ def test_weights_are_one_unless_trajectories_bring_their_own() -> None:
 
 
 def test_trajectories_of_different_sizes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"Episode 1 of source 'odd' has observations of size 4 .*, expected 3"):
+    with pytest.raises(
+        DataError, match=r"Episode 1 of source 'odd' has observations of size 4, expected 3 as in episode 0"
+    ):
         dataset(trajectory(), trajectory(observation_size=4, source="odd"))
     with pytest.raises(DataError, match="at least one trajectory"):
         Dataset.from_trajectories([])

@@ -1,13 +1,14 @@
 """The one container of offline data: flat arrays over transitions, and where each episode ends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
 
+from wsrl_kit.data.layout import Layout
 from wsrl_kit.errors import DataError, ParameterError
-from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.trajectory import Images, Trajectory
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Dataset:
         episode_success: 1 success, 0 failure, nan where the data does not say; a segment has that of its episode.
         episode_source: index of each episode's source in `source_names`.
         source_names: the names of the sources.
+        images: each camera's frames, those of all episodes one after another, length + k of an episode (see
+            `Trajectory`), so that an observation and the next share theirs; none where the task has no cameras.
+        observation_horizon: k, the frames per observation.
+        grasp_penalty: what each row's grasp action cost (0 where the data does not say); None where no data says so.
     """
 
     observations: Float32[np.ndarray, "transition observation"]
@@ -39,6 +44,9 @@ class Dataset:
     episode_success: Float32[np.ndarray, " episode"]
     episode_source: Int64[np.ndarray, " episode"]
     source_names: tuple[str, ...]
+    images: Images = field(default_factory=dict)
+    observation_horizon: int = 1
+    grasp_penalty: Float32[np.ndarray, " transition"] | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -64,6 +72,15 @@ class Dataset:
         return np.repeat(np.arange(self.episode_count), self.episode_lengths)
 
     @property
+    def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
+        """The index in each camera's `images` of the newest frame of each row's observation.
+
+        The observation's stack is the `observation_horizon` frames that end there; that of the next observation is one
+        frame later.
+        """
+        return np.arange(len(self)) + (self.episode_of_row + 1) * self.observation_horizon - 1
+
+    @property
     def episode_returns(self) -> Float32[np.ndarray, " episode"]:
         """The undiscounted sum of rewards of each episode."""
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
@@ -82,20 +99,22 @@ class Dataset:
         """
         if not trajectories:
             raise DataError("A dataset needs at least one trajectory, found none.")
-        expected = trajectories[0].observations.shape[1], trajectories[0].actions.shape[1]
+        expected = _layout(trajectories[0])
         for number, trajectory in enumerate(trajectories):
-            found = trajectory.observations.shape[1], trajectory.actions.shape[1]
             where = f"Episode {number}" + (f" of source {trajectory.source!r}" if trajectory.source else "")
-            if found != expected:
-                raise DataError(
-                    f"{where} has observations of size {found[0]} and actions of size {found[1]}, "
-                    f"expected {expected[0]} and {expected[1]} as in episode 0."
-                )
+            if difference := _layout(trajectory).difference(expected):
+                raise DataError(f"{where} {difference} as in episode 0.")
             if len(trajectory) == 0 or len(trajectory.observations) != len(trajectory) + 1:
                 raise DataError(
                     f"{where} has {len(trajectory.observations)} observations for {len(trajectory)} actions, "
                     "expected at least one action and one observation more than actions."
                 )
+            for camera, frames in trajectory.images.items():
+                if len(frames) != len(trajectory) + expected.observation_horizon:
+                    raise DataError(
+                        f"{where} has {len(frames)} frames of camera {camera!r} for {len(trajectory)} actions, "
+                        f"expected {len(trajectory) + expected.observation_horizon}."
+                    )
         source_names = tuple(dict.fromkeys(trajectory.source for trajectory in trajectories))
         lengths = np.array([len(trajectory) for trajectory in trajectories], dtype=np.int64)
         episode_ends = np.cumsum(lengths)
@@ -116,6 +135,9 @@ class Dataset:
             episode_success=np.array(success, dtype=np.float32),
             episode_source=np.array([source_names.index(t.source) for t in trajectories], dtype=np.int64),
             source_names=source_names,
+            images={camera: np.concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
+            observation_horizon=expected.observation_horizon,
+            grasp_penalty=_penalties(trajectories),
         )
 
     def trajectories(self) -> list[Trajectory]:
@@ -125,6 +147,9 @@ class Dataset:
     def _trajectory(self, episode: int) -> Trajectory:
         end = int(self.episode_ends[episode])
         rows = slice(end - int(self.episode_lengths[episode]), end)
+        # Each episode so far has `observation_horizon` frames more than rows.
+        horizon = self.observation_horizon
+        frames = slice(rows.start + episode * horizon, end + (episode + 1) * horizon)
         success = self.episode_success[episode]
         return Trajectory(
             observations=np.concatenate([self.observations[rows], self.next_observations[end - 1 : end]]),
@@ -135,6 +160,9 @@ class Dataset:
             success=None if np.isnan(success) else bool(success),
             source=self.source_names[self.episode_source[episode]],
             weight=self.weight[rows],
+            images={camera: images[frames] for camera, images in self.images.items()},
+            observation_horizon=self.observation_horizon,
+            grasp_penalty=None if self.grasp_penalty is None else self.grasp_penalty[rows],
         )
 
     def select_episodes(self, episodes: Integer[np.ndarray, " selected"]) -> "Dataset":
@@ -148,7 +176,8 @@ class Dataset:
     def select_transitions(self, rows: Integer[np.ndarray, " selected"]) -> "Dataset":
         """Some rows, each once, in the order they have here; neighbours in one episode stay together as a segment.
 
-        A segment that ends before its episode did is truncated there. A segment keeps its episode's success and source.
+        A segment that ends before its episode did is truncated there. A segment keeps its episode's success and source,
+        and of its episode's frames those that its own observations show.
 
         Raises:
             DataError: none is selected.
@@ -158,6 +187,7 @@ class Dataset:
             raise DataError("A selection of the dataset needs at least one transition, found none.")
         episode = self.episode_of_row[rows]
         last = np.append((np.diff(rows) > 1) | (np.diff(episode) > 0), True)
+        frames = self._frames_of_segments(rows, np.flatnonzero(last) + 1)
         return replace(
             self,
             observations=self.observations[rows],
@@ -170,7 +200,18 @@ class Dataset:
             episode_ends=np.flatnonzero(last) + 1,
             episode_success=self.episode_success[episode[last]],
             episode_source=self.episode_source[episode[last]],
+            images={camera: images[frames] for camera, images in self.images.items()},
+            grasp_penalty=None if self.grasp_penalty is None else self.grasp_penalty[rows],
         )
+
+    def _frames_of_segments(
+        self, rows: Integer[np.ndarray, " selected"], ends: Integer[np.ndarray, " segment"]
+    ) -> Integer[np.ndarray, " frame"]:
+        """The frames that segments of rows show: length + k of each, one segment's after another's."""
+        lengths = np.diff(ends, prepend=0)
+        counts = lengths + self.observation_horizon
+        first = self.frame_of_row[rows[ends - lengths]] + 1 - self.observation_horizon
+        return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
     def split_holdout(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
         """Sets whole episodes aside at random: (training, held out), both in the order they have here.
@@ -189,6 +230,20 @@ class Dataset:
         count = min(max(round(fraction * self.episode_count), 1), self.episode_count - 1)
         order = np.random.default_rng(seed).permutation(self.episode_count)
         return self.select_episodes(order[count:]), self.select_episodes(order[:count])
+
+
+def _layout(trajectory: Trajectory) -> Layout:
+    cameras = {camera: frames.shape[1:] for camera, frames in sorted(trajectory.images.items())}
+    sizes = trajectory.observations.shape[1], trajectory.actions.shape[1]
+    return Layout(*sizes, cameras, trajectory.observation_horizon)
+
+
+def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " transition"] | None:
+    if all(trajectory.grasp_penalty is None for trajectory in trajectories):
+        return None
+    return np.concatenate(
+        [np.zeros(len(t), np.float32) if t.grasp_penalty is None else t.grasp_penalty for t in trajectories]
+    )
 
 
 def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " transition"]:

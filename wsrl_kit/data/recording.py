@@ -5,12 +5,14 @@ so that the loader can refuse the file and the doctor can list everything from t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Integer, Shaped
+from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
+from wsrl_kit.data.frames import Frames, differ
+from wsrl_kit.data.layout import Layout
 from wsrl_kit.trajectory import Trajectory
 
 # Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
@@ -37,6 +39,13 @@ class Recording:
         action_kind: dtype and shape of one action as recorded.
         timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
         problems: what is wrong with the file, as ends of a sentence that begins with its name.
+        grasp_penalty: what the row's grasp action cost, nan where the row does not say; None where no row does.
+        frames: camera -> its frames, in any order; none without cameras. One that several observations show need be
+            there only once, and may be there more often.
+        stack: indices in `frames` of the k frames of each row's observation, oldest first; None without cameras. A
+            reader of episodes whose frames lie in time order gives `frame[:, None] + np.arange(1 - k, 1)`.
+        next_stack: the same of the next observation: the row's stack moved on by one frame.
+        stored_frames: how many frames of each camera the file holds, repeated ones counted.
     """
 
     observations: Float32[np.ndarray, "transition observation"]
@@ -54,6 +63,11 @@ class Recording:
     action_kind: str
     timeouts_repaired: int = 0
     problems: tuple[str, ...] = ()
+    grasp_penalty: Float32[np.ndarray, " transition"] | None = None
+    frames: Frames = field(default_factory=dict)
+    stack: Int64[np.ndarray, "transition horizon"] | None = None
+    next_stack: Int64[np.ndarray, "transition horizon"] | None = None
+    stored_frames: int = 0
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -64,20 +78,53 @@ def kind(array: Shaped[np.ndarray, "..."]) -> str:
     return f"{array.dtype} {array.shape}"
 
 
+def layout(recording: Recording) -> Layout:
+    """What the other files of a dataset must have in common with this one."""
+    return Layout(
+        observation_size=recording.observations.shape[1],
+        action_size=recording.actions.shape[1],
+        cameras={camera: frames[0].shape for camera, frames in sorted(recording.frames.items())},
+        observation_horizon=1 if recording.stack is None else recording.stack.shape[1],
+    )
+
+
 def join(recordings: Sequence[Recording]) -> Recording:
-    """Recordings one after another; an episode that one file breaks off and the next continues is whole again."""
+    """Recordings of one layout after one another; an episode that one breaks off and the next continues is whole again.
+
+    Frames are referred to, and not copied.
+    """
+    first = recordings[0]
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(recording, name) for recording in recordings])
-        for name, value in vars(recordings[0]).items()
-        if isinstance(value, np.ndarray)
+        for name, value in vars(first).items()
+        if isinstance(value, np.ndarray) and name not in ("grasp_penalty", "stack", "next_stack")
     }
-    repaired = sum(recording.timeouts_repaired for recording in recordings)
-    problems = tuple(problem for recording in recordings for problem in recording.problems)
-    return replace(recordings[0], **arrays, timeouts_repaired=repaired, problems=problems)
+    if any(recording.grasp_penalty is not None for recording in recordings):
+        penalties = [
+            np.full(len(recording), np.nan, np.float32) if recording.grasp_penalty is None else recording.grasp_penalty
+            for recording in recordings
+        ]
+        arrays["grasp_penalty"] = np.concatenate(penalties)
+    if first.stack is not None:
+        counts = [len(next(iter(recording.frames.values()))) for recording in recordings]
+        before = np.cumsum([0, *counts[:-1]])
+        for name in ("stack", "next_stack"):
+            stacks = [getattr(recording, name) + offset for recording, offset in zip(recordings, before, strict=True)]
+            arrays[name] = np.concatenate(stacks)
+        arrays["frames"] = {
+            camera: [frame for recording in recordings for frame in recording.frames[camera]] for camera in first.frames
+        }
+    return replace(
+        first,
+        **arrays,
+        timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
+        problems=tuple(problem for recording in recordings for problem in recording.problems),
+        stored_frames=sum(recording.stored_frames for recording in recordings),
+    )
 
 
 def value_problems(recording: Recording) -> list[str]:
-    """What is wrong with the numbers: NaN, infinity, actions out of range, weights below 0."""
+    """What is wrong with the values: NaN, infinity, actions out of range, weights below 0, stacks that jump."""
     problems = []
     for name in ("observations", "next_observations", "actions", "rewards"):
         values = getattr(recording, name).reshape(len(recording), -1)
@@ -94,6 +141,15 @@ def value_problems(recording: Recording) -> list[str]:
         problems.append(
             f"the weight of transition {bad[0]} is {recording.weight[bad[0]]:.4g}, expected 0 or more{_more(bad)}"
         )
+    if recording.grasp_penalty is not None and len(bad := np.flatnonzero(np.isinf(recording.grasp_penalty))):
+        problems.append(f"the grasp penalty of transition {bad[0]} is infinite{_more(bad)}")
+    if recording.stack is not None and recording.next_stack is not None:
+        bad = np.flatnonzero(differ(recording.frames, recording.stack[:, 1:], recording.next_stack[:, :-1]))
+        if len(bad):
+            problems.append(
+                f"the images of transition {bad[0]} are no stacks that move on by one frame: the older frames of its "
+                f"next observation are not the newer ones of its observation{_more(bad)}"
+            )
     return problems
 
 
@@ -110,10 +166,14 @@ def success_from_rewards(
 
 
 def gaps(recording: Recording) -> Integer[np.ndarray, " gap"]:
-    """Rows that no recorded end follows, and yet the next row starts elsewhere than they led to."""
+    """Rows that no recorded end follows, and yet the next row starts with another state or image than they led to."""
     led_to, starts_at = recording.next_observations[:-1], recording.observations[1:]
     broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
-    return np.flatnonzero(broken & ~(recording.terminated | recording.truncated)[:-1])
+    recorded = (recording.terminated | recording.truncated)[:-1]
+    if recording.stack is not None and recording.next_stack is not None:
+        rows = np.flatnonzero(~broken & ~recorded)
+        broken[rows] = differ(recording.frames, recording.next_stack[rows], recording.stack[rows + 1])
+    return np.flatnonzero(broken & ~recorded)
 
 
 def segment_ends(recording: Recording) -> Integer[np.ndarray, " segment"]:
@@ -172,6 +232,19 @@ def segments(recording: Recording, source: str = "") -> list[Trajectory]:
             success=None if np.isnan(succeeded) else bool(succeeded),
             source=str(recording.source[start]) or source,
             weight=None if np.isnan(weight := recording.weight[start:end]).all() else np.nan_to_num(weight, nan=1.0),
+            images=_images(recording, start, end),
+            observation_horizon=layout(recording).observation_horizon,
+            grasp_penalty=None
+            if recording.grasp_penalty is None
+            else np.nan_to_num(recording.grasp_penalty[start:end]),
         )
-        for start, end, succeeded in zip(starts, ends, success, strict=True)
+        for start, end, succeeded in zip(starts.tolist(), ends.tolist(), success, strict=True)
     ]
+
+
+def _images(recording: Recording, start: int, end: int) -> dict[str, UInt8[np.ndarray, "frame _height _width 3"]]:
+    """The frames of the unbroken rows from start to end: the first observation's stack, then each next one's newest."""
+    if recording.stack is None or recording.next_stack is None:
+        return {}
+    shown = [*recording.stack[start], *recording.next_stack[start:end, -1]]
+    return {camera: np.stack([frames[index] for index in shown]) for camera, frames in recording.frames.items()}

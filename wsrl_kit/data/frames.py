@@ -1,0 +1,74 @@
+"""Camera frames of a recording: referred to by index, held once, never copied before trajectories are made of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Integer, UInt8
+
+Frame = UInt8[np.ndarray, "_height _width 3"]
+# Camera -> its frames, one array of all of them or a list of arrays; frame i is of the same moment in all cameras.
+Frames = Mapping[str, UInt8[np.ndarray, "frame _height _width 3"] | Sequence[Frame]]
+
+
+def differ(
+    frames: Frames, first: Integer[np.ndarray, "pair horizon"], second: Integer[np.ndarray, "pair horizon"]
+) -> Bool[np.ndarray, " pair"]:
+    """Whether two stacks of frames, given by index, differ in what any camera saw."""
+    found = first != second
+    for pair, place in np.argwhere(found):
+        found[pair, place] = not _same(frames, int(first[pair, place]), int(second[pair, place]))
+    return found.any(axis=1)
+
+
+def _same(frames: Frames, first: int, second: int) -> bool:
+    return all(np.array_equal(camera[first], camera[second]) for camera in frames.values())
+
+
+class FrameCollector:
+    """Takes in the stacks of observations one after another and keeps each frame of them once.
+
+    Files repeat frames: that of a next observation is that of the following observation, and stacks overlap. A frame is
+    known again by its memory, where the file shares it, or else by being equal to the frame that is expected there.
+
+    Attributes:
+        frames: camera -> what was collected; views of the arrays that were given.
+        stored: how many frames were given that lie in memory of their own.
+    """
+
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self.frames: dict[str, list[Frame]] = {camera: [] for camera in cameras}
+        self._index_of: dict[tuple[int, ...], int] = {}
+        self._seen: set[tuple[int, ...]] = set()
+
+    @property
+    def stored(self) -> int:
+        return len(self._seen)
+
+    def add(
+        self, stacks: Mapping[str, UInt8[np.ndarray, "horizon _height _width 3"]], expected: Sequence[int]
+    ) -> list[int]:
+        """Collects the stack of one observation, and returns the indices of its frames, oldest first.
+
+        Args:
+            stacks: camera -> its stack, oldest frame first.
+            expected: indices of the frames that are likely to be the first ones of the stack; may be empty.
+        """
+        indices: list[int] = []
+        for place in range(len(next(iter(stacks.values())))):
+            guesses = [*expected[place : place + 1], *indices[-1:]]
+            indices.append(self._index({camera: stack[place] for camera, stack in stacks.items()}, guesses))
+        return indices
+
+    def _index(self, frame: Mapping[str, Frame], guesses: Sequence[int]) -> int:
+        memory = tuple(array.__array_interface__["data"][0] for array in frame.values())
+        self._seen.add(memory)
+        known = self._index_of.get(memory)
+        for guess in guesses:
+            if guess == known or all(np.array_equal(frame[camera], self.frames[camera][guess]) for camera in frame):
+                return guess
+        if known is None:
+            # Only of frames that are kept: the memory of others may be another frame's later.
+            known = self._index_of[memory] = len(self._index_of)
+            for camera, array in frame.items():
+                self.frames[camera].append(array)
+        return known
