@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wsrl_kit.replay import mixture, storage, sum_tree
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.prioritized import SMALLEST_PRIORITY, Proportional, RankBased
+from wsrl_kit.replay.storage import Window
 from wsrl_kit.replay.sum_tree import FANOUT
 from wsrl_kit.replay.uniform import Sampler, Uniform
 from wsrl_kit.types import Transition
@@ -44,10 +45,15 @@ def assert_frequencies(index: jax.Array, probability: np.ndarray) -> None:
     assert np.sum((counts[held] - expected) ** 2 / expected) < freedom + 5 * np.sqrt(2 * freedom)
 
 
+def rows_from_first(size: int) -> Window:
+    """The window of a ring of 2^22 rows that has not come round yet."""
+    return Window(jnp.int32(0), jnp.int32(size), 2**22)
+
+
 def sampled(sampler: Sampler, state: object, size: int, draws: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     position = jax.random.uniform(jax.random.key(seed), (draws,))
     bits = jax.random.bits(jax.random.key(seed + 1), (draws,))
-    index, probability = jax.jit(sampler.sample)(state, jnp.int32(size), position, bits)
+    index, probability = jax.jit(sampler.sample)(state, rows_from_first(size), position, bits)
     return np.asarray(index), np.asarray(probability)
 
 
@@ -94,7 +100,7 @@ def test_uniform_draws_every_held_row_equally() -> None:
 
 def test_uniform_strata_take_every_row_once() -> None:
     position = (jnp.arange(64) + jax.random.uniform(KEY, (64,))) / 64
-    index, _ = Uniform().sample((), jnp.int32(64), position, jax.random.bits(KEY, (64,)))
+    index, _ = Uniform().sample((), rows_from_first(64), position, jax.random.bits(KEY, (64,)))
     assert sorted(np.asarray(index)) == list(range(64))
 
 
@@ -190,7 +196,7 @@ def test_each_of_millions_of_rows_gets_its_share(sampler: Sampler) -> None:
     # jax.random.uniform gives multiples of 2^-23, eight to every three rows: alone they would leave one of them short.
     size, draws = 3 * 2**20, 30_000
     state = () if isinstance(sampler, Uniform) else sampler.insert(sampler.create(size), jnp.arange(size))
-    draw = jax.jit(jax.vmap(partial(sampler.sample, state, jnp.int32(size))))
+    draw = jax.jit(jax.vmap(partial(sampler.sample, state, rows_from_first(size))))
     index, probability = draw(jax.random.uniform(jax.random.key(1), (draws, 1)), jax.random.bits(KEY, (draws, 1)))
     assert_frequencies(index.ravel() % 3, np.full(3, 1 / 3))
     assert_frequencies(index.ravel() // 2**17, np.full(24, 1 / 24))

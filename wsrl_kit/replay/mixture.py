@@ -38,6 +38,16 @@ def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
     return replay._replace(online=storage.add(replay.online, transition), online_sampler=sampler_state)
 
 
+def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
+    """The replay without the `count` oldest online transitions: their rows are never sampled until they are rewritten.
+
+    For transitions that have lost what is kept beside the replay, such as their frames. O(capacity).
+    """
+    online = storage.drop_oldest(replay.online, count)
+    held = storage.is_held(online, jnp.arange(storage.capacity(online)))
+    return replay._replace(online=online, online_sampler=sampler.keep(replay.online_sampler, held))
+
+
 def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:
     """The replay with the Monte-Carlo returns of online transitions; rows at or past the capacity are left out."""
     return replay._replace(online=storage.set_monte_carlo_returns(replay.online, row, monte_carlo_return))
@@ -88,8 +98,9 @@ def sample(
     bits = bits.reshape(-1)
     is_offline = jnp.broadcast_to(is_offline, shape).reshape(-1)
 
-    offline_index, offline_probability = sampler.sample(replay.offline_sampler, replay.offline.size, position, bits)
-    online_index, online_probability = sampler.sample(replay.online_sampler, replay.online.size, position, bits)
+    offline_window, online_window = storage.window(replay.offline), storage.window(replay.online)
+    offline_index, offline_probability = sampler.sample(replay.offline_sampler, offline_window, position, bits)
+    online_index, online_probability = sampler.sample(replay.online_sampler, online_window, position, bits)
     index = jnp.where(is_offline, offline_index, online_index)
     expected = jnp.where(is_offline, offline_probability * replay.offline.size, online_probability * replay.online.size)
     importance = jnp.maximum(expected, jnp.finfo(jnp.float32).tiny) ** -beta
@@ -113,9 +124,13 @@ def update_priorities(
     offline_rows: Integer[Array, ""],
     td_error: Float[Array, "batches batch"],
 ) -> Replay:
-    """Writes the TD errors of a sampled batch back as priorities, each row to its own side."""
+    """Writes the TD errors of a sampled batch back as priorities, each row to its own side.
+
+    Rows dropped since the batch was sampled stay dropped.
+    """
     is_offline = jnp.broadcast_to(jnp.arange(td_error.shape[1]) < offline_rows, td_error.shape).reshape(-1)
     index, error = batch.row.reshape(-1), td_error.reshape(-1)
+    is_online = ~is_offline & storage.is_held(replay.online, index)
 
     def written(state: PyTree, mine: Bool[Array, " rows"]) -> PyTree:
         # Rows of the other side go to an index past every capacity, which JAX drops.
@@ -124,5 +139,5 @@ def update_priorities(
 
     return replay._replace(
         offline_sampler=written(replay.offline_sampler, is_offline),
-        online_sampler=written(replay.online_sampler, ~is_offline),
+        online_sampler=written(replay.online_sampler, is_online),
     )

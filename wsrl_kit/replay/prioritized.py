@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer, UInt32
+from jaxtyping import Bool, Float, Integer, UInt32
 
 from wsrl_kit.replay import sum_tree
+from wsrl_kit.replay.storage import Window
 from wsrl_kit.replay.sum_tree import SumTree
 
 SMALLEST_PRIORITY = 1e-6
@@ -42,7 +43,7 @@ class Proportional:
     def sample(
         self,
         state: ProportionalState,
-        size: Integer[Array, ""],
+        window: Window,
         position: Float[Array, " batch"],
         bits: UInt32[Array, " batch"],
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
@@ -54,6 +55,9 @@ class Proportional:
         priority = jnp.abs(td_error) + SMALLEST_PRIORITY
         tree = sum_tree.update(state.tree, index, priority**self.alpha)
         return ProportionalState(tree, jnp.maximum(state.maximum, priority.max()))
+
+    def keep(self, state: ProportionalState, held: Bool[Array, " capacity"]) -> ProportionalState:
+        return state._replace(tree=sum_tree.masked(state.tree, held))
 
     def refresh(self, state: ProportionalState, size: Integer[Array, ""]) -> ProportionalState:
         return state
@@ -90,7 +94,7 @@ class RankBased:
     def sample(
         self,
         state: RankState,
-        size: Integer[Array, ""],
+        window: Window,
         position: Float[Array, " batch"],
         bits: UInt32[Array, " batch"],
     ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
@@ -102,6 +106,10 @@ class RankBased:
         tree = sum_tree.update(state.tree, index, rank.astype(jnp.float32) ** -self.alpha)
         maximum = jnp.maximum(state.maximum, priority.max())
         return state._replace(tree=tree, priority=state.priority.at[index].set(priority), maximum=maximum)
+
+    def keep(self, state: RankState, held: Bool[Array, " capacity"]) -> RankState:
+        priority = jnp.where(held, state.priority, 0.0)
+        return state._replace(tree=sum_tree.masked(state.tree, held), priority=priority)
 
     def refresh(self, state: RankState, size: Integer[Array, ""]) -> RankState:
         """Sorts: exact ranks for all rows. O(capacity log capacity), so once in many steps."""

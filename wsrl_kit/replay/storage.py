@@ -5,18 +5,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from wsrl_kit.types import Transition
 
 
 class Storage(NamedTuple):
-    """Fixed-capacity ring; rows from `size` on are zeros.
+    """Fixed-capacity ring; rows not yet written are zeros.
 
     Attributes:
         states: observation, next observation, and the fields of one number each, side by side: one read fetches them.
         actions: kept apart, so that the shapes of both arrays tell every field's size.
-        size: transitions held.
+        size: transitions held: those in the `size` rows before `position`, around the ring's end.
         position: row that the next transition takes.
     """
 
@@ -30,6 +30,20 @@ class Storage(NamedTuple):
         """All rows, also those not yet written; a copy."""
         # A ring that was read back from a device or a file holds numpy arrays.
         return _unpacked(jnp.asarray(self.states), jnp.asarray(self.actions))
+
+
+class Window(NamedTuple):
+    """The rows that hold transitions, as samplers see them.
+
+    Attributes:
+        first: the row that they begin with, going on around the ring's end; 0 where every row holds one.
+        size: their number.
+        capacity: rows of the ring.
+    """
+
+    first: Integer[Array, ""]
+    size: Integer[Array, ""]
+    capacity: int
 
 
 def _packed(transition: Transition) -> tuple[Float[Array, "*batch state"], Float[Array, "*batch action"]]:
@@ -87,6 +101,24 @@ def add(storage: Storage, transition: Transition) -> Storage:
     )
     limit = capacity(storage)
     return Storage(states, actions, jnp.minimum(storage.size + 1, limit), (storage.position + 1) % limit)
+
+
+def drop_oldest(storage: Storage, count: Integer[Array, ""]) -> Storage:
+    """The ring without its `count` oldest transitions; empty if it holds fewer. Their rows keep their bytes."""
+    return storage._replace(size=jnp.maximum(storage.size - count, 0))
+
+
+def window(storage: Storage) -> Window:
+    """The rows held."""
+    limit = capacity(storage)
+    first = jnp.where(storage.size == limit, 0, (storage.position - storage.size) % limit)
+    return Window(first, storage.size, limit)
+
+
+def is_held(storage: Storage, row: Integer[Array, "*batch"]) -> Bool[Array, "*batch"]:
+    """Whether each row, in [0, capacity), holds a transition."""
+    held = window(storage)
+    return (row - held.first) % held.capacity < held.size
 
 
 def set_monte_carlo_returns(storage: Storage, row: Integer[Array, " rows"], value: Float[Array, " rows"]) -> Storage:

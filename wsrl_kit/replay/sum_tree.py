@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer, UInt32
+from jaxtyping import Bool, Float, Integer, UInt32
 
 FANOUT = 16
 """Children per block. Measured: fewer make more levels, each a few calls; more make a search read more numbers."""
@@ -45,6 +45,11 @@ def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
         sums = levels[-1].reshape(-1, FANOUT).sum(axis=1)
         levels.append(level.at[: len(sums)].set(sums))
     return SumTree(tuple(levels))
+
+
+def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
+    """The tree with the masses of all other leaves set to zero; O(capacity), so not for each step."""
+    return from_mass(jnp.where(kept, tree.levels[0][: len(kept)], 0.0))
 
 
 def total(tree: SumTree) -> Float[Array, ""]:
