@@ -1,20 +1,22 @@
 """Random crops of camera images (DrQ, Kostrikov et al. 2021, arXiv 2004.13649), padded by their edges as HIL-SERL's."""
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import PRNGKeyArray, UInt8
 
+from wsrl_kit.types import Images
 
-def random_crops(
-    key: PRNGKeyArray, images: Mapping[str, UInt8[Array, "*batch horizon height width channel"]], padding: int
-) -> dict[str, UInt8[Array, "*batch horizon height width channel"]]:
+
+def random_crops(key: PRNGKeyArray, images: Images, padding: int) -> Images:
     """Every camera's images, each camera cropped by offsets of its own."""
     keys = jax.random.split(key, len(images))
-    return {camera: random_crop(key, images[camera], padding) for camera, key in zip(sorted(images), keys, strict=True)}
+    return {
+        camera: random_crop(key, jnp.asarray(images[camera]), padding)
+        for camera, key in zip(sorted(images), keys, strict=True)
+    }
 
 
 def random_crop(

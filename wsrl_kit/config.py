@@ -116,7 +116,7 @@ class WSRLConfig:
     encoder_weights: str | None = parameter(None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl")
     augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
     frame_memory: str = parameter(
-        "host", "where replay keeps images: the host's memory, or the accelerator's if they fit", choices=("host", "device")
+        "host", "where replay keeps images: in the host's memory or the accelerator's", choices=("host", "device")
     )
 
     # Conservative critics

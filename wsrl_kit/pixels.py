@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Float, PRNGKeyArray, PyTree, Shaped
 
 from wsrl_kit.networks import mlp, pixels
+from wsrl_kit.types import Images
 
 SHARED_TRUNK = "all cameras"
 """The name of a trunk that all cameras share."""
 
-Images = Mapping[str, UInt8[Array, "*batch horizon height width 3"]]
-FeatureMaps = Mapping[str, Float[Array, "*batch horizon h w channels"]]
+FeatureMaps = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon h w channels"]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def feature_map_shape(config: PixelConfig) -> tuple[int, int, int]:
     return maps.shape[1:]
 
 
-def trunk_features(config: PixelConfig, trunks: Mapping[str, PyTree], images: Images) -> FeatureMaps:
+def trunk_features(
+    config: PixelConfig, trunks: Mapping[str, PyTree], images: Images
+) -> dict[str, Float[Array, "*batch horizon h w channels"]]:
     """The feature map of every frame, each for itself.
 
     Args:
@@ -97,7 +100,7 @@ def trunk_features(config: PixelConfig, trunks: Mapping[str, PyTree], images: Im
     maps: dict[str, Array] = {}
     for name, parameters in trunks.items():
         cameras = [camera for camera in config.cameras if config.trunk_of[camera] == name]
-        frames = jnp.stack([images[camera] for camera in cameras])
+        frames = jnp.stack([jnp.asarray(images[camera]) for camera in cameras])
         flat = _trunk(config).apply(parameters, frames.reshape(-1, *frames.shape[-3:]))
         maps |= dict(zip(cameras, flat.reshape(*frames.shape[:-3], *flat.shape[1:]), strict=True))
     return maps

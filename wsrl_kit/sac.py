@@ -14,7 +14,8 @@ import optax
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from wsrl_kit import conservative, losses, pixels
+from wsrl_kit import conservative, losses
+from wsrl_kit.augmentation import random_crops
 from wsrl_kit.networks import tanh_normal
 from wsrl_kit.sac_state import (
     ENSEMBLE_REDUCTIONS,
@@ -35,6 +36,7 @@ from wsrl_kit.sac_state import (
     policy,
     step,
     temperature_optimizer,
+    with_trunk,
 )
 from wsrl_kit.types import NO_IMAGES, Images, Transition
 
@@ -58,6 +60,7 @@ __all__ = [
     "update_actor",
     "update_critic",
     "update_multiplier",
+    "with_trunk",
 ]
 
 Metrics = dict[str, Float[Array, ""]]
@@ -122,7 +125,14 @@ def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyA
     """
     if config.pixels is None:
         return batch
-    return pixels.prepare(config.pixels, state.trunk, batch, key)
+    images, next_images = batch.images, batch.next_images
+    if key is not None:
+        crop, next_crop = jax.random.split(key)
+        images = random_crops(crop, images, config.pixels.augmentation_padding)
+        next_images = random_crops(next_crop, next_images, config.pixels.augmentation_padding)
+    return batch._replace(
+        images=frozen_features(config, state, images), next_images=frozen_features(config, state, next_images)
+    )
 
 
 class NextAction(NamedTuple):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit import pixels, schedules
 from wsrl_kit.config import WSRLConfig
+from wsrl_kit.errors import ParameterError
 from wsrl_kit.networks import mlp
 from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.types import Images
@@ -72,12 +73,13 @@ class SACState(NamedTuple):
 
     Attributes:
         critic: parameters of the ensemble, leading axis over critics. Where there are images, {"ensemble": these,
-            "encoder": those of the images' encoder}: the critics' loss trains it, and the target averages it too.
+            "encoder": {"maps": those of the encoder, "trunks": of its trunks, unless they are frozen}}: the critics'
+            loss trains all of it, and the target averages all of it.
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
-        trunk: parameters of the images' frozen trunk, which no optimizer knows; () without one.
+        trunk: parameters of the images' frozen trunks, which no optimizer knows; () without any.
     """
 
     actor: PyTree
@@ -159,10 +161,15 @@ def create(
     """A fresh agent."""
     actor_key, critic_key = jax.random.split(key)
     observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.action_size))
-    own_encoder, trunk = (), ()
+    own_encoder: PyTree = {}
+    trunk: PyTree = ()
     if config.pixels is not None:
-        own_encoder, trunk = pixels.create(config.pixels, jax.random.fold_in(key, 2), config.observation_size)
-        observation = jnp.zeros((1, pixels.feature_size(config.pixels)))
+        trunk_key, encoder_key = jax.random.split(jax.random.fold_in(key, 2))
+        trunk = pixels.create_trunks(config.pixels, trunk_key)
+        own_encoder["maps"] = pixels.create_encoder(config.pixels, encoder_key, config.observation_size)
+        observation = jnp.zeros((1, config.pixels.encoded_size))
+        if not config.pixels.is_frozen:
+            own_encoder["trunks"], trunk = trunk, ()
     actor = actor_network(config).init(actor_key, observation)
     critic = critic_network(config, config.critic_ensemble_size).init(critic_key, observation, action, False)
     if config.pixels is not None:
@@ -185,11 +192,31 @@ def create(
     )
 
 
+def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACState:
+    """The agent with given parameters of the trunk that all its cameras share.
+
+    Raises:
+        ParameterError: it has a trunk for each camera.
+    """
+    assert config.pixels is not None
+    if pixels.SHARED_TRUNK not in config.pixels.trunk_of.values():
+        raise ParameterError(
+            f"encoder_weights are those of a ResNet-10: encoder must be 'resnet10' or 'resnet10_frozen', "
+            f"found {config.pixels.encoder!r}"
+        )
+    trunks = {pixels.SHARED_TRUNK: jax.tree.map(jnp.asarray, parameters)}
+    if config.pixels.is_frozen:
+        return state._replace(trunk=trunks)
+
+    def replaced(critic: PyTree) -> PyTree:
+        return critic | {"encoder": critic["encoder"] | {"trunks": jax.tree.map(jnp.copy, trunks)}}
+
+    return state._replace(critic=replaced(state.critic), target_critic=replaced(state.target_critic))
+
+
 def policy(state: SACState) -> Policy:
     """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
-    return Policy(
-        state.actor, state.observation_center, state.observation_scale, encoder(state.critic), state.trunk
-    )
+    return Policy(state.actor, state.observation_center, state.observation_scale, encoder(state.critic), state.trunk)
 
 
 def normalise(
@@ -217,12 +244,13 @@ def features(
     state = normalise(agent, observation)
     if config.pixels is None:
         return state
-    return pixels.encode(config.pixels, encoder, images, state, dropout_key)
+    maps = images if config.pixels.is_frozen else pixels.trunk_features(config.pixels, encoder["trunks"], images)
+    return pixels.encode(config.pixels, encoder["maps"], maps, state, dropout_key)
 
 
 def frozen_features(config: SACConfig, agent: SACState | Policy, images: Images) -> Images:
-    """Images after a frozen trunk; as they are where there is none."""
-    if config.pixels is None or not config.pixels.is_frozen:
+    """Images after a frozen trunk; as they are where there is none, and where replay keeps what it made of them."""
+    if config.pixels is None or not config.pixels.is_frozen or any(leaf.dtype != jnp.uint8 for leaf in images.values()):
         return images
     return pixels.trunk_features(config.pixels, agent.trunk, images)
 

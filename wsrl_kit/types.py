@@ -1,11 +1,13 @@
 """The two records that flow through learning: what replay stores, and what an update consumes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Integer, Shaped
 
-Images = dict[str, Shaped[Array, "*batch horizon height width channel"]]
+Images = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon height width channel"]]
 """By camera, the last frames, the newest at the end: uint8; or float32 features that a frozen trunk made of them."""
 
 NO_IMAGES: Images = {}

@@ -13,9 +13,10 @@ from jaxtyping import Float, Integer
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
-from wsrl_kit.errors import CheckpointError, DataError, ExperimentError
+from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
 from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import storage
+from wsrl_kit.resnet_weights import load_resnet10
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import checkpoint, randomness
 from wsrl_kit.training.observations import camera_shapes, state_space
@@ -52,8 +53,9 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
         dataset: offline data, for the normalisation of observations without finite bounds; None where there are none.
 
     Raises:
-        DataError: the data's sizes or cameras are not the environment's.
-        WeightsError: the file of weights is missing, or none of a ResNet-10.
+        DataError: the data's sizes or cameras are not the environment's; or the file of weights is not such a file.
+        ExperimentError: its cameras see images of different sizes.
+        ParameterError: weights are given for another encoder than a ResNet-10.
     """
     space, action_space = state_space(environment), environment.action_space
     assert isinstance(action_space, gymnasium.spaces.Box)
@@ -75,6 +77,19 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
     return static, state
 
 
+def check_trunk(config: WSRLConfig, static: SACConfig) -> None:
+    """Refuses a frozen trunk that nobody has trained.
+
+    Raises:
+        ParameterError: there are cameras, their trunk is frozen, and its weights are not given.
+    """
+    if static.pixels is not None and static.pixels.is_frozen and config.encoder_weights is None:
+        raise ParameterError(
+            f"encoder {config.encoder!r} needs encoder_weights, such as HIL-SERL's resnet10_params.pkl, found None: "
+            "features of a network that nobody has trained, and nothing trains, say little"
+        )
+
+
 def _check_cameras(config: WSRLConfig, cameras: dict[str, tuple[int, ...]], dataset: Dataset) -> None:
     found = {name: (dataset.observation_horizon, *frames.shape[1:]) for name, frames in sorted(dataset.images.items())}
     if found != cameras:
@@ -92,7 +107,9 @@ def _pixels(config: WSRLConfig, cameras: dict[str, tuple[int, ...]]) -> PixelCon
     if not cameras:
         return None
     if len(set(cameras.values())) > 1:
-        raise ExperimentError(f"the cameras of an experiment must see images of one size, found {_cameras_text(cameras)}")
+        raise ExperimentError(
+            f"the cameras of {config.exp_name} must see images of one size, found {_cameras_text(cameras)}"
+        )
     horizon, height, width, _ = next(iter(cameras.values()))
     return PixelConfig(
         cameras=tuple(cameras),

@@ -24,6 +24,7 @@ from wsrl_kit.training import checkpoint, finetune, programs, randomness, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.observations import camera_shapes
+from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
 
@@ -123,6 +124,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         environment = envs.make(config.exp_name, config.environment_options)
         dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
         static, agent = agents.create(config, environment, dataset)
+        agents.check_trunk(config, static)
         environment.close()
         evaluator = Evaluator(config)
         tree = _resume(run, warmup.initial_tree(agent))
@@ -211,11 +213,14 @@ def run_finetune(
         probe = None
         if config.checkpoint_path is not None:
             agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
-        elif dataset is not None:
+        else:
+            agents.check_trunk(config, static)
+        if probe is None and dataset is not None:
             probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         evaluator = Evaluator(config)
         tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
-        _follow(finetune.finetune(config, static, tree, environment, evaluator, probe), run, progress)
+        frames = None if dataset is None else dataset_frames(static, tree["agent"], dataset)
+        _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
         environment.close()
         evaluator.close()
         run.finish({"environment_steps": config.online_steps})

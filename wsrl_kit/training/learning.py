@@ -110,3 +110,15 @@ add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
 
 set_returns = partial(jax.jit, donate_argnums=0)(mixture.set_returns)
 """`mixture.set_returns` compiled, in place."""
+
+drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest)
+"""`mixture.drop_oldest` compiled, in place."""
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def refresh(sampler: Sampler, replay: Replay) -> Replay:
+    """The replay after its samplers did what is too slow for every step."""
+    return replay._replace(
+        offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
+        online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
+    )

@@ -8,28 +8,30 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Float, PyTree
 
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import storage
-from wsrl_kit.replay.storage import Storage
+from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import randomness
+from wsrl_kit.training import gradient_steps, randomness
 from wsrl_kit.training.agent import learning_reward, to_transitions
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
-from wsrl_kit.training.learning import update_of
-from wsrl_kit.types import Transition
+from wsrl_kit.training.sight import dataset_frames
 
 PADDING = 1024
 """Datasets are padded to multiples of this, so that those of similar size share a compiled program."""
 
 EVALUATION_ROWS = 4096
 """Rows per call when TD errors of a whole dataset are computed."""
+
+IMAGE_EVALUATION_ROWS = 256
+"""The same, where each row has images."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def warmup(
         )
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
-    key = randomness.key(config.seed, "warmup")
+    store = dataset_frames(static, tree["agent"], training)
+    take_steps = gradient_steps.on(rows, store, static, config.batch_size, randomness.key(config.seed, "warmup"))
     agent, step = tree["agent"], int(tree["step"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
     evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
@@ -97,10 +100,7 @@ def warmup(
         # Calls end where the next record, evaluation or checkpoint is due.
         intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
         end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
-        weight = np.float32(config.conservative_weight)
-        agent, device_metrics = _train(
-            static, config.batch_size, agent, rows, key, np.int32(step), np.int32(end), weight
-        )
+        agent, device_metrics = take_steps(agent, step, end, np.float32(config.conservative_weight))
         metrics = {name: float(value) for name, value in device_metrics.items()}
         check_divergence(config, metrics, largest_reward, step)
         step = end
@@ -137,38 +137,20 @@ def dataset_td_errors(
     """TD error of every transition of a dataset, signed; retention ranks by its absolute value."""
     key = randomness.key(config.seed, "diagnosis")
     transitions = to_transitions(config, dataset)
+    at_once = EVALUATION_ROWS if static.pixels is None else IMAGE_EVALUATION_ROWS
+    gather = FrameBatches().gather
+    store = dataset_frames(static, agent, dataset)
     errors = []
-    for start in range(0, len(dataset), EVALUATION_ROWS):
-        part = jax.tree.map(lambda rows, start=start: rows[start : start + EVALUATION_ROWS], transitions)
+    for start in range(0, len(dataset), at_once):
+        part = jax.tree.map(lambda rows, start=start: rows[start : start + at_once], transitions)
         # The last part is padded to the size of the others by repetition: one compiled program serves all.
-        padded = jax.tree.map(lambda rows: jnp.resize(rows, (EVALUATION_ROWS, *rows.shape[1:])), part)
+        padded = jax.tree.map(lambda rows: jnp.resize(rows, (at_once, *rows.shape[1:])), part)
+        if store is not None:
+            images, next_images = gather(np.resize(np.arange(start, start + len(part.reward)), at_once), store)
+            padded = padded._replace(images=images, next_images=next_images)
         error = _td_errors(static, agent, padded, jax.random.fold_in(key, start))
         errors.append(np.asarray(error)[: len(part.reward)])
     return np.concatenate(errors)
 
 
 _td_errors = partial(jax.jit, static_argnums=0)(sac.td_errors)
-
-
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _train(
-    static: SACConfig,
-    batch_size: int,
-    agent: SACState,
-    rows: Storage,
-    key: PRNGKeyArray,
-    start: Integer[jax.Array, ""],
-    end: Integer[jax.Array, ""],
-    conservative_weight: Float[jax.Array, ""],
-) -> tuple[SACState, sac.Metrics]:
-    """Gradient steps start .. end - 1, each on a uniform batch; the metrics are those of the last."""
-
-    def one_step(step: Integer[jax.Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
-        sample_key, update_key = jax.random.split(jax.random.fold_in(key, step))
-        index = jax.random.randint(sample_key, (batch_size,), 0, rows.size)
-        batch: Transition = jax.tree.map(lambda leaf: leaf[None], storage.gather(rows, index))
-        state, metrics, _ = update_of(static)(static, carry[0], batch, update_key, conservative_weight)
-        return state, metrics
-
-    nothing = {name: jnp.zeros(()) for name in sac.metric_names(static)}
-    return jax.lax.fori_loop(start, end, one_step, (agent, nothing))

@@ -1,0 +1,172 @@
+"""What fine-tuning learns from: kept offline data and online transitions, and where there are cameras, their frames."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
+
+from wsrl_kit import sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.errors import DataError
+from wsrl_kit.replay import frame_ring, frames, mixture, storage
+from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.replay.frame_ring import FrameRing
+from wsrl_kit.replay.frames import FrameStore
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.prioritized import Proportional, RankBased
+from wsrl_kit.replay.uniform import Sampler, Uniform
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training.agent import to_transitions
+from wsrl_kit.training.learning import add, draw, drop_oldest, learn, learn_from, refresh, set_returns
+from wsrl_kit.training.sight import example
+from wsrl_kit.types import Images, Transition
+
+Shown = dict[str, Shaped[np.ndarray, "horizon ..."]]
+"""By camera what replay keeps of one observation's images, as `sight.look` gives it."""
+
+
+def sampler_of(config: WSRLConfig) -> Sampler:
+    """The replay sampler that the parameters ask for."""
+    if not config.use_prioritized_replay:
+        return Uniform()
+    kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
+    return kinds[config.priority_kind](config.priority_alpha)
+
+
+def initial_tree(
+    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None, offline_capacity: int | None
+) -> PyTree:
+    """All of it that changes, before the first step; `Experience` takes it.
+
+    Args:
+        offline: the offline data kept; None for none.
+        offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
+
+    Raises:
+        DataError: fewer offline transitions than one batch takes.
+    """
+    sizes = (static.observation_size, static.action_size)
+    if offline is None:
+        offline_rows = storage.create(offline_capacity or 1, *sizes)
+    elif len(offline) < config.batch_size:
+        raise DataError(
+            f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(offline)}; "
+            "keep more (retention_ratio) or take smaller batches"
+        )
+    else:
+        offline_rows = storage.filled(to_transitions(config, offline), offline_capacity or len(offline))
+    capacity = min(config.replay_capacity, config.online_steps)
+    ring: FrameRing | tuple[()] = ()
+    if static.pixels is not None:
+        ring = frame_ring.create(capacity, example(static, agent), config.frame_memory == "device")
+    replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
+    return {"replay": replay, "frames": ring}
+
+
+class Experience:
+    """Grows by what the robot does, and teaches an agent.
+
+    Args:
+        tree: what `initial_tree` or `tree` gave; it is given up.
+        offline: frames of the offline data; None where there are no data or no cameras.
+    """
+
+    def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
+        self._sampler = sampler_of(config)
+        self._shape = (config.update_to_data_ratio, config.batch_size)
+        self._on_device = config.frame_memory == "device"
+        self._batches = FrameBatches()
+        self.replay: Replay = tree["replay"]
+        self._ring: FrameRing | tuple[()] = tree["frames"]
+        self._offline = offline
+        if self._on_device and offline is not None:
+            self._offline = jax.device_put(offline)
+
+    @property
+    def tree(self) -> PyTree:
+        """All of it that changes, for a checkpoint."""
+        return {"replay": self.replay, "frames": self._ring}
+
+    @property
+    def offline_bytes(self) -> float:
+        """Memory that the offline data take."""
+        images = 0 if self._offline is None else sum(leaf.nbytes for leaf in self._offline.frames.values())
+        return float(self.replay.offline.size) * storage.bytes_per_transition(self.replay.offline) + images
+
+    def add(self, transition: Transition, shown: Shown, next_shown: Shown) -> None:
+        """Adds an online transition."""
+        self._add_frames(shown, next_shown)
+        self.replay = add(self._sampler, self.replay, transition)
+
+    def learn(
+        self,
+        static: SACConfig,
+        agent: SACState,
+        key: PRNGKeyArray,
+        step: int,
+        ratio: np.floating,
+        beta: np.floating,
+        conservative_weight: np.floating | None,
+        transition: Transition,
+        shown: Shown,
+        next_shown: Shown,
+    ) -> tuple[SACState, sac.Metrics]:
+        """Adds an online transition and does the step's learning, see `learning.learning_step`; `agent` is given up."""
+        schedule, moment = (np.int32(step), ratio, beta), (key, np.int32(step), conservative_weight)
+        if static.pixels is None:
+            agent, self.replay, metrics = learn(
+                static, self._sampler, self._shape, agent, self.replay, key, *schedule, conservative_weight, transition
+            )
+            return agent, metrics
+        self._add_frames(shown, next_shown)
+        self.replay, batch, offline_rows = draw(self._sampler, self._shape, self.replay, key, *schedule, transition)
+        images, next_images = self._shown(batch.row, offline_rows)
+        batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
+        agent, self.replay, metrics = learn_from(
+            static, self._sampler, agent, self.replay, batch, offline_rows, *moment
+        )
+        return agent, metrics
+
+    def newest(self, count: int) -> tuple[Transition, int]:
+        """As many of the newest online transitions, and how many of them there are: the rest are any."""
+        capacity = storage.capacity(self.replay.online)
+        size = min(int(self.replay.online.size), count)
+        rows = (int(self.replay.online.position) - 1 - np.arange(count)) % capacity
+        batch = storage.gather(self.replay.online, jnp.asarray(rows))
+        if isinstance(self._ring, FrameRing):
+            images, next_images = self._shown(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
+            batch = batch._replace(images=images, next_images=next_images)
+        return batch, size
+
+    def set_returns(self, row: Integer[np.ndarray, " rows"], monte_carlo_return: Float[np.ndarray, " rows"]) -> None:
+        """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
+        self.replay = set_returns(self.replay, row, monte_carlo_return)
+
+    def refresh(self) -> None:
+        """Lets samplers do what is too slow for every step."""
+        self.replay = refresh(self._sampler, self.replay)
+
+    def _add_frames(self, shown: Shown, next_shown: Shown) -> None:
+        if not isinstance(self._ring, FrameRing):
+            return
+        self._ring, dropped = frame_ring.add(self._ring, shown, next_shown)
+        if dropped:
+            self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
+
+    def _shown(
+        self, row: Integer[Array | np.ndarray, "*batch size"], offline_rows: Integer[Array | np.ndarray, ""]
+    ) -> tuple[Images, Images]:
+        """What the sampled rows' observations and next observations show."""
+        assert isinstance(self._ring, FrameRing)
+        if not self._on_device:
+            return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))
+        if self._offline is None:
+            return _gather(self._ring.store, row)
+        return _gather_mixed(self._offline, self._ring.store, row, offline_rows)
+
+
+_gather = jax.jit(frames.gather)
+_gather_mixed = jax.jit(frames.gather_mixed)

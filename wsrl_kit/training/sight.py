@@ -1,0 +1,83 @@
+"""From what cameras give to what replay keeps and a policy sees: images, or the features that a frozen trunk makes.
+
+A frozen trunk's features of an image never change, so that each frame can pass through it once, when it comes. That is
+exact only where training sees images as they are: with random crops every batch shows others, and replay keeps images.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32, PyTree, Shaped
+
+from wsrl_kit import pixels
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.replay import frames
+from wsrl_kit.replay.frames import FrameStore
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training.observations import CameraImages, parts
+
+FRAMES_AT_ONCE = 256
+"""Frames per call where the features of a whole dataset are computed."""
+
+
+def keeps_features(config: PixelConfig) -> bool:
+    """Whether replay keeps the features of frames in place of the frames."""
+    return config.is_frozen and config.augmentation_padding == 0
+
+
+def look(
+    static: SACConfig, agent: SACState, observation: Any
+) -> tuple[Float32[np.ndarray, " observation"], dict[str, Shaped[np.ndarray, "horizon ..."]]]:
+    """The state, and by camera what replay keeps of the images; empty where there are no cameras."""
+    state, images = parts(observation)
+    if static.pixels is None or not keeps_features(static.pixels):
+        return state, images
+    return state, jax.device_get(_features(static.pixels, agent.trunk, images))
+
+
+def example(static: SACConfig, agent: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
+    """What replay keeps of one observation's images, for shapes and types."""
+    assert static.pixels is not None
+    images = black(static.pixels, static.pixels.observation_horizon)
+    if not keeps_features(static.pixels):
+        return images
+    return {
+        name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _shapes(static.pixels, agent.trunk, images).items()
+    }
+
+
+def black(config: PixelConfig, *axes: int) -> CameraImages:
+    """Black images of every camera with these leading axes."""
+    return {name: np.zeros((*axes, config.image_height, config.image_width, 3), np.uint8) for name in config.cameras}
+
+
+def dataset_frames(static: SACConfig, agent: SACState, dataset: Dataset) -> FrameStore | None:
+    """The frames of a dataset as replay keeps them, not copied; None where there are no cameras."""
+    if static.pixels is None:
+        return None
+    kept = {name: np.ascontiguousarray(images) for name, images in dataset.images.items()}
+    if keeps_features(static.pixels):
+        kept = _features_of_all(static.pixels, agent.trunk, kept)
+    return frames.of_rows(kept, dataset.frame_of_row, dataset.observation_horizon)
+
+
+def _features_of_all(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Float32[np.ndarray, "..."]]:
+    count = len(next(iter(images.values())))
+    found = []
+    for start in range(0, count, FRAMES_AT_ONCE):
+        # The last part is padded to the size of the others by repetition: one compiled program serves all.
+        rows = np.minimum(np.arange(start, start + FRAMES_AT_ONCE), count - 1)
+        found.append(jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()})))
+    return {name: np.concatenate([part[name] for part in found])[:count] for name in images}
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Shaped[Array, "horizon ..."]]:
+    return pixels.trunk_features(config, trunk, images)
+
+
+def _shapes(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Any]:
+    return jax.eval_shape(partial(_features, config), trunk, images)
