@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit import conservative, losses
-from wsrl_kit.networks import tanh_normal
+from wsrl_kit.networks import mlp, tanh_normal
 from wsrl_kit.sac_state import (
     ENSEMBLE_REDUCTIONS,
     Policy,
@@ -335,8 +335,8 @@ def _target(config: SACConfig, state: SACState, batch: Transition, next_action: 
     next_observation = jnp.repeat(normalise(state, batch.next_observation), candidates, axis=0)
     target_critic = state.target_critic
     if config.critic_subset_size < config.critic_ensemble_size:
-        _, members = jax.lax.top_k(next_action.order, config.critic_subset_size)
-        target_critic = jax.tree.map(lambda leaf: leaf[members], target_critic)
+        _, chosen = jax.lax.top_k(next_action.order, config.critic_subset_size)
+        target_critic = mlp.members(target_critic, chosen)
     next_values = critic_network(config, config.critic_subset_size).apply(
         target_critic, next_observation, next_action.action.reshape(-1, action_size), False
     )

@@ -38,6 +38,7 @@ class SACConfig:
     output_scale: float
     critic_ensemble_size: int
     critic_subset_size: int
+    shared_critic_output: bool
     actor_value: str
     layer_norm: bool
     dropout_rate: float
@@ -67,7 +68,7 @@ class SACState(NamedTuple):
     """Everything that learning changes, and the fixed normalisation of observations.
 
     Attributes:
-        critic: parameters of the ensemble, leading axis over critics.
+        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`).
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
         updates: critic updates so far.
@@ -112,6 +113,7 @@ def from_parameters(config: WSRLConfig, observation_size: int, action_size: int)
         output_scale=config.output_scale,
         critic_ensemble_size=config.critic_ensemble_size,
         critic_subset_size=config.critic_subset_size,
+        shared_critic_output=config.shared_critic_output,
         actor_value=config.actor_value,
         layer_norm=config.layer_norm,
         dropout_rate=config.dropout_rate,
@@ -186,7 +188,13 @@ def actor_network(config: SACConfig) -> mlp.Network:
 def critic_network(config: SACConfig, size: int) -> mlp.Network:
     """`size` critics, from observation and action to their values."""
     return mlp.CriticEnsemble(
-        size, config.hidden_sizes, config.layer_norm, config.activation, config.output_scale, config.dropout_rate
+        size,
+        config.hidden_sizes,
+        config.layer_norm,
+        config.activation,
+        config.output_scale,
+        config.dropout_rate,
+        config.shared_critic_output,
     )
 
 

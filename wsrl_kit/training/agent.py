@@ -34,6 +34,7 @@ NETWORK_PARAMETERS = (
     "action_size",
     "hidden_sizes",
     "critic_ensemble_size",
+    "shared_critic_output",
     "layer_norm",
     "activation",
 )
@@ -142,7 +143,9 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
     if "network" not in metadata:
         raise CheckpointError(f"{path} is a run's checkpoint: expected one written by offline warmup")
     for name in NETWORK_PARAMETERS:
-        wanted, found = getattr(config, name), metadata["network"][name]
+        wanted = getattr(config, name)
+        # A checkpoint from before there was the parameter does not name it; its leaves tell whether it fits.
+        found = metadata["network"].get(name, wanted)
         if list(np.atleast_1d(found)) != list(np.atleast_1d(wanted)):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
     probe = storage.create(metadata["probe_size"], config.observation_size, config.action_size).transitions
