@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 from data_samples import upstream_rows, write_upstream
 from wsrl_kit.data.files import load_sources
@@ -188,3 +190,34 @@ def test_every_truncation_of_a_file_is_reported(tmp_path: Path) -> None:
     for length in range(1, len(content) - 1, 7):
         with pytest.raises(DataError, match=r"file\.pkl is truncated or damaged: \w"):
             load_bytes(tmp_path, content[:length])
+
+
+KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def assert_kernel(found: Any) -> None:
+    np.testing.assert_equal(found, {"layer": {"kernel": KERNEL}})
+    assert isinstance(found["layer"]["kernel"], np.ndarray)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_parameters_of_networks_come_back_as_numpy(tmp_path: Path, protocol: int) -> None:
+    tree = FrozenDict({"layer": {"kernel": jnp.asarray(KERNEL)}})
+    assert_kernel(load_bytes(tmp_path, pickle.dumps(tree, protocol=protocol)))
+
+
+def test_arrays_of_the_jax_of_2022_are_read(tmp_path: Path) -> None:
+    content = pickle.dumps({"layer": {"kernel": jnp.asarray(KERNEL)}}, protocol=2)
+    now, then = b"jax._src.array\n_reconstruct_array", b"jax._src.device_array\nreconstruct_device_array"
+    assert now in content
+    assert_kernel(load_bytes(tmp_path, content.replace(now, then)))
+
+
+@pytest.mark.parametrize("function", [Path.touch, print, dict])
+def test_what_stands_for_a_jax_array_runs_no_other_function(tmp_path: Path, function: Any) -> None:
+    marker = tmp_path / "was_run"
+    reconstruct, (_, _, state, kind) = jnp.ones(2).__reduce__()
+    attack = Attack(reconstruct, function, (marker,), state, kind)
+    with pytest.raises(DataError):
+        load_bytes(tmp_path, pickle.dumps([attack]))
+    assert not marker.exists()

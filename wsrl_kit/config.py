@@ -83,6 +83,9 @@ class WSRLConfig:
     hidden_sizes: list[int] = parameter([256, 256], "widths of the hidden layers", minimum=1)
     critic_ensemble_size: int = parameter(2, "critics", minimum=1)
     critic_subset_size: int = parameter(2, "critics drawn at random for the target minimum (REDQ)", minimum=1)
+    shared_critic_output: bool = parameter(
+        False, "one last layer for all critics, as HIL-SERL's, which its checkpoints need; False: one for each"
+    )
     actor_value: str = parameter(
         "mean", "how the actor's objective makes one value of the critics'", choices=("mean", "minimum")
     )

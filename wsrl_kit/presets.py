@@ -19,6 +19,7 @@ Where the kit departs from all of their code, whatever the preset:
     - the actor's step takes the examples of all the critic updates since the last (WSRL's way; RLPD and REDQ: the last
       batch); the temperature's takes the actions of that step (WSRL's code: others, at the next observations);
     - a network that is not updated rests (see `official`; `official_update_order` brings the authors' way);
+    - each critic has a last layer of its own (WSRL's code: one for all, as `shared_critic_output` has it);
     - CQL's term is taken over all critics (WSRL's code: a random subset of two); its multiplier steps once per actor
       step;
     - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not).
@@ -129,6 +130,7 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "backup_entropy": False,  # [h]
     "critic_ensemble_size": 2,  # [h]
     "critic_subset_size": 2,  # [h]: all of them
+    "shared_critic_output": True,  # [h] Critic in networks/actor_critic_nets.py
     "actor_value": "mean",  # [h]
     "update_to_data_ratio": 2,  # [h] cta_ratio
     "replay_capacity": 200_000,  # [h]

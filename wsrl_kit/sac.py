@@ -16,7 +16,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit import conservative, losses
 from wsrl_kit.augmentation import random_crops
-from wsrl_kit.networks import tanh_normal
+from wsrl_kit.networks import mlp, tanh_normal
 from wsrl_kit.sac_state import (
     ENSEMBLE_REDUCTIONS,
     Policy,
@@ -386,8 +386,8 @@ def _target(config: SACConfig, state: SACState, batch: Transition, next_action: 
     seen = features(config, state, target_encoder, batch.next_observation, batch.next_images)
     seen = jnp.repeat(seen, candidates, axis=0)
     if config.critic_subset_size < config.critic_ensemble_size:
-        _, members = jax.lax.top_k(next_action.order, config.critic_subset_size)
-        target_ensemble = jax.tree.map(lambda leaf: leaf[members], target_ensemble)
+        _, chosen = jax.lax.top_k(next_action.order, config.critic_subset_size)
+        target_ensemble = mlp.members(target_ensemble, chosen)
     next_values = critic_network(config, config.critic_subset_size).apply(
         target_ensemble, seen, next_action.action.reshape(-1, action_size), False
     )

@@ -42,6 +42,7 @@ class SACConfig:
     output_scale: float
     critic_ensemble_size: int
     critic_subset_size: int
+    shared_critic_output: bool
     actor_value: str
     layer_norm: bool
     dropout_rate: float
@@ -72,9 +73,9 @@ class SACState(NamedTuple):
     """Everything that learning changes, and the fixed normalisation of observations.
 
     Attributes:
-        critic: parameters of the ensemble, leading axis over critics. Where there are images, {"ensemble": these,
-            "encoder": {"maps": those of the encoder, "trunks": of its trunks, unless they are frozen}}: the critics'
-            loss trains all of it, and the target averages all of it.
+        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). Where there are images,
+            {"ensemble": these, "encoder": {"maps": those of the encoder, "trunks": of its trunks, unless they are
+            frozen}}: the critics' loss trains all of it, and the target averages all of it.
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
         updates: critic updates so far.
@@ -125,6 +126,7 @@ def from_parameters(
         output_scale=config.output_scale,
         critic_ensemble_size=config.critic_ensemble_size,
         critic_subset_size=config.critic_subset_size,
+        shared_critic_output=config.shared_critic_output,
         actor_value=config.actor_value,
         layer_norm=config.layer_norm,
         dropout_rate=config.dropout_rate,
@@ -273,7 +275,13 @@ def actor_network(config: SACConfig) -> mlp.Network:
 def critic_network(config: SACConfig, size: int) -> mlp.Network:
     """`size` critics, from observation and action to their values."""
     return mlp.CriticEnsemble(
-        size, config.hidden_sizes, config.layer_norm, config.activation, config.output_scale, config.dropout_rate
+        size,
+        config.hidden_sizes,
+        config.layer_norm,
+        config.activation,
+        config.output_scale,
+        config.dropout_rate,
+        config.shared_critic_output,
     )
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.networks.layers import Dense, NormalisedTanh
 
@@ -54,8 +55,8 @@ class HiddenLayers(linen.Module):
         return {"tanh": jnp.tanh, "relu": linen.relu}[self.activation](hidden)
 
 
-def _output_layer(width: int, scale: float) -> Dense:
-    return Dense(width, linen.initializers.variance_scaling(scale, "fan_avg", "uniform"))
+def _output_initialiser(scale: float) -> linen.initializers.Initializer:
+    return linen.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
 class Actor(linen.Module):
@@ -74,7 +75,7 @@ class Actor(linen.Module):
         """Mean and standard deviation of the action before tanh."""
         hidden = HiddenLayers(self.widths, self.layer_norm, self.activation)(observation, train=False)
         # One layer for both: two narrow products take longer than one.
-        output = _output_layer(2 * self.action_size, self.output_scale)(hidden)
+        output = Dense(2 * self.action_size, _output_initialiser(self.output_scale))(hidden)
         mean, log_standard_deviation = jnp.split(output, 2, axis=-1)
         # Clipped before exp, whose overflow would make the gradient NaN.
         return mean, jnp.exp(jnp.clip(log_standard_deviation, *jnp.log(jnp.array(STANDARD_DEVIATION_RANGE))))
@@ -92,11 +93,20 @@ class Critic(linen.Module):
     @linen.compact
     def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, " batch"]:
         hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, self.dropout_rate)(inputs, train)
-        return _output_layer(1, self.output_scale)(hidden).squeeze(-1)
+        return Dense(1, _output_initialiser(self.output_scale))(hidden).squeeze(-1)
+
+
+SHARED_OUTPUT = "shared_output"
+"""The parameters of a last layer that is one for all critics."""
 
 
 class CriticEnsemble(linen.Module):
-    """`size` critics with parameters of their own, as one batched network: every parameter has a leading axis."""
+    """`size` critics as one batched network: every parameter has a leading axis, except those of a shared output.
+
+    Attributes:
+        shared_output: the last layer is one for all critics, as HIL-SERL's, whose critics differ in their hidden layers
+            only.
+    """
 
     size: int
     widths: Sequence[int]
@@ -104,19 +114,38 @@ class CriticEnsemble(linen.Module):
     activation: str
     output_scale: float
     dropout_rate: float
+    shared_output: bool = False
 
     @linen.compact
     def __call__(
         self, observation: Float[Array, "batch observation"], action: Float[Array, "batch action"], train: bool
     ) -> Float[Array, "ensemble batch"]:
-        ensemble = linen.vmap(
-            Critic,
+        # Each critic has a copy of the inputs: with a shared one the compiler makes one product for all critics, and
+        # transposes what it gives and what comes back.
+        inputs = jnp.concatenate([observation, action], axis=-1)
+        inputs = jnp.broadcast_to(inputs, (self.size, *inputs.shape))
+        hidden_layers = (self.widths, self.layer_norm, self.activation)
+        if not self.shared_output:
+            return self._each(Critic)(*hidden_layers, self.output_scale, self.dropout_rate)(inputs, train)
+        hidden = self._each(HiddenLayers)(*hidden_layers, self.dropout_rate)(inputs, train)
+        output = Dense(1, _output_initialiser(self.output_scale), name=SHARED_OUTPUT)
+        return output(hidden.reshape(-1, hidden.shape[-1])).reshape(hidden.shape[:-1])
+
+    def _each(self, module: type[linen.Module]) -> type[linen.Module]:
+        return linen.vmap(
+            module,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, None),
             axis_size=self.size,
-        )(self.widths, self.layer_norm, self.activation, self.output_scale, self.dropout_rate)
-        # Each critic has a copy of the inputs: with a shared one the compiler makes one product for all critics, and
-        # transposes what it gives and what comes back.
-        inputs = jnp.concatenate([observation, action], axis=-1)
-        return ensemble(jnp.broadcast_to(inputs, (self.size, *inputs.shape)), train)
+        )
+
+
+def members(ensemble: PyTree, chosen: Integer[Array, " subset"]) -> PyTree:
+    """The parameters of some critics of an ensemble, as those of an ensemble of their number."""
+    return {
+        "params": {
+            name: layer if name == SHARED_OUTPUT else jax.tree.map(lambda leaf: leaf[chosen], layer)
+            for name, layer in ensemble["params"].items()
+        }
+    }

@@ -40,6 +40,7 @@ NETWORK_PARAMETERS = (
     "action_size",
     "hidden_sizes",
     "critic_ensemble_size",
+    "shared_critic_output",
     "layer_norm",
     "activation",
 )
@@ -226,8 +227,10 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         raise CheckpointError(f"{path} is a run's checkpoint: expected one written by offline warmup")
     own = _network(config)
     for name in own | metadata["network"]:
-        wanted, found = (network.get(name) for network in (own, metadata["network"]))
-        if found != (list(wanted) if isinstance(wanted, tuple) else wanted):
+        # A checkpoint from before there was a parameter does not name it; its leaves tell whether it fits.
+        wanted = own.get(name)
+        found = metadata["network"].get(name, wanted)
+        if found not in (wanted, list(np.atleast_1d(wanted))):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
     size = metadata["probe_size"]
     probe = storage.create(size, config.observation_size, config.action_size).transitions
