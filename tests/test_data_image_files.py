@@ -177,6 +177,17 @@ def test_the_folder_of_a_run_holds_demos_and_what_the_robot_did(tmp_path: Path) 
     assert list(expand([str(tmp_path / "buffer")])) == ["suboptimal"]
 
 
+def test_a_dump_of_demonstrations_may_be_empty(tmp_path: Path) -> None:
+    rows = upstream_rows([4], cameras=CAMERAS)
+    for folder, parts in {"buffer": [rows[:2], rows[2:]], "demo_buffer": [[], rows[1:3]]}.items():
+        (tmp_path / folder).mkdir()
+        for number, part in enumerate(parts):
+            write_upstream(tmp_path / folder / f"transitions_{number}.pkl", part)
+    assert_shows(load_sources(str(tmp_path)), rows[1:3] + rows)
+    with pytest.raises(DataError, match="The dumps in .* hold no transitions"):
+        load_sources(str(tmp_path / "demo_buffer" / "transitions_0.pkl"))
+
+
 @pytest.mark.parametrize("share", [0.2, 0.7, 0.999])
 def test_a_half_written_dump_is_named(tmp_path: Path, share: float) -> None:
     path = write_upstream(tmp_path / "transitions_100.pkl", upstream_rows([4], cameras=CAMERAS))
@@ -249,11 +260,19 @@ def test_the_doctor_describes_cameras(tmp_path: Path) -> None:
     assert facts["frames in file"] == "20 of each camera, of which 13 repeat another"
 
 
-def test_nothing_is_copied_before_trajectories_are_made(tmp_path: Path) -> None:
+def test_images_are_copied_once(tmp_path: Path) -> None:
     write_hil_serl(tmp_path / "demos.pkl", three_sources_with_images(2))
     recording = read_recording(tmp_path / "demos.pkl")
     for frames in recording.frames.values():
         assert not any(frame.flags.owndata for frame in frames)
+    parts = read_file(tmp_path / "demos.pkl")
+    data = Dataset.from_trajectories(parts)
+    for camera, frames in data.images.items():
+        assert all(np.shares_memory(frames, part.images[camera]) for part in parts)
+    # Of other episodes, or in another order, there is a copy with the same content.
+    for chosen in (parts[1:3], parts[::2], parts[::-1]):
+        expected = np.concatenate([part.images["wrist_1"] for part in chosen])
+        np.testing.assert_array_equal(Dataset.from_trajectories(chosen).images["wrist_1"], expected)
     assert read_recording(tmp_path / "demos.pkl", cameras=()).frames == {}
 
 

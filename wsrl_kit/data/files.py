@@ -14,8 +14,8 @@ from wsrl_kit.data.hil_serl import read_hil_serl
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
-from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems
-from wsrl_kit.errors import DataError
+from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
+from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.trajectory import Trajectory
 
 # What a user may pass as offline_data_path or demo_path.
@@ -85,22 +85,29 @@ def load_sources(paths: Paths, timeout_length: int | None = None, cameras: Seque
         DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
             lacks a camera, or holds NaN, infinity or actions out of [-1, 1].
     """
-    trajectories: list[Trajectory] = []
+    parts = []
     first: tuple[Path, Layout] | None = None
     sources = expand(paths)
     with tqdm(total=sum(map(len, sources.values())), desc="reading", unit="file", leave=False, delay=1.0) as progress:
         for source, files in sources.items():
             recordings = []
             for file in files:
-                recordings.append(_read_strictly(file, cameras))
+                progress.update()
+                try:
+                    recordings.append(_read_strictly(file, cameras))
+                except NoTransitionsError:
+                    # A run also dumps the demonstrations of a time in which nobody intervened.
+                    if _is_dump(file):
+                        continue
+                    raise
                 first = first or (file, layout(recordings[0]))
                 if difference := layout(recordings[-1]).difference(first[1]):
                     raise DataError(f"{file} {difference} as in {first[0]}.")
-                progress.update()
-            trajectories += segments(repair_timeouts(join(recordings), timeout_length), source)
-            # Their images, which trajectories have copies of, are not needed while those are joined.
-            del recordings
-    return Dataset.from_trajectories(trajectories)
+            if recordings:
+                parts.append(with_source(repair_timeouts(join(recordings), timeout_length), source))
+    if not parts:
+        raise NoTransitionsError(f"The dumps in {paths} hold no transitions.")
+    return Dataset.from_trajectories(segments(join(parts)))
 
 
 def expand(paths: Paths) -> dict[str, list[Path]]:
@@ -123,9 +130,13 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
 
 
 def _source_name(file: Path) -> str:
-    if re.fullmatch(r"transitions_\d+", file.stem) and file.parent.name in _DUMPS:
+    if _is_dump(file) and file.parent.name in _DUMPS:
         return _DUMPS[file.parent.name]
     return re.sub(r"[-_ ]*(v?\d+)?$", "", file.stem) or file.stem
+
+
+def _is_dump(file: Path) -> bool:
+    return re.fullmatch(r"transitions_\d+", file.stem) is not None
 
 
 def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:

@@ -14,7 +14,7 @@ from wsrl_kit.data.hil_serl_observation import Observation, Unreadable, numbers,
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.data.writing import written_whole
-from wsrl_kit.errors import DataError
+from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.trajectory import Trajectory
 
 SUCCESS_KEYS = ("succeed", "success", "is_success")
@@ -55,13 +55,14 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
         cameras: the cameras wanted; None: all; (): none, whose images are then forgotten.
 
     Raises:
+        NoTransitionsError: the list is empty, as the dump of demonstrations is where nobody intervened.
         DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
     """
     content = load_pickle(path)
     if not isinstance(content, list | tuple):
         raise DataError(f"{path}: expected a list of transitions, found {type(content).__name__}.")
     if not content:
-        raise DataError(f"{path} holds no transitions.")
+        raise NoTransitionsError(f"{path} holds no transitions.")
     problems: _Problems = defaultdict(list)
     rows: dict[int, _Row] = {}
     for number, entry in enumerate(content):
