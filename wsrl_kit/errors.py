@@ -16,6 +16,10 @@ class DataError(WSRLKitError):
     """A data file or dataset is missing, damaged, unsafe, or does not fit."""
 
 
+class NoTransitionsError(DataError):
+    """A data file is whole and holds nothing."""
+
+
 class CheckpointError(WSRLKitError):
     """A checkpoint is missing, damaged, of another network, or can't be written."""
 

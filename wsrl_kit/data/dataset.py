@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
 
+from wsrl_kit.data.frames import concatenate
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.errors import DataError, ParameterError
 from wsrl_kit.trajectory import Images, Trajectory
@@ -135,7 +136,7 @@ class Dataset:
             episode_success=np.array(success, dtype=np.float32),
             episode_source=np.array([source_names.index(t.source) for t in trajectories], dtype=np.int64),
             source_names=source_names,
-            images={camera: np.concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
+            images={camera: concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
             observation_horizon=expected.observation_horizon,
             grasp_penalty=_penalties(trajectories),
         )

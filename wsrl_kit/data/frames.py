@@ -24,6 +24,28 @@ def _same(frames: Frames, first: int, second: int) -> bool:
     return all(np.array_equal(camera[first], camera[second]) for camera in frames.values())
 
 
+def concatenate(
+    parts: Sequence[UInt8[np.ndarray, "_part _height _width 3"]],
+) -> UInt8[np.ndarray, "frame _height _width 3"]:
+    """`np.concatenate`, without a copy where the parts already lie after one another in one array.
+
+    So do the episodes of one reading, which may fill half of the memory.
+    """
+    whole, starts = parts[0].base, np.cumsum([0, *(part.nbytes for part in parts)])
+    if not isinstance(whole, np.ndarray) or whole.shape[1:] != parts[0].shape[1:] or not whole.flags.c_contiguous:
+        return np.concatenate(parts)
+    first = _address(parts[0])
+    for part, start in zip(parts, starts, strict=False):
+        if part.base is not whole or not part.flags.c_contiguous or _address(part) != first + start:
+            return np.concatenate(parts)
+    begin = (first - _address(whole)) // whole[0].nbytes
+    return whole[begin : begin + sum(map(len, parts))]
+
+
+def _address(array: UInt8[np.ndarray, "..."]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
 class FrameCollector:
     """Takes in the stacks of observations one after another and keeps each frame of them once.
 
@@ -60,7 +82,7 @@ class FrameCollector:
         return indices
 
     def _index(self, frame: Mapping[str, Frame], guesses: Sequence[int]) -> int:
-        memory = tuple(array.__array_interface__["data"][0] for array in frame.values())
+        memory = tuple(_address(array) for array in frame.values())
         self._seen.add(memory)
         known = self._index_of.get(memory)
         for guess in guesses:

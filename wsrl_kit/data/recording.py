@@ -165,6 +165,11 @@ def success_from_rewards(
     return np.where(known, rewards > 0, np.nan).astype(np.float32)
 
 
+def with_source(recording: Recording, source: str) -> Recording:
+    """The same, with a name for the rows that bring none of their own."""
+    return replace(recording, source=np.where(recording.source == "", source, recording.source))
+
+
 def gaps(recording: Recording) -> Integer[np.ndarray, " gap"]:
     """Rows that no recorded end follows, and yet the next row starts with another state or image than they led to."""
     led_to, starts_at = recording.next_observations[:-1], recording.observations[1:]
@@ -211,15 +216,15 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
     return replace(recording, terminated=terminated, truncated=truncated, timeouts_repaired=repaired)
 
 
-def segments(recording: Recording, source: str = "") -> list[Trajectory]:
+def segments(recording: Recording) -> list[Trajectory]:
     """Cuts a recording at episode ends and gaps; what ends without a recorded end is truncated.
 
-    Args:
-        source: name for the rows that bring none of their own.
+    The images of all segments are copied into one array per camera, of which each segment has its part.
     """
     ends = segment_ends(recording)
     starts = np.concatenate([[0], ends[:-1]])
     success = np.fmax.reduceat(recording.success, starts)
+    horizon, images = layout(recording).observation_horizon, _images(recording, starts, ends)
     return [
         Trajectory(
             observations=np.concatenate(
@@ -230,21 +235,32 @@ def segments(recording: Recording, source: str = "") -> list[Trajectory]:
             terminated=bool(recording.terminated[end - 1]),
             truncated=bool(recording.truncated[end - 1] or not recording.terminated[end - 1]),
             success=None if np.isnan(succeeded) else bool(succeeded),
-            source=str(recording.source[start]) or source,
+            source=str(recording.source[start]),
             weight=None if np.isnan(weight := recording.weight[start:end]).all() else np.nan_to_num(weight, nan=1.0),
-            images=_images(recording, start, end),
-            observation_horizon=layout(recording).observation_horizon,
+            images={
+                camera: frames[start + number * horizon : end + (number + 1) * horizon]
+                for camera, frames in images.items()
+            },
+            observation_horizon=horizon,
             grasp_penalty=None
             if recording.grasp_penalty is None
             else np.nan_to_num(recording.grasp_penalty[start:end]),
         )
-        for start, end, succeeded in zip(starts.tolist(), ends.tolist(), success, strict=True)
+        for number, (start, end, succeeded) in enumerate(zip(starts, ends, success, strict=True))
     ]
 
 
-def _images(recording: Recording, start: int, end: int) -> dict[str, UInt8[np.ndarray, "frame _height _width 3"]]:
-    """The frames of the unbroken rows from start to end: the first observation's stack, then each next one's newest."""
+def _images(
+    recording: Recording, starts: Integer[np.ndarray, " segment"], ends: Integer[np.ndarray, " segment"]
+) -> dict[str, UInt8[np.ndarray, "frame _height _width 3"]]:
+    """The frames of unbroken segments: of each its first observation's stack, then each next observation's newest."""
     if recording.stack is None or recording.next_stack is None:
         return {}
-    shown = [*recording.stack[start], *recording.next_stack[start:end, -1]]
-    return {camera: np.stack([frames[index] for index in shown]) for camera, frames in recording.frames.items()}
+    newest = recording.next_stack[:, -1]
+    shown = np.concatenate(
+        [part for start, end in zip(starts, ends, strict=True) for part in (recording.stack[start], newest[start:end])]
+    )
+    return {
+        camera: frames[shown] if isinstance(frames, np.ndarray) else np.stack([frames[index] for index in shown])
+        for camera, frames in recording.frames.items()
+    }
