@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import distributions, plots
@@ -19,6 +19,25 @@ TO_TARGET = {
     "seconds_to_target": "Wall-clock (s), warmup included",
 }
 STABILITY = ("switch_success", "dip_depth", "recovery_steps", "drawdown", "dispersion")
+
+
+def camera_figure(pictures: Mapping[str, UInt8[np.ndarray, "two image height width channel"]]) -> Figure:
+    """What each camera sees, and under it what training sees of the same images."""
+    columns = max(len(images[0]) for images in pictures.values())
+    figure = Figure(figsize=(1.5 * columns, 3.2 * len(pictures)), layout="constrained")
+    axes = figure.subplots(2 * len(pictures), columns, squeeze=False)
+    rows = [(f"{name}{what}", images[side]) for name, images in pictures.items() for side, what in enumerate(SIDES)]
+    for (label, images), row in zip(rows, axes, strict=True):
+        for ax in row:
+            ax.set_axis_off()
+        for ax, image in zip(row, images, strict=False):
+            ax.imshow(image)
+        row[0].set_title(label, loc="left", fontsize="small")
+    return figure
+
+
+SIDES = ("", ", as training sees it")
+"""Titles of a camera's two rows of pictures, after its name."""
 
 
 def ablation_figures(

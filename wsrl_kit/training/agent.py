@@ -230,7 +230,7 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         # A checkpoint from before there was a parameter does not name it; its leaves tell whether it fits.
         wanted = own.get(name)
         found = metadata["network"].get(name, wanted)
-        if found not in (wanted, list(np.atleast_1d(wanted))):
+        if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
     size = metadata["probe_size"]
     probe = storage.create(size, config.observation_size, config.action_size).transitions

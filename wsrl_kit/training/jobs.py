@@ -1,7 +1,7 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +71,7 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
     return dataset
 
 
-def load_offline_data(config: WSRLConfig, paths: Paths, cameras: Collection[str] | None = None) -> Dataset:
+def load_offline_data(config: WSRLConfig, paths: Paths, cameras: Sequence[str] | None = None) -> Dataset:
     """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
 
     Args:
@@ -122,7 +122,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
         environment = envs.make(config.exp_name, config.environment_options)
-        dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
+        dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
         static, agent = agents.create(config, environment, dataset)
         agents.check_trunk(config, static)
         environment.close()
@@ -164,7 +164,7 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
     """
     programs.keep()
     environment = envs.make(config.exp_name, config.environment_options)
-    dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
+    dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
     static, agent = agents.create(config, environment, dataset)
     environment.close()
     agent, _ = agents.load_warmup(checkpoint_path, static, agent)
@@ -208,7 +208,7 @@ def run_finetune(
         environment = envs.make(config.exp_name, config.environment_options)
         dataset = None
         if config.demo_path is not None:
-            dataset = load_offline_data(finetune.online(config), config.demo_path, camera_shapes(environment))
+            dataset = load_offline_data(finetune.online(config), config.demo_path, tuple(camera_shapes(environment)))
         static, agent = agents.create(config, environment, dataset)
         probe = None
         if config.checkpoint_path is not None:

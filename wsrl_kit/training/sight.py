@@ -9,15 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32, PyTree, Shaped
+from jaxtyping import Array, Float32, PyTree, Shaped, UInt8
 
-from wsrl_kit import pixels
+from wsrl_kit import envs, pixels
+from wsrl_kit.augmentation import random_crops
+from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import frames
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training.observations import CameraImages, parts
+from wsrl_kit.training import randomness
+from wsrl_kit.training.observations import CameraImages, camera_shapes, parts
 
 FRAMES_AT_ONCE = 256
 """Frames per call where the features of a whole dataset are computed."""
@@ -62,6 +65,33 @@ def dataset_frames(static: SACConfig, agent: SACState, dataset: Dataset) -> Fram
     if keeps_features(static.pixels):
         kept = _features_of_all(static.pixels, agent.trunk, kept)
     return frames.of_rows(kept, dataset.frame_of_row, dataset.observation_horizon)
+
+
+def pictures_of_data(config: WSRLConfig, dataset: Dataset, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
+    """For a look before training: by camera some images, evenly over the data, and the same as training crops them."""
+    frames_held = max(map(len, dataset.images.values()), default=0)
+    rows = np.linspace(0, frames_held - 1, count).astype(int)
+    return _with_crops(config, {name: images[rows] for name, images in dataset.images.items()})
+
+
+def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
+    """The same, of what the cameras see at the beginning of some episodes."""
+    environment = envs.make(config.exp_name, config.environment_options)
+    seen = []
+    if camera_shapes(environment):
+        seeds = (randomness.episode_seed(config.seed, "episodes", episode) for episode in range(count))
+        seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
+    environment.close()
+    return _with_crops(
+        config, {name: np.stack([images[name][-1] for images in seen]) for name in seen[0]} if seen else {}
+    )
+
+
+def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.ndarray, "two ..."]]:
+    key = randomness.key(config.seed, "diagnosis")
+    stacks = {name: frames[:, None] for name, frames in images.items()}
+    cropped = random_crops(key, stacks, config.augmentation_padding)
+    return {name: np.stack([images[name], np.asarray(cropped[name])[:, 0]]) for name in images}
 
 
 def _features_of_all(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Float32[np.ndarray, "..."]]:
