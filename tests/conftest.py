@@ -24,6 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def opengl() -> None:
+    """For tests that draw: skips them, with the reason, where no OpenGL library works."""
+    from wsrl_kit.envs.opengl import create_context
+    from wsrl_kit.errors import ExperimentError
+
+    try:
+        create_context(8, 8).free()
+    except ExperimentError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with demos.pkl, suboptimal.pkl and random.pkl, recorded on the simulated robot."""
     from training_samples import collect_sources

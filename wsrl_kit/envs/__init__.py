@@ -7,8 +7,10 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
+from wsrl_kit.envs.horizon import ObservationHorizon
 from wsrl_kit.envs.insertion import InsertionEnv
-from wsrl_kit.envs.insertion_options import insertion_options
+from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions, insertion_options
+from wsrl_kit.envs.insertion_pixels import WristCameras
 from wsrl_kit.envs.packages import METAWORLD, register_all_installed, register_like
 from wsrl_kit.envs.wrappers import SuccessReward, flatten
 from wsrl_kit.errors import ExperimentError, ParameterError
@@ -19,33 +21,54 @@ DEFAULT_TIME_LIMIT = 1000
 
 INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
+PIXELS = "hirol_fixed_gripper_pixels"
+"""Name of the same task with two wrist cameras, which needs OpenGL."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
-    """An environment with flat float32 observations, actions in [-1, 1]^A, and a time limit.
+    """An environment with flat float32 states, perhaps cameras, actions in [-1, 1]^A, and a time limit.
+
+    Without cameras an observation is the flat state (k x S,). With cameras it is a dict of `state` (k x S,) and, by
+    camera, uint8 images (k, height, width, 3). k is the observation horizon: the last k states and images, oldest
+    first, where the first of an episode is repeated.
 
     Args:
-        exp_name: "hirol_fixed_gripper"; a task of Gymnasium-Robotics ("FetchPush-v4"), Metaworld
-            ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id, where
-            "package:Id" imports the package that registers it.
-        environment_options: for the simulated robot, `difficulty` ("easy", "default", "hard") and the fields of
-            `InsertionOptions`. For every other task `max_episode_steps`, the time limit; `success_reward`, whether the
-            reward is 1 at the first success, which ends the episode, and otherwise 0; and the task's own keyword
-            arguments (for Metaworld also `action_repeat`, the control steps of 12.5 ms that an action is held for).
-            `success_reward` is True by default for Metaworld, whose own rewards are dense and whose episodes never end
-            before the time limit, and False for the others, which keep the rewards that they are known for.
+        exp_name: "hirol_fixed_gripper", or "hirol_fixed_gripper_pixels" for the same with two wrist cameras; a task of
+            Gymnasium-Robotics ("FetchPush-v4"), Metaworld ("metaworld/door-open-v3") or gym-hil
+            ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id, where "package:Id" imports the package that
+            registers it. uint8 entries (height, width, 3) of a task's observations are its cameras, all else is state.
+        environment_options: for every task `observation_horizon`, which is 1 by default. For the simulated robot
+            `difficulty` ("easy", "default", "hard") and the fields of `InsertionOptions` (`PixelInsertionOptions` with
+            cameras). For every other task `max_episode_steps`, the time limit; `success_reward`, whether the reward is
+            1 at the first success, which ends the episode, and otherwise 0; and the task's own keyword arguments (for
+            Metaworld also `action_repeat`, the control steps of 12.5 ms that an action is held for). `success_reward`
+            is True by default for Metaworld, whose own rewards are dense and whose episodes never end before the time
+            limit, and False for the others, which keep the rewards that they are known for.
 
     Returns:
         The environment; `info["success"]` (bool) is there at every step where the task reports success.
 
     Raises:
-        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit.
+        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Where OpenGL is
+            missing for the cameras of the simulated robot, its first reset says so.
         ParameterError: an option has an unknown name, a wrong type or a value out of range.
     """
     given = dict(environment_options or {})
+    horizon = check("observation_horizon", given.pop("observation_horizon", 1), int, {"minimum": 1})
+    environment = _task(exp_name, given)
+    has_cameras = isinstance(environment.observation_space, gymnasium.spaces.Dict)
+    return ObservationHorizon(environment, horizon) if has_cameras or horizon > 1 else environment
+
+
+def _task(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
+    """The task as it is at any one moment."""
     if exp_name == INSERTION:
-        options = insertion_options(given)
+        options = insertion_options(given, InsertionOptions)
         return TimeLimit(InsertionEnv(options), options.max_episode_steps)
+    if exp_name == PIXELS:
+        with_cameras = insertion_options(given, PixelInsertionOptions)
+        robot = WristCameras(InsertionEnv(with_cameras), with_cameras)
+        return TimeLimit(robot, with_cameras.max_episode_steps)
     success_reward = check("success_reward", given.pop("success_reward", exp_name.startswith(METAWORLD)), bool)
     if "max_episode_steps" in given:
         check("max_episode_steps", given["max_episode_steps"], int, {"minimum": 1})
@@ -65,10 +88,10 @@ def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.En
         raise ExperimentError(f"exp_name {exp_name!r} needs a package that is not installed: {reason}") from error
     except gymnasium.error.Error as error:
         register_all_installed()
-        names = [INSERTION, *gymnasium.registry]
+        names = [INSERTION, PIXELS, *gymnasium.registry]
         nearest = ", ".join(get_close_matches(exp_name, names, n=3, cutoff=0.0))
         raise ExperimentError(
-            f"exp_name must be {INSERTION!r} or a Gymnasium id ('package:Id' imports a package first), "
+            f"exp_name must be {INSERTION!r}, {PIXELS!r} or a Gymnasium id ('package:Id' imports a package first), "
             f"found {exp_name!r}; the nearest are {nearest}"
         ) from error
     except TypeError as error:

@@ -6,8 +6,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from jaxtyping import UInt8
 
 from wsrl_kit.envs import make
+from wsrl_kit.envs.horizon import observation_horizon
+from wsrl_kit.envs.observations import STATE
 from wsrl_kit.envs.scripted import Policy, scripted_policy
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.parameters import parameter, validate
@@ -79,7 +82,7 @@ def collect(
     return trajectories
 
 
-def _record(environment: gymnasium.Env, observation: np.ndarray, policy: Policy, source: str) -> Trajectory:
+def _record(environment: gymnasium.Env, observation: Any, policy: Policy, source: str) -> Trajectory:
     observations, actions, rewards = [observation], [], []
     terminated = truncated = False
     success = None
@@ -90,12 +93,23 @@ def _record(environment: gymnasium.Env, observation: np.ndarray, policy: Policy,
         actions.append(action)
         rewards.append(float(reward))
         success = succeeded(success, info)
+    states, images = observations, {}
+    if isinstance(observation, Mapping):
+        states = [each[STATE] for each in observations]
+        images = {camera: _frames([each[camera] for each in observations]) for camera in observation if camera != STATE}
     return Trajectory(
-        observations=np.stack(observations),
+        observations=np.stack(states),
         actions=np.stack(actions),
         rewards=np.asarray(rewards, np.float32),
         terminated=bool(terminated),
         truncated=bool(truncated),
         success=success,
         source=source,
+        images=images,
+        observation_horizon=observation_horizon(environment),
     )
+
+
+def _frames(stacks: list[UInt8[np.ndarray, "horizon height width 3"]]) -> UInt8[np.ndarray, "frame height width 3"]:
+    """Each frame of one camera once: the first observation's stack, and the newest frame of each later one."""
+    return np.concatenate([stacks[0], *(stack[-1:] for stack in stacks[1:])])

@@ -4,12 +4,12 @@ from math import asin, atan2
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from jaxtyping import Float, Float32
 
 from wsrl_kit.envs.insertion_model import HOME, PHYSICS_STEP, insertion_model
 from wsrl_kit.envs.insertion_options import InsertionOptions
+from wsrl_kit.envs.simulator import mujoco
 from wsrl_kit.errors import ExperimentError
 
 CONTROL_STEP = 0.1
@@ -20,6 +20,10 @@ ROTATION_SCALE = 0.06
 """Radians that an action of 1 turns the command (HIL-SERL's ACTION_SCALE[1])."""
 SUCCESS_DEPTH = 0.020
 """The peg is inserted when its tip is deeper than this, m."""
+RESET_HEIGHT_RANGE = 0.01
+"""Half range of the tip's height at reset, m."""
+POSE = slice(4, 10)
+"""Where the tip's pose is in the observation."""
 
 _SAFETY_LOW = np.array([-0.04, -0.04, -0.03, -0.2, -0.2, -0.2])
 _SAFETY_HIGH = np.array([0.04, 0.04, 0.06, 0.2, 0.2, 0.2])
@@ -32,7 +36,6 @@ _OBSERVATION_HIGH = np.array(
 )
 _OBSERVATION_LOW = -_OBSERVATION_HIGH
 _OBSERVATION_LOW[[0, 6]] = 0.0, _SAFETY_LOW[2]
-_RESET_HEIGHT_RANGE = 0.01
 _PHYSICS_STEPS = round(CONTROL_STEP / PHYSICS_STEP)
 
 
@@ -65,7 +68,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
 
     def __init__(self, options: InsertionOptions | None = None) -> None:
         self.options = options or InsertionOptions()
-        self.observation_space = gymnasium.spaces.Box(
+        self.observation_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
             _OBSERVATION_LOW.astype(np.float32), _OBSERVATION_HIGH.astype(np.float32)
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
@@ -82,6 +85,8 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         self._torque = self.data.sensordata[4:7]
         self._rotation = self._tip.xmat
         self._observation = np.zeros(19)
+        # The last observation, for a script that may see what a policy does not.
+        self.state = np.zeros(19, np.float32)
 
     @property
     def hole_position(self) -> Float[np.ndarray, "3"]:
@@ -94,13 +99,14 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         """Put the tip at random over the nominal hole and the hole at random near its nominal place."""
         super().reset(seed=seed)
         choice = self.options
-        spread = [choice.reset_range, choice.reset_range, _RESET_HEIGHT_RANGE, choice.reset_rotation]
+        spread = [choice.reset_range, choice.reset_range, RESET_HEIGHT_RANGE, choice.reset_rotation]
         x, y, z, yaw = self.np_random.uniform(-1.0, 1.0, 4) * spread
         mujoco.mj_resetData(self.model, self.data)
         self._hole_position[:2] = self.np_random.uniform(-1.0, 1.0, 2) * choice.hole_offset
         self._move_tip(np.array([x, y, choice.reset_height + z, 0.0, 0.0, yaw]))
         self._command[:] = self._pose
-        return self._observe(), {}
+        self.state = self._observe()
+        return self.state, {}
 
     def step(
         self, action: Float[np.ndarray, "6"]
@@ -122,7 +128,8 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
             peak = max(peak, self._contact.item())
         success = self._pose.item(2) < -SUCCESS_DEPTH
         info = {"success": success, "contact_force": peak, "safety_box_clipped": bool((command != wish).any())}
-        return self._observe(), float(success), success, False, info
+        self.state = self._observe()
+        return self.state, float(success), success, False, info
 
     def _observe(self) -> Float32[np.ndarray, "19"]:
         rotation = self._rotation

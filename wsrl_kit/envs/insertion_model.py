@@ -5,6 +5,10 @@ Kinematics, joint limits and torque limits are Franka's published ones (Franka C
 Denavit-Hartenberg parameters in Craig's convention, the limits in joint space); links are capsules of about the real
 masses; no meshes. The robot compensates gravity, its own and its load's, so the model has none: the force sensor
 between hand and peg then reads zero in free space, as one calibrated against gravity does.
+
+Two cameras on the hand, `wrist_1` and `wrist_2`, look at the peg's tip from the front left and the front right: 90
+degrees apart, so that what one sees as depth the other sees across. What is there for the eye alone has no mass and
+touches nothing.
 """
 
 from math import cos, pi, sin
@@ -15,6 +19,10 @@ HOLE_DEPTH = 0.030
 """Depth of the hole, m."""
 PHYSICS_STEP = 0.004
 """Length of one physics step, s."""
+CAMERAS = ("wrist_1", "wrist_2")
+"""The cameras on the hand."""
+LARGEST_IMAGE = 256
+"""Largest height and width of a camera's picture, pixels."""
 HOME = (0.0, 0.0467, 0.0, -2.3765, 0.0, 2.4232, pi / 4)
 """Joint positions, rad, that hold the peg's tip upright in the origin; inverse kinematics starts here."""
 
@@ -26,6 +34,11 @@ _TRANSLATION_CLIP, _ROTATION_CLIP = 0.008, 0.1
 
 _BASE_TO_HOLE = (0.5, 0.0, 0.15)
 _FLANGE, _HAND_LENGTH, _PEG_LENGTH = 0.107, 0.103, 0.050
+# In the peg's frame (z up, tip at -5 cm): where the cameras are, in front of the hand, and the point below the tip that
+# they look at, m. The field of view, degrees, is the narrowest that holds the hole at every reset by default; a pixel
+# of 128 is then 0.8 mm at the tip.
+_CAMERA_POSITIONS = ((0.08, 0.08, 0.05), (0.08, -0.08, 0.05))
+_CAMERA_TARGET, _FIELD_OF_VIEW = (0.0, 0.0, -0.08), 39
 # Per link: alpha (rad), a (m), d (m), lower and upper joint limit (rad), torque limit (N m), mass (kg).
 _LINKS = (
     (0, 0, 0.333, -2.8973, 2.8973, 87, 4.97),
@@ -36,6 +49,11 @@ _LINKS = (
     (pi / 2, 0, 0, -0.0175, 3.7525, 12, 1.67),
     (pi / 2, 0.088, 0, -2.8973, 2.8973, 12, 0.74),
 )
+
+
+_SURROUNDINGS = """
+    <geom name="table" type="box" material="table" pos="0 0 -0.095" size="0.25 0.25 0.055"/>
+    <geom name="floor" type="plane" material="floor" pos="0 0 -0.15" size="1.5 1.5 0.1"/>"""
 
 
 def insertion_model(clearance: float) -> str:
@@ -50,18 +68,20 @@ def insertion_model(clearance: float) -> str:
 <mujoco model="franka_insertion">
   <compiler angle="radian"/>
   <option timestep="{PHYSICS_STEP}" integrator="implicitfast" cone="elliptic" iterations="20" gravity="0 0 0"/>
+  {_visuals()}
   <default>
     <joint armature="0.1" damping="1" axis="0 0 1"/>
-    <geom contype="0" conaffinity="0" solref="0.004 1" friction="0.3 0.005 0.0001"/>
+    <geom contype="0" conaffinity="0" material="arm" solref="0.004 1" friction="0.3 0.005 0.0001"/>
   </default>
   <worldbody>
-    <light pos="0 0 1.5"/>
+    <light pos="0.6 0.3 1.2" dir="-0.6 -0.3 -1.2" directional="true" diffuse="0.5 0.5 0.5" specular="0.1 0.1 0.1"/>
     <site name="hole_frame"/>
     {_hole(clearance)}
     <body name="base" pos="{-_BASE_TO_HOLE[0]} {-_BASE_TO_HOLE[1]} {-_BASE_TO_HOLE[2]}">
       <geom type="cylinder" size="0.08" fromto="0 0 0 0 0 0.2"/>
       {_arm()}
     </body>
+    {_SURROUNDINGS}
   </worldbody>
   <actuator>{_impedance_controller()}</actuator>
   <sensor>
@@ -72,6 +92,36 @@ def insertion_model(clearance: float) -> str:
 </mujoco>"""
 
 
+def _visuals() -> str:
+    """Colours and light. Smooth edges and shadows would cost more than everything else where there is no graphics card.
+
+    `znear` and `zfar` are multiples of the extent, 0.1 m: cameras see from 1 cm to 5 m.
+    """
+    colours = {
+        "peg": "0.85 0.35 0.1",
+        "block": "0.25 0.4 0.65",
+        "rim": "0.95 0.95 0.8",
+        "dark": "0.02 0.02 0.02",
+        "hand": "0.8 0.8 0.82",
+        "arm": "0.9 0.9 0.9",
+    }
+    plain = "".join(f'<material name="{name}" rgba="{colour} 1" specular="0.1"/>' for name, colour in colours.items())
+    return f"""
+  <statistic extent="0.1"/>
+  <visual>
+    <global offwidth="{LARGEST_IMAGE}" offheight="{len(CAMERAS) * LARGEST_IMAGE}"/>
+    <quality shadowsize="0" offsamples="0"/>
+    <map znear="0.1" zfar="50"/>
+    <headlight ambient="0.35 0.35 0.35" diffuse="0.4 0.4 0.4" specular="0 0 0"/>
+  </visual>
+  <asset>
+    {plain}
+    <texture name="wood" type="2d" builtin="checker" rgb1="0.55 0.45 0.33" rgb2="0.6 0.5 0.38" width="64" height="64"/>
+    <material name="table" texture="wood" texrepeat="12 12" specular="0"/>
+    <material name="floor" rgba="0.35 0.37 0.38 1" specular="0"/>
+  </asset>"""
+
+
 def _hole(clearance: float) -> str:
     wall, half = 0.05, (PEG_WIDTH + clearance) / 2
     middle, height = half + wall / 2, HOLE_DEPTH / 2
@@ -80,19 +130,47 @@ def _hole(clearance: float) -> str:
     boxes += [(0.0, 0.0, -HOLE_DEPTH - 0.005, half + wall, half + wall, 0.005)]
     # Only geoms with a bit in common collide: contype 1 is the peg, conaffinity 1 the hole, and the arm has neither.
     geoms = "".join(
-        f'<geom type="box" conaffinity="1" pos="{x} {y} {z}" size="{a} {b} {c}"/>' for x, y, z, a, b, c in boxes
+        f'<geom type="box" conaffinity="1" material="block" pos="{x} {y} {z}" size="{a} {b} {c}"/>'
+        for x, y, z, a, b, c in boxes
     )
-    return f'<body name="hole">{geoms}</body>'
+    return f'<body name="hole">{geoms}{_rim(half)}</body>'
+
+
+def _rim(half: float) -> str:
+    """A light frame, 3 mm wide, painted around the mouth, and a dark bottom: edges that a camera sees."""
+    width, thickness = 0.0015, 0.0001
+    middle, whole = half + width, half + 2 * width
+    strips = [(side * middle, 0.0, width, whole) for side in (-1, 1)]
+    strips += [(0.0, side * middle, half, width) for side in (-1, 1)]
+    geoms = "".join(
+        f'<geom type="box" material="rim" mass="0" pos="{x} {y} {thickness}" size="{a} {b} {thickness}"/>'
+        for x, y, a, b in strips
+    )
+    bottom = f'pos="0 0 {-HOLE_DEPTH + thickness}" size="{half} {half} {thickness}"'
+    return f'{geoms}<geom type="box" material="dark" mass="0" {bottom}/>'
+
+
+def _cameras() -> str:
+    """The cameras in the peg's frame, each with its picture's upper edge up."""
+    cameras = ""
+    for name, position in zip(CAMERAS, _CAMERA_POSITIONS, strict=True):
+        x, y, z = (here - there for here, there in zip(position, _CAMERA_TARGET, strict=True))
+        # A camera looks along -z of its frame; x is to the right: up x back, up: back x right.
+        right, up = (-y, x, 0.0), (-x * z, -y * z, x * x + y * y)
+        axes, place = " ".join(map(str, right + up)), " ".join(map(str, position))
+        cameras += f'<camera name="{name}" pos="{place}" xyaxes="{axes}" fovy="{_FIELD_OF_VIEW}"/>'
+    return cameras
 
 
 def _arm() -> str:
     """The chain of links from the base to the peg, nested from the last link inwards."""
     chain = f"""
       <body name="hand" pos="0 0 {_FLANGE}" euler="0 0 {-pi / 4}">
-        <geom type="box" size="0.03 0.1 {_HAND_LENGTH / 2}" pos="0 0 {_HAND_LENGTH / 2}" mass="0.73"/>
+        <geom type="box" material="hand" size="0.03 0.1 {_HAND_LENGTH / 2}" pos="0 0 {_HAND_LENGTH / 2}" mass="0.73"/>
         <body name="peg" pos="0 0 {_HAND_LENGTH}" euler="{pi} 0 0">
-          <geom type="box" contype="1" mass="0.1"
+          <geom type="box" contype="1" mass="0.1" material="peg"
             size="{PEG_WIDTH / 2} {PEG_WIDTH / 2} {_PEG_LENGTH / 2}" pos="0 0 {-_PEG_LENGTH / 2}"/>
+          {_cameras()}
           <site name="wrist"/>
           <site name="peg_zone" type="box" size="0.02 0.02 0.05" pos="0 0 {-_PEG_LENGTH / 2}"/>
           <site name="tcp" pos="0 0 {-_PEG_LENGTH}"/>

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
+from wsrl_kit.envs.insertion_model import LARGEST_IMAGE
 from wsrl_kit.parameters import check, parameter, unknown, validate
 
 
@@ -28,6 +29,24 @@ class InsertionOptions:
         validate(self)
 
 
+@dataclass(frozen=True)
+class PixelInsertionOptions(InsertionOptions):
+    """Options of the insertion task with cameras.
+
+    Raises:
+        ParameterError: an option has a wrong type or is out of range.
+    """
+
+    image_size: int = parameter(
+        128, "height and width of the cameras' images, pixels", minimum=16, maximum=LARGEST_IMAGE
+    )
+    relative_pose: bool = parameter(
+        True, "tcp_pose relative to the reset's, which leaves where the hole is to the cameras, as in HIL-SERL"
+    )
+
+
+Options = TypeVar("Options", bound=InsertionOptions)
+
 DIFFICULTIES: dict[str, dict[str, Any]] = {
     "easy": {"clearance": 0.001, "hole_offset": 0.0},
     "default": {},
@@ -36,16 +55,16 @@ DIFFICULTIES: dict[str, dict[str, Any]] = {
 """Options that each difficulty sets; the others keep their defaults."""
 
 
-def insertion_options(given: Mapping[str, Any]) -> InsertionOptions:
-    """Options from a user's mapping: `difficulty` names a preset, every other entry overrides one option of it.
+def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
+    """Options of a `kind` from a mapping: `difficulty` names a preset, every other entry overrides one option of it.
 
     Raises:
         ParameterError: an unknown name or difficulty, a wrong type, a value out of range.
     """
-    known = [field.name for field in fields(InsertionOptions)]
+    known = [field.name for field in fields(kind)]
     for name in given:
         if name != "difficulty" and name not in known:
             raise unknown(name, ["difficulty", *known])
     difficulty = check("difficulty", given.get("difficulty", "default"), str, {"choices": tuple(DIFFICULTIES)})
     chosen = {name: value for name, value in given.items() if name != "difficulty"}
-    return InsertionOptions(**{**DIFFICULTIES[difficulty], **chosen})
+    return kind(**{**DIFFICULTIES[difficulty], **chosen})

@@ -1,18 +1,21 @@
 """Scripted policies that produce data: an expert, a suboptimal operator, and uniformly random actions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float32
 
 from wsrl_kit.envs import fetch_script, gym_hil_script, insertion_script, metaworld_script
+from wsrl_kit.envs.horizon import newest_state, observation_horizon
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.packages import METAWORLD
 from wsrl_kit.envs.script import Script
 from wsrl_kit.errors import ExperimentError
 
-Policy = Callable[[Float32[np.ndarray, " observation"]], Float32[np.ndarray, " action"]]
+Policy = Callable[[Any], Float32[np.ndarray, " action"]]
+"""An action from an observation as the environment gives it, with or without images."""
 
 
 def scripted_policy(
@@ -45,8 +48,11 @@ def scripted_policy(
         error, scale = generator.uniform(-limits, limits), script.suboptimal_noise
     scale = scale if noise is None else noise
 
-    def policy(observation: Float32[np.ndarray, " observation"]) -> Float32[np.ndarray, " action"]:
-        action = np.clip(script.controller(observation, error), -1.0, 1.0) + generator.normal(0.0, scale, size)
+    horizon = observation_horizon(environment)
+
+    def policy(observation: Any) -> Float32[np.ndarray, " action"]:
+        wish = script.controller(newest_state(observation, horizon), error)
+        action = np.clip(wish, -1.0, 1.0) + generator.normal(0.0, scale, size)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     return policy
@@ -61,7 +67,7 @@ def script_of(environment: gymnasium.Env) -> Script | None:
     task = environment.unwrapped
     name = "" if task.spec is None else task.spec.id
     if isinstance(task, InsertionEnv):
-        return insertion_script.insertion(task.hole_position[:2])
+        return insertion_script.insertion(task)
     if name.startswith(METAWORLD):
         return metaworld_script.metaworld(name.removeprefix(METAWORLD))
     if name.startswith("gym_hil/PandaPickCube"):

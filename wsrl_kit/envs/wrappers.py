@@ -1,19 +1,17 @@
-"""Any Gymnasium environment in this kit's form: flat float32 observations, actions in [-1, 1]^A, `success` in info."""
+"""Any Gymnasium environment in this kit's form: flat states (and cameras), actions in [-1, 1]^A, `success` in info."""
 
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation, TransformAction, TransformObservation
+from gymnasium.wrappers import TransformAction
 
+from wsrl_kit.envs.observations import flat_observations
 from wsrl_kit.errors import ExperimentError
 
 SUCCESS_KEYS = ("success", "is_success", "succeed")
 """Names under which tasks report success in `info`: Metaworld's, Gymnasium-Robotics' and gym-hil's, HIL-SERL's."""
-
-_LARGEST_BOUND = 1e6
-"""A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be normalised by it."""
 
 
 class SuccessInfo(gymnasium.Wrapper):
@@ -61,28 +59,12 @@ class SuccessReward(gymnasium.Wrapper):
 
 
 def flatten(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    """Wrap `environment`: flat float32 observations, actions in [-1, 1]^A, `success` in info.
+    """Wrap `environment`: flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
 
     Raises:
         ExperimentError: the actions are not a bounded Box, or the observations can't be flattened.
     """
-    return SuccessInfo(_flat_actions(_flat_observations(environment, name), name))
-
-
-def _flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    flat = spaces.flatten_space(environment.observation_space)
-    if not isinstance(flat, spaces.Box):
-        raise ExperimentError(
-            f"the observations of {name!r} must flatten to a fixed number of values, "
-            f"found {environment.observation_space}"
-        )
-    low, high = flat.low.astype(np.float64), flat.high.astype(np.float64)
-    low[low < -_LARGEST_BOUND], high[high > _LARGEST_BOUND] = -np.inf, np.inf
-    return TransformObservation(
-        FlattenObservation(environment),
-        lambda observation: np.asarray(observation, np.float32),
-        spaces.Box(low.astype(np.float32), high.astype(np.float32)),
-    )
+    return SuccessInfo(_flat_actions(flat_observations(environment, name), name))
 
 
 def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
