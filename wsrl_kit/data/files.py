@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
 from wsrl_kit.data.hil_serl import read_hil_serl
+from wsrl_kit.data.lerobot import read_lerobot
 from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
 from wsrl_kit.data.recording import Recording, join, repair_timeouts, segments, value_problems
@@ -26,10 +27,11 @@ SOURCES = ("demos", "suboptimal", "random")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\([ld]p\d|[]}]q|\(?c[\w.]+\n[A-Za-z_][\w.]*\n")
 
 _MINARI_FILE = Path("data", "main_data.hdf5")
+_LEROBOT_FILE = Path("meta", "info.json")
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Reads one file (or one Minari folder) in whatever format its content has, problems and all.
+    """Reads one file (or a Minari or LeRobot folder) in whatever format its content has, problems and all.
 
     Raises:
         DataError: it is missing, empty, damaged, unsafe, or in no known format.
@@ -38,13 +40,14 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     reader = _reader(path)
     if reader is None:
         raise DataError(
-            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset or the kit's npz."
+            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
+            "a LeRobotDataset or the kit's npz."
         )
     return reader(path)
 
 
 def read_file(path: str | os.PathLike[str], timeout_length: int | None = None) -> list[Trajectory]:
-    """The trajectories of one file (or one Minari folder); see `load_sources`.
+    """The trajectories of one file (or a Minari or LeRobot folder); see `load_sources`.
 
     Raises:
         DataError: as `load_sources`.
@@ -103,7 +106,7 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
 
 
 def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
-    """Files and Minari folders behind one path or a list of them."""
+    """Files, and folders that are one dataset each, behind one path or a list of them."""
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise DataError(f"The list of files for {what} is empty.")
@@ -113,7 +116,7 @@ def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
 
 def _expand_one(path: Path) -> list[Path]:
     if path.is_dir():
-        if (path / "data").is_dir():
+        if (path / "data").is_dir() or (path / _LEROBOT_FILE).exists():
             return [path]
         # Other things lie in a folder too (notes, figures): they are told apart by content.
         inside = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
@@ -150,6 +153,8 @@ def _is_data(path: Path) -> bool:
 def _reader(path: Path) -> Callable[[Path], Recording] | None:
     """The reader for a file's content, None for a content that is none of ours."""
     if path.is_dir():
+        if (path / _LEROBOT_FILE).exists():
+            return read_lerobot
         return read_minari if (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists() else None
     try:
         with path.open("rb") as file:
