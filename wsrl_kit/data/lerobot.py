@@ -109,11 +109,10 @@ def _states(folder: Folder) -> list[str]:
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
-            shape = tuple(feature.get("shape") or ())
-            if sum(size > 1 for size in shape) > 1:
+            if sum(size > 1 for size in feature["shape"]) > 1:
                 raise DataError(
-                    f"{folder.path}: {name!r} holds {feature['dtype']} arrays of shape {shape}, expected vectors, or "
-                    "8-bit images under dtype 'image' or 'video'."
+                    f"{folder.path}: {name!r} holds {feature['dtype']} arrays of shape {feature['shape']}, expected "
+                    "vectors, or 8-bit images of dtype 'image' or 'video'."
                 )
             found.append(name)
     if not found:
@@ -125,8 +124,8 @@ def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _T
     """Columns of all episodes' rows, in order; every row is a vector, a single number being one of length 1."""
     for name in needed:
         if name not in folder.features:
-            purpose = ": demonstrations without rewards can't be learned from here" if name == "next.reward" else ""
-            raise DataError(f"{folder.path} has no column {name!r}{purpose}.")
+            need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
+            raise DataError(f"{folder.path} has no column {name!r}{need}.")
     names = ["episode_index", *needed, *(name for name in optional if name in folder.features)]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for file in folder.data_files():
@@ -149,15 +148,18 @@ def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numb
     if name not in table.column_names:
         raise DataError(f"{file} has no column {name!r}, though meta/info.json names it.")
     column = values = table.column(name).combine_chunks()
-    even = len(column) > 0 and not column.null_count
-    while even and (
-        types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type)
+    even = True
+    while even and any(
+        is_list(values.type) for is_list in (types.is_list, types.is_large_list, types.is_fixed_size_list)
     ):
-        lengths = compute.unique(compute.list_value_length(values)).to_pylist()
+        even = values.null_count == 0 and len(compute.unique(compute.list_value_length(values))) == 1
         values = values.flatten()
-        even = len(lengths) == 1 and lengths[0] > 0 and not values.null_count
-    if not even or not (
-        types.is_integer(values.type) or types.is_floating(values.type) or types.is_boolean(values.type)
+    if (
+        not even
+        or not len(values)
+        or values.null_count
+        or not types.is_primitive(values.type)
+        or types.is_temporal(values.type)
     ):
         raise DataError(f"{file}: {name!r} holds {column.type}, expected equally many numbers in every row.")
     return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)

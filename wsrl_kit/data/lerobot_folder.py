@@ -57,7 +57,7 @@ class Folder:
             DataError: the video is missing, or the metadata do not say which it is.
         """
         names = "chunk_index", "file_index", "from_timestamp", "to_timestamp"
-        said = [episode.get(f"videos/{camera}/{name}") for name in names]
+        said: list[Any] = [episode.get(f"videos/{camera}/{name}") for name in names]
         if self.video_path is None or None in said:
             number = episode["episode_index"]
             raise DataError(f"{self.path}: the metadata do not say where {camera!r} of episode {number} lies.")
@@ -85,9 +85,13 @@ def open_folder(path: Path) -> Folder:
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
         _check_version(path, str(info["codebase_version"]))
-        features = {name: {**said, "dtype": str(said["dtype"])} for name, said in info["features"].items()}
-        templates = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
-        frames_per_second = float(info["fps"])
+        features = {
+            name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
+            for name, said in info["features"].items()
+        }
+        data_path, video_path = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
+        if not (frames_per_second := float(info["fps"])) > 0:
+            raise ValueError(f"fps is {frames_per_second:g}")
         counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror or error}.") from error
@@ -95,7 +99,7 @@ def open_folder(path: Path) -> Folder:
         raise DataError(f"{file} has no {missing}.") from missing
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{file} is damaged: {error}.") from error
-    folder = Folder(path, features, frames_per_second, *templates, tuple(_episodes(path)))
+    folder = Folder(path, features, frames_per_second, data_path, video_path, tuple(_episodes(path)))
     for name, found in (("episodes", len(folder.episodes)), ("frames", int(folder.lengths.sum()))):
         if found != counts[name]:
             raise DataError(
