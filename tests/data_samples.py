@@ -104,22 +104,34 @@ def three_sources_with_images(horizon: int) -> list[Trajectory]:
     ]
 
 
-def upstream_rows(lengths: list[int], *, timeout: int | None = None, seed: int = 0, infos: bool = True) -> list[dict]:
+def upstream_rows(
+    lengths: list[int],
+    *,
+    timeout: int | None = None,
+    seed: int = 0,
+    infos: bool = True,
+    cameras: dict[str, tuple[int, int, int]] | None = None,
+    horizon: int = 1,
+) -> list[dict]:
     """Transitions as HIL-SERL's `record_demos.py` collects them: a reward of 1 at the end, or the time limit.
 
-    An episode of length `timeout` ends without reward and, as upstream has it, with masks = 0.
+    An episode of length `timeout` ends without reward and, as upstream has it, with masks = 0. Every row has arrays of
+    its own, as `record_demos.py` copies each transition.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for length in lengths:
-        states = generator.normal(size=(length + 1, 1, 3))
+        states = generator.normal(size=(length + 1, 3))
+        seen = {"state": stacked(np.concatenate([states[:1]] * (horizon - 1) + [states]), horizon)}
+        for camera, shape in (cameras or {}).items():
+            seen[camera] = stacked(episode_frames(length, shape, horizon, generator), horizon)
         for step in range(length):
             done = step == length - 1
             reward = int(done and length != timeout)
             row = {
-                "observations": {"state": states[step]},
+                "observations": {key: value[step].copy() for key, value in seen.items()},
                 "actions": generator.uniform(-1, 1, 2).astype(np.float32),
-                "next_observations": {"state": states[step + 1]},
+                "next_observations": {key: value[step + 1].copy() for key, value in seen.items()},
                 "rewards": reward,
                 "masks": 1.0 - done,
                 "dones": done,

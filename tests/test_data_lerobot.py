@@ -125,6 +125,15 @@ def test_every_observation_has_the_frames_of_its_row(tmp_path: Path, video: bool
         )
 
 
+def test_cameras_that_are_not_wanted_are_not_even_decoded(tmp_path: Path) -> None:
+    write_lerobot(tmp_path, [episode(4, cameras=CAMERAS)], video=True)
+    (tmp_path / "videos" / "observation.images.wrist_2" / "chunk-000" / "file-000.mp4").unlink()
+    assert load_sources(str(tmp_path), cameras=["wrist_1"]).images["wrist_1"].shape == (5, 16, 16, 3)
+    assert not load_sources(str(tmp_path), cameras=()).images
+    with pytest.raises(DataError, match=r"has no images of front, found wrist_1, wrist_2\.$"):
+        load_sources(str(tmp_path), cameras=["front"])
+
+
 def test_the_state_is_all_numeric_observations_in_alphabetical_order(tmp_path: Path) -> None:
     frames = episode(3)
     frames["observation.environment_state"] = np.array([7, 8, 9], np.int64)

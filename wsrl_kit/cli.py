@@ -115,9 +115,9 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
 
 
 def _doctor(files: Sequence[Path]) -> int:
-    from wsrl_kit.data.doctor import examine, render
+    from wsrl_kit.data.doctor import examine_all, render
 
-    reports = [examine(path) for path in files]
+    reports = examine_all(files)
     for report in reports:
         print(render(report))
     return 1 if any(report.problems for report in reports) else 0

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,10 +11,11 @@ from tqdm import tqdm
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
 from wsrl_kit.data.hil_serl import read_hil_serl
+from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.lerobot import read_lerobot
 from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
-from wsrl_kit.data.recording import Recording, join, repair_timeouts, segments, value_problems
+from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems
 from wsrl_kit.errors import DataError
 from wsrl_kit.trajectory import Trajectory
 
@@ -29,12 +30,23 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]|\([ld]p\d|[]}]q|\(?c[\w.]+\n[A-Za-z_][\w
 _MINARI_FILE = Path("data", "main_data.hdf5")
 _LEROBOT_FILE = Path("meta", "info.json")
 
+# The folders that a HIL-SERL run dumps its transitions to -> the source that they are: what people demonstrated, and
+# all that the robot did.
+_DUMPS = {"demo_buffer": "demos", "buffer": "suboptimal"}
 
-def read_recording(path: str | os.PathLike[str]) -> Recording:
+# From a path and the cameras wanted (see `load_sources`) to what the file says.
+Reader = Callable[[Path, Sequence[str] | None], Recording]
+
+
+def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None = None) -> Recording:
     """Reads one file (or a Minari or LeRobot folder) in whatever format its content has, problems and all.
 
+    Args:
+        path: the file.
+        cameras: as for `load_sources`.
+
     Raises:
-        DataError: it is missing, empty, damaged, unsafe, or in no known format.
+        DataError: it is missing, empty, damaged, unsafe, or in no known format, or has none of the cameras.
     """
     path = Path(path)
     reader = _reader(path)
@@ -43,46 +55,54 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
             f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
             "a LeRobotDataset or the kit's npz."
         )
-    return reader(path)
+    return reader(path, cameras)
 
 
-def read_file(path: str | os.PathLike[str], timeout_length: int | None = None) -> list[Trajectory]:
+def read_file(
+    path: str | os.PathLike[str], timeout_length: int | None = None, cameras: Sequence[str] | None = None
+) -> list[Trajectory]:
     """The trajectories of one file (or a Minari or LeRobot folder); see `load_sources`.
 
     Raises:
         DataError: as `load_sources`.
     """
-    return segments(repair_timeouts(_read_strictly(Path(path)), timeout_length))
+    return segments(repair_timeouts(_read_strictly(Path(path), cameras), timeout_length))
 
 
-def load_sources(paths: Paths, timeout_length: int | None = None) -> Dataset:
+def load_sources(paths: Paths, timeout_length: int | None = None, cameras: Sequence[str] | None = None) -> Dataset:
     """Reads all sources into one dataset.
 
     Args:
         paths: a file, a glob, a folder, a list of these, or a dict from source names to these. Files of a source are
             taken in natural order (`transitions_2` before `transitions_10`). Without a dict, a file named after one
             of the sources `demos`, `suboptimal` and `random` belongs to it; otherwise files are the source of their
-            own name without its last number, or `demos` if that name is the same for all. Files of this kit that name
-            the source of each episode (`filtered_demos.pkl`) keep theirs.
+            own name without its last number, or `demos` if that name is the same for all. Of the folder of a HIL-SERL
+            run, `demo_buffer` is `demos` and `buffer`, which holds all that the robot did, `suboptimal`. Files of this
+            kit that name the source of each episode (`filtered_demos.pkl`) keep theirs.
         timeout_length: the time limit of the task in transitions, to recognise time limits that were recorded as ends
             of the task; None: inferred (see `repair_timeouts`).
+        cameras: the cameras that the policy sees; images of others are passed over. None: all that the files hold; ():
+            none, states only.
 
     Raises:
-        DataError: nothing was given or found; a file is missing, damaged, unsafe, of another shape than the rest, or
-            holds NaN, infinity or actions out of [-1, 1].
+        DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
+            lacks a camera, or holds NaN, infinity or actions out of [-1, 1].
     """
     trajectories: list[Trajectory] = []
-    first: tuple[Path, Recording] | None = None
+    first: tuple[Path, Layout] | None = None
     sources = expand(paths)
     with tqdm(total=sum(map(len, sources.values())), desc="reading", unit="file", leave=False, delay=1.0) as progress:
         for source, files in sources.items():
             recordings = []
             for file in files:
-                recordings.append(_read_strictly(file))
-                first = first or (file, recordings[0])
-                _check_same_shape(file, recordings[-1], *first)
+                recordings.append(_read_strictly(file, cameras))
+                first = first or (file, layout(recordings[0]))
+                if difference := layout(recordings[-1]).difference(first[1]):
+                    raise DataError(f"{file} {difference} as in {first[0]}.")
                 progress.update()
             trajectories += segments(repair_timeouts(join(recordings), timeout_length), source)
+            # Their images, which trajectories have copies of, are not needed while those are joined.
+            del recordings
     return Dataset.from_trajectories(trajectories)
 
 
@@ -97,12 +117,18 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
     if isinstance(paths, Mapping):
         return {source: _files(given, f"source {source!r}") for source, given in paths.items()}
     files = _files(paths, "the offline data")
-    names = [re.sub(r"[-_ ]*(v?\d+)?$", "", file.stem) or file.stem for file in files]
+    names = [_source_name(file) for file in files]
     if len(set(names)) == 1 and names[0] not in SOURCES:
         return {"demos": files}
     return {
         name: [file for file, own in zip(files, names, strict=True) if own == name] for name in dict.fromkeys(names)
     }
+
+
+def _source_name(file: Path) -> str:
+    if re.fullmatch(r"transitions_\d+", file.stem) and file.parent.name in _DUMPS:
+        return _DUMPS[file.parent.name]
+    return re.sub(r"[-_ ]*(v?\d+)?$", "", file.stem) or file.stem
 
 
 def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
@@ -118,6 +144,9 @@ def _expand_one(path: Path) -> list[Path]:
     if path.is_dir():
         if (path / "data").is_dir() or (path / _LEROBOT_FILE).exists():
             return [path]
+        dumps = [dump for folder in _DUMPS for dump in sorted((path / folder).glob("transitions_*.pkl"), key=_natural)]
+        if dumps:
+            return dumps
         # Other things lie in a folder too (notes, figures): they are told apart by content.
         inside = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
         files = [entry for entry in inside if _is_data(entry)]
@@ -150,12 +179,13 @@ def _is_data(path: Path) -> bool:
         return path.is_file()
 
 
-def _reader(path: Path) -> Callable[[Path], Recording] | None:
+def _reader(path: Path) -> Reader | None:
     """The reader for a file's content, None for a content that is none of ours."""
     if path.is_dir():
         if (path / _LEROBOT_FILE).exists():
             return read_lerobot
-        return read_minari if (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists() else None
+        is_minari = (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists()
+        return _states_only(read_minari) if is_minari else None
     try:
         with path.open("rb") as file:
             head = file.read(256)
@@ -166,12 +196,23 @@ def _reader(path: Path) -> Callable[[Path], Recording] | None:
     if not head:
         raise DataError(f"{path} is empty.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _read_hdf5_of_either_kind
+        return _states_only(_read_hdf5_of_either_kind)
     if head.startswith(b"PK\x03\x04"):
         return read_npz
     if _PICKLE.match(head):
         return read_hil_serl
     return None
+
+
+def _states_only(read: Callable[[Path], Recording]) -> Reader:
+    """A reader of a format in which the kit reads no images."""
+
+    def reader(path: Path, cameras: Sequence[str] | None) -> Recording:
+        if cameras:
+            raise DataError(f"{path} has no images of {', '.join(cameras)}, found no cameras.")
+        return read(path)
+
+    return reader
 
 
 def _read_hdf5_of_either_kind(path: Path) -> Recording:
@@ -188,16 +229,9 @@ def _read_hdf5_of_either_kind(path: Path) -> Recording:
     return read_hdf5(path)
 
 
-def _read_strictly(path: Path) -> Recording:
-    recording = read_recording(path)
+def _read_strictly(path: Path, cameras: Sequence[str] | None) -> Recording:
+    recording = read_recording(path, cameras)
     problems = [*recording.problems, *value_problems(recording)]
     if problems:
         raise DataError(f"{path}: {problems[0]}.")
     return recording
-
-
-def _check_same_shape(file: Path, recording: Recording, first_file: Path, first: Recording) -> None:
-    for name in ("observations", "actions"):
-        found, expected = getattr(recording, name).shape[1], getattr(first, name).shape[1]
-        if found != expected:
-            raise DataError(f"{file} has {name} of size {found}, expected {expected} as in {first_file}.")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Shaped
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.npz import flat_recording
 from wsrl_kit.data.recording import Recording
-from wsrl_kit.data.writing import written_whole
+from wsrl_kit.data.writing import refuse_images, written_whole
 from wsrl_kit.errors import DataError
 from wsrl_kit.trajectory import Trajectory
 
@@ -25,6 +25,7 @@ _NAMES = {
     "infos/success": "success",
     "infos/source": "source",
     "infos/weight": "weight",
+    "infos/grasp_penalty": "grasp_penalty",
 }
 
 
@@ -99,12 +100,14 @@ def _without_rows(
 
 
 def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes D4RL's arrays with `timeouts` and `next_observations`; success, source and weight under `infos`.
+    """Writes D4RL's arrays with `timeouts` and `next_observations`; the rest under `infos`.
 
     Raises:
-        DataError: there is no trajectory, their shapes differ, the file can't be written, or h5py is not installed.
+        DataError: there is no trajectory, their shapes differ, they hold images, the file can't be written, or h5py is
+            not installed.
     """
     h5py = require_h5py(Path(path))
+    refuse_images(path, trajectories)
     dataset = Dataset.from_trajectories(trajectories)
     sources = np.array(dataset.source_names, dtype=object)[dataset.episode_source]
     arrays = {
@@ -113,6 +116,8 @@ def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory])
     }
     if any(trajectory.weight is not None for trajectory in trajectories):
         arrays["weight"] = dataset.weight
+    if dataset.grasp_penalty is not None:
+        arrays["grasp_penalty"] = dataset.grasp_penalty
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
         for key, name in _NAMES.items():
             if name in arrays or not key.startswith("infos/"):

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wsrl_kit.data.frames import FrameCollector
+from wsrl_kit.data.hil_serl_observation import Observation, Unreadable, numbers, parse_observation
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.data.writing import written_whole
@@ -24,26 +26,33 @@ _Problems = dict[str, list[int]]
 
 
 class _Row(NamedTuple):
-    observation: np.ndarray
-    next_observation: np.ndarray
+    observation: Observation
+    next_observation: Observation
     action: np.ndarray
     reward: float
     mask: float
     done: float
+    grasp_penalty: float
     infos: dict[str, Any]
 
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return self.observation.shape, self.next_observation.shape, self.action.shape
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return self.observation.shapes, self.action.shape
+
+    def __str__(self) -> str:
+        """The shapes in words."""
+        return f"observations {self.observation} and actions {self.action.shape}"
 
 
-class _Unreadable(Exception):
-    """Why a transition can't be read."""
-
-
-def read_hil_serl(path: Path) -> Recording:
+def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
 
-    An observation is a dict with `state`, or a flat array. `infos` may say success, and what `write_hil_serl` adds.
+    An observation is a dict with `state` and any number of cameras, or a flat array. Images are referred to, and not
+    copied. A row or its `infos` may say `grasp_penalty`; `infos` may say success, and what `write_hil_serl` adds.
+
+    Args:
+        path: the file.
+        cameras: the cameras wanted; None: all; (): none, whose images are then forgotten.
 
     Raises:
         DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
@@ -57,61 +66,45 @@ def read_hil_serl(path: Path) -> Recording:
     rows: dict[int, _Row] = {}
     for number, entry in enumerate(content):
         try:
-            rows[number] = _row(entry, number, problems)
-        except _Unreadable as reason:
+            rows[number] = _row(entry, cameras)
+        except Unreadable as reason:
             problems[str(reason)].append(number)
     if not rows:
         raise DataError(f"{path}: {_sentences(problems)[0]}.")
     # Most rows decide the shape, so that one odd row does not condemn all others.
-    usual = Counter(row.shapes() for row in rows.values()).most_common(1)[0][0]
-    for number in [number for number, row in rows.items() if row.shapes() != usual]:
-        found = rows.pop(number).shapes()
-        problems[f"has observations {found[0]} and actions {found[2]}, expected {usual[0]} and {usual[2]}"].append(
-            number
-        )
+    usual = Counter(row.shapes for row in rows.values()).most_common(1)[0][0]
+    like = next(row for row in rows.values() if row.shapes == usual)
+    for number in [number for number, row in rows.items() if row.shapes != usual]:
+        problems[f"has {rows.pop(number)}, expected {like}"].append(number)
     return _recording(list(rows.values()), problems)
 
 
-def _row(entry: Any, number: int, problems: _Problems) -> _Row:
+def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
     if not isinstance(entry, dict):
-        raise _Unreadable(f"is no dict but {type(entry).__name__}")
+        raise Unreadable(f"is no dict but {type(entry).__name__}")
+    infos = entry["infos"] if isinstance(entry.get("infos"), dict) else {}
     try:
         row = _Row(
-            _state(entry["observations"], number, problems),
-            _state(entry["next_observations"], number, problems),
-            _numbers(entry["actions"], "actions"),
+            parse_observation(entry["observations"], cameras),
+            parse_observation(entry["next_observations"], cameras),
+            numbers(entry["actions"], "actions"),
             _single(entry["rewards"]),
             _single(entry["masks"]),
             _single(entry["dones"]),
-            entry["infos"] if isinstance(entry.get("infos"), dict) else {},
+            _number(entry.get("grasp_penalty", infos.get("grasp_penalty"))),
+            infos,
         )
     except KeyError as missing:
-        raise _Unreadable(f"has no {missing}") from None
+        raise Unreadable(f"has no {missing}") from None
     except (TypeError, ValueError):
-        raise _Unreadable("has rewards, masks or dones that are no single numbers") from None
+        raise Unreadable("has rewards, masks or dones that are no single numbers") from None
     if row.mask not in (0, 1) or row.done not in (0, 1):
-        raise _Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+        raise Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+    if row.observation.shapes != row.next_observation.shapes:
+        raise Unreadable(
+            f"has observations {row.observation} and next_observations {row.next_observation}, expected both alike"
+        )
     return row
-
-
-def _state(observation: Any, number: int, problems: _Problems) -> np.ndarray:
-    if not isinstance(observation, dict):
-        return _numbers(observation, "observations")
-    for key in observation:
-        if key != "state":
-            value = np.asarray(observation[key])
-            what = "camera images" if value.dtype == np.uint8 and value.ndim >= 2 else "an observation"
-            reason = f"has {what} under {key!r} ({kind(value)}), and policies here see `state` only"
-            if problems[reason][-1:] != [number]:
-                problems[reason].append(number)
-    return _numbers(observation["state"], "observations")
-
-
-def _numbers(value: Any, name: str) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf" or array.size == 0:
-        raise _Unreadable(f"has {name} that are no numbers")
-    return array
 
 
 def _single(value: Any) -> float:
@@ -133,11 +126,12 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
     truncated = ended & (timeout | ~masked)
     told_apart = bool((ended & ~masked).any()) or any(_TIMEOUT_KEY in row.infos for row in rows)
     success_said = any(key in row.infos for row in rows for key in SUCCESS_KEYS)
+    penalty = np.array([row.grasp_penalty for row in rows], np.float32)
     return Recording(
-        observations=_stack(row.observation for row in rows),
+        observations=_stack(row.observation.state for row in rows),
         actions=_stack(row.action for row in rows),
         rewards=rewards,
-        next_observations=_stack(row.next_observation for row in rows),
+        next_observations=_stack(row.next_observation.state for row in rows),
         terminated=masked & ~timeout,
         truncated=truncated,
         may_be_timeout=masked & (not told_apart),
@@ -147,11 +141,31 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
         source=np.array([str(row.infos.get("source", "")) for row in rows]),
         weight=np.array([_number(row.infos.get("weight")) for row in rows], np.float32),
         format="HIL-SERL pickle",
-        observation_kind=kind(rows[0].observation),
+        observation_kind=kind(rows[0].observation.state),
         action_kind=kind(rows[0].action),
         timeouts_repaired=int((masked & timeout).sum()),
         problems=tuple(_sentences(problems)),
+        grasp_penalty=None if np.isnan(penalty).all() else penalty,
+        **_frames(rows),
     )
+
+
+def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
+    """The fields of a recording that hold images."""
+    if not rows[0].observation.images:
+        return {}
+    collector = FrameCollector(list(rows[0].observation.images))
+    stacks: list[list[int]] = []
+    next_stacks: list[list[int]] = [[]]
+    for row in rows:
+        stacks.append(collector.add(row.observation.images, expected=next_stacks[-1]))
+        next_stacks.append(collector.add(row.next_observation.images, expected=stacks[-1][1:]))
+    return {
+        "frames": collector.frames,
+        "stack": np.array(stacks),
+        "next_stack": np.array(next_stacks[1:]),
+        "stored_frames": collector.stored,
+    }
 
 
 def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
@@ -175,17 +189,29 @@ def _number(value: Any) -> float:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know."""
+    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know.
+
+    An array that lies inside bytes refers to these, so that overlapping stacks of an episode's frames share them.
+    """
 
     def reducer_override(self, value: Any) -> Any:
-        if type(value) is np.ndarray:
-            return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
-        return NotImplemented
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        whole: Any = value.base
+        if isinstance(whole, bytes):
+            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
+        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+
+
+def _address(buffer: np.ndarray | bytes) -> int:
+    array = np.frombuffer(buffer, np.uint8) if isinstance(buffer, bytes) else buffer
+    return int(array.__array_interface__["data"][0])
 
 
 def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
     """Writes a file that HIL-SERL's scripts load as `demo_path`, and `read_hil_serl` as what it was.
 
+    Each frame is in the file once, whatever the observation horizon: observations refer to the frames of their episode.
     A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
     `succeed`, and three entries that HIL-SERL ignores: `TimeLimit.truncated`, and where there are any `source` and
     `weight`.
@@ -202,7 +228,7 @@ def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajecto
 
 
 def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
-    states = [{"state": state[None]} for state in trajectory.observations.astype(np.float32)]
+    observations = _observations(trajectory)
     for step in range(len(trajectory)):
         last = step == len(trajectory) - 1
         truncated = last and not trajectory.terminated
@@ -211,12 +237,26 @@ def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
             infos["source"] = trajectory.source
         if trajectory.weight is not None:
             infos["weight"] = float(trajectory.weight[step])
-        yield {
-            "observations": states[step],
+        penalty = {} if trajectory.grasp_penalty is None else {"grasp_penalty": float(trajectory.grasp_penalty[step])}
+        yield penalty | {
+            "observations": observations[step],
             "actions": trajectory.actions[step].astype(np.float32),
-            "next_observations": states[step + 1],
+            "next_observations": observations[step + 1],
             "rewards": float(trajectory.rewards[step]),
             "masks": 0.0 if last and trajectory.terminated else 1.0,
             "dones": last,
             "infos": infos,
         }
+
+
+def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
+    """`state` (k, S) and stacks (k, height, width, 3), the stacks inside the bytes of the whole episode's frames."""
+    horizon, count = trajectory.observation_horizon, len(trajectory.observations)
+    states = trajectory.observations.reshape(count, horizon, -1).astype(np.float32)
+    observations = [{"state": state} for state in states]
+    for camera, frames in sorted(trajectory.images.items()):
+        content, frame_size = frames.tobytes(), frames[0].nbytes
+        for first, observation in enumerate(observations):
+            shape = (horizon, *frames.shape[1:])
+            observation[camera] = np.ndarray(shape, np.uint8, content, first * frame_size)
+    return observations

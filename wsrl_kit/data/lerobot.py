@@ -29,15 +29,19 @@ _PENALTY = "complementary_info.discrete_penalty"
 _Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
 
 
-def read_lerobot(path: Path) -> Recording:
+def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     """Reads a dataset's folder (the one that holds `meta/`), states and cameras.
 
     The state is every numeric `observation.*` column, in alphabetical order, as HIL-SERL concatenates its own. In a
     dataset without `next.done`, only a success at an episode's last step ends the task.
 
+    Args:
+        path: the folder.
+        cameras: the cameras wanted, by the last part of their keys; None: all; (): none, whose frames are not decoded.
+
     Raises:
-        DataError: the folder is of another version, incomplete or damaged, its parts disagree, it holds no rewards or
-            depth maps, or what reads it is not installed.
+        DataError: the folder is of another version, incomplete or damaged, its parts disagree, it lacks rewards or a
+            camera, or what reads it is not installed.
     """
     folder = open_folder(path)
     states = _states(folder)
@@ -52,7 +56,7 @@ def read_lerobot(path: Path) -> Recording:
     observations = _float32(np.concatenate([table[name] for name in states], axis=1))
     rewards = _float32(table["next.reward"])[:, 0]
     terminated, truncated, success = _ends(table, rewards, last)
-    images = camera_images(folder)
+    images = camera_images(folder, cameras)
     recording = Recording(
         observations=observations,
         actions=_float32(table["action"]),

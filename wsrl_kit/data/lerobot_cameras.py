@@ -1,7 +1,7 @@
 """The cameras of a LeRobotDataset v3: pictures in the parquet files, or videos of many episodes each."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,43 @@ from wsrl_kit.trajectory import Images
 _PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def camera_images(folder: Folder) -> Images:
-    """The frames of every camera, one per row of the data; a camera's name is the last part of its key.
+def camera_images(folder: Folder, cameras: Sequence[str] | None) -> Images:
+    """The frames of the cameras, one per row of the data; a camera's name is the last part of its key.
+
+    Args:
+        folder: the dataset.
+        cameras: the cameras wanted; None: all.
 
     Raises:
-        DataError: frames are missing, damaged, of several sizes, or depths; two cameras have one name; a decoder is
-            not installed.
+        DataError: a camera or frames are missing, frames are damaged, of several sizes, or depths, two cameras have
+            one name, or a decoder is not installed.
     """
-    keys = sorted(
-        name
-        for name, feature in folder.features.items()
-        if name.startswith("observation.") and feature["dtype"] in ("image", "video")
-    )
+    keys = _keys(folder)
+    missing = [camera for camera in cameras or () if camera not in keys]
+    if missing:
+        found = ", ".join(keys) or "no cameras"
+        raise DataError(f"{folder.path} has no images of {', '.join(missing)}, found {found}.")
     images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
-    for key in keys:
-        camera = key.rsplit(".", 1)[1]
-        if camera in images:
-            raise DataError(f"{folder.path} has two cameras of the name {camera!r}, one of them {key!r}.")
+    for camera, key in keys.items():
+        if cameras is not None and camera not in cameras:
+            continue
         if _is_depth(folder.features[key]):
             raise DataError(f"{folder.path}: {key!r} is a depth map, expected 8-bit color images.")
         frames = _pictures(folder, key) if folder.features[key]["dtype"] == "image" else _film(folder, key)
         images[camera] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()))
     return images
+
+
+def _keys(folder: Folder) -> dict[str, str]:
+    """Camera -> its key."""
+    keys: dict[str, str] = {}
+    for key, feature in sorted(folder.features.items()):
+        if key.startswith("observation.") and feature["dtype"] in ("image", "video"):
+            camera = key.rsplit(".", 1)[1]
+            if camera in keys:
+                raise DataError(f"{folder.path} has two cameras of the name {camera!r}: {keys[camera]!r} and {key!r}.")
+            keys[camera] = key
+    return keys
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:

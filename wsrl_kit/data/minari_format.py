@@ -13,6 +13,7 @@ from jaxtyping import Float32, Shaped
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hil_serl import SUCCESS_KEYS
 from wsrl_kit.data.recording import Recording, join, kind, success_from_rewards
+from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
 from wsrl_kit.trajectory import Trajectory
 
@@ -69,7 +70,7 @@ def _unsupported(space: spaces.Space, name: str) -> list[str]:
     if isinstance(space, spaces.Tuple):
         return [reason for key, part in enumerate(space.spaces) for reason in _unsupported(part, f"{name}/{key}")]
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2:
-        return [f"has camera images under {name!r}, which state policies do not support"]
+        return [f"has camera images under {name!r}, which the kit reads from HIL-SERL pickles and its own npz"]
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiBinary):
         return []
     return [f"has {name!r} in {space}, which is not supported"]
@@ -112,6 +113,7 @@ def _recording(episode: Any, observation_space: spaces.Space, action_space: spac
         success=_of_steps(said, count),
         source=np.full(count, source.decode() if isinstance(source, bytes) else str(source)),
         weight=_of_steps(infos.get("weight"), count),
+        grasp_penalty=_of_steps(infos["grasp_penalty"], count) if "grasp_penalty" in infos else None,
         format="Minari",
         observation_kind=f"{observation_space}",
         action_kind=kind(np.asarray(episode.actions)[0]),
@@ -133,8 +135,8 @@ def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory
         path: the folder, named as Minari names datasets (`insertion/demos-v0`); `-v0` is understood where missing.
 
     Raises:
-        DataError: there is no trajectory, their shapes differ, minari is missing, or the folder exists or can't be
-            written.
+        DataError: there is no trajectory, their shapes differ, they hold images, minari is missing, or the folder
+            exists or can't be written.
     """
     target = Path(path)
     minari = _require_minari(target)
@@ -142,6 +144,7 @@ def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory
 
     if target.exists():
         raise DataError(f"{target} is not written: it exists already.")
+    refuse_images(target, trajectories)
     dataset = Dataset.from_trajectories(trajectories)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -175,6 +178,8 @@ def _buffer(trajectory: Trajectory) -> Any:
         infos["source"] = [trajectory.source] * (count + 1)
     if trajectory.weight is not None:
         infos["weight"] = np.append(trajectory.weight[:1], trajectory.weight)
+    if trajectory.grasp_penalty is not None:
+        infos["grasp_penalty"] = np.append(trajectory.grasp_penalty[:1], trajectory.grasp_penalty)
     return EpisodeBuffer(
         observations=trajectory.observations,
         actions=trajectory.actions,

@@ -7,7 +7,6 @@ file. Numpy's own `__setstate__` of dtypes, which trusts sizes and flags that th
 
 import copyreg
 import functools
-import io
 import math
 import pickle
 import re
@@ -78,7 +77,12 @@ class _Array(np.ndarray):
         super().__setstate__((version, shape, _dtype_of(dtype), bool(is_fortran), content))  # type: ignore[arg-type]
 
 
-def _ndarray(shape: Any, dtype: Any, buffer: Any) -> np.ndarray:
+def _ndarray(shape: Any, dtype: Any, buffer: Any, offset: Any = None) -> np.ndarray:
+    if offset is not None:
+        size = math.prod(shape) * _dtype_of(dtype).itemsize
+        if type(offset) is not int or not 0 <= offset <= offset + size <= len(buffer):
+            raise pickle.UnpicklingError("an array does not lie inside its bytes")
+        buffer = memoryview(buffer)[offset : offset + size]
     return _frombuffer(buffer, dtype, shape, "C")
 
 
@@ -156,7 +160,9 @@ def load_pickle(path: Path) -> Any:
     # Objects registered by extension code are taken from this cache without asking find_class.
     copyreg.clear_extension_cache()
     try:
-        return _Unpickler(io.BytesIO(path.read_bytes())).load()
+        # From the file itself: one copy of large images in memory, not two.
+        with path.open("rb") as file:
+            return _Unpickler(file).load()
     except _Refused as refused:
         raise DataError(
             f"{path} is refused: it asks for {refused}, and a data file may hold only numpy arrays, containers "
