@@ -55,7 +55,7 @@ def examine(path: str | os.PathLike[str], timeout_length: int | None = None) -> 
     """Reads a file as far as it can be read and reports all it finds; bad data is never an error here.
 
     Args:
-        path: a file, or a Minari dataset's folder.
+        path: a file, or the folder of a Minari dataset or a LeRobotDataset.
         timeout_length: the task's time limit in transitions; None: inferred.
     """
     try:

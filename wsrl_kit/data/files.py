@@ -12,6 +12,7 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
 from wsrl_kit.data.hil_serl import read_hil_serl
 from wsrl_kit.data.layout import Layout
+from wsrl_kit.data.lerobot import read_lerobot
 from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
 from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
@@ -27,6 +28,7 @@ SOURCES = ("demos", "suboptimal", "random")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\([ld]p\d|[]}]q|\(?c[\w.]+\n[A-Za-z_][\w.]*\n")
 
 _MINARI_FILE = Path("data", "main_data.hdf5")
+_LEROBOT_FILE = Path("meta", "info.json")
 
 # The folders that a HIL-SERL run dumps its transitions to -> the source that they are: what people demonstrated, and
 # all that the robot did.
@@ -37,7 +39,7 @@ Reader = Callable[[Path, Sequence[str] | None], Recording]
 
 
 def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None = None) -> Recording:
-    """Reads one file (or one Minari folder) in whatever format its content has, problems and all.
+    """Reads one file (or a Minari or LeRobot folder) in whatever format its content has, problems and all.
 
     Args:
         path: the file.
@@ -50,7 +52,8 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
     reader = _reader(path)
     if reader is None:
         raise DataError(
-            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset or the kit's npz."
+            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
+            "a LeRobotDataset or the kit's npz."
         )
     return reader(path, cameras)
 
@@ -58,7 +61,7 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
 def read_file(
     path: str | os.PathLike[str], timeout_length: int | None = None, cameras: Sequence[str] | None = None
 ) -> list[Trajectory]:
-    """The trajectories of one file (or one Minari folder); see `load_sources`.
+    """The trajectories of one file (or a Minari or LeRobot folder); see `load_sources`.
 
     Raises:
         DataError: as `load_sources`.
@@ -140,7 +143,7 @@ def _is_dump(file: Path) -> bool:
 
 
 def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
-    """Files and Minari folders behind one path or a list of them."""
+    """Files, and folders that are one dataset each, behind one path or a list of them."""
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise DataError(f"The list of files for {what} is empty.")
@@ -150,7 +153,7 @@ def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
 
 def _expand_one(path: Path) -> list[Path]:
     if path.is_dir():
-        if (path / "data").is_dir():
+        if (path / "data").is_dir() or (path / _LEROBOT_FILE).exists():
             return [path]
         dumps = [dump for folder in _DUMPS for dump in sorted((path / folder).glob("transitions_*.pkl"), key=_natural)]
         if dumps:
@@ -190,6 +193,8 @@ def _is_data(path: Path) -> bool:
 def _reader(path: Path) -> Reader | None:
     """The reader for a file's content, None for a content that is none of ours."""
     if path.is_dir():
+        if (path / _LEROBOT_FILE).exists():
+            return read_lerobot
         is_minari = (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists()
         return _states_only(read_minari) if is_minari else None
     try:

@@ -39,6 +39,8 @@ class Recording:
         action_kind: dtype and shape of one action as recorded.
         timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
         problems: what is wrong with the file, as ends of a sentence that begins with its name.
+        last_observations_recorded: False for a format that lacks the observation after an episode's last step: there a
+            terminated step repeats its own, which no value depends on.
         grasp_penalty: what the row's grasp action cost, nan where the row does not say; None where no row does.
         frames: camera -> its frames, in any order; none without cameras. One that several observations show need be
             there only once, and may be there more often.
@@ -63,6 +65,7 @@ class Recording:
     action_kind: str
     timeouts_repaired: int = 0
     problems: tuple[str, ...] = ()
+    last_observations_recorded: bool = True
     grasp_penalty: Float32[np.ndarray, " transition"] | None = None
     frames: Frames = field(default_factory=dict)
     stack: Int64[np.ndarray, "transition horizon"] | None = None
@@ -119,6 +122,7 @@ def join(recordings: Sequence[Recording]) -> Recording:
         **arrays,
         timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
         problems=tuple(problem for recording in recordings for problem in recording.problems),
+        last_observations_recorded=all(recording.last_observations_recorded for recording in recordings),
         stored_frames=sum(recording.stored_frames for recording in recordings),
     )
 
@@ -194,7 +198,8 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
     """Turns time limits that upstream recorded as the end of the task into truncations.
 
     HIL-SERL folds the time limit into `done` and writes masks = 0. An episode counts as timed out where it is recorded
-    so, brought no success (and where success is not said: no reward at its end), and lasted exactly the limit.
+    so, brought no success (and where success is not said: no reward at its end), and lasted exactly the limit. In a
+    format without the observation after the last step, that step is left out: its value would depend on it.
 
     Args:
         timeout_length: the limit, in transitions. None: inferred as the longest length in the recording, and only if
@@ -206,14 +211,32 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
     success = np.fmax.reduceat(recording.success, starts)
     unsuccessful = (success == 0) | (np.isnan(success) & (recording.rewards[ends - 1] <= 0))
     candidate = recording.may_be_timeout[ends - 1] & unsuccessful
+    if not recording.last_observations_recorded:
+        # Nothing would be left of a single step.
+        candidate &= lengths > 1
     timed_out = candidate & (lengths == (lengths.max() if timeout_length is None else timeout_length))
     if timeout_length is None and timed_out.sum() < 2:
         return recording
     terminated, truncated = recording.terminated.copy(), recording.truncated.copy()
     terminated[ends[timed_out] - 1] = False
     truncated[ends[timed_out] - 1] = True
-    repaired = recording.timeouts_repaired + int(timed_out.sum())
-    return replace(recording, terminated=terminated, truncated=truncated, timeouts_repaired=repaired)
+    count = recording.timeouts_repaired + int(timed_out.sum())
+    repaired = replace(recording, terminated=terminated, truncated=truncated, timeouts_repaired=count)
+    return repaired if recording.last_observations_recorded else without_last_steps(repaired, ends[timed_out] - 1)
+
+
+def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode"]) -> Recording:
+    """Episodes that end at `rows` end one step earlier, truncated; those of a single step are left out."""
+    before = rows[rows > 0] - 1
+    before = before[~(recording.terminated | recording.truncated)[before]]
+    truncated, success = recording.truncated.copy(), recording.success.copy()
+    truncated[before] = True
+    success[before] = np.fmax(success[before], success[before + 1])
+    recording = replace(recording, truncated=truncated, success=success)
+    arrays: dict[str, Any] = {
+        name: np.delete(value, rows, axis=0) for name, value in vars(recording).items() if isinstance(value, np.ndarray)
+    }
+    return replace(recording, **arrays)
 
 
 def segments(recording: Recording) -> list[Trajectory]:
