@@ -7,10 +7,9 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
+from wsrl_kit.envs.observations import STATE
 
-STATE = "state"
-"""Name of the flat state beside the cameras."""
+CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
 
 
 def state_space(environment: gymnasium.Env) -> gymnasium.spaces.Box:

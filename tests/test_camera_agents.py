@@ -1,0 +1,204 @@
+"""Agents that see: what they learn, what replay keeps for them, and runs from image demos to fine-tuning."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import camera_samples
+from camera_samples import NAME, record, register, write_demos
+from training_samples import measured, same, settings, taken
+from wsrl_kit import envs, sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.files import load_sources
+from wsrl_kit.errors import CheckpointError, DataError, ParameterError
+from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.training import agent as agents
+from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Silent, Snapshot
+from wsrl_kit.training.jobs import run_finetune, run_warmup
+from wsrl_kit.training.sight import dataset_frames, look
+from wsrl_kit.types import Transition
+
+SPOT = {
+    "exp_name": NAME,
+    "environment_options": {},
+    "hidden_sizes": [32],
+    "batch_size": 32,
+    "warmup_steps": 150,
+    "warmup_evaluation_interval": 150,
+    "behavior_cloning_weight": 1.0,
+    "augmentation_padding": 1,
+    "evaluation_episodes": 10,
+    "online_steps": 24,
+    "update_to_data_ratio": 1,
+    "evaluation_interval": 24,
+    "checkpoint_interval": 10,
+    "log_interval": 8,
+}
+
+
+def spot(**changes: Any) -> WSRLConfig:
+    register()
+    return settings(**(SPOT | changes))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset.from_trajectories(record(30))
+
+
+def fresh(config: WSRLConfig, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
+    environment = envs.make(config.exp_name, config.environment_options)
+    static, agent = agents.create(config, environment, dataset)
+    environment.close()
+    return static, agent
+
+
+def batch_of(config: WSRLConfig, dataset: Dataset, size: int = 8) -> Transition:
+    return agents.probe_batch(config, dataset, size)
+
+
+def test_who_sees_learns_what_the_state_does_not_say(dataset: Dataset) -> None:
+    config = spot()
+    static, agent = fresh(config, dataset)
+    events = taken(warmup.warmup(config, static, warmup.initial_tree(agent), dataset, Evaluator(config)))
+    success = measured(events, "evaluation/success_deterministic")
+    assert success[150] >= 0.8
+
+
+def test_the_critics_train_the_encoder_and_the_actor_does_not(dataset: Dataset) -> None:
+    config = spot()
+    static, agent = fresh(config, dataset)
+    batch, key = batch_of(config, dataset), jax.random.key(0)
+    prepared = sac.prepare(static, agent, batch, key)
+    by_critics, _, _ = jax.jit(sac.update_critic, static_argnums=0)(static, agent, prepared, key)
+    assert not same(by_critics.critic["encoder"], agent.critic["encoder"])
+    assert same(by_critics.actor, agent.actor)
+    moved = jax.tree.map(lambda new, old: new - old, by_critics.critic["encoder"], agent.critic["encoder"])
+    followed = jax.tree.map(lambda new, old: new - old, by_critics.target_critic["encoder"], agent.critic["encoder"])
+    for target, online in zip(jax.tree.leaves(followed), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_allclose(target, config.target_update_rate * online, atol=1e-7)
+    by_actor, _ = jax.jit(sac.update_actor, static_argnums=0)(static, agent, prepared, key)
+    assert same(by_actor.critic, agent.critic)
+    assert not same(by_actor.actor, agent.actor)
+
+
+def test_training_sees_crops_and_acting_does_not(dataset: Dataset) -> None:
+    config = spot(augmentation_padding=3)
+    static, agent = fresh(config, dataset)
+    batch = batch_of(config, dataset)
+    assert same(sac.prepare(static, agent, batch).images, batch.images)
+    first, second = (sac.prepare(static, agent, batch, jax.random.key(seed)) for seed in (0, 1))
+    for name in ("front", "back"):
+        assert not same(first.images[name], batch.images[name])
+        assert not same(first.images[name], second.images[name])
+        assert not same(first.images[name], first.next_images[name])
+    assert same(first.observation, batch.observation)
+
+
+def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dataset) -> None:
+    config = spot(augmentation_padding=0)
+    static, agent = fresh(config, dataset)
+    # The small trunk frozen as it is: a ResNet of 128x128 would take the machine a minute.
+    static = replace(static, pixels=replace(static.pixels, is_frozen=True))
+    agent = sac.create(static, jax.random.key(0), agent.observation_center, agent.observation_scale)
+    store = dataset_frames(static, agent, dataset)
+    assert store is not None
+    rows = np.array([0, 3, len(dataset) - 1])
+    images, next_images = FrameBatches().gather(rows, store)
+    assert {leaf.dtype for leaf in images.values()} == {np.dtype(np.float32)}
+    batch = jax.tree.map(lambda column: column[rows], agents.to_transitions(config, dataset))
+    newest, following = agents.stacks_of(dataset, rows)
+    raw = batch._replace(
+        images={name: frames[newest] for name, frames in dataset.images.items()},
+        next_images={name: frames[following] for name, frames in dataset.images.items()},
+    )
+    kept = batch._replace(images=images, next_images=next_images)
+    errors = [sac.td_errors(static, agent, each, jax.random.key(1)) for each in (raw, kept)]
+    np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
+    # What acting looks at is the same too.
+    environment = envs.make(config.exp_name, config.environment_options)
+    state, shown = look(static, agent, environment.reset(seed=0)[0])
+    assert shown["front"].dtype == np.float32 and state.shape == (2,)
+
+
+@pytest.mark.parametrize("frame_memory", ["host", "device"])
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
+    frame_memory: str, horizon: int, tmp_path: Path
+) -> None:
+    config = spot(frame_memory=frame_memory, environment_options={"observation_horizon": horizon})
+    dataset = Dataset.from_trajectories(record(12, observation_horizon=horizon))
+    static, agent = fresh(config, dataset)
+    frames = dataset_frames(static, agent, dataset)
+
+    def run(tree: Any) -> list[Any]:
+        environment = envs.make(config.exp_name, config.environment_options)
+        return taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
+
+    def start() -> Any:
+        return finetune.initial_tree(config, static, jax.tree.map(jnp.copy, agent), dataset)
+
+    whole = run(start())
+    snapshots = [event.tree for event in whole if isinstance(event, Snapshot)]
+    checkpoint.save(tmp_path / "checkpoint.npz", snapshots[0], {})
+    rest = run(checkpoint.load(tmp_path / "checkpoint.npz", start()))
+    assert len(snapshots) >= 2
+    assert same(snapshots[-1], rest[-1].tree)
+    assert not same(snapshots[0]["agent"].critic["encoder"], snapshots[-1]["agent"].critic["encoder"])
+
+
+def test_host_and_device_memory_give_the_same_run(dataset: Dataset) -> None:
+    ends = []
+    for frame_memory in ("host", "device"):
+        config = spot(frame_memory=frame_memory, online_steps=12, evaluation_interval=12)
+        static, agent = fresh(config, dataset)
+        frames = dataset_frames(static, agent, dataset)
+        tree = finetune.initial_tree(config, static, agent, dataset)
+        environment = envs.make(config.exp_name, config.environment_options)
+        events = taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
+        ends.append(events[-1].tree["agent"])
+    assert same(*ends)
+
+
+def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:
+    demos = write_demos(tmp_path)
+    config = spot(offline_data_path=str(demos), warmup_steps=10, warmup_evaluation_interval=10, evaluation_episodes=1)
+    target = run_warmup(config, tmp_path / "warmup", Silent())
+    kept = load_sources(str(tmp_path / "warmup" / "filtered_demos.pkl"))
+    assert sorted(kept.images) == ["back", "front"]
+    assert 0 < len(kept) < len(load_sources(str(demos)))
+    online = replace(
+        config, checkpoint_path=str(target), demo_path=str(tmp_path / "warmup" / "filtered_demos.pkl"), batch_size=8
+    )
+    run_finetune(online, tmp_path / "finetune", Silent())
+    with pytest.raises(CheckpointError, match=r"was made with encoder small, but this run has encoder resnet10$"):
+        run_finetune(replace(online, encoder="resnet10"), tmp_path / "other", Silent())
+
+
+def test_data_that_lack_what_the_task_shows_are_refused(tmp_path: Path) -> None:
+    demos = write_demos(tmp_path)
+    config = spot(offline_data_path=str(demos), environment_options={"observation_horizon": 2})
+    with pytest.raises(DataError, match="observation horizon"):
+        run_warmup(config, tmp_path / "horizon", Silent())
+
+
+def test_a_frozen_trunk_wants_weights(tmp_path: Path) -> None:
+    demos = write_demos(tmp_path, episodes=10)
+    config = spot(offline_data_path=str(demos), encoder="resnet10_frozen")
+    with pytest.raises(ParameterError, match=r"needs encoder_weights.*found None"):
+        run_warmup(config, tmp_path / "warmup", Silent())
+    with pytest.raises(DataError, match=r"none\.pkl does not exist"):
+        run_warmup(replace(config, encoder_weights=str(tmp_path / "none.pkl")), tmp_path / "warmup", Silent())
+
+
+def test_the_robot_task_without_cameras_takes_image_demos_for_their_states(dataset: Dataset) -> None:
+    assert camera_samples.name_of(dataset.images) == "back"
