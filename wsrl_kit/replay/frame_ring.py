@@ -1,0 +1,186 @@
+"""A ring of frames beside a ring of transitions, which it may force to drop its oldest.
+
+Frames are numbered in the order in which they are written; frame n lies in slot n % slots. What a transition shows is
+compared with what the one before it showed, so that a frame that is already there is not written again, and one that
+only seems to follow (after a reset, a time limit, or steps left out between interventions) is: no caller has to know.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32, Int64, Shaped
+
+from wsrl_kit.errors import DataError
+from wsrl_kit.replay.frames import FrameStore
+
+SPARE_FRAMES = 0.049
+"""Frames kept beyond one per transition, as a share: each episode shows one more than it has transitions. With the
+tables, the ring takes less than 1.05 times the bytes of one frame per transition."""
+
+Stacks = Mapping[str, Shaped[np.ndarray, "horizon ..."]]
+Frame = Mapping[str, Shaped[np.ndarray, "..."]]
+
+
+class FrameRing(NamedTuple):
+    """The frames of the transitions in an online `storage` of the same capacity, on the host or on a device.
+
+    A pytree of arrays of fixed shapes: saved and read back as it is, it goes on to the bit. On the host its arrays are
+    written in place: what is to outlast the next `add` is to be copied.
+
+    Attributes:
+        store: the frames, and what each row shows.
+        recent: the last frames written, in host memory; frame n in slot n % (2 * horizon).
+        shown: numbers of the frames that the newest transition's next observation shows; -1 before the first.
+        oldest: number of the oldest frame that each row shows.
+        written: frames written so far.
+        size: transitions whose frames are all there.
+        position: row that the next transition takes.
+    """
+
+    store: FrameStore
+    recent: dict[str, Shaped[np.ndarray, "2*horizon ..."]]
+    shown: Int64[np.ndarray, " horizon"]
+    oldest: Int64[np.ndarray, " capacity"]
+    written: Int64[np.ndarray, ""]
+    size: Int64[np.ndarray, ""]
+    position: Int64[np.ndarray, ""]
+
+
+def create(capacity: int, example: Stacks, on_device: bool = False) -> FrameRing:
+    """An empty ring; host memory is taken only as it is written.
+
+    Args:
+        capacity: transitions, as the storage has.
+        example: what one observation shows, by camera, for horizon, shapes and types.
+        on_device: whether the frames live in the memory of JAX's device, all at once; otherwise in the host's.
+    """
+    horizon = len(next(iter(example.values())))
+    slots = capacity + max(int(capacity * SPARE_FRAMES), 4 * horizon)
+    zeros: Callable = jnp.zeros if on_device else np.zeros
+    store = FrameStore(
+        {camera: zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},
+        zeros((capacity, 2, horizon), np.int32),
+    )
+    recent = {camera: np.zeros((2 * horizon, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()}
+    none = np.zeros((), np.int64)
+    return FrameRing(store, recent, np.full(horizon, -1), np.zeros(capacity, np.int64), none, none, none)
+
+
+def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
+    """The ring with what one more transition shows; the ring given is given up.
+
+    Args:
+        images: what its observation shows, by camera, oldest frame first.
+        next_images: what its next observation shows.
+
+    Returns:
+        The ring, and how many of the oldest transitions have lost frames to this one. Where that is not 0, they are to
+        be dropped (`mixture.drop_oldest`) before the transition is added to the replay. One whose row this transition
+        takes anyway needs no dropping alone.
+
+    Raises:
+        DataError: cameras, shapes or types are not the ring's.
+    """
+    numbers: list[list[int]] = [ring.shown.tolist()]
+    written, new = int(ring.written), list[Frame]()
+    for stacks in (images, next_images):
+        _check(ring, stacks)
+        numbers.append(_numbers(ring, numbers[-1], written + len(new), stacks, new))
+    stack_numbers = np.array(numbers[1:])
+
+    capacity, slots = len(ring.oldest), len(next(iter(ring.store.frames.values())))
+    row, size = int(ring.position), int(ring.size)
+    store = _write(ring.store, row, (stack_numbers % slots).astype(np.int32), written % slots, new)
+
+    written += len(new)
+    lost = 0
+    # Later transitions show no older frames, so those that have lost some are the oldest.
+    while lost < size and ring.oldest[(row - size + lost) % capacity] < written - slots:
+        lost += 1
+    dropped = 0 if size == capacity and lost == 1 else lost
+    ring.oldest[row] = stack_numbers.min()
+    counts = (written, min(size - dropped + 1, capacity), (row + 1) % capacity)
+    return FrameRing(store, ring.recent, stack_numbers[1], ring.oldest, *(np.array(count) for count in counts)), dropped
+
+
+def _check(ring: FrameRing, stacks: Stacks) -> None:
+    horizon = len(ring.shown)
+    if stacks.keys() != ring.recent.keys():
+        raise DataError(f"images must be of the cameras {sorted(ring.recent)}, found {sorted(stacks)}")
+    for camera, recent in ring.recent.items():
+        stack, shape = stacks[camera], (horizon, *recent.shape[1:])
+        if stack.shape != shape or stack.dtype != recent.dtype:
+            raise DataError(
+                f"images of {camera} must be {recent.dtype}{list(shape)}, found {stack.dtype}{list(stack.shape)}"
+            )
+
+
+def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, new: list[Frame]) -> list[int]:
+    """Numbers of the frames in one observation's stacks; frames not among the known are numbered and added to `new`.
+
+    Matching goes forward only, so numbers never fall, within a stack or from one stack to the next.
+
+    Args:
+        known: numbers of the frames in the stack before.
+        written: frames written before this stack.
+        new: frames still to be written to the store; they are put into `ring.recent` here.
+    """
+    horizon = len(ring.shown)
+    places = 2 * horizon
+    # The frames before these may leave `recent` while this stack is written.
+    candidates = [number for number in dict.fromkeys(known) if number >= max(written - horizon, 0)]
+    numbers, start = list[int](), 0
+    for moment in range(horizon):
+        frame = {camera: stack[moment] for camera, stack in stacks.items()}
+        for place in range(start, len(candidates)):
+            if _is_same(ring.recent, candidates[place] % places, frame):
+                start = place
+                break
+        else:
+            start = len(candidates)
+            candidates.append(written)
+            for camera, recent in ring.recent.items():
+                recent[written % places] = frame[camera]
+            new.append(frame)
+            written += 1
+        numbers.append(candidates[start])
+    return numbers
+
+
+def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
+    """Whether all cameras' frames are the same to the bit."""
+    return all(
+        np.array_equal(recent[camera][slot].view(np.uint8), np.ascontiguousarray(image).view(np.uint8))
+        for camera, image in frame.items()
+    )
+
+
+def _write(
+    store: FrameStore, row: int, slots: Int32[np.ndarray, "2 horizon"], first: int, new: list[Frame]
+) -> FrameStore:
+    """The store with new frames in the slots from `first` on, and with what a row shows."""
+    if isinstance(store.stacks, jax.Array):
+        # Copied, since the environment may use its arrays again before the device has read them.
+        copies = [{camera: np.array(image) for camera, image in frame.items()} for frame in new]
+        return _write_on_device(store, np.int32(row), slots, np.int32(first), copies)
+    store.stacks[row] = slots
+    for camera, frames in store.frames.items():
+        for number, frame in enumerate(new):
+            frames[(first + number) % len(frames)] = frame[camera]
+    return store
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write_on_device(
+    store: FrameStore, row: jax.Array, slots: jax.Array, first: jax.Array, new: list[dict[str, jax.Array]]
+) -> FrameStore:
+    frames = dict(store.frames)
+    for number, frame in enumerate(new):
+        for camera, image in frame.items():
+            slot = (first + number) % len(frames[camera])
+            frames[camera] = jax.lax.dynamic_update_index_in_dim(frames[camera], image, slot, 0)
+    return FrameStore(frames, jax.lax.dynamic_update_index_in_dim(store.stacks, slots, row, 0))
