@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import camera_samples
 from camera_samples import NAME, record, register, write_demos
-from training_samples import measured, same, settings, taken
+from training_samples import StopAt, measured, same, same_checkpoint, settings, taken
 from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
-from wsrl_kit.errors import CheckpointError, DataError, ParameterError
+from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
@@ -184,6 +183,22 @@ def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:
         run_finetune(replace(online, encoder="resnet10"), tmp_path / "other", Silent())
 
 
+def test_a_stopped_run_that_sees_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    demos = write_demos(tmp_path)
+    # Fewer rows than steps, so that frames are overwritten; more steps than a block of frames on disk.
+    config = spot(demo_path=str(demos), online_steps=300, frozen_rollout_steps=290, replay_capacity=40, batch_size=8)
+    config = replace(config, evaluation_interval=300, evaluation_episodes=1)
+    run_finetune(config, tmp_path / "whole", Silent())
+    with pytest.raises(Stopped):
+        run_finetune(config, tmp_path / "halves", StopAt(285))
+    blocks = sorted((tmp_path / "halves" / "frames").iterdir())
+    assert 1 <= len(blocks) <= 2 and sum(path.stat().st_size for path in blocks) < 2 * 2 * 256 * 16 * 16 * 3
+    run_finetune(config, tmp_path / "halves", Silent())
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "halves" / "metrics.csv").read_bytes()
+    assert same_checkpoint(*(tmp_path / name / "checkpoint.npz" for name in ("whole", "halves")))
+    assert not (tmp_path / "halves" / "frames").exists()
+
+
 def test_data_that_lack_what_the_task_shows_are_refused(tmp_path: Path) -> None:
     demos = write_demos(tmp_path)
     config = spot(offline_data_path=str(demos), environment_options={"observation_horizon": 2})
@@ -198,7 +213,3 @@ def test_a_frozen_trunk_wants_weights(tmp_path: Path) -> None:
         run_warmup(config, tmp_path / "warmup", Silent())
     with pytest.raises(DataError, match=r"none\.pkl does not exist"):
         run_warmup(replace(config, encoder_weights=str(tmp_path / "none.pkl")), tmp_path / "warmup", Silent())
-
-
-def test_the_robot_task_without_cameras_takes_image_demos_for_their_states(dataset: Dataset) -> None:
-    assert camera_samples.name_of(dataset.images) == "back"

@@ -20,7 +20,7 @@ from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, programs, randomness, warmup
+from wsrl_kit.training import checkpoint, finetune, frame_files, programs, randomness, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.observations import camera_shapes
@@ -224,14 +224,17 @@ def run_finetune(
         environment.close()
         evaluator.close()
         run.finish({"environment_steps": config.online_steps})
+        # A finished run is not gone on with, and the frames of a whole ablation would fill the disk.
+        frame_files.remove(run.checkpoint_path)
 
 
 def _resume(run: Run, fresh: PyTree) -> PyTree:
     """The tree of the run's last checkpoint with its metrics as they were then, or the fresh one at the start."""
     if not run.checkpoint_path.exists():
+        frame_files.remove(run.checkpoint_path)
         run.rewind(0)
         return fresh
-    tree = checkpoint.load(run.checkpoint_path, fresh)
+    tree = frame_files.load(run.checkpoint_path, fresh)
     run.rewind(checkpoint.read_metadata(run.checkpoint_path)["rows"])
     return tree
 
@@ -249,7 +252,7 @@ def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress
                 run.record(event.phase, event.environment_step, event.gradient_step, event.values)
                 latest = _evaluation_text(event.values) or latest
             case Snapshot():
-                checkpoint.save(run.checkpoint_path, event.tree, {"rows": run.rows})
+                frame_files.save(run.checkpoint_path, event.tree, {"rows": run.rows})
             case Step():
                 progress.update(event.step, event.total, event.text + latest)
             case WarmupResult():
