@@ -59,6 +59,17 @@ def test_plain_values_come_back_equal(tmp_path: Path, value: Any, protocol: int)
         assert found.shape == value.shape
 
 
+def test_arrays_may_share_their_bytes_and_not_leave_them(tmp_path: Path) -> None:
+    content = bytes(range(6))
+    views = [Attack(np.ndarray, (2, 2), "|u1", content, offset) for offset in range(3)]
+    found = load_bytes(tmp_path, pickle.dumps(views))
+    np.testing.assert_array_equal(found, [[[0, 1], [2, 3]], [[1, 2], [3, 4]], [[2, 3], [4, 5]]])
+    assert np.shares_memory(found[0], found[2])
+    for shape, dtype, offset in [((2, 2), "|u1", 3), ((4,), "|u1", -1), ((-1,), "|u1", 2), ((2,), "<f4", 0)]:
+        with pytest.raises(DataError, match="an array does not lie inside its bytes"):
+            load_bytes(tmp_path, pickle.dumps(Attack(np.ndarray, shape, dtype, content, offset)))
+
+
 def test_files_of_numpy_1_are_read(tmp_path: Path) -> None:
     array = np.arange(4, dtype=np.float32)
     content = pickle.dumps([array, array[0]], protocol=2)
