@@ -16,8 +16,8 @@ from wsrl_kit import pixels
 from wsrl_kit.pixels import SHARED_TRUNK, PixelConfig
 
 HIL_SERL = json.loads((Path(__file__).parent / "data" / "hil_serl_encoder.json").read_text())
-"""What HIL-SERL's own code gives for two cameras and a state of 19: the shape of every parameter of its encoder, and the
-features of `one_observation` with `parameters_by_name`."""
+"""What HIL-SERL's own code gives for two cameras and a state of 19: the shape of every parameter of its encoder, and
+the features of `one_observation` with `parameters_by_name`."""
 
 SHAPES: dict[str, list[int]] = HIL_SERL["shapes"]
 TRUNK_PREFIX = "encoder_wrist_1/pretrained_encoder/"
