@@ -3,7 +3,8 @@
 SAC (Haarnoja et al. 2018) with REDQ's random-subset minimum (Chen et al. 2021), LayerNorm critics (RLPD, Ball et al.
 2023), CQL's and Cal-QL's term (Kumar et al. 2020, Nakamoto et al. 2023), and a weight on every example's loss. State is
 a pytree and every function is pure, so one agent, a `jax.vmap` over seeds, warmup and fine-tuning share this code. A
-network that is not updated is not touched: each step calls its own optimizer only.
+network that is not updated is not touched: each step calls its own optimizer only. Where there are cameras, actor and
+critics see what the critics' encoder makes of images and state (as in HIL-SERL, Luo et al. 2024).
 """
 
 from typing import NamedTuple
@@ -180,7 +181,6 @@ def _step_critic(
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
     target = _target(config, state, batch, next_action)
     network = critic_network(config, config.critic_ensemble_size)
-    encoder_key = None if config.pixels is None else jax.random.fold_in(key, 1)
     if config.is_conservative:
         sample_key, key = jax.random.split(key)
         sampled = conservative.sample_actions(
@@ -197,7 +197,7 @@ def _step_critic(
         def value_of(rows: Float[Array, "rows feature"], action: Float[Array, "rows action"]) -> Array:
             return network.apply(ensemble(critic), rows, action, True, rngs={"dropout": key})
 
-        seen = features(config, state, encoder(critic), batch.observation, batch.images, encoder_key)
+        seen = features(config, state, encoder(critic), batch.observation, batch.images)
         value, gap = value_of(seen, batch.action), None
         per_example = losses.squared_td_error(value, target)
         if config.is_conservative:
@@ -235,11 +235,13 @@ def update_actor(
     reduced = ENSEMBLE_REDUCTIONS[config.actor_value]
 
     def actor_loss(
-        actor: PyTree, batch: Transition, noise: Float[Array, "part action"]
+        actor: PyTree, batch: Transition, noise: Float[Array, "part action"], dropout_key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Float[Array, " part"]]:
         # The encoder is the critics': no gradient of the actor's goes into it.
-        seen = features(config, state, encoder(state.critic), batch.observation, batch.images)
-        mean, standard_deviation = actor_network(config).apply(actor, seen)
+        inputs = (encoder(state.critic), batch.observation, batch.images)
+        seen = features(config, state, *inputs)
+        seen_by_actor = seen if config.pixels is None else features(config, state, *inputs, dropout_key)
+        mean, standard_deviation = actor_network(config).apply(actor, seen_by_actor)
         action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
         value = reduced(critic.apply(ensemble(state.critic), seen, action, False), axis=0)
         per_example = losses.soft_policy(log_probability, value, temperature)
@@ -248,13 +250,14 @@ def update_actor(
         return jnp.mean(batch.weight * per_example), log_probability
 
     def add_part(
-        total: PyTree, part: tuple[Transition, Float[Array, "part action"]]
+        total: PyTree, part: tuple[Transition, Float[Array, "part action"], PRNGKeyArray]
     ) -> tuple[PyTree, tuple[Float[Array, ""], Float[Array, " part"]]]:
         outputs, gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, *part)
         return jax.tree.map(jnp.add, total, gradient), outputs
 
     rows = (batch, jax.random.normal(key, batch.action.shape))
     split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+    split = (*split, jax.random.split(jax.random.fold_in(key, 1), parts))
     total, (loss_value, log_probability) = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, state.actor), split)
     gradient = jax.tree.map(lambda leaf: leaf / parts, total)
     log_probability = log_probability.reshape(-1)

@@ -1,6 +1,6 @@
 """The frames of an online ring on disk: each written once, in blocks, whatever the number of checkpoints.
 
-A checkpoint with all frames of a full ring would take gigabytes and minutes each time. The checkpoint file says how many
+A checkpoint with all frames of a full ring would take gigabytes and minutes. The checkpoint file says how many
 frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment: they
 are written before the checkpoint, and what it no longer needs is deleted after it.
 """
