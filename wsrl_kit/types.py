@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Integer, Shaped
 
-Images = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon height width channel"]]
+Images = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon _height _width _channel"]]
 """By camera, the last frames, the newest at the end: uint8; or float32 features that a frozen trunk made of them."""
 
 NO_IMAGES: Images = {}

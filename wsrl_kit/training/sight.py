@@ -21,6 +21,7 @@ from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import randomness
 from wsrl_kit.training.observations import CameraImages, camera_shapes, parts
+from wsrl_kit.types import Images
 
 FRAMES_AT_ONCE = 256
 """Frames per call where the features of a whole dataset are computed."""
@@ -94,7 +95,7 @@ def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.
     return {name: np.stack([images[name], np.asarray(cropped[name])[:, 0]]) for name in images}
 
 
-def _features_of_all(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Float32[np.ndarray, "..."]]:
+def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Float32[np.ndarray, "..."]]:
     count = len(next(iter(images.values())))
     found = []
     for start in range(0, count, FRAMES_AT_ONCE):
@@ -105,9 +106,9 @@ def _features_of_all(config: PixelConfig, trunk: PyTree, images: CameraImages) -
 
 
 @partial(jax.jit, static_argnums=0)
-def _features(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Shaped[Array, "horizon ..."]]:
+def _features(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Shaped[Array, "frames ..."]]:
     return pixels.trunk_features(config, trunk, images)
 
 
-def _shapes(config: PixelConfig, trunk: PyTree, images: CameraImages) -> dict[str, Any]:
+def _shapes(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Any]:
     return jax.eval_shape(partial(_features, config), trunk, images)
