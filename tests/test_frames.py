@@ -93,14 +93,17 @@ def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, 
 @given(st.data(), st.integers(1, 3), st.sampled_from([2, 7]))
 def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, horizon: int, capacity: int) -> None:
     values = st.lists(st.integers(0, 4), min_size=horizon, max_size=horizon).map(stack)
-    pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=30))
-    ring, held = filled(pairs, capacity)
-    assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+    pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=20))
+    ring, held = frame_ring.create(capacity, pairs[0][0]), list[int]()
+    for number, pair in enumerate(pairs):
+        ring, dropped = frame_ring.add(ring, *pair)
+        held = [*held[dropped:], number][-capacity:]
+        assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
 
 
 def test_a_frame_that_stays_while_others_change_is_not_taken_for_a_newer_one() -> None:
-    shown = [[0, 1], [0, 2], [0, 3], [0, 4], [4, 5], [0, 4]]
-    pairs = [(stack(before), stack(after)) for before, after in zip(shown, shown[1:], strict=False)]
+    shown = [([0, 1], [0, 2]), ([0, 2], [0, 3]), ([0, 3], [0, 4]), ([4, 5], [5, 6])]
+    pairs = [(stack(before), stack(after)) for before, after in shown]
     ring, held = filled(pairs, 8)
     assert_shows(GATHERER.gather(np.array(held), ring.store), pairs)
 
