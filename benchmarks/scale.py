@@ -4,9 +4,9 @@ State transitions (440 bytes): the kit's prioritized replay at 10^6 and 10^7, ba
 the rows and of the tree, and times are those at 10^6 times the ratio of the trees' depths. Measured memory is the
 growth of the process's peak.
 
-Two-camera image transitions (98,304 bytes, each frame stored once): the kit has no image replay yet. What is measured
-is only the memory traffic of frames that such a replay would have, on 20,000 rows; on paper it is the time of copying
-as many contiguous bytes.
+Two-camera image transitions (98,304 bytes, each frame stored once): only the memory traffic of frames that XLA moves,
+on 20,000 rows; on paper it is the time of copying as many contiguous bytes. On a processor it is why the kit's image
+replay, which `pixels.py` measures, moves frames with NumPy.
 """
 
 import math

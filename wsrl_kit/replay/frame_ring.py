@@ -79,8 +79,7 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
 
     Returns:
         The ring, and how many of the oldest transitions have lost frames to this one. Where that is not 0, they are to
-        be dropped (`mixture.drop_oldest`) before the transition is added to the replay. One whose row this transition
-        takes anyway needs no dropping alone.
+        be dropped (`mixture.drop_oldest`) before the transition is added to the replay.
 
     Raises:
         DataError: cameras, shapes or types are not the ring's.
@@ -101,10 +100,9 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
     # Later transitions show no older frames, so those that have lost some are the oldest.
     while lost < size and ring.oldest[(row - size + lost) % capacity] < written - slots:
         lost += 1
-    dropped = 0 if size == capacity and lost == 1 else lost
     ring.oldest[row] = stack_numbers.min()
-    counts = (written, min(size - dropped + 1, capacity), (row + 1) % capacity)
-    return FrameRing(store, ring.recent, stack_numbers[1], ring.oldest, *(np.array(count) for count in counts)), dropped
+    counts = (written, min(size - lost + 1, capacity), (row + 1) % capacity)
+    return FrameRing(store, ring.recent, stack_numbers[1], ring.oldest, *(np.array(count) for count in counts)), lost
 
 
 def _check(ring: FrameRing, stacks: Stacks) -> None:
@@ -122,7 +120,7 @@ def _check(ring: FrameRing, stacks: Stacks) -> None:
 def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, new: list[Frame]) -> list[int]:
     """Numbers of the frames in one observation's stacks; frames not among the known are numbered and added to `new`.
 
-    Matching goes forward only, so numbers never fall, within a stack or from one stack to the next.
+    No number is below the smallest known, so that what is shown never gets older from one stack to the next.
 
     Args:
         known: numbers of the frames in the stack before.

@@ -1,0 +1,358 @@
+"""Image replay against a naive store that keeps both whole stacks of every transition."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsrl_kit.errors import DataError
+from wsrl_kit.replay import frame_ring, frames, mixture, storage
+from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.replay.frame_ring import FrameRing
+from wsrl_kit.replay.prioritized import Proportional, RankBased
+from wsrl_kit.replay.uniform import Sampler, Uniform
+from wsrl_kit.training import checkpoint
+from wsrl_kit.types import Transition
+
+Stacks = Mapping[str, np.ndarray]
+Pair = tuple[Stacks, Stacks]
+
+SHAPES = {"front": (2, 2, 3), "wrist": (1, 3, 3)}
+KEY = jax.random.key(0)
+GATHERER = FrameBatches()
+
+
+def frame(value: int) -> dict[str, np.ndarray]:
+    """Both cameras' frames of one moment, different for different values below 2^24."""
+    digits = np.array([value % 256, value // 256 % 256, value // 65536], np.uint8)
+    return {camera: np.broadcast_to(digits, shape).copy() for camera, shape in SHAPES.items()}
+
+
+def stack(values: list[int]) -> dict[str, np.ndarray]:
+    shown = [frame(value) for value in values]
+    return {camera: np.stack([each[camera] for each in shown]) for camera in SHAPES}
+
+
+@st.composite
+def streams(draw: st.DrawFn, horizon: int, is_unique: bool, largest: int = 12) -> list[Pair]:
+    """Transitions of episodes, of which some steps are left out (interventions), with moments as values of frames.
+
+    Each moment's frame is its own where `is_unique`; otherwise one of two, so that frames are often equal by chance.
+    A step may show more than one new frame, as where each action is carried out several times.
+    """
+    pairs, moment = [], 0
+    value = (lambda number: number) if is_unique else (lambda number: number * 2654435761 // 2**20 % 2)
+    for _ in range(draw(st.integers(1, largest))):
+        stride = draw(st.sampled_from([1, 1, 1, 2]))
+        shown = [value(moment)] * horizon
+        for kept in draw(st.lists(st.booleans() | st.just(True), min_size=1, max_size=8)):
+            fresh = [value(moment + 1 + new) for new in range(stride)]
+            moment += stride
+            after = (shown + fresh)[-horizon:]
+            if kept:
+                pairs.append((stack(shown), stack(after)))
+            shown = after
+        moment += 1
+    return pairs
+
+
+def assert_shows(shown: tuple[Mapping, Mapping], expected: list[Pair]) -> None:
+    for side in range(2):
+        for camera in SHAPES:
+            np.testing.assert_array_equal(
+                np.asarray(shown[side][camera]), np.stack([pair[side][camera] for pair in expected]), strict=True
+            )
+
+
+def filled(pairs: list[Pair], capacity: int, on_device: bool = False) -> tuple[FrameRing, list[int]]:
+    """A ring after the given transitions, and the numbers of those held, by the drops that it told of."""
+    ring, held = frame_ring.create(capacity, pairs[0][0], on_device), list[int]()
+    for number, (images, next_images) in enumerate(pairs):
+        ring, dropped = frame_ring.add(ring, images, next_images)
+        held = [*held[dropped:], number][-capacity:]
+        assert int(ring.size) == len(held)
+    return ring, held
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from([3, 8, 30]), st.booleans())
+def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, capacity: int, is_unique: bool) -> None:
+    pairs = data.draw(streams(horizon, is_unique))
+    if not pairs:
+        return
+    ring, held = filled(pairs, capacity)
+    assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from([2, 7]))
+def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, horizon: int, capacity: int) -> None:
+    values = st.lists(st.integers(0, 4), min_size=horizon, max_size=horizon).map(stack)
+    pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=20))
+    ring, held = frame_ring.create(capacity, pairs[0][0]), list[int]()
+    for number, pair in enumerate(pairs):
+        ring, dropped = frame_ring.add(ring, *pair)
+        held = [*held[dropped:], number][-capacity:]
+        assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+
+
+def test_a_frame_that_stays_while_others_change_is_not_taken_for_a_newer_one() -> None:
+    shown = [([0, 1], [0, 2]), ([0, 2], [0, 3]), ([0, 3], [0, 4]), ([4, 5], [5, 6])]
+    pairs = [(stack(before), stack(after)) for before, after in shown]
+    ring, held = filled(pairs, 8)
+    assert_shows(GATHERER.gather(np.array(held), ring.store), pairs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from([3, 8, 30]))
+def test_each_frame_is_written_once_and_dropped_rows_are_those_that_lost_one(
+    data: st.DataObject, horizon: int, capacity: int
+) -> None:
+    pairs = data.draw(streams(horizon, is_unique=True, largest=30))
+    if not pairs:
+        return
+    ring, held = filled(pairs, capacity)
+    # Frames in the order in which they were first shown: each is new once.
+    order: dict[bytes, int] = {}
+    first_needed = []
+    for pair in pairs:
+        shown = [image.tobytes() for side in pair for image in side["front"]]
+        for image in shown:
+            order.setdefault(image, len(order))
+        first_needed.append(order[shown[0]])
+    assert int(ring.written) == len(order)
+    slots = len(ring.store.frames["front"])
+    alive = [number for number, first in enumerate(first_needed) if first >= len(order) - slots]
+    assert held == alive[-capacity:]
+
+
+def test_one_long_episode_and_many_of_usual_length_drop_nothing() -> None:
+    for length, total in ((1000, 1000), (25, 1500)):
+        pairs = [(stack([t + t // length]), stack([t + 1 + t // length])) for t in range(total)]
+        _, held = filled(pairs, 500)
+        assert len(held) == 500
+
+
+def test_image_memory_is_within_a_twentieth_of_the_frames_own() -> None:
+    example = {camera: np.zeros((1, 128, 128, 3), np.uint8) for camera in ("wrist_1", "wrist_2")}
+    # Memory of zeros is not taken before it is written.
+    ring = frame_ring.create(200_000, example)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(ring))
+    assert held < 1.05 * 200_000 * 2 * 128 * 128 * 3
+    assert held < 20.7e9
+
+
+def test_frames_may_be_features_and_are_told_apart_by_their_bits() -> None:
+    values = np.array([0.0, -0.0, np.nan, 1.5], np.float32)
+    pairs = [({"a": values[t, None, None]}, {"a": values[t + 1, None, None]}) for t in range(3)]
+    ring = frame_ring.create(4, pairs[0][0])
+    for pair in pairs:
+        ring, _ = frame_ring.add(ring, *pair)
+    assert int(ring.written) == 4
+    images, next_images = GATHERER.gather(np.array([[0, 1, 2]]), ring.store)
+    assert images["a"].shape == (1, 3, 1, 1)
+    assert images["a"].tobytes() + next_images["a"].tobytes() == values[:3].tobytes() + values[1:].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ({"front": stack([1])["front"]}, "cameras ['front', 'wrist'], found ['front']"),
+        (
+            stack([1]) | {"wrist": np.zeros((1, 4, 3, 3), np.uint8)},
+            "of wrist must be uint8[1, 1, 3, 3], found uint8[1, 4",
+        ),
+        (stack([1]) | {"wrist": np.zeros((1, 1, 3, 3))}, "wrist must be uint8[1, 1, 3, 3], found float64[1, 1, 3, 3]"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images: Stacks, sentence: str) -> None:
+    ring = frame_ring.create(4, stack([0]))
+    with pytest.raises(DataError) as caught:
+        frame_ring.add(ring, stack([0]), images)
+    assert sentence in str(caught.value)
+
+
+# Together with the replay of states
+
+CAPACITY, SHAPE = 12, (2, 64)
+
+
+def transition(number: int | np.ndarray) -> Transition:
+    """A transition that carries its number as its reward."""
+    reward = jnp.asarray(number, jnp.float32)
+    one, zeros = jnp.ones_like(reward), jnp.zeros((*reward.shape, 2))
+    return Transition(zeros, zeros[..., :1], reward, zeros, one, one, one)
+
+
+sample = jax.jit(mixture.sample, static_argnums=(0, 3))
+add = jax.jit(mixture.add, static_argnums=0)
+drop_oldest = jax.jit(mixture.drop_oldest, static_argnums=0)
+update_priorities = jax.jit(mixture.update_priorities, static_argnums=0)
+gather = jax.jit(frames.gather)
+gather_mixed = jax.jit(frames.gather_mixed)
+
+OFFLINE_PAIRS = [(stack([7000 + t]), stack([7001 + t])) for t in (0, 1, 2, 10, 11, 20, 25, 26)]
+OFFLINE_IMAGES = {camera: np.concatenate([stack(list(range(7000, 7040)))[camera]]) for camera in SHAPES}
+OFFLINE_STORE = frames.of_rows(OFFLINE_IMAGES, np.array([0, 1, 2, 10, 11, 20, 25, 26]), 1)
+
+
+@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6), RankBased(0.7)])
+def test_replay_samples_held_rows_alone_and_gets_their_frames(sampler: Sampler) -> None:
+    offline = storage.filled(transition(1000 + np.arange(8)), 8)
+
+    @settings(max_examples=8, deadline=None)
+    @given(streams(1, is_unique=True, largest=20).filter(bool))
+    def holds(pairs: list[Pair]) -> None:
+        replay = mixture.create(sampler, offline, storage.create(CAPACITY, 2, 1))
+        ring, held, late = frame_ring.create(CAPACITY, pairs[0][0]), list[int](), None
+        for number, pair in enumerate(pairs):
+            ring, dropped = frame_ring.add(ring, *pair)
+            if dropped:
+                replay = drop_oldest(sampler, replay, np.int32(dropped))
+                if late is not None:
+                    # Priorities of a batch sampled before the drop bring nothing back.
+                    replay = update_priorities(sampler, replay, *late, jnp.full(SHAPE, 2.0))
+            replay = add(sampler, replay, transition(number))
+            held = [*held[dropped:], number][-CAPACITY:]
+            late = sample(sampler, replay, KEY, SHAPE, jnp.float32(0.25), jnp.float32(1.0))
+        batch, count = late
+        assert (int(count), int(replay.online.size)) == (16, len(held))
+        numbers = np.asarray(batch.transition.reward).astype(int)
+        # So many strata reach every row that has any probability worth the name.
+        assert set(numbers[:, 16:].ravel()) <= set(held)
+        if not isinstance(sampler, RankBased):
+            assert set(numbers[:, 16:].ravel()) == set(held)
+        expected = [OFFLINE_PAIRS[n - 1000] if n >= 1000 else pairs[n] for n in numbers.ravel()]
+        rows = np.asarray(batch.row)
+        shown = GATHERER.gather(rows, ring.store, OFFLINE_STORE, int(count))
+        on_device = gather_mixed(OFFLINE_STORE, ring.store, rows, count)
+        for sides in (shown, on_device):
+            assert sides[0]["front"].shape == (*SHAPE, 1, *SHAPES["front"])
+            assert_shows(jax.tree.map(lambda stacks: stacks.reshape(-1, *stacks.shape[2:]), sides), expected)
+
+    holds()
+
+
+def test_a_ring_that_never_dropped_is_sampled_as_ever_and_one_that_did_over_its_window() -> None:
+    position = (np.arange(64, dtype=np.float32) + 0.5) / 64
+    bits = np.full(64, 12345, np.uint32)
+    draw = jax.jit(lambda window: Uniform().sample((), window, jnp.asarray(position), jnp.asarray(bits)))
+    ring = storage.create(10, 2, 1)
+    for number in range(27):
+        ring = storage.add(ring, transition(number))
+        size = min(number + 1, 10)
+        rows, probability = draw(storage.window(ring))
+        np.testing.assert_array_equal(rows, ((position * size).astype(int) + 12345 % size) % size)
+        assert float(probability[0]) == pytest.approx(1 / size)
+    # Rows 7, 8, ... 6 hold 17 ... 26; four are dropped, one is added in row 7.
+    ring = storage.add(storage.drop_oldest(ring, jnp.int32(4)), transition(27))
+    assert int(ring.size) == 7
+    rows, probability = draw(storage.window(ring))
+    assert sorted(set(ring.transitions.reward[np.asarray(rows)].tolist())) == [21, 22, 23, 24, 25, 26, 27]
+    assert float(probability[0]) == pytest.approx(1 / 7)
+    assert int(storage.drop_oldest(ring, jnp.int32(9)).size) == 0
+
+
+def test_dropping_leaves_priorities_of_other_rows_as_they_are() -> None:
+    errors = jnp.arange(1.0, 13.0)
+    for sampler in (Proportional(1.0), RankBased(1.0)):
+        state = sampler.insert(sampler.create(CAPACITY), jnp.arange(CAPACITY))
+        state = sampler.refresh(sampler.update(state, jnp.arange(CAPACITY), errors), jnp.int32(CAPACITY))
+        held = jnp.arange(CAPACITY) >= 5
+        kept = sampler.keep(state, held)
+        np.testing.assert_array_equal(kept.tree.levels[0][:CAPACITY], np.where(held, state.tree.levels[0][:12], 0.0))
+        kept = sampler.refresh(kept, jnp.int32(7))
+        assert not np.asarray(kept.tree.levels[0])[:5].any() and (np.asarray(kept.tree.levels[0])[5:12] > 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(1, 3))
+def test_rows_over_offline_frames_show_them(data: st.DataObject, horizon: int) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    images: list[int] = []
+    newest, expected = [], []
+    for episode, length in enumerate(lengths):
+        moments = [100 * episode] * (horizon - 1) + [100 * episode + t for t in range(length + 1)]
+        for t in range(length):
+            newest.append(len(images) + horizon - 1 + t)
+            expected.append((stack(moments[t : t + horizon]), stack(moments[t + 1 : t + 1 + horizon])))
+        images += moments
+    store = frames.of_rows(stack(images), np.array(newest), horizon)
+    order = data.draw(st.permutations(range(len(newest))))
+    assert_shows(GATHERER.gather(np.array(order), store), [expected[row] for row in order])
+
+
+def test_offline_frames_that_are_missing_or_scattered_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[1, 2\] for front with 4 frames and horizon 2, found \[0, 2\]"):
+        frames.of_rows(stack([1, 2, 3, 4]), np.array([0, 2]), 2)
+    with pytest.raises(ValueError, match="wrist must be contiguous"):
+        frames.of_rows({"wrist": stack([1, 2, 3, 4])["wrist"][::2]}, np.array([0]), 1)
+
+
+# Resuming, other memory
+
+
+def assert_equal_to_the_bit(ring: FrameRing, other: FrameRing) -> None:
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), jax.device_get(ring), jax.device_get(other))
+
+
+@settings(max_examples=20, deadline=None)
+@given(streams(2, is_unique=False).filter(lambda pairs: len(pairs) > 1), st.integers(0, 10**6))
+def test_a_ring_read_back_goes_on_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("ring") / "ring.npz"
+    half = 1 + cut % (len(pairs) - 1)
+    ring, _ = filled(pairs[:half], 5)
+    checkpoint.save(path, ring, {})
+    resumed = checkpoint.load(path, frame_ring.create(5, pairs[0][0]))
+    for pair in pairs[half:]:
+        ring, dropped = frame_ring.add(ring, *pair)
+        resumed, dropped_then = frame_ring.add(resumed, *pair)
+        assert dropped == dropped_then
+    assert_equal_to_the_bit(ring, resumed)
+
+
+@settings(max_examples=5, deadline=None)
+@given(streams(2, is_unique=True).filter(bool))
+def test_a_ring_on_the_device_holds_what_one_on_the_host_does(pairs: list[Pair]) -> None:
+    ring, held = filled(pairs, 8, on_device=True)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(ring.store))
+    assert_equal_to_the_bit(ring, filled(pairs, 8)[0])
+    # As many rows each time, so that one program serves all.
+    held = np.resize(held, 8)
+    assert_shows(gather(ring.store, held % 8), [pairs[number] for number in held])
+
+
+def test_a_batch_keeps_its_bytes_as_long_as_anything_refers_to_it() -> None:
+    images = {"front": np.arange(64, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)}
+    store = frames.of_rows(images, np.arange(63), 1)
+    gatherer = FrameBatches()
+
+    @jax.jit
+    def slow(batch: jax.Array, matrix: jax.Array) -> jax.Array:
+        # The batch is read only after work that takes longer than the next gather.
+        for _ in range(10):
+            matrix = jnp.tanh(matrix @ matrix)
+        return batch.astype(jnp.int32).sum() + (0 * matrix.sum()).astype(jnp.int32)
+
+    matrix = jnp.ones((500, 500))
+    sums, addresses = [], set()
+    for number in range(8):
+        batch = gatherer.gather(np.full(32, number), store)[0]["front"]
+        addresses.add(batch.ctypes.data)
+        # On a CPU JAX reads the same memory.
+        sums.append(slow(jax.device_put(batch[:16]), matrix))
+        del batch
+    assert [int(value) for value in sums] == [number * 16 * 64 * 64 * 3 for number in range(8)]
+    kept = gatherer.gather(np.full(32, 5), store)[1]["front"][3:4]
+    for _ in range(9):
+        addresses.add(gatherer.gather(np.full(32, 9), store)[1]["front"].ctypes.data)
+    assert (kept == 6).all()
+    # Memory is used again: otherwise there would be one address for each of 17 batches, and two for each pair.
+    assert len(addresses) <= 12
