@@ -22,6 +22,11 @@ class WSRLConfig:
     # The experiment
     exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
     environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
+    gripper: str = parameter(
+        "fixed",
+        "grippers that a discrete critic learns to use: none, one arm's, or those of two arms",
+        choices=("fixed", "single", "dual"),
+    )
     seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
 
     # Offline data

@@ -6,7 +6,7 @@ A term that is off is absent from the sum.
 
 import jax.numpy as jnp
 from jax import Array, lax, nn
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 
 def td_target(
@@ -22,6 +22,21 @@ def td_target(
 def squared_td_error(value: Float[Array, "ensemble batch"], target: Float[Array, " batch"]) -> Float[Array, " batch"]:
     """Squared TD error, mean over the ensemble (seed design, `critic_loss`; REDQ, Chen et al. 2021, equation 1)."""
     return jnp.mean(jnp.square(value - target), axis=0)
+
+
+def value_of_choice(value: Float[Array, "batch choices"], choice: Integer[Array, " batch"]) -> Float[Array, " batch"]:
+    """A discrete critic's value of what was chosen."""
+    return jnp.take_along_axis(value, choice[:, None], axis=1)[:, 0]
+
+
+def double_q(
+    value: Float[Array, "batch choices"], target_value: Float[Array, "batch choices"]
+) -> Float[Array, " batch"]:
+    """Value of the next choice: the online critic makes it, the target critic values it.
+
+    Double DQN (van Hasselt et al. 2016, arXiv 1509.06461, section on double DQN).
+    """
+    return value_of_choice(target_value, jnp.argmax(value, axis=1))
 
 
 def soft_policy(

@@ -15,7 +15,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from wsrl_kit import conservative, losses
+from wsrl_kit import conservative, grasp, gripper, losses
 from wsrl_kit.augmentation import random_crops
 from wsrl_kit.networks import mlp, tanh_normal
 from wsrl_kit.sac_state import (
@@ -74,13 +74,16 @@ def act(
     config: SACConfig,
     policy: Policy,
     observation: Float[Array, "batch observation"],
-    noise: Float[Array, "batch action"],
+    noise: Float[Array, "batch continuous"],
     images: Images = NO_IMAGES,
 ) -> Float[Array, "batch action"]:
-    """Actions for standard normal noise; zero noise gives the deterministic action."""
+    """Whole actions for standard normal noise on their continuous entries; zero noise gives the deterministic ones."""
     seen = features(config, policy, policy.encoder, observation, frozen_features(config, policy, images))
     mean, standard_deviation = actor_network(config).apply(policy.actor, seen)
-    return jnp.tanh(mean + standard_deviation * noise)
+    action = jnp.tanh(mean + standard_deviation * noise)
+    if not config.learns_gripper:
+        return action
+    return gripper.joined(config.gripper, action, grasp.choose(config, policy.grasp_critic, seen))
 
 
 def action_values(
@@ -90,7 +93,7 @@ def action_values(
     action: Float[Array, "batch action"],
     images: Images = NO_IMAGES,
 ) -> Float[Array, "ensemble batch"]:
-    """Q(s, a) of every critic."""
+    """Q(s, a) of every critic, of the action's continuous entries."""
     return _values(config, state, state.critic, observation, frozen_features(config, state, images), action)
 
 
@@ -104,6 +107,7 @@ def _values(
 ) -> Float[Array, "ensemble batch"]:
     """Values by given critics, of images as `prepare` gives them."""
     seen = features(config, state, encoder(critic), observation, images)
+    action = gripper.continuous(config.gripper, action)
     return critic_network(config, config.critic_ensemble_size).apply(ensemble(critic), seen, action, False)
 
 
@@ -180,6 +184,7 @@ def _step_critic(
     conservative_weight: Float[Array, ""] | float,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
     target = _target(config, state, batch, next_action)
+    action = gripper.continuous(config.gripper, batch.action)
     network = critic_network(config, config.critic_ensemble_size)
     if config.is_conservative:
         sample_key, key = jax.random.split(key)
@@ -188,7 +193,7 @@ def _step_critic(
             features(config, state, encoder(state.critic), batch.observation, batch.images),
             features(config, state, encoder(state.critic), batch.next_observation, batch.next_images),
             config.cql_actions,
-            config.action_size,
+            config.continuous_size,
             sample_key,
         )
         conservative_weight = conservative_weight * jnp.minimum(jnp.exp(state.log_multiplier), LARGEST_MULTIPLIER)
@@ -198,7 +203,7 @@ def _step_critic(
             return network.apply(ensemble(critic), rows, action, True, rngs={"dropout": key})
 
         seen = features(config, state, encoder(critic), batch.observation, batch.images)
-        value, gap = value_of(seen, batch.action), None
+        value, gap = value_of(seen, action), None
         per_example = losses.squared_td_error(value, target)
         if config.is_conservative:
             bound = batch.monte_carlo_return if config.is_calibrated else None
@@ -230,6 +235,7 @@ def update_actor(
         parts: the gradient is summed over so many equal parts of the batch, one after another. It is the same but for
             rounding; what is kept for the way back is that of one part, and stays in the processor's caches.
     """
+    batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
     temperature = jnp.exp(state.log_temperature)
     critic = critic_network(config, config.critic_ensemble_size)
     reduced = ENSEMBLE_REDUCTIONS[config.actor_value]
@@ -363,7 +369,7 @@ def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRN
     seen = jnp.repeat(features(config, state, encoder(state.critic), observation, images), candidates, axis=0)
     action, log_probability = _sample_policy(config, state, seen, noise_key)
     return NextAction(
-        action.reshape(*batch.reward.shape, candidates, config.action_size),
+        action.reshape(*batch.reward.shape, candidates, config.continuous_size),
         log_probability.reshape(*batch.reward.shape, candidates),
         jax.random.uniform(order_key, (*batch.reward.shape[:-1], config.critic_ensemble_size)),
     )
@@ -373,7 +379,7 @@ def _sample_policy(
     config: SACConfig, state: SACState, seen: Float[Array, "rows feature"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "rows action"], Float[Array, " rows"]]:
     """An action for each observation, and its log-probability."""
-    noise = jax.random.normal(key, (len(seen), config.action_size))
+    noise = jax.random.normal(key, (len(seen), config.continuous_size))
     mean, standard_deviation = actor_network(config).apply(state.actor, seen)
     return tanh_normal.sample(mean, standard_deviation, noise)
 

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
-from wsrl_kit import pixels, schedules
+from wsrl_kit import gripper, pixels, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.networks import mlp
@@ -33,6 +33,8 @@ class SACConfig:
         is_conservative: CQL's term is in the critics' loss.
         is_calibrated: it is bounded by Monte-Carlo returns, which makes it Cal-QL's.
         pixels: how images are seen; None for an agent that sees states alone.
+        gripper: the set-up (see `gripper`): actor and critics act on the `continuous_size` entries of the action that
+            are not a learned gripper's.
     """
 
     observation_size: int
@@ -67,6 +69,25 @@ class SACConfig:
     cql_max_target_backup: bool
     cql_target_gap: float | None
     pixels: PixelConfig | None = None
+    gripper: str = gripper.FIXED
+
+    @property
+    def continuous_size(self) -> int:
+        """Entries of the action that are the actor's."""
+        return self.action_size - gripper.COUNTS[self.gripper]
+
+    @property
+    def learns_gripper(self) -> bool:
+        """Whether a discrete critic chooses grasp actions."""
+        return self.gripper != gripper.FIXED
+
+
+class GraspState(NamedTuple):
+    """The discrete critic of a learned gripper."""
+
+    critic: PyTree
+    target: PyTree
+    optimizer: PyTree
 
 
 class SACState(NamedTuple):
@@ -81,6 +102,7 @@ class SACState(NamedTuple):
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
         trunk: parameters of the images' frozen trunks, which no optimizer knows; () without any.
+        grasp: the discrete critic, where a gripper is learned; else ().
     """
 
     actor: PyTree
@@ -96,25 +118,32 @@ class SACState(NamedTuple):
     observation_center: Float[Array, " observation"]
     observation_scale: Float[Array, " observation"]
     trunk: PyTree = ()
+    grasp: GraspState | tuple[()] = ()
 
 
 class Policy(NamedTuple):
-    """What acting needs of an agent. The fields are those of `SACState`; `encoder` is in its critic there."""
+    """What acting needs of an agent: fields of `SACState`, the encoder of its critics, and the discrete critic."""
 
     actor: PyTree
     observation_center: Float[Array, " observation"]
     observation_scale: Float[Array, " observation"]
     encoder: PyTree = ()
     trunk: PyTree = ()
+    grasp_critic: PyTree = ()
 
 
 def from_parameters(
     config: WSRLConfig, observation_size: int, action_size: int, pixels: PixelConfig | None = None
 ) -> SACConfig:
-    """The static part of a run's parameters, for an environment's sizes (and its cameras)."""
+    """The static part of a run's parameters, for an environment's sizes (and its cameras).
+
+    Raises:
+        ParameterError: the actions do not fit the set-up of grippers.
+    """
+    gripper.check(config.gripper, action_size)
     target_entropy = config.target_entropy
     if target_entropy is None:
-        target_entropy = config.target_entropy_per_dimension * action_size
+        target_entropy = config.target_entropy_per_dimension * (action_size - gripper.COUNTS[config.gripper])
     # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
     decays = config.learning_rate_schedule != "constant"
     is_conservative = config.conservative_loss != "none"
@@ -151,6 +180,7 @@ def from_parameters(
         cql_max_target_backup=is_conservative and config.cql_max_target_backup,
         cql_target_gap=config.cql_target_gap if is_conservative else None,
         pixels=pixels,
+        gripper=config.gripper,
     )
 
 
@@ -162,7 +192,7 @@ def create(
 ) -> SACState:
     """A fresh agent."""
     actor_key, critic_key = jax.random.split(key)
-    observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.action_size))
+    observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.continuous_size))
     own_encoder: PyTree = {}
     trunk: PyTree = ()
     if config.pixels is not None:
@@ -176,6 +206,10 @@ def create(
     critic = critic_network(config, config.critic_ensemble_size).init(critic_key, observation, action, False)
     if config.pixels is not None:
         critic = {"ensemble": critic, "encoder": own_encoder}
+    grasp: GraspState | tuple[()] = ()
+    if config.learns_gripper:
+        values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
+        grasp = GraspState(values, jax.tree.map(jnp.copy, values), grasp_optimizer(config).init(values))
     log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
     return SACState(
         actor=actor,
@@ -191,6 +225,7 @@ def create(
         observation_center=jnp.asarray(observation_center, jnp.float32),
         observation_scale=jnp.asarray(observation_scale, jnp.float32),
         trunk=trunk,
+        grasp=grasp,
     )
 
 
@@ -218,7 +253,9 @@ def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACSta
 
 def policy(state: SACState) -> Policy:
     """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
-    return Policy(state.actor, state.observation_center, state.observation_scale, encoder(state.critic), state.trunk)
+    grasp_critic = state.grasp.critic if isinstance(state.grasp, GraspState) else ()
+    normalisation = (state.observation_center, state.observation_scale)
+    return Policy(state.actor, *normalisation, encoder(state.critic), state.trunk, grasp_critic)
 
 
 def normalise(
@@ -269,7 +306,8 @@ def encoder(critic: PyTree) -> PyTree:
 
 def actor_network(config: SACConfig) -> mlp.Network:
     """Observation to mean and standard deviation of the action before tanh."""
-    return mlp.Actor(config.action_size, config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+    return mlp.Actor(config.continuous_size, *layers)
 
 
 def critic_network(config: SACConfig, size: int) -> mlp.Network:
@@ -285,6 +323,12 @@ def critic_network(config: SACConfig, size: int) -> mlp.Network:
     )
 
 
+def grasp_network(config: SACConfig) -> mlp.Network:
+    """Observation to the value of each choice of the grippers' commands; layers as the others' (HIL-SERL's)."""
+    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+    return mlp.ChoiceCritic(gripper.choices(config.gripper), *layers)
+
+
 def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
     """The actor's own."""
     return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
@@ -292,6 +336,11 @@ def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
 
 def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
     """The critics' own."""
+    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
+
+
+def grasp_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The discrete critic's own, which steps as often as the critics'."""
     return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
 
 

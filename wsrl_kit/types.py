@@ -26,6 +26,7 @@ class Transition(NamedTuple):
         monte_carlo_return: discounted sum of rewards from here to the episode's end, Cal-QL's lower bound of a value;
             -inf where it is not known (yet).
         images, next_images: what the cameras see at either observation; empty where there is no camera.
+        grasp_penalty: what the grasp action cost (0 or less); None where no gripper is learned.
     """
 
     observation: Float[Array, "*batch observation"]
@@ -37,6 +38,7 @@ class Transition(NamedTuple):
     monte_carlo_return: Float[Array, "*batch"]
     images: Images = NO_IMAGES
     next_images: Images = NO_IMAGES
+    grasp_penalty: Float[Array, "*batch"] | None = None
 
 
 class Batch(NamedTuple):

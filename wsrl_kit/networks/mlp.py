@@ -96,6 +96,21 @@ class Critic(linen.Module):
         return Dense(1, _output_initialiser(self.output_scale))(hidden).squeeze(-1)
 
 
+class ChoiceCritic(linen.Module):
+    """Values of a fixed number of choices, from the observation alone."""
+
+    choices: int
+    widths: Sequence[int]
+    layer_norm: bool
+    activation: str
+    output_scale: float
+
+    @linen.compact
+    def __call__(self, observation: Float[Array, "batch observation"]) -> Float[Array, "batch choices"]:
+        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation)(observation, train=False)
+        return Dense(self.choices, _output_initialiser(self.output_scale))(hidden)
+
+
 SHARED_OUTPUT = "shared_output"
 """The parameters of a last layer that is one for all critics."""
 

@@ -15,12 +15,13 @@ class Storage(NamedTuple):
 
     Attributes:
         states: observation, next observation, and the fields of one number each, side by side: one read fetches them.
+            Where grippers are learned, the grasp penalty is one of them: an odd number of columns tells so.
         actions: kept apart, so that the shapes of both arrays tell every field's size.
         size: transitions held: those in the `size` rows before `position`, around the ring's end.
         position: row that the next transition takes.
     """
 
-    states: Float[Array, "capacity 2*observation+4"]
+    states: Float[Array, "capacity state"]
     actions: Float[Array, "capacity action"]
     size: Integer[Array, ""]
     position: Integer[Array, ""]
@@ -47,27 +48,33 @@ class Window(NamedTuple):
 
 
 def _packed(transition: Transition) -> tuple[Float[Array, "*batch state"], Float[Array, "*batch action"]]:
-    scalars = jnp.stack([transition.reward, transition.mask, transition.weight, transition.monte_carlo_return], axis=-1)
+    numbers = [transition.reward, transition.mask, transition.weight, transition.monte_carlo_return]
+    if transition.grasp_penalty is not None:
+        numbers.insert(0, transition.grasp_penalty)
+    scalars = jnp.stack(numbers, axis=-1)
     states = jnp.concatenate([transition.observation, transition.next_observation, scalars], axis=-1)
     return states, jnp.asarray(transition.action)
 
 
 def _unpacked(states: Float[Array, "*batch state"], actions: Float[Array, "*batch action"]) -> Transition:
     end = states.shape[-1] - 4
+    size, has_penalty = divmod(end, 2)
     return Transition(
-        observation=states[..., : end // 2],
+        observation=states[..., :size],
         action=actions,
         reward=states[..., end],
-        next_observation=states[..., end // 2 : end],
+        next_observation=states[..., size : 2 * size],
         mask=states[..., end + 1],
         weight=states[..., end + 2],
         monte_carlo_return=states[..., end + 3],
+        grasp_penalty=states[..., 2 * size] if has_penalty else None,
     )
 
 
-def create(capacity: int, observation_size: int, action_size: int) -> Storage:
-    """An empty ring."""
-    states, actions = jnp.zeros((capacity, 2 * observation_size + 4)), jnp.zeros((capacity, action_size))
+def create(capacity: int, observation_size: int, action_size: int, has_penalty: bool = False) -> Storage:
+    """An empty ring; `has_penalty`: its transitions have a grasp penalty."""
+    states = jnp.zeros((capacity, 2 * observation_size + has_penalty + 4))
+    actions = jnp.zeros((capacity, action_size))
     return Storage(states, actions, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 

@@ -14,6 +14,7 @@ from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
+from wsrl_kit.gripper import FIXED
 from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import storage
 from wsrl_kit.resnet_weights import load_resnet10
@@ -38,6 +39,7 @@ FROZEN = "_frozen"
 NETWORK_PARAMETERS = (
     "observation_size",
     "action_size",
+    "gripper",
     "hidden_sizes",
     "critic_ensemble_size",
     "shared_critic_output",
@@ -56,7 +58,7 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
     Raises:
         DataError: the data's sizes or cameras are not the environment's; or the file of weights is not such a file.
         ExperimentError: its cameras see images of different sizes.
-        ParameterError: weights are given for another encoder than a ResNet-10.
+        ParameterError: weights are given for another encoder than a ResNet-10, or its actions do not fit `gripper`.
     """
     space, action_space = state_space(environment), environment.action_space
     assert isinstance(action_space, gymnasium.spaces.Box)
@@ -145,12 +147,14 @@ def normalisation(
 def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
     """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not.
 
-    Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others.
+    Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others; grasp penalties are there where a gripper is
+    learned, 0 where the data have none.
     """
     rewards = learning_reward(config, dataset.rewards)
     returns = np.full(len(dataset), -np.inf, np.float32)
     if config.conservative_loss == "calql":
         returns = monte_carlo_returns(replace(dataset, rewards=rewards), config.discount)
+    penalty = np.zeros(len(dataset), np.float32) if dataset.grasp_penalty is None else dataset.grasp_penalty
     return Transition(
         observation=jnp.asarray(dataset.observations),
         action=jnp.asarray(dataset.actions),
@@ -159,12 +163,18 @@ def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
         mask=1.0 - jnp.asarray(dataset.terminated, jnp.float32),
         weight=jnp.asarray(dataset.weight),
         monte_carlo_return=jnp.asarray(returns),
+        grasp_penalty=None if config.gripper == FIXED else jnp.asarray(learning_penalty(config, penalty)),
     )
 
 
 def learning_reward(config: WSRLConfig, reward: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
     """The reward that learning sees, as the method wants it."""
     return np.asarray(config.reward_scale * reward + config.reward_bias, np.float32)
+
+
+def learning_penalty(config: WSRLConfig, penalty: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+    """The grasp penalty that learning adds to that reward."""
+    return np.asarray(config.reward_scale * penalty, np.float32)
 
 
 def probe_batch(config: WSRLConfig, dataset: Dataset, size: int) -> Transition:
@@ -233,7 +243,7 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
     size = metadata["probe_size"]
-    probe = storage.create(size, config.observation_size, config.action_size).transitions
+    probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
     if config.pixels is not None:
         shape = _image_shape(config.pixels)
         images = {name: jnp.zeros((size, *shape), jnp.uint8) for name in config.pixels.cameras}

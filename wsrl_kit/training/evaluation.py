@@ -31,7 +31,7 @@ def act(
     images: Mapping[str, Shaped[Array | np.ndarray, "batch horizon height width channel"]] | None = None,
 ) -> Float[Array, "batch action"]:
     """The policy's actions; their noise is a function of key and step, times `noise_scale` (0: deterministic)."""
-    noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.action_size))
+    noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.continuous_size))
     seen = {name: jnp.asarray(camera) for name, camera in (images or {}).items()}
     return sac.act(config, policy, jnp.asarray(observation), noise * noise_scale[:, None], seen)
 

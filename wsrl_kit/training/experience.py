@@ -48,7 +48,7 @@ def initial_tree(
     Raises:
         DataError: fewer offline transitions than one batch takes.
     """
-    sizes = (static.observation_size, static.action_size)
+    sizes = (static.observation_size, static.action_size, static.learns_gripper)
     if offline is None:
         offline_rows = storage.create(offline_capacity or 1, *sizes)
     elif len(offline) < config.batch_size:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from wsrl_kit import sac, schedules
+from wsrl_kit import gripper, sac, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
 from wsrl_kit.envs.wrappers import succeeded
@@ -20,7 +20,7 @@ from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import experience, randomness
-from wsrl_kit.training.agent import learning_reward
+from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
@@ -157,7 +157,8 @@ def finetune(
         success, done = None, False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
-                action = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
+                drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
+                action = gripper.rounded(static.gripper, drawn)
             else:
                 step, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
                 policy = sac.policy(agent)
@@ -167,7 +168,10 @@ def finetune(
             numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
             next_state, next_shown = look(static, agent, next_observation)
             row: tuple[Any, ...] = (state, action, learnt, next_state, *numbers)
-            seen = (Transition(*row), shown, next_shown)
+            penalty: Any = None
+            if static.learns_gripper:
+                penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
+            seen = (Transition(*row)._replace(grasp_penalty=penalty), shown, next_shown)
             largest_reward = max(largest_reward, abs(float(learnt)))
             if weights is not None and environment_step >= faded:
                 # CQL's term has faded out: the program without it takes over.

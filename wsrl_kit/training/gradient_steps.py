@@ -15,7 +15,7 @@ from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.replay.storage import Storage
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training.learning import prepared, update_of
+from wsrl_kit.training.learning import metric_names, prepared, update_of
 from wsrl_kit.types import Images
 
 TakeSteps = Callable[[SACState, int, int, np.float32], tuple[SACState, sac.Metrics]]
@@ -68,7 +68,7 @@ def _on_states(
         index = _rows_of_batch(batch_size, rows, key, step)
         return _learn(static, carry[0], rows, index, None, key, step, conservative_weight)
 
-    nothing = {name: jnp.zeros(()) for name in sac.metric_names(static)}
+    nothing = {name: jnp.zeros(()) for name in metric_names(static)}
     return jax.lax.fori_loop(start, end, one_step, (agent, nothing))
 
 

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray
 
-from wsrl_kit import official, sac
+from wsrl_kit import grasp, official, sac
 from wsrl_kit.replay import mixture
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
@@ -18,8 +18,24 @@ Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
 
 
 def update_of(static: SACConfig) -> Update:
-    """The kit's update, or that in the order of the authors' code."""
-    return official.update if static.official_update_order else sac.update
+    """The kit's update, or that in the order of the authors' code; then the learned gripper's, where there is one."""
+    update = official.update if static.official_update_order else sac.update
+    if not static.learns_gripper:
+        return update
+
+    def with_gripper(
+        config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, *weight: Float[Array, ""]
+    ) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
+        state, metrics, td_error = update(config, state, batch, key, *weight)
+        state, grasp_metrics = grasp.update(config, state, batch)
+        return state, metrics | grasp_metrics, td_error
+
+    return with_gripper
+
+
+def metric_names(static: SACConfig) -> tuple[str, ...]:
+    """The metrics that this update returns."""
+    return sac.metric_names(static) + (grasp.METRICS if static.learns_gripper else ())
 
 
 def learning_step(

@@ -1,0 +1,313 @@
+"""Learned grippers: a discrete critic beside the continuous agent."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import PyTree
+
+from training_samples import host, same, settings, taken
+from wsrl_kit import envs, grasp, gripper, sac
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.errors import CheckpointError, ParameterError
+from wsrl_kit.replay import storage
+from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac_state import GraspState
+from wsrl_kit.training import agent as agents
+from wsrl_kit.training import finetune, learning, warmup
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Measurement, Snapshot
+from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.types import Transition
+
+# Actions and choices
+
+
+def test_choices_are_hil_serls() -> None:
+    single = gripper.joined("single", jnp.full((3, 6), 0.5), jnp.arange(3))
+    np.testing.assert_array_equal(single, [[0.5] * 6 + [command] for command in (-1, 0, 1)])
+    dual = gripper.joined("dual", jnp.arange(12.0)[None], jnp.array([5]))
+    np.testing.assert_array_equal(dual, [[0, 1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10, 11, 1]])
+    assert [int(gripper.choice("dual", gripper.joined("dual", jnp.zeros(2), jnp.int32(n)))) for n in range(9)] == list(
+        range(9)
+    )
+
+
+@hypothesis.settings(deadline=None)
+@given(
+    gripper_and_size=st.sampled_from([("fixed", 3), ("single", 2), ("single", 7), ("dual", 4), ("dual", 14)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_action_taken_apart_and_joined_is_the_action_with_its_commands_rounded(
+    gripper_and_size: tuple[str, int], seed: int
+) -> None:
+    setup, size = gripper_and_size
+    action = np.random.default_rng(seed).uniform(-1, 1, size).astype(np.float32)
+    places = {"fixed": [], "single": [size - 1], "dual": [size // 2 - 1, size - 1]}[setup]
+    expected = action.copy()
+    expected[places] = np.round(action[places])
+    np.testing.assert_array_equal(gripper.rounded(setup, action), expected)
+    continuous = gripper.continuous(setup, jnp.asarray(action))
+    np.testing.assert_array_equal(continuous, np.delete(action, places))
+    if setup != "fixed":
+        choice = gripper.choice(setup, jnp.asarray(action))
+        np.testing.assert_array_equal(gripper.joined(setup, continuous, choice), expected)
+
+
+@pytest.mark.parametrize(
+    ("setup", "size", "sentence"),
+    [
+        ("single", 1, "gripper 'single' needs an action of at least 2 entries, found an action of 1"),
+        ("dual", 7, "gripper 'dual' needs two equal halves of at least 2 entries each, found an action of 7"),
+        ("dual", 2, "gripper 'dual' needs two equal halves of at least 2 entries each, found an action of 2"),
+    ],
+)
+def test_an_action_that_does_not_fit_is_refused(setup: str, size: int, sentence: str) -> None:
+    with pytest.raises(ParameterError, match=f"^{sentence}$"):
+        sac.from_parameters(WSRLConfig(gripper=setup), 3, size)
+
+
+# What the discrete critic learns
+
+
+def static_of(setup: str, action_size: int, **changes: Any) -> SACConfig:
+    rates = dict.fromkeys(("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate"), 0.01)
+    sizes = {"hidden_sizes": [8], "discount": 0.5, "target_update_rate": 0.25}
+    config = WSRLConfig(gripper=setup, **(sizes | rates | {"initial_temperature": 1e-3} | changes))
+    return sac.from_parameters(config, 1, action_size)
+
+
+create = jax.jit(sac.create, static_argnums=0)
+
+
+def fresh(config: SACConfig) -> SACState:
+    return create(config, jax.random.key(0), jnp.zeros(1), jnp.ones(1))
+
+
+def transitions(observation: Any, action: Any, reward: Any, **changed: Any) -> Transition:
+    """One-step episodes unless changed, with a leading axis of one update."""
+    rows = len(reward)
+    columns = {
+        "observation": observation,
+        "action": action,
+        "reward": reward,
+        "next_observation": observation,
+        "mask": np.zeros(rows),
+        "weight": np.ones(rows),
+        "monte_carlo_return": np.full(rows, -np.inf),
+    } | changed
+    return Transition(**{name: jnp.asarray(column, jnp.float32)[None] for name, column in columns.items()})
+
+
+def constant(network: PyTree, values: list[float]) -> PyTree:
+    """A critic that gives these values whatever it sees."""
+    output = {"kernel": jnp.zeros_like(network["params"]["Dense_0"]["kernel"]), "bias": jnp.array(values)}
+    return {"params": network["params"] | {"Dense_0": output}}
+
+
+def test_a_step_goes_to_the_double_dqn_target() -> None:
+    config = static_of("single", 3)
+    state = fresh(config)
+    # The online critic chooses "nothing" next (3 is its greatest), which the target critic values at 4.
+    network = state.grasp.critic
+    online, target = constant(network, [1.0, 3.0, 2.0]), constant(network, [10.0, 4.0, 50.0])
+    state = state._replace(grasp=GraspState(online, target, state.grasp.optimizer))
+    batch = transitions(
+        np.zeros((3, 1)),
+        [[0.3, 0.1, -0.9], [0.0, 0.0, 0.2], [0.0, 0.0, 1.0]],
+        [1.0, 1.0, 0.0],
+        mask=[1.0, 0.0, 1.0],
+        weight=[1.0, 2.0, 0.0],
+        grasp_penalty=[-0.25, -0.5, -9.0],
+    )
+    update = jax.jit(grasp.update, static_argnums=0)
+    after, metrics = update(config, state, batch)
+    # Values of what was taken: close 1, nothing 3, open 2; targets 1 - 0.25 + 0.5 * 4 = 2.75, 1 - 0.5, and one unseen.
+    expected = (1.0 * (1.0 - 2.75) ** 2 + 2.0 * (3.0 - 0.5) ** 2 + 0.0) / 3
+    np.testing.assert_allclose(metrics["grasp_loss"], expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grasp_q_mean"], 2.0, rtol=1e-6)
+    # Adam's first step is the learning rate against the gradient's sign; what has weight 0 stays.
+    bias = after.grasp.critic["params"]["Dense_0"]["bias"]
+    np.testing.assert_allclose(bias, [1.01, 2.99, 2.0], atol=1e-6)
+    averaged = 0.75 * np.array([10.0, 4.0, 50.0]) + 0.25 * np.asarray(bias)
+    np.testing.assert_allclose(after.grasp.target["params"]["Dense_0"]["bias"], averaged, rtol=1e-6)
+    assert same(after._replace(grasp=()), state._replace(grasp=()))
+    without, none = batch._replace(grasp_penalty=None), batch._replace(grasp_penalty=jnp.zeros((1, 3)))
+    assert same(update(config, state, without), update(config, state, none))
+
+
+def test_grippers_learn_what_to_do_and_what_not_to() -> None:
+    # At -1 the first gripper must close, at 1 open; at 0 nothing helps. Each command but "nothing" costs 0.2.
+    config = static_of("dual", 4, critic_learning_rate=5e-3)
+    generator = np.random.default_rng(0)
+    observation = generator.integers(-1, 2, (256, 1)).astype(np.float32)
+    continuous = generator.uniform(-1, 1, (256, config.continuous_size)).astype(np.float32)
+    choices = jnp.asarray(generator.integers(0, 9, 256))
+    action = np.asarray(gripper.joined("dual", jnp.asarray(continuous), choices))
+    reward = 1.0 * ((action[:, 1] == observation[:, 0]) & (observation[:, 0] != 0))
+    penalty = -0.2 * np.abs(action[:, [1, 3]]).sum(axis=1)
+    batch = transitions(observation, action, reward, grasp_penalty=penalty)
+
+    @jax.jit
+    def learn(state: SACState) -> tuple[SACState, sac.Metrics]:
+        def one_update(step: jax.Array, carry: Any) -> Any:
+            key = jax.random.fold_in(jax.random.key(1), step)
+            return learning.update_of(config)(config, carry[0], batch, key)[:2]
+
+        nothing = {name: jnp.zeros(()) for name in learning.metric_names(config)}
+        return jax.lax.fori_loop(0, 400, one_update, (state, nothing))
+
+    state, metrics = learn(fresh(config))
+    assert float(metrics["grasp_loss"]) < 0.02
+    seen = jnp.array([[-1.0], [0.0], [1.0]])
+    act = sac.act(config, sac.policy(state), seen, jnp.zeros((3, config.continuous_size)))
+    np.testing.assert_array_equal(act[:, [1, 3]], [[-1, 0], [0, 0], [1, 0]])
+    # The continuous critics see neither the grasp actions nor their penalties.
+    np.testing.assert_allclose(metrics["q_mean"], reward.mean(), atol=0.05)
+    np.testing.assert_allclose(metrics["grasp_q_mean"], (reward + penalty).mean(), atol=0.05)
+
+
+def test_the_continuous_agent_is_that_of_a_fixed_gripper() -> None:
+    generator = np.random.default_rng(0)
+    action = generator.uniform(-1, 1, (32, 3)).astype(np.float32)
+    reward, penalty = generator.normal(size=(2, 32))
+    batch = transitions(generator.normal(size=(32, 1)), action, reward, mask=np.ones(32), grasp_penalty=penalty)
+    key = jax.random.key(3)
+
+    def updated(config: SACConfig, batch: Transition) -> tuple[SACState, sac.Metrics]:
+        update = jax.jit(learning.update_of(config), static_argnums=0)
+        return update(config, fresh(config), batch, key)[:2]
+
+    single, fixed = static_of("single", 3), static_of("fixed", 2)
+    assert single.target_entropy == fixed.target_entropy == -1.0
+    ours, our_metrics = updated(single, batch)
+    plain, metrics = updated(fixed, batch._replace(action=batch.action[..., :2], grasp_penalty=None))
+    jax.tree.map(
+        lambda ours, plain: np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6),
+        ours._replace(grasp=()),
+        plain,
+    )
+    assert set(our_metrics) == set(metrics) | {"grasp_loss", "grasp_q_mean"} == set(learning.metric_names(single))
+
+
+def test_a_fixed_gripper_adds_no_array_anywhere() -> None:
+    config = static_of("fixed", 2)
+    assert jax.tree.leaves(fresh(config).grasp) == jax.tree.leaves(sac.policy(fresh(config)).grasp_critic) == []
+    assert len(jax.tree.leaves(agents.to_transitions(WSRLConfig(), recorded()))) == 7
+    assert storage.create(5, 3, 2).states.shape == (5, 10)
+    assert storage.create(5, 3, 2, has_penalty=True).states.shape == (5, 11)
+
+
+def test_replay_gives_back_each_penalty_with_its_transition() -> None:
+    rows = jax.tree.map(
+        lambda leaf: leaf[0],
+        transitions(np.ones((4, 3)), np.ones((4, 2)), [1, 2, 3, 4], grasp_penalty=[-1, -2, -3, -4]),
+    )
+    ring = storage.filled(rows, 4)
+    assert same(ring.transitions, rows)
+    newest = jax.tree.map(lambda leaf: leaf[0], rows)._replace(reward=jnp.float32(9), grasp_penalty=jnp.float32(-9))
+    ring = storage.set_monte_carlo_returns(storage.add(ring, newest), jnp.array([0]), jnp.array([7.0]))
+    held = ring.transitions
+    np.testing.assert_array_equal(held.reward, [9, 2, 3, 4])
+    np.testing.assert_array_equal(held.grasp_penalty, [-9, -2, -3, -4])
+    np.testing.assert_array_equal(held.monte_carlo_return[:2], [7.0, -np.inf])
+
+
+# Runs
+
+
+class Pinch(gymnasium.Env):
+    """An arm of six directions and a gripper that should be closed; changing the gripper's command costs 0.02."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._command = 0.0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        changed = float(action[6]) != self._command
+        self._command = float(action[6])
+        info = {"grasp_penalty": -0.02} if changed else {}
+        return self._observe(), float(self._command < 0), False, False, info
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self._command, self.np_random.uniform(-1, 1)], np.float32)
+
+
+gymnasium.register("Pinch-v0", Pinch, max_episode_steps=8)
+RUN = {"exp_name": "Pinch-v0", "environment_options": {}, "gripper": "single", "online_steps": 60}
+
+
+def recorded() -> Dataset:
+    """Two episodes with grasp actions that are no whole commands, of which the second says its penalties."""
+    generator = np.random.default_rng(1)
+    episodes = [
+        Trajectory(
+            observations=generator.uniform(-1, 1, (17, 2)).astype(np.float32),
+            actions=generator.uniform(-1, 1, (16, 7)).astype(np.float32),
+            rewards=np.ones(16, np.float32),
+            terminated=False,
+            truncated=True,
+            success=None,
+            source="demos",
+            grasp_penalty=penalty,
+        )
+        for penalty in (None, np.full(16, -0.5, np.float32))
+    ]
+    return Dataset.from_trajectories(episodes)
+
+
+def start(config: WSRLConfig, tree: PyTree | None = None) -> Iterator[Any]:
+    environment = envs.make(config.exp_name, config.environment_options)
+    static, agent = agents.create(config, environment, recorded())
+    probe = agents.probe_batch(config, recorded(), 8)
+    tree = tree or finetune.initial_tree(config, static, agent, recorded())
+    return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
+
+
+def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits() -> None:
+    config = settings(**RUN, random_steps=10, reward_scale=2.0)
+    events = taken(start(config))
+    snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
+    assert len(snapshots) == 2 and 10 < snapshots[0]["environment_step"] < 60
+    resumed = taken(start(config, jax.tree.map(jnp.asarray, host(snapshots[0]))))
+    assert same(resumed[-1].tree, snapshots[1])
+    measured = [event.values for event in events if isinstance(event, Measurement)]
+    assert any(values.get("training/grasp_loss", 0) > 0 for values in measured)
+
+    held = snapshots[1]["replay"].online.transitions
+    command, before = held.action[:, 6], held.observation[:, 0]
+    assert set(np.asarray(command)) <= {-1.0, 0.0, 1.0} and len(set(np.asarray(command[:10]))) > 1
+    np.testing.assert_allclose(held.grasp_penalty, np.where(command != before, -0.04, 0.0), atol=1e-7)
+    kept = snapshots[1]["replay"].offline.transitions
+    np.testing.assert_array_equal(kept.grasp_penalty, [0.0] * 16 + [-1.0] * 16)
+
+
+def test_a_checkpoint_of_another_gripper_is_refused(tmp_path: Path) -> None:
+    config = settings(**RUN, warmup_steps=20, holdout_fraction=0.5)
+    environment = envs.make(config.exp_name)
+    static, agent = agents.create(config, environment, recorded())
+    events = warmup.warmup(config, static, warmup.initial_tree(agent), recorded(), Evaluator(config))
+    *records, result = events
+    assert any("training/grasp_loss" in event.values for event in records if isinstance(event, Measurement))
+    file, probe = tmp_path / "warmup.npz", agents.probe_batch(config, recorded(), 8)
+    agents.save_warmup(file, static, result.agent, probe, {})
+
+    _, again = agents.create(config, environment, recorded())
+    assert same(agents.load_warmup(file, static, again), (result.agent, probe))
+    fixed = agents.create(replace(config, gripper="fixed"), environment, recorded())
+    with pytest.raises(CheckpointError, match="was made with gripper single, but this run has gripper fixed$"):
+        agents.load_warmup(file, *fixed)
