@@ -1,4 +1,4 @@
-"""The command line: `wsrl-kit run`, the notebooks under names of their own, and `wsrl-kit doctor`."""
+"""The command line: `wsrl-kit run`, notebooks under names of their own, `wsrl-kit doctor`, HIL-SERL's checkpoints."""
 
 import argparse
 import sys
@@ -49,6 +49,14 @@ def _command(arguments: list[str]) -> int:
             _add_parameters(command, notebook)
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
     doctor.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
+    exporting.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz")
+    exporting.add_argument("folder", type=Path, metavar="DIR", help="for HIL-SERL's --checkpoint_path")
+    importing = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
+    importing.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="HIL-SERL's, or the folder with it")
+    importing.add_argument("file", type=Path, metavar="FILE", help="for the checkpoint_path of fine-tuning")
+    for command in (exporting, importing):
+        command.add_argument("--cameras", metavar="NAME,NAME", help="HIL-SERL's image_keys, in their order")
 
     options, rest = parser.parse_known_args(arguments)
     if options.command in NOTEBOOKS:
@@ -57,7 +65,9 @@ def _command(arguments: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "run":
         return _run(options.notebook, dict(options.p), options.out)
-    return _doctor(options.files)
+    if options.command == "doctor":
+        return _doctor(options.files)
+    return _convert(options)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -115,9 +125,26 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
 
 
 def _doctor(files: Sequence[Path]) -> int:
-    from wsrl_kit.data.doctor import examine_all, render
+    from wsrl_kit.data.doctor import examine, render
 
-    reports = examine_all(files)
+    reports = [examine(path) for path in files]
     for report in reports:
         print(render(report))
     return 1 if any(report.problems for report in reports) else 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from wsrl_kit import hil_serl_checkpoint
+
+    cameras = options.cameras.split(",") if options.cameras else None
+    if options.command == "export-hil-serl":
+        call = hil_serl_checkpoint.export(options.checkpoint, options.folder, cameras)
+        print(f"{options.folder} is restored by the agent of {call}")
+    else:
+        static = hil_serl_checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
+        encoder = ", encoder 'resnet10_frozen'" if static.pixels else ""
+        print(
+            f"{options.file} is for fine-tuning with hidden_sizes {list(static.hidden_sizes)}, critic_ensemble_size "
+            f"{static.critic_ensemble_size}, shared_critic_output {static.shared_critic_output}{encoder}"
+        )
+    return 0

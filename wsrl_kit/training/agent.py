@@ -223,8 +223,8 @@ def _image_shape(pixels: PixelConfig) -> tuple[int, ...]:
     return pixels.observation_horizon, pixels.image_height, pixels.image_width, 3
 
 
-def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition]:
-    """Reads a warmed-up agent and the probe batch of its data.
+def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition | None]:
+    """Reads a warmed-up agent and the probe batch of its data; None where the file has none, as an imported one.
 
     Args:
         agent: a fresh agent of the configured network, for its structure.
@@ -243,10 +243,14 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
             raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
     size = metadata["probe_size"]
+    tree = checkpoint.load(path, {"agent": agent, "probe": probe_zeros(config, size)})
+    return tree["agent"], tree["probe"] if size else None
+
+
+def probe_zeros(config: SACConfig, size: int) -> Transition:
+    """Zeros in the form of a probe batch."""
     probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
-    if config.pixels is not None:
-        shape = _image_shape(config.pixels)
-        images = {name: jnp.zeros((size, *shape), jnp.uint8) for name in config.pixels.cameras}
-        probe = probe._replace(images=images, next_images=images)
-    tree = checkpoint.load(path, {"agent": agent, "probe": probe})
-    return tree["agent"], tree["probe"]
+    if config.pixels is None:
+        return probe
+    images = {name: jnp.zeros((size, *_image_shape(config.pixels)), jnp.uint8) for name in config.pixels.cameras}
+    return probe._replace(images=images, next_images=images)

@@ -20,7 +20,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
     Raises:
         CheckpointError: it can't be written (a full disk, no permission); an earlier file at `path` is untouched.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(tree)}
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
     arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     # Always the same name, so that what a killed process left is overwritten by the one that resumes its run.
     temporary = path.with_name(f".{path.name}.partial")
@@ -46,7 +46,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or not a checkpoint of this kit.
     """
-    content = _read(path, only=METADATA)[METADATA].tobytes()
+    content = read(path, METADATA)[METADATA].tobytes()
     try:
         return json.loads(content)
     except ValueError as error:
@@ -63,9 +63,9 @@ def load(path: Path, template: PyTree) -> PyTree:
     Raises:
         CheckpointError: no such file, damaged, or a leaf differs in name, shape or type: of another network.
     """
-    arrays = _read(path)
+    arrays = read(path)
     leaves = []
-    for name, leaf in _named_leaves(template):
+    for name, leaf in named_leaves(template):
         wanted = np.asarray(leaf)
         if name not in arrays:
             raise CheckpointError(f"{path} has no {name}: expected a checkpoint of the configured network")
@@ -76,26 +76,32 @@ def load(path: Path, template: PyTree) -> PyTree:
                 f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
             )
         leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array) else found)
-    extra = set(arrays) - {name for name, _ in _named_leaves(template)} - {METADATA}
+    extra = set(arrays) - {name for name, _ in named_leaves(template)} - {METADATA}
     if extra:
         raise CheckpointError(f"{path} holds {min(extra)}, which the configured network does not have")
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, as they are: by default all, the metadata's bytes among them.
 
-
-def _read(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
+    Raises:
+        CheckpointError: no such file, or not a checkpoint of this kit.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: expected a checkpoint file")
     try:
         # Opened here, since np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if METADATA in arrays.files:
-                return {name: arrays[name] for name in ([only] if only else arrays.files)}
+                return {name: arrays[name] for name in arrays.files if name.startswith(prefix)}
     # Damaged bytes can make numpy and zipfile raise nearly anything: BadZipFile, NotImplementedError, TypeError ...
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
     raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """A tree's leaves in order, each with the name that it has in a file."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
