@@ -123,11 +123,11 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     import jax
     import numpy as np
 
-    from wsrl_kit.training import finetune, learning, randomness
+    from wsrl_kit.training import learning, randomness
     from wsrl_kit.types import Transition
 
     static = replace(static, behavior_cloning_weight=0.0)
-    sampler, shape = finetune.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
+    sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
     key = randomness.key(config.seed, "sampling")
     observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
     row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1), np.float32(0))

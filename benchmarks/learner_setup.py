@@ -14,7 +14,7 @@ from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.sac import SACConfig
-from wsrl_kit.training.finetune import sampler_of
+from wsrl_kit.training.experience import sampler_of
 from wsrl_kit.types import Transition
 
 OBSERVATION, ACTION, BATCH = 39, 28, 256
