@@ -134,7 +134,12 @@ CENSORED = {quantity.name for quantity in QUANTITIES if quantity.censored}
 
 
 def settings(task: Task, data: Path) -> WSRLConfig:
-    common = {"exp_name": task.exp_name, "environment_options": task.environment_options}
+    # The default when these runs were made; what they say of it is why it no longer is.
+    common = {
+        "exp_name": task.exp_name,
+        "environment_options": task.environment_options,
+        "use_prioritized_replay": True,
+    }
     return build(
         WSRLConfig, read_notebook(NOTEBOOK).defaults | common | task.parameters | {"offline_data_path": str(data)}
     )
