@@ -40,14 +40,19 @@ STARTS = 3
 
 
 def settings(network: str, **changes: Any) -> Any:
-    """The ablation's parameters, as its kit arm has them, without evaluations or checkpoints on the way."""
+    """The ablation's parameters, as its kit arm has them, by priority, without evaluations or checkpoints."""
     from wsrl_kit.config import WSRLConfig
     from wsrl_kit.notebook import read_notebook
     from wsrl_kit.parameters import build
     from wsrl_kit.training.ablation import ARMS
 
     defaults = read_notebook(NOTEBOOK).defaults | ARMS["warmup_decay"].overrides | NETWORKS[network]
-    apart = {"evaluation_interval": 10**9, "checkpoint_interval": 10**9, "evaluation_episodes": 1}
+    apart = {
+        "use_prioritized_replay": True,
+        "evaluation_interval": 10**9,
+        "checkpoint_interval": 10**9,
+        "evaluation_episodes": 1,
+    }
     return build(WSRLConfig, defaults | apart | changes)
 
 

@@ -27,13 +27,14 @@ NORMALISATION = (np.zeros(OBSERVATION, np.float32), np.ones(OBSERVATION, np.floa
 
 
 def parts(widths: tuple[int, ...], ensemble: int) -> tuple[SACConfig, Sampler]:
-    """What fixes the compiled step: the kit's defaults but for the sizes, and as in fine-tuning without cloning."""
+    """What fixes the compiled step: the kit's defaults but for the sizes, by priority, without cloning as online."""
     config = WSRLConfig(
         hidden_sizes=list(widths),
         critic_ensemble_size=ensemble,
         critic_subset_size=SUBSET,
         batch_size=BATCH,
         behavior_cloning_weight=0.0,
+        use_prioritized_replay=True,
     )
     return sac.from_parameters(config, OBSERVATION, ACTION), sampler_of(config)
 

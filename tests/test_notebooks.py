@@ -173,12 +173,13 @@ def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -
 
 
 def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: Path) -> None:
-    variants = {"proportional": {}, "keep_random": {"retention_priority": "random"}}
+    variants = {"proportional": {"use_prioritized_replay": True}, "keep_random": {"retention_priority": "random"}}
     first, second = ablated("05_ablate_replay.ipynb", variants, data, tmp_path)
     assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
     kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
     assert len(kept[0]) == len(kept[1])
     assert not np.array_equal(kept[0].actions, kept[1].actions)
+    assert [len(record.curve("training/priority_beta")) > 0 for record in (first, second)] == [True, False]
 
 
 def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path) -> None:
