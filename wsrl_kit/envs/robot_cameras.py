@@ -8,7 +8,7 @@ first row, end row, first column, end column, cut out before the picture is scal
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -19,6 +19,7 @@ from wsrl_kit.parameters import check, unknown
 _SETTINGS = {"realsense": str, "opencv": int | str, "width": int, "height": int, "frame_rate": int, "crop": list[int]}
 
 
+@runtime_checkable
 class Camera(Protocol):
     """Something that gives pictures."""
 

@@ -11,7 +11,7 @@
 Either way the state is gripper_pose 1, tcp_force 3, tcp_pose 6 (m, Euler angles), tcp_torque 3, tcp_vel 6.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -25,6 +25,7 @@ _ONTO_THE_PEG = np.array([-1.0, 1.0, 1.0])
 """-TOOL_DOWN: from a force on the tool, in its frame, to one on the peg, in the upright frame."""
 
 
+@runtime_checkable
 class Frames(Protocol):
     """How a policy's states and actions lie against the robot's base."""
 

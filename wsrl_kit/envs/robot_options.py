@@ -1,12 +1,12 @@
 """What can be chosen about a robot behind HIL-SERL's server; the defaults are those of the simulated robot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import pi
 from typing import Any
 
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import parameter, unknown, validate
+from wsrl_kit.parameters import check_some, parameter, validate
 
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z, m, and Euler angles xyz, rad, of the tool in the robot's base frame."""
@@ -97,8 +97,4 @@ def robot_options(given: Mapping[str, Any]) -> RobotOptions:
     Raises:
         ParameterError: an unknown name, a wrong type, a value out of range.
     """
-    known = [field.name for field in fields(RobotOptions)]
-    for name in given:
-        if name not in known:
-            raise unknown(name, known)
-    return RobotOptions(**given)
+    return RobotOptions(**check_some(RobotOptions, given))

@@ -1,10 +1,10 @@
 """What can go wrong between a robot and its client, made to happen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from wsrl_kit.parameters import parameter, unknown, validate
+from wsrl_kit.parameters import check_some, parameter, validate
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,4 @@ def faults_from(given: Mapping[str, Any]) -> Faults:
     Raises:
         ParameterError: there is no such fault, or its value does not fit.
     """
-    names = [field.name for field in fields(Faults)]
-    for name in given:
-        if name not in names:
-            raise unknown(name, names, "fault")
-    return Faults(**given)
+    return Faults(**check_some(Faults, given))
