@@ -1,5 +1,6 @@
 """The client of a robot server: deadlines, retries, and one sentence for everything that can go wrong."""
 
+import signal
 import time
 from collections.abc import Iterator
 
@@ -52,6 +53,18 @@ def test_a_late_answer_is_never_taken_for_that_of_the_next_call(server, client):
     with pytest.raises(RobotError, match="/pose must answer within 0.3 s, and did not in 1 attempt"):
         client.command(UPRIGHT, attempts=1)
     time.sleep(0.4)
+    assert client.state().pose.shape == (7,)
+
+
+def test_an_interrupted_call_leaves_nothing_for_the_next_one(server, client):
+    server.set_faults(Faults(latency=0.2, count=1))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.command(UPRIGHT)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert client.state().pose.shape == (7,)
 
 

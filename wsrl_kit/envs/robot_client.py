@@ -197,6 +197,10 @@ class RobotClient:
                     self._connection.close()
                     if last:
                         raise RobotError(self._failure(endpoint, error, deadline, tries)) from error
+                except BaseException:
+                    # An interrupt: no half-read answer may be left for the next call.
+                    self._connection.close()
+                    raise
                 else:
                     if status < 500 or last:
                         return status, answer

@@ -21,8 +21,8 @@ from wsrl_kit.robot import compliance
 
 TICK = 0.002
 """Seconds of real time between two looks at the clock."""
-LONGEST_CATCH_UP = 0.1
-"""Seconds of real time that are made up for at once; a machine too slow falls behind instead of standing still."""
+MOST_STEPS = 100
+"""Physics steps at one look, 0.4 s: a machine too slow falls behind, and still answers calls between two looks."""
 OPEN, CLOSED = 1.0, 0.0
 """The gripper's position, as HIL-SERL's servers report it."""
 
@@ -33,9 +33,9 @@ class SimulatedArm:
     Poses are in the robot's base frame, as Franka's `O_T_EE`: x, y, z of the peg's tip, m, and the quaternion
     (x, y, z, w) of a tool whose z axis points along the peg, downwards when the peg is upright.
 
-    Time runs in a thread of its own, `speed` times as fast as the clock; a machine that is too slow for that falls
-    behind. At speed 0 it moves in lockstep: every commanded pose is held for one control step of 0.1 s before the call
-    returns, and nothing else moves time.
+    Time runs in a thread of its own, `speed` times as fast as the clock; a machine that is too slow for that (one core
+    reaches about 100) falls behind. At speed 0 it moves in lockstep: every commanded pose is held for one control step
+    of 0.1 s before the call returns, and nothing else moves time.
 
     Any thread may call any method. The peg is held rigidly: the gripper's position is reported, and moves nothing.
 
@@ -188,7 +188,7 @@ class SimulatedArm:
         owed = 0.0
         while not self._closing.wait(TICK):
             now = time.monotonic()
-            owed += min(now - before, LONGEST_CATCH_UP) * self.speed / PHYSICS_STEP
+            owed = min(owed + (now - before) * self.speed / PHYSICS_STEP, MOST_STEPS)
             before = now
             steps = int(owed)
             owed -= steps
