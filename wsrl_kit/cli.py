@@ -1,4 +1,4 @@
-"""The command line: `wsrl-kit run`, notebooks under names of their own, `wsrl-kit doctor`, HIL-SERL's checkpoints."""
+"""The command line: notebooks, also under names of their own, `doctor`, HIL-SERL's checkpoints, and `robot-sim`."""
 
 import argparse
 import sys
@@ -58,6 +58,8 @@ def _command(arguments: list[str]) -> int:
     for command in (exporting, importing):
         command.add_argument("--cameras", metavar="NAME,NAME", help="HIL-SERL's image_keys, in their order")
 
+    _add_robot(commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot"))
+
     options, rest = parser.parse_known_args(arguments)
     if options.command in NOTEBOOKS:
         return _run(_notebook(NOTEBOOKS[options.command][0]), _flags(options, rest), options.out)
@@ -65,6 +67,8 @@ def _command(arguments: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "run":
         return _run(options.notebook, dict(options.p), options.out)
+    if options.command == "robot-sim":
+        return _serve_robot(options)
     if options.command == "doctor":
         return _doctor(options.files)
     return _convert(options)
@@ -72,6 +76,26 @@ def _command(arguments: list[str]) -> int:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the run; that of an unfinished run continues it")
+
+
+def _add_robot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other opens it to the network")
+    parser.add_argument("--port", type=int, default=5000, help="0 for one that is free (default: 5000)")
+    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second; 0: in step with poses")
+    parser.add_argument("--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (with cameras)")
+    parser.add_argument("--environment_options", default="{}", help="its options, a dict")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds by which every answer is late")
+
+
+def _serve_robot(options: argparse.Namespace) -> int:
+    from wsrl_kit.parameters import check, parse
+    from wsrl_kit.robot.faults import Faults
+    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
+
+    given = check("environment_options", parse(options.environment_options, dict), dict)
+    faults = Faults(latency=options.latency)
+    serve(RobotServer(simulated_arm(options.exp_name, given, options.speed), options.host, options.port, faults))
+    return 0
 
 
 def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:

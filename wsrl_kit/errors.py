@@ -38,3 +38,7 @@ class DivergenceError(WSRLKitError):
 
 class Stopped(WSRLKitError):
     """The user stopped the work; everything up to here is kept."""
+
+
+class RobotError(WSRLKitError):
+    """A robot can't be reached, answers late or with nonsense, or is where it must not be."""

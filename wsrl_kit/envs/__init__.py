@@ -12,6 +12,8 @@ from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions, insertion_options
 from wsrl_kit.envs.insertion_pixels import WristCameras
 from wsrl_kit.envs.packages import METAWORLD, register_all_installed, register_like
+from wsrl_kit.envs.robot import RobotEnv
+from wsrl_kit.envs.robot_options import robot_options
 from wsrl_kit.envs.wrappers import SuccessReward, flatten
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check
@@ -23,6 +25,8 @@ INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
 PIXELS = "hirol_fixed_gripper_pixels"
 """Name of the same task with two wrist cameras, which needs OpenGL."""
+ROBOT = "hirol_robot"
+"""Name of a robot behind HIL-SERL's HTTP server, real or simulated."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
@@ -33,17 +37,19 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     first, where the first of an episode is repeated.
 
     Args:
-        exp_name: "hirol_fixed_gripper", or "hirol_fixed_gripper_pixels" for the same with two wrist cameras; a task of
-            Gymnasium-Robotics ("FetchPush-v4"), Metaworld ("metaworld/door-open-v3") or gym-hil
-            ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id, where "package:Id" imports the package that
-            registers it. uint8 entries (height, width, 3) of a task's observations are its cameras, all else is state.
+        exp_name: "hirol_fixed_gripper", or "hirol_fixed_gripper_pixels" for the same with two wrist cameras;
+            "hirol_robot" for a robot behind HIL-SERL's HTTP server; a task of Gymnasium-Robotics ("FetchPush-v4"),
+            Metaworld ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id,
+            where "package:Id" imports the package that registers it. uint8 entries (height, width, 3) of a task's
+            observations are its cameras, all else is state.
         environment_options: for every task `observation_horizon`, which is 1 by default. For the simulated robot
             `difficulty` ("easy", "default", "hard") and the fields of `InsertionOptions` (`PixelInsertionOptions` with
-            cameras). For every other task `max_episode_steps`, the time limit; `success_reward`, whether the reward is
-            1 at the first success, which ends the episode, and otherwise 0; and the task's own keyword arguments (for
-            Metaworld also `action_repeat`, the control steps of 12.5 ms that an action is held for). `success_reward`
-            is True by default for Metaworld, whose own rewards are dense and whose episodes never end before the time
-            limit, and False for the others, which keep the rewards that they are known for.
+            cameras); for a robot behind a server the fields of `RobotOptions`. For every other task
+            `max_episode_steps`, the time limit; `success_reward`, whether the reward is 1 at the first success, which
+            ends the episode, and otherwise 0; and the task's own keyword arguments (for Metaworld also
+            `action_repeat`, the control steps of 12.5 ms that an action is held for). `success_reward` is True by
+            default for Metaworld, whose own rewards are dense and whose episodes never end before the time limit, and
+            False for the others, which keep the rewards that they are known for.
 
     Returns:
         The environment; `info["success"]` (bool) is there at every step where the task reports success.
@@ -51,6 +57,7 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     Raises:
         ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Where OpenGL is
             missing for the cameras of the simulated robot, its first reset says so.
+        RobotError: the robot's server can't be reached.
         ParameterError: an option has an unknown name, a wrong type or a value out of range.
     """
     given = dict(environment_options or {})
@@ -69,6 +76,9 @@ def _task(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
         with_cameras = insertion_options(given, PixelInsertionOptions)
         robot = WristCameras(InsertionEnv(with_cameras), with_cameras)
         return TimeLimit(robot, with_cameras.max_episode_steps)
+    if exp_name == ROBOT:
+        of_robot = robot_options(given)
+        return TimeLimit(RobotEnv(of_robot), of_robot.max_episode_steps)
     success_reward = check("success_reward", given.pop("success_reward", exp_name.startswith(METAWORLD)), bool)
     if "max_episode_steps" in given:
         check("max_episode_steps", given["max_episode_steps"], int, {"minimum": 1})
@@ -88,11 +98,11 @@ def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.En
         raise ExperimentError(f"exp_name {exp_name!r} needs a package that is not installed: {reason}") from error
     except gymnasium.error.Error as error:
         register_all_installed()
-        names = [INSERTION, PIXELS, *gymnasium.registry]
+        names = [INSERTION, PIXELS, ROBOT, *gymnasium.registry]
         nearest = ", ".join(get_close_matches(exp_name, names, n=3, cutoff=0.0))
         raise ExperimentError(
-            f"exp_name must be {INSERTION!r}, {PIXELS!r} or a Gymnasium id ('package:Id' imports a package first), "
-            f"found {exp_name!r}; the nearest are {nearest}"
+            f"exp_name must be {INSERTION!r}, {PIXELS!r}, {ROBOT!r} or a Gymnasium id ('package:Id' imports a package "
+            f"first), found {exp_name!r}; the nearest are {nearest}"
         ) from error
     except TypeError as error:
         raise ParameterError(f"environment_options do not fit {exp_name!r}: {error}") from error

@@ -25,17 +25,17 @@ RESET_HEIGHT_RANGE = 0.01
 POSE = slice(4, 10)
 """Where the tip's pose is in the observation."""
 
-_SAFETY_LOW = np.array([-0.04, -0.04, -0.03, -0.2, -0.2, -0.2])
-_SAFETY_HIGH = np.array([0.04, 0.04, 0.06, 0.2, 0.2, 0.2])
+SAFETY_LOW = np.array([-0.04, -0.04, -0.03, -0.2, -0.2, -0.2])
+SAFETY_HIGH = np.array([0.04, 0.04, 0.06, 0.2, 0.2, 0.2])
 _ACTION_SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3)
 _FORCE_LIMIT, _TORQUE_LIMIT = 50.0, 2.0
 # Random actions, the widest there are, reach 0.11 m/s and 0.44 rad/s at the end of a control step.
 _VELOCITY_LIMIT, _ROTATION_RATE_LIMIT = 0.15, 0.5
-_OBSERVATION_HIGH = np.array(
-    [1.0, *[_FORCE_LIMIT] * 3, *_SAFETY_HIGH, *[_TORQUE_LIMIT] * 3, *[_VELOCITY_LIMIT] * 3, *[_ROTATION_RATE_LIMIT] * 3]
+OBSERVATION_HIGH = np.array(
+    [1.0, *[_FORCE_LIMIT] * 3, *SAFETY_HIGH, *[_TORQUE_LIMIT] * 3, *[_VELOCITY_LIMIT] * 3, *[_ROTATION_RATE_LIMIT] * 3]
 )
-_OBSERVATION_LOW = -_OBSERVATION_HIGH
-_OBSERVATION_LOW[[0, 6]] = 0.0, _SAFETY_LOW[2]
+OBSERVATION_LOW = -OBSERVATION_HIGH
+OBSERVATION_LOW[[0, 6]] = 0.0, SAFETY_LOW[2]
 _PHYSICS_STEPS = round(CONTROL_STEP / PHYSICS_STEP)
 
 
@@ -69,7 +69,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
     def __init__(self, options: InsertionOptions | None = None) -> None:
         self.options = options or InsertionOptions()
         self.observation_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
-            _OBSERVATION_LOW.astype(np.float32), _OBSERVATION_HIGH.astype(np.float32)
+            OBSERVATION_LOW.astype(np.float32), OBSERVATION_HIGH.astype(np.float32)
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
         self.model = mujoco.MjModel.from_xml_string(insertion_model(self.options.clearance))
@@ -119,7 +119,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         if not np.isfinite(action).all():
             raise ExperimentError(f"an action of the robot must be finite, found {action}")
         wish = self._pose + np.minimum(np.maximum(action, -1.0), 1.0) * _ACTION_SCALE
-        command = np.minimum(np.maximum(wish, _SAFETY_LOW), _SAFETY_HIGH)
+        command = np.minimum(np.maximum(wish, SAFETY_LOW), SAFETY_HIGH)
         self._command[:] = command
         # One call per physics step costs 2 % more than one call for all, and sees the contact force of each.
         peak = 0.0
@@ -141,7 +141,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         raw[9] = atan2(rotation[3], rotation[0])
         raw[10:13] = self._torque
         raw[13:19] = self._velocity
-        return np.minimum(np.maximum(raw, _OBSERVATION_LOW), _OBSERVATION_HIGH).astype(np.float32)
+        return np.minimum(np.maximum(raw, OBSERVATION_LOW), OBSERVATION_HIGH).astype(np.float32)
 
     def _move_tip(self, pose: Float[np.ndarray, "6"]) -> None:
         """Set the joints so that the tip is at `pose` (m, rotation vector in rad), by Gauss-Newton from home."""

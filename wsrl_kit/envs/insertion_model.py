@@ -32,7 +32,8 @@ _ROTATION_STIFFNESS, _ROTATION_DAMPING = 150, 7
 # A spring sees at most this error, as HIL-SERL's *_clip parameters do: 8 mm and 0.1 rad give 16 N and 15 N m.
 _TRANSLATION_CLIP, _ROTATION_CLIP = 0.008, 0.1
 
-_BASE_TO_HOLE = (0.5, 0.0, 0.15)
+BASE_TO_HOLE = (0.5, 0.0, 0.15)
+"""From the robot's base, whose axes are the world's, to the origin, m."""
 _FLANGE, _HAND_LENGTH, _PEG_LENGTH = 0.107, 0.103, 0.050
 # In the peg's frame (z up, tip at -5 cm): where the cameras are, in front of the hand, and the point below the tip that
 # they look at, m. The field of view, degrees, is the narrowest that holds the hole at every reset by default; a pixel
@@ -77,7 +78,7 @@ def insertion_model(clearance: float) -> str:
     <light pos="0.6 0.3 1.2" dir="-0.6 -0.3 -1.2" directional="true" diffuse="0.5 0.5 0.5" specular="0.1 0.1 0.1"/>
     <site name="hole_frame"/>
     {_hole(clearance)}
-    <body name="base" pos="{-_BASE_TO_HOLE[0]} {-_BASE_TO_HOLE[1]} {-_BASE_TO_HOLE[2]}">
+    <body name="base" pos="{-BASE_TO_HOLE[0]} {-BASE_TO_HOLE[1]} {-BASE_TO_HOLE[2]}">
       <geom type="cylinder" size="0.08" fromto="0 0 0 0 0 0.2"/>
       {_arm()}
     </body>

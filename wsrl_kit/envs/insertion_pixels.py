@@ -40,7 +40,11 @@ class WristCameras(gymnasium.Wrapper):
         states = environment.observation_space
         self._low, self._high = states.low.copy(), states.high.copy()
         if options.relative_pose:
-            self._low[POSE], self._high[POSE] = _relative_bounds(self._low[POSE], self._high[POSE], options)
+            spread = [options.reset_range] * 2 + [RESET_HEIGHT_RANGE, 0.0, 0.0, options.reset_rotation]
+            middle = [0.0, 0.0, options.reset_height, 0.0, 0.0, 0.0]
+            self._low[POSE], self._high[POSE] = relative_bounds(
+                self._low[POSE], self._high[POSE], np.array(middle), np.array(spread)
+            )
         image = gymnasium.spaces.Box(0, 255, (options.image_size, options.image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(
             {STATE: gymnasium.spaces.Box(self._low, self._high)} | dict.fromkeys(CAMERAS, image)
@@ -99,12 +103,13 @@ def _rotation(angles: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3 3"]:
     return matrix.reshape(3, 3)
 
 
-def _relative_bounds(
-    low: Float[np.ndarray, "6"], high: Float[np.ndarray, "6"], options: PixelInsertionOptions
+def relative_bounds(
+    low: Float[np.ndarray, "6"],
+    high: Float[np.ndarray, "6"],
+    middle: Float[np.ndarray, "6"],
+    spread: Float[np.ndarray, "6"],
 ) -> tuple[Float[np.ndarray, "6"], Float[np.ndarray, "6"]]:
-    """The safety box as seen from anywhere that a reset puts the tip."""
-    spread = np.array([options.reset_range] * 2 + [RESET_HEIGHT_RANGE, 0.0, 0.0, options.reset_rotation])
-    middle = np.array([0.0, 0.0, options.reset_height, 0.0, 0.0, 0.0])
+    """A safety box (m, rad) as seen from anywhere that a reset puts the tip, which is `middle` +- `spread`."""
     # A yaw of the reset mixes x with y, and roll with pitch, by its sine at most.
-    mixed = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0]) * options.reset_rotation + 1.0
+    mixed = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0]) * spread[5] + 1.0
     return (low - middle - spread) * mixed, (high - middle + spread) * mixed

@@ -1,0 +1,53 @@
+"""Simulated robots behind servers of this process, for the tests of both sides."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+import gymnasium
+import numpy as np
+
+from wsrl_kit.envs import make
+from wsrl_kit.robot.server import RobotServer, simulated_arm
+
+STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
+
+
+@contextmanager
+def served(speed: float = 0.0, exp_name: str = STATES, **options: Any) -> Iterator[RobotServer]:
+    with RobotServer(simulated_arm(exp_name, options, speed)) as server:
+        yield server
+
+
+@contextmanager
+def driven(server: RobotServer, **options: Any) -> Iterator[gymnasium.Env]:
+    """The environment of a robot; quick to give up, and free of random resets where nothing else is said."""
+    still = {"random_xy_range": 0.0, "random_z_range": 0.0, "random_rz_range": 0.0}
+    environment = make("hirol_robot", {"robot_url": server.url, "deadline": 2.0, "retries": 1} | still | options)
+    try:
+        yield environment
+    finally:
+        environment.close()
+
+
+def post(server: RobotServer, endpoint: str, body: Any = None) -> Any:
+    """As upstream's clients call it: JSON where the answer is some, else text."""
+    content = b"" if body is None else json.dumps(body).encode()
+    request = Request(server.url + endpoint, content, {"Content-Type": "application/json"}, method="POST")
+    with urlopen(request, timeout=10) as response:
+        answer = response.read()
+        return json.loads(answer) if response.headers["Content-Type"] == "application/json" else answer.decode()
+
+
+def limits(pose: Any) -> np.ndarray:
+    """A commanded pose, x, y, z and quaternion, as x, y, z and Euler angles from the tool pointing straight down."""
+    from scipy.spatial.transform import Rotation
+
+    angles = Rotation.from_quat(pose[3:]).as_euler("xyz") - [np.pi, 0, 0]
+    return np.concatenate([pose[:3], (angles + np.pi) % (2 * np.pi) - np.pi])
+
+
+def move(x: float = 0.0, y: float = 0.0, z: float = 0.0, *rotation: float) -> np.ndarray:
+    return np.array([x, y, z, *rotation, *[0.0] * (3 - len(rotation))], np.float32)

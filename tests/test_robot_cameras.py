@@ -1,0 +1,51 @@
+"""Cameras of a real robot: pictures cut and scaled as HIL-SERL does it, and settings that do not fit."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from robot_samples import driven, served
+from wsrl_kit.envs.robot_cameras import crop_and_scale, open_camera
+from wsrl_kit.errors import ExperimentError, ParameterError
+
+
+def test_scaling_weighs_the_two_nearest_pixels_by_their_centres():
+    line = np.array([0, 100], np.uint8)
+    across = np.broadcast_to(line[None, :, None], (4, 2, 3)).copy()
+    # New centres lie at -0.25 (the edge), 0.25, 0.75 and 1.25 (the edge) of the old pixels.
+    assert crop_and_scale(across, [], 4)[1, :, 2].tolist() == [0, 25, 75, 100]
+    assert crop_and_scale(across.transpose(1, 0, 2).copy(), [], 4)[:, 1, 0].tolist() == [0, 25, 75, 100]
+    assert crop_and_scale(np.full((3, 5, 3), 7, np.uint8), [], 8).tolist() == np.full((8, 8, 3), 7).tolist()
+
+
+def test_what_is_cropped_is_rows_then_columns():
+    picture = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    assert np.array_equal(crop_and_scale(picture, [1, 4, 3, 6], 3), picture[1:4, 3:6])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "camera wrist_1 must have one of realsense, a serial number, and opencv"),
+        ({"realsense": "1", "opencv": 0}, "camera wrist_1 must have one of"),
+        ({"realsens": "1"}, "there is no setting of camera wrist_1 named realsens: did you mean realsense?"),
+        ({"realsense": 130322274175}, "realsense of camera wrist_1 must be a str, found 130322274175"),
+        ({"opencv": 0, "crop": [5, 2, 0, 9]}, "crop of camera wrist_1 must be first row, end row, first column"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        open_camera("wrist_1", settings, 128, 1.0)
+
+
+@pytest.mark.skipif(find_spec("pyrealsense2") is not None, reason="pyrealsense2 is installed")
+def test_a_missing_package_is_named_with_its_command():
+    with served() as server:
+        # As a real server, which has no cameras of its own.
+        del server.endpoints["sim/status"]
+        with (
+            pytest.raises(ExperimentError, match="camera wrist_1 needs a package that `pip install pyrealsense2`"),
+            driven(server, cameras={"wrist_1": {"realsense": "130322274175"}}),
+        ):
+            raise AssertionError("it must not come so far")

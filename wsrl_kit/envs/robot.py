@@ -1,0 +1,279 @@
+"""A robot behind HIL-SERL's HTTP server, real or simulated, as a Gymnasium environment."""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
+
+from wsrl_kit.envs.control_clock import ControlClock
+from wsrl_kit.envs.insertion import OBSERVATION_HIGH, OBSERVATION_LOW, POSE
+from wsrl_kit.envs.insertion_pixels import relative_bounds
+from wsrl_kit.envs.observations import STATE
+from wsrl_kit.envs.poses import apart, place_of, pose_of, reached
+from wsrl_kit.envs.robot_cameras import Camera, open_camera
+from wsrl_kit.envs.robot_client import RobotClient, RobotState
+from wsrl_kit.envs.robot_contact import Contact
+from wsrl_kit.envs.robot_frames import Frames, HilSerlFrames, KitFrames
+from wsrl_kit.envs.robot_options import RobotOptions
+from wsrl_kit.envs.rotations import matrix_of_euler, matrix_of_quaternion, quaternion_of
+from wsrl_kit.envs.safety_box import SafetyBox
+from wsrl_kit.errors import ExperimentError, RobotError
+
+SETTLING = 0.5
+"""Seconds that the robot has at its reset pose before the episode begins."""
+ARRIVED, ARRIVED_TURN = 0.02, 0.2
+"""An episode begins at most so far from its reset pose, m and rad."""
+GRIPPER_REST = 0.6
+"""Least seconds from one gripper command to the next."""
+
+Images = dict[str, UInt8[np.ndarray, "height width 3"]]
+
+
+class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
+    """HIL-SERL's control loop: at each step an equilibrium pose a little off the measured one, 10 times a second.
+
+    Action: [-1, 1]^6, along the axes that the `convention` says, times `action_scale`; the rotation is composed onto
+    the measured one from the left, by Euler angles. With `gripper` a seventh closes the gripper below -0.5 and opens it
+    above 0.5. What an action leads to is clipped to the safety box, always and here, whatever the server does. The only
+    poses commanded outside of it are where the robot was just measured to be, and the straight way from there back in.
+
+    Observation: 19 float32 as `robot_frames` has them, and with cameras a dict of that as `state` and one image each.
+
+    Reward: 1 at a success, which terminates the episode, otherwise 0. A success is a pose within `reward_threshold` of
+    `target_pose`; without a target what a simulated server knows; and without either nothing (`info` then has no
+    `success`), which is for a reward classifier to say. The time limit is `make`'s.
+
+    info: `success` (bool); `overruns`, steps of this episode that came too late for their control period;
+    `safety_box_clipped` (bool).
+
+    Whatever goes wrong between here and the robot is a RobotError: the server can't be reached, is late or answers
+    nonsense, or the robot is measured (twice) outside the box by more than `sanity_margin`; such a reading never
+    becomes an observation. The robot is then commanded to hold where it was last seen, and every step refuses until
+    `reconnect` or `reset`.
+
+    A simulated server tells so at `/sim/status`: the clock keeps its speed, and each reset draws its hole anew, seeded
+    by this environment.
+
+    Args:
+        options: the robot's place, limits and habits; its server must be there.
+
+    Raises:
+        RobotError: the server can't be reached, or a camera can't be opened.
+        ExperimentError: what reads a camera is not installed.
+    """
+
+    def __init__(self, options: RobotOptions) -> None:
+        self.options = options
+        self.client = RobotClient(options.robot_url, options.deadline, options.retries)
+        self.safety_box = SafetyBox(options.abs_pose_limit_low, options.abs_pose_limit_high)
+        self._cameras: dict[str, Camera] = {}
+        try:
+            truth = self.client.truth()
+            if truth is None:
+                for name, settings in sorted(options.cameras.items()):
+                    self._cameras[name] = open_camera(name, settings, options.image_size, options.deadline)
+        except BaseException:
+            self._hang_up()
+            raise
+        self.simulated = truth is not None
+        speed = 1.0 if truth is None else truth["speed"]
+        self._clock = ControlClock(options.control_frequency, speed)
+        self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
+        size = options.image_size
+        shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
+        low, high = _bounds(options)
+        self._frames: Frames = KitFrames(low, high) if options.convention == "kit" else HilSerlFrames()
+        states = gymnasium.spaces.Box(low, high)
+        images = {name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8) for name, shape in sorted(shapes.items())}
+        self.observation_space: gymnasium.Space = gymnasium.spaces.Dict({STATE: states, **images}) if images else states
+        self._images: Callable[[], Images] = self.client.images if self.simulated else self._read_cameras
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if options.gripper else 6,), np.float32)
+        self._reset_pose = pose_of(options.reset_pose)
+        self._episodes = 0
+        self._gripper_rest = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Rise, go to a random pose around `reset_pose`, stiff, and be compliant again.
+
+        Raises:
+            RobotError: contact was lost, or the robot did not get there.
+        """
+        super().reset(seed=seed)
+        choice, client, contact = self.options, self.client, self._contact
+        self._episodes += 1
+        self._clock.restart()
+        with contact.guarded():
+            client.clear_errors()
+            here = contact.read(anywhere=True).pose
+            client.command(here)
+            client.set_parameters(choice.precision_param)
+            above = here.copy()
+            above[2] = choice.reset_pose[2] + choice.reset_lift
+            contact.go(self.safety_box.clip(above))
+            if choice.joint_reset_period and self._episodes % choice.joint_reset_period == 0:
+                client.reset_joints()
+            if self.simulated:
+                client.new_simulated_episode(int(self.np_random.integers(2**31)))
+            contact.read(anywhere=True)
+            spread = [choice.random_xy_range] * 2 + [choice.random_z_range, 0.0, 0.0, choice.random_rz_range]
+            goal = self.safety_box.clip(pose_of(choice.reset_pose + self.np_random.uniform(-1.0, 1.0, 6) * spread))
+            contact.go(goal, SETTLING)
+            client.set_parameters(choice.compliance_param)
+            client.clear_errors()
+            reading = contact.read()
+            distance, angle = apart(reading.pose, goal)
+            if distance > ARRIVED or angle > ARRIVED_TURN:
+                raise RobotError(
+                    f"the robot must reach its reset pose to {1000 * ARRIVED:g} mm and {ARRIVED_TURN:g} rad, and is "
+                    f"{1000 * distance:.0f} mm and {angle:.2f} rad off: look for what blocks it, or for its errors"
+                )
+            self._reset_pose = reading.pose
+            self._gripper_rest = 0
+            observation = self._observe(reading)
+        self._clock.restart()
+        return observation, {}
+
+    def step(self, action: Float[np.ndarray, " action"]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Command a pose, wait for the end of the control period, and see.
+
+        Raises:
+            RobotError: contact is or was lost.
+            ExperimentError: the action has an entry that is not finite, as from a policy that diverged.
+        """
+        if not np.isfinite(action).all():
+            raise ExperimentError(f"an action of the robot must be finite, found {action}")
+        before = self._contact.reading
+        if before is None:
+            raise RobotError(f"there is no contact with the robot at {self.client.url}: call reconnect() or reset()")
+        wish = self._wish(action, before.pose)
+        clipped = max(self.safety_box.excess(wish)) > 1e-9
+        with self._contact.guarded():
+            self.client.command(self.safety_box.clip(wish))
+            if self.options.gripper:
+                self._command_gripper(float(action[6]), before.gripper_position)
+            self._clock.wait()
+            reading = self._contact.read()
+            info = {"overruns": self._clock.overruns, "safety_box_clipped": clipped}
+            success = self._success(reading)
+            observation = self._observe(reading)
+        if success is not None:
+            info["success"] = success
+        return observation, float(success or False), bool(success), False, info
+
+    def reconnect(self) -> None:
+        """Connect again after a RobotError; the robot holds where it is, and the episode may go on from there.
+
+        Raises:
+            RobotError: there is still no contact, or the robot is where it must not be.
+        """
+        self._contact.reading = None
+        self.client.close()
+        with self._contact.guarded():
+            self.client.clear_errors()
+            self.client.command(self._contact.read().pose)
+            self.client.set_parameters(self.options.compliance_param)
+        self._clock.restart()
+
+    def hold(self) -> None:
+        """Command the robot to stay where it is, as for a pause.
+
+        Raises:
+            RobotError: contact is lost.
+        """
+        with self._contact.guarded():
+            self.client.command(self._contact.read(anywhere=True).pose)
+        self._clock.restart()
+
+    def close(self) -> None:
+        """Leave the robot where it is; a server that is gone does not matter any more."""
+        self._contact.let_go()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.client.close()
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras.clear()
+
+    def facts(self) -> list[str]:
+        """What a flight check can learn without moving anything, a sentence each.
+
+        Raises:
+            RobotError: the server or a camera fails, or the robot is outside the safety box.
+        """
+        reading = self._contact.read(anywhere=True)
+        shown = place_of(reading.pose).round(4).tolist()
+        distance, angle = self.safety_box.excess(reading.pose)
+        if max(distance, angle) > 1e-3:
+            raise RobotError(
+                f"the robot must be within its safety box before it moves, and is {1000 * distance:.0f} mm and "
+                f"{angle:.2f} rad outside, at {shown}: move it in by hand, or mend abs_pose_limit_low and _high"
+            )
+        kind = "a simulated robot" if self.simulated else "a robot"
+        pictures = self._images() if self._has_images else {}
+        return [
+            f"{kind} answers at {self.client.url}",
+            f"its tool is at {shown} (m and rad), within the safety box",
+            f"force {reading.force.round(1).tolist()} N, gripper at {reading.gripper_position:.2f}",
+            *(f"camera {name} gives {'x'.join(map(str, picture.shape))}" for name, picture in pictures.items()),
+        ]
+
+    @property
+    def _has_images(self) -> bool:
+        return isinstance(self.observation_space, gymnasium.spaces.Dict)
+
+    def _wish(self, action: Float[np.ndarray, " action"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
+        move = self._frames.base_action(action[:6].astype(np.float64), pose)
+        translation, rotation = self.options.action_scale
+        turned = matrix_of_euler(move[3:] * rotation) @ matrix_of_quaternion(pose[3:])
+        return np.concatenate([pose[:3] + move[:3] * translation, quaternion_of(turned)])
+
+    def _command_gripper(self, wish: float, position: float) -> None:
+        """HIL-SERL's binary gripper: it acts where it is not already there, and not too often."""
+        self._gripper_rest = max(self._gripper_rest - 1, 0)
+        is_open = position > 0.85
+        if self._gripper_rest == 0 and ((wish <= -0.5 and is_open) or (wish >= 0.5 and not is_open)):
+            self.client.move_gripper(opened=wish > 0)
+            self._gripper_rest = ceil(GRIPPER_REST * self.options.control_frequency)
+
+    def _success(self, reading: RobotState) -> bool | None:
+        if self.options.target_pose is not None:
+            return reached(reading.pose, self.options.target_pose, self.options.reward_threshold)
+        truth = self.client.truth() if self.simulated else None
+        return None if truth is None else truth["success"]
+
+    def _observe(self, reading: RobotState) -> Any:
+        state = self._frames.state(reading, self._reset_pose)
+        return {STATE: state, **self._images()} if self._has_images else state
+
+    def _read_cameras(self) -> Images:
+        return {name: camera.read() for name, camera in self._cameras.items()}
+
+
+def preflight(environment: gymnasium.Env) -> list[str]:
+    """Read a robot's state and look through its cameras, once, and move nothing; the facts found, a sentence each.
+
+    Args:
+        environment: `hirol_robot` from `make`, in any wrappers; any other has nothing to check.
+
+    Raises:
+        RobotError: the server or a camera fails, gives nonsense, or the robot is outside its safety box.
+    """
+    robot = environment.unwrapped
+    return robot.facts() if isinstance(robot, RobotEnv) else []
+
+
+def _bounds(options: RobotOptions) -> tuple[Float32[np.ndarray, "19"], Float32[np.ndarray, "19"]]:
+    """Of the state: the simulation's with the safety box relative to any reset pose, or none in HIL-SERL's frames."""
+    low, high = OBSERVATION_LOW.copy(), OBSERVATION_HIGH.copy()
+    if options.convention == "hil_serl":
+        return np.full(19, -np.inf, np.float32), np.full(19, np.inf, np.float32)
+    box_low, box_high, middle = (
+        np.array(pose) for pose in (options.abs_pose_limit_low, options.abs_pose_limit_high, options.reset_pose)
+    )
+    spread = [options.random_xy_range] * 2 + [options.random_z_range, 0.0, 0.0, options.random_rz_range]
+    low[POSE], high[POSE] = relative_bounds(box_low, box_high, middle, np.array(spread))
+    return low.astype(np.float32), high.astype(np.float32)

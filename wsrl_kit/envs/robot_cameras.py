@@ -1,0 +1,169 @@
+"""Cameras of a real robot, by name: RealSense by serial number, or whatever OpenCV can open.
+
+Each camera's settings are a dict with one of
+    realsense: the serial number, as a text ("130322274175");
+    opencv: the number of a device, or the path of one or of a video;
+and any of `width` and `height` (pixels, by default 640 and 480), `frame_rate` (by default 30) and `crop`, a list of
+first row, end row, first column, end column, cut out before the picture is scaled (HIL-SERL's IMAGE_CROP).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
+from wsrl_kit.parameters import check, unknown
+
+_SETTINGS = {"realsense": str, "opencv": int | str, "width": int, "height": int, "frame_rate": int, "crop": list[int]}
+
+
+@runtime_checkable
+class Camera(Protocol):
+    """Something that gives pictures."""
+
+    def read(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The newest RGB picture, top row first.
+
+        Raises:
+            RobotError: there is none in time.
+        """
+
+    def close(self) -> None:
+        """Give the device back."""
+
+
+class CroppedCamera:
+    """A camera whose pictures are cut and scaled to a square.
+
+    Args:
+        camera: closed together with this one.
+        crop: first row, end row, first column, end column; empty for the whole picture.
+        size: height and width, pixels.
+    """
+
+    def __init__(self, camera: Camera, crop: list[int], size: int) -> None:
+        self._camera, self._crop, self._size = camera, crop, size
+
+    def read(self) -> UInt8[np.ndarray, "size size 3"]:
+        return crop_and_scale(self._camera.read(), self._crop, self._size)
+
+    def close(self) -> None:
+        self._camera.close()
+
+
+def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: float) -> Camera:
+    """A camera whose pictures are cut and scaled as its settings say.
+
+    Args:
+        name: for errors.
+        size: height and width of its pictures, pixels.
+        deadline: seconds to wait for a picture.
+
+    Raises:
+        ParameterError: its settings do not fit.
+        ExperimentError: the package that reads it is not installed.
+        RobotError: there is no such device.
+    """
+    for key in settings:
+        if key not in _SETTINGS:
+            raise unknown(key, list(_SETTINGS), f"setting of camera {name}")
+    chosen = {key: check(f"{key} of camera {name}", value, _SETTINGS[key]) for key, value in settings.items()}
+    crop = chosen.get("crop", [])
+    if crop and (len(crop) != 4 or not (0 <= crop[0] < crop[1] and 0 <= crop[2] < crop[3])):
+        raise ParameterError(
+            f"crop of camera {name} must be first row, end row, first column, end column, found {crop}"
+        )
+    if len({"realsense", "opencv"} & chosen.keys()) != 1:
+        raise ParameterError(f"camera {name} must have one of realsense, a serial number, and opencv, found {settings}")
+    kind = _RealSense if "realsense" in chosen else _OpenCV
+    try:
+        return CroppedCamera(kind(name, chosen, deadline), crop, size)
+    except ImportError as error:
+        package = "pyrealsense2" if "realsense" in chosen else "opencv-python-headless"
+        raise ExperimentError(
+            f"camera {name} needs a package that `pip install {package}` installs: {error}"
+        ) from error
+
+
+def crop_and_scale(
+    picture: UInt8[np.ndarray, "height width 3"], crop: list[int], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Cut a picture out and scale it to a square, bilinearly, each pixel's centre in its middle (cv2.INTER_LINEAR)."""
+    if crop:
+        picture = picture[crop[0] : crop[1], crop[2] : crop[3]]
+    if picture.shape[:2] == (size, size):
+        return picture
+    above, below, down = _places(picture.shape[0], size)
+    left, right, across = _places(picture.shape[1], size)
+    rows = picture[above] * (1 - down[:, None, None]) + picture[below] * down[:, None, None]
+    scaled = rows[:, left] * (1 - across[:, None]) + rows[:, right] * across[:, None]
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _places(
+    length: int, size: int
+) -> tuple[Int64[np.ndarray, " size"], Int64[np.ndarray, " size"], Float64[np.ndarray, " size"]]:
+    """For each new pixel the old ones before and after its centre, and the share of the latter."""
+    at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    before = at.astype(np.int64)
+    return before, np.minimum(before + 1, length - 1), at - before
+
+
+class _RealSense:
+    def __init__(self, name: str, settings: Mapping[str, Any], deadline: float) -> None:
+        import pyrealsense2
+
+        self._name, self._deadline = name, deadline
+        self._pipeline = pyrealsense2.pipeline()
+        configuration = pyrealsense2.config()
+        configuration.enable_device(settings["realsense"])
+        configuration.enable_stream(
+            pyrealsense2.stream.color,
+            settings.get("width", 640),
+            settings.get("height", 480),
+            pyrealsense2.format.rgb8,
+            settings.get("frame_rate", 30),
+        )
+        try:
+            self._pipeline.start(configuration)
+        except RuntimeError as error:
+            raise RobotError(f"camera {name} ({settings['realsense']}) can't be opened: {error}") from error
+
+    def read(self) -> UInt8[np.ndarray, "height width 3"]:
+        try:
+            frames = self._pipeline.wait_for_frames(round(1000 * self._deadline))
+        except RuntimeError as error:
+            raise RobotError(f"camera {self._name} must give a picture within {self._deadline:g} s: {error}") from error
+        return np.array(frames.get_color_frame().get_data())
+
+    def close(self) -> None:
+        self._pipeline.stop()
+
+
+class _OpenCV:
+    def __init__(self, name: str, settings: Mapping[str, Any], deadline: float) -> None:
+        import cv2
+
+        self._name = name
+        milliseconds = round(1000 * deadline)
+        self._capture = cv2.VideoCapture(
+            settings["opencv"], cv2.CAP_ANY, [cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+        )
+        if not self._capture.isOpened():
+            raise RobotError(f"camera {name} ({settings['opencv']!r}) can't be opened")
+        self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.get("width", 640))
+        self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.get("height", 480))
+        self._capture.set(cv2.CAP_PROP_FPS, settings.get("frame_rate", 30))
+        # The newest picture is wanted, not the oldest that waits.
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+
+    def read(self) -> UInt8[np.ndarray, "height width 3"]:
+        read, picture = self._capture.read()
+        if not read:
+            raise RobotError(f"camera {self._name} gives no picture")
+        return np.ascontiguousarray(picture[..., ::-1])
+
+    def close(self) -> None:
+        self._capture.release()

@@ -1,0 +1,197 @@
+"""The simulated arm behind the server: the MuJoCo robot in real time, faster, or in step with its commands."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from threading import Event, Lock, Thread
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from wsrl_kit.envs.cameras import Cameras
+from wsrl_kit.envs.insertion import CONTROL_STEP, SUCCESS_DEPTH, InsertionEnv
+from wsrl_kit.envs.insertion_model import BASE_TO_HOLE, CAMERAS, PHYSICS_STEP
+from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions
+from wsrl_kit.envs.robot_frames import TOOL_DOWN
+from wsrl_kit.envs.rotations import matrix_of_quaternion, quaternion_of, vector_of
+from wsrl_kit.envs.simulator import mujoco
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.robot import compliance
+
+TICK = 0.002
+"""Seconds of real time between two looks at the clock."""
+MOST_STEPS = 100
+"""Physics steps at one look, 0.4 s: a machine too slow falls behind, and still answers calls between two looks."""
+OPEN, CLOSED = 1.0, 0.0
+"""The gripper's position, as HIL-SERL's servers report it."""
+
+
+class SimulatedArm:
+    """The robot of `InsertionEnv`, commanded by equilibrium poses of its impedance controller.
+
+    Poses are in the robot's base frame, as Franka's `O_T_EE`: x, y, z of the peg's tip, m, and the quaternion
+    (x, y, z, w) of a tool whose z axis points along the peg, downwards when the peg is upright.
+
+    Time runs in a thread of its own, `speed` times as fast as the clock; a machine that is too slow for that (one core
+    reaches about 100) falls behind. At speed 0 it moves in lockstep: every commanded pose is held for one control step
+    of 0.1 s before the call returns, and nothing else moves time.
+
+    Any thread may call any method. The peg is held rigidly: the gripper's position is reported, and moves nothing.
+
+    Args:
+        options: the task's; a `PixelInsertionOptions` gives the robot its wrist cameras, which need OpenGL.
+        speed: simulated seconds per second, 0 for lockstep.
+
+    Attributes:
+        task: the robot and its hole.
+        commands: the last thousand poses that were commanded, oldest first.
+        frozen: simulated time stands still as long as this is set (a fault, for tests).
+
+    Raises:
+        ParameterError: a speed below 0.
+        ExperimentError: cameras are asked for and no OpenGL library works.
+    """
+
+    def __init__(self, options: InsertionOptions, speed: float = 1.0) -> None:
+        if not speed >= 0:
+            raise ParameterError(f"speed must be at least 0, found {speed}")
+        self.speed = speed
+        self.commands: deque[list[float]] = deque(maxlen=1000)
+        self.frozen = False
+        self.task = InsertionEnv(options)
+        self._model, self._data = self.task.model, self.task.data
+        self._tip = self._data.site("tcp")
+        self._parameters = compliance.of(self._model)
+        self._gripper = CLOSED
+        self._controlled = True
+        self._steps = 0
+        self._lock = Lock()
+        self._camera_size = options.image_size if isinstance(options, PixelInsertionOptions) else 0
+        self._cameras = Cameras(self._model, CAMERAS, self._camera_size) if self._camera_size else None
+        self.new_episode()
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name="simulated arm") if speed else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop time and give the cameras back."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._cameras is not None:
+            self._cameras.close()
+
+    def new_episode(self, seed: int | None = None) -> None:
+        """Move the arm at once to a place above the hole, with a hole drawn anew; the same one for the same seed.
+
+        It is what a joint reset does here: there is no joint controller that would take its time.
+        """
+        with self._lock:
+            self.task.reset(seed=seed)
+            self._gripper = CLOSED
+
+    def command(self, pose: Float[np.ndarray, "7"]) -> None:
+        """Make `pose` the impedance controller's equilibrium; ignored while the controller is stopped."""
+        rotation = matrix_of_quaternion(pose[3:]) @ TOOL_DOWN.T
+        with self._lock:
+            self.commands.append(pose.tolist())
+            if self._controlled:
+                self._data.ctrl[:3] = pose[:3] - BASE_TO_HOLE
+                self._data.ctrl[3:6] = vector_of(rotation)
+            if not self.speed and not self.frozen:
+                self._advance(round(CONTROL_STEP / PHYSICS_STEP))
+
+    def start_controller(self) -> None:
+        """Let commands move the robot; its equilibrium is where it stands."""
+        with self._lock:
+            self._hold()
+            self._controlled = True
+
+    def stop_controller(self) -> None:
+        """Hold the robot where it stands, by its brakes on a real one, and ignore commands."""
+        with self._lock:
+            self._hold()
+            self._controlled = False
+
+    def comply(self, given: Mapping[str, Any]) -> None:
+        """Change some of the compliance parameters.
+
+        Raises:
+            ParameterError: there is no such parameter, or it is no finite number.
+        """
+        parameters = compliance.conformed(given)
+        with self._lock:
+            self._parameters |= parameters
+            compliance.apply(self._model, self._parameters)
+
+    def move_gripper(self, position: float) -> None:
+        """Make the gripper report `position`, from 0 (closed) to 1 (open)."""
+        with self._lock:
+            self._gripper = position
+
+    def state(self) -> dict[str, Any]:
+        """What HIL-SERL's `/getstate` answers, of the last physics step."""
+        with self._lock:
+            jacobian = np.zeros((6, self._model.nv))
+            mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._tip.id)
+            force, torque = self._data.sensordata[1:4], self._data.sensordata[4:7]
+            return {
+                "pose": self._pose().tolist(),
+                "vel": self._data.actuator_velocity[6:12].tolist(),
+                # The sensors say what the hand does to the peg, Franka's estimate what the peg does to the hand.
+                "force": (-TOOL_DOWN.T @ force).tolist(),
+                "torque": (-TOOL_DOWN.T @ torque).tolist(),
+                "q": self._data.qpos.tolist(),
+                "dq": self._data.qvel.tolist(),
+                "jacobian": jacobian.tolist(),
+                "gripper_pos": self._gripper,
+            }
+
+    def truth(self) -> dict[str, Any]:
+        """What no real robot knows, in the frame of the nominal hole, and how this simulation runs.
+
+        `success` as `InsertionEnv` defines it, at this moment; `hole_position` (3, m); `tip_pose` (6, m and a rotation
+        vector in rad); `time`, simulated seconds since the start; `speed`; `cameras`, name to height and width.
+        """
+        with self._lock:
+            tip = self._data.actuator_length[:6]
+            return {
+                "simulated": True,
+                "speed": self.speed,
+                "time": self._steps * PHYSICS_STEP,
+                "success": bool(tip[2] < -SUCCESS_DEPTH),
+                "hole_position": self.task.hole_position.tolist(),
+                "tip_pose": tip.tolist(),
+                "cameras": {name: [self._camera_size] * 2 for name in CAMERAS} if self._cameras else {},
+            }
+
+    def images(self) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
+        """What the cameras see now; empty without cameras."""
+        with self._lock:
+            return {} if self._cameras is None else self._cameras.draw(self._data)
+
+    def _pose(self) -> Float64[np.ndarray, "7"]:
+        rotation = self._tip.xmat.reshape(3, 3) @ TOOL_DOWN
+        return np.concatenate([self._tip.xpos + BASE_TO_HOLE, quaternion_of(rotation)])
+
+    def _hold(self) -> None:
+        self._data.ctrl[:6] = self._data.actuator_length[:6]
+
+    def _advance(self, steps: int) -> None:
+        mujoco.mj_step(self._model, self._data, steps)
+        self._steps += steps
+
+    def _run(self) -> None:
+        before = time.monotonic()
+        owed = 0.0
+        while not self._closing.wait(TICK):
+            now = time.monotonic()
+            owed = min(owed + (now - before) * self.speed / PHYSICS_STEP, MOST_STEPS)
+            before = now
+            steps = int(owed)
+            owed -= steps
+            with self._lock:
+                if steps and not self.frozen:
+                    self._advance(steps)
