@@ -40,14 +40,19 @@ STARTS = 3
 
 
 def settings(network: str, **changes: Any) -> Any:
-    """The ablation's parameters, as its kit arm has them, without evaluations or checkpoints on the way."""
+    """The ablation's parameters, as its kit arm has them, by priority, without evaluations or checkpoints."""
     from wsrl_kit.config import WSRLConfig
     from wsrl_kit.notebook import read_notebook
     from wsrl_kit.parameters import build
     from wsrl_kit.training.ablation import ARMS
 
     defaults = read_notebook(NOTEBOOK).defaults | ARMS["warmup_decay"].overrides | NETWORKS[network]
-    apart = {"evaluation_interval": 10**9, "checkpoint_interval": 10**9, "evaluation_episodes": 1}
+    apart = {
+        "use_prioritized_replay": True,
+        "evaluation_interval": 10**9,
+        "checkpoint_interval": 10**9,
+        "evaluation_episodes": 1,
+    }
     return build(WSRLConfig, defaults | apart | changes)
 
 
@@ -123,11 +128,11 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     import jax
     import numpy as np
 
-    from wsrl_kit.training import finetune, learning, randomness
+    from wsrl_kit.training import learning, randomness
     from wsrl_kit.types import Transition
 
     static = replace(static, behavior_cloning_weight=0.0)
-    sampler, shape = finetune.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
+    sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
     key = randomness.key(config.seed, "sampling")
     observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
     row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1), np.float32(0))

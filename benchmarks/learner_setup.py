@@ -14,7 +14,7 @@ from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
 from wsrl_kit.sac import SACConfig
-from wsrl_kit.training.finetune import sampler_of
+from wsrl_kit.training.experience import sampler_of
 from wsrl_kit.types import Transition
 
 OBSERVATION, ACTION, BATCH = 39, 28, 256
@@ -27,13 +27,14 @@ NORMALISATION = (np.zeros(OBSERVATION, np.float32), np.ones(OBSERVATION, np.floa
 
 
 def parts(widths: tuple[int, ...], ensemble: int) -> tuple[SACConfig, Sampler]:
-    """What fixes the compiled step: the kit's defaults but for the sizes, and as in fine-tuning without cloning."""
+    """What fixes the compiled step: the kit's defaults but for the sizes, by priority, without cloning as online."""
     config = WSRLConfig(
         hidden_sizes=list(widths),
         critic_ensemble_size=ensemble,
         critic_subset_size=SUBSET,
         batch_size=BATCH,
         behavior_cloning_weight=0.0,
+        use_prioritized_replay=True,
     )
     return sac.from_parameters(config, OBSERVATION, ACTION), sampler_of(config)
 

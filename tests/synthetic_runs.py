@@ -42,6 +42,7 @@ def write_finetune(
     last_step: int | None = None,
     metrics: bool = True,
     exp_name: str = "hirol_fixed_gripper",
+    prioritized: bool = False,
 ) -> Run:
     """A fine-tuning run of `budget` environment steps, finished unless it ends at an earlier `last_step`."""
     start, end, rate, dip, force, clips, held = ARMS.get(arm, ARMS["scratch"])
@@ -52,6 +53,7 @@ def write_finetune(
         "seed": seed,
         "online_steps": budget,
         "checkpoint_path": f"warmup/seed_{seed}/checkpoint.npz" if warm else None,
+        "use_prioritized_replay": prioritized,
         "frozen_rollout_steps": 400 if arm == "warmup_wsrl" else 0,
     }
     run = Run.open(folder, kind="finetune", arm=arm, seed=seed, parameters=parameters)

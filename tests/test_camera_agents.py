@@ -15,6 +15,7 @@ from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
+from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.sac import SACConfig, SACState
@@ -135,7 +136,7 @@ def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
     frame_memory: str, horizon: int, tmp_path: Path
 ) -> None:
     config = spot(frame_memory=frame_memory, environment_options={"observation_horizon": horizon})
-    dataset = Dataset.from_trajectories(record(12, observation_horizon=horizon))
+    dataset = Dataset.from_trajectories(record(20, observation_horizon=horizon))
     static, agent = fresh(config, dataset)
     frames = dataset_frames(static, agent, dataset)
 
@@ -200,10 +201,16 @@ def test_a_stopped_run_that_sees_goes_on_to_the_same_end(tmp_path: Path) -> None
 
 
 def test_data_that_lack_what_the_task_shows_are_refused(tmp_path: Path) -> None:
-    demos = write_demos(tmp_path)
-    config = spot(offline_data_path=str(demos), environment_options={"observation_horizon": 2})
-    with pytest.raises(DataError, match="observation horizon"):
-        run_warmup(config, tmp_path / "horizon", Silent())
+    one_eyed = [replace(each, images={"front": each.images["front"]}) for each in record(3)]
+    write_hil_serl(tmp_path / "one_eyed.pkl", one_eyed)
+    with pytest.raises(DataError, match=r"one_eyed\.pkl: transition 0 has no images of back, found front"):
+        run_warmup(spot(offline_data_path=str(tmp_path / "one_eyed.pkl")), tmp_path / "warmup", Silent())
+    smaller = [replace(each, images={name: leaf[:, :8] for name, leaf in each.images.items()}) for each in record(3)]
+    sentence = (
+        r"hold camera back \[1, 8, 16, 3\], camera front \[1, 8, 16, 3\], but .* has camera back \[1, 16, 16, 3\]"
+    )
+    with pytest.raises(DataError, match=sentence):
+        fresh(spot(), Dataset.from_trajectories(smaller))
 
 
 def test_a_frozen_trunk_wants_weights(tmp_path: Path) -> None:
@@ -212,4 +219,4 @@ def test_a_frozen_trunk_wants_weights(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"needs encoder_weights.*found None"):
         run_warmup(config, tmp_path / "warmup", Silent())
     with pytest.raises(DataError, match=r"none\.pkl does not exist"):
-        run_warmup(replace(config, encoder_weights=str(tmp_path / "none.pkl")), tmp_path / "warmup", Silent())
+        run_warmup(replace(config, encoder_weights=str(tmp_path / "none.pkl")), tmp_path / "other", Silent())

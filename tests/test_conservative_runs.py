@@ -22,7 +22,6 @@ CALQL = {
     "conservative_weight": 0.01,
     "conservative_online_weight": 0.01,
     "cql_actions": 2,
-    "use_prioritized_replay": False,
 }
 
 

@@ -15,7 +15,7 @@ from wsrl_kit.envs.collect import collect
 from wsrl_kit.errors import DataError
 from wsrl_kit.training.events import Measurement, Snapshot, Step
 
-UNIFORM = {"use_prioritized_replay": False}
+PRIORITIZED = {"use_prioritized_replay": True}
 
 
 def snapshots(events: list[Any]) -> list[Any]:
@@ -66,7 +66,8 @@ def test_the_offline_ratio_that_is_recorded_follows_its_schedule(sources):
 
 
 def test_the_priority_exponent_rises_to_its_end(sources):
-    beta = measured(taken(start_finetune(settings(log_interval=1), None)), "training/priority_beta")
+    events = taken(start_finetune(settings(**PRIORITIZED, log_interval=1), None))
+    beta = measured(events, "training/priority_beta")
     assert (beta[1], beta[100]) == (pytest.approx(0.4), pytest.approx(1.0, abs=0.01))
     assert all(before < after for before, after in pairwise(beta.values()))
 
@@ -74,6 +75,7 @@ def test_the_priority_exponent_rises_to_its_end(sources):
 def test_without_offline_data_nothing_is_drawn_from_them(sources):
     events = taken(start_finetune(settings(), None))
     assert set(measured(events, "training/offline_ratio").values()) == {0.0}
+    assert not measured(events, "training/priority_beta")
     assert measured(events, "switch/offline_transitions") == {0: 0.0}
     assert measured(events, "switch/offline_bytes") == {0: 0.0}
 
@@ -176,7 +178,7 @@ def recorded_pendulum():
 
 
 def test_evaluation_episodes_are_apart_from_all_others_and_the_same_for_every_arm(recorded_pendulum):
-    arms = [UNIFORM, UNIFORM | {"random_steps": 50}, UNIFORM | {"seed": 1}]
+    arms: list[dict[str, Any]] = [{}, {"random_steps": 50}, {"seed": 1}]
     seeds = []
     for arm in arms:
         RESETS.clear()
@@ -200,7 +202,7 @@ def test_evaluation_episodes_are_apart_from_all_others_and_the_same_for_every_ar
 
 
 def test_any_gymnasium_environment_works_and_unreported_success_is_nan():
-    config = settings(**PENDULUM, **UNIFORM)
+    config = settings(**PENDULUM)
     events = taken(start_finetune(config, None))
     for metric in ("evaluation/success_sampled", "training/episode_success"):
         values = measured(events, metric).values()
@@ -219,7 +221,7 @@ def test_an_offline_batch_that_the_data_cannot_fill_is_refused_in_one_sentence(s
 
 def test_the_same_seed_gives_the_same_events_and_another_seed_others(sources):
     def events(seed: int) -> list[Any]:
-        config = settings(seed=seed)
+        config = settings(**PRIORITIZED, seed=seed)
         return taken(start_finetune(config, offline_data(config, sources), probe_size=64))
 
     def numbers(events: list[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from wsrl_kit import envs, grasp, gripper, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import CheckpointError, ParameterError
+from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.sac_state import GraspState
@@ -80,11 +81,11 @@ def test_an_action_that_does_not_fit_is_refused(setup: str, size: int, sentence:
 # What the discrete critic learns
 
 
-def static_of(setup: str, action_size: int, **changes: Any) -> SACConfig:
+def static_of(setup: str, action_size: int, pixels: PixelConfig | None = None, **changes: Any) -> SACConfig:
     rates = dict.fromkeys(("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate"), 0.01)
     sizes = {"hidden_sizes": [8], "discount": 0.5, "target_update_rate": 0.25}
     config = WSRLConfig(gripper=setup, **(sizes | rates | {"initial_temperature": 1e-3} | changes))
-    return sac.from_parameters(config, 1, action_size)
+    return sac.from_parameters(config, 1, action_size, pixels)
 
 
 create = jax.jit(sac.create, static_argnums=0)
@@ -159,7 +160,7 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     batch = transitions(observation, action, reward, grasp_penalty=penalty)
 
     @jax.jit
-    def learn(state: SACState) -> tuple[SACState, sac.Metrics]:
+    def learn(state: SACState, batch: Transition) -> tuple[SACState, sac.Metrics]:
         def one_update(step: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(1), step)
             return learning.update_of(config)(config, carry[0], batch, key)[:2]
@@ -167,37 +168,40 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
         nothing = {name: jnp.zeros(()) for name in learning.metric_names(config)}
         return jax.lax.fori_loop(0, 400, one_update, (state, nothing))
 
-    state, metrics = learn(fresh(config))
+    state, metrics = learn(fresh(config), batch)
     assert float(metrics["grasp_loss"]) < 0.02
     seen = jnp.array([[-1.0], [0.0], [1.0]])
     act = sac.act(config, sac.policy(state), seen, jnp.zeros((3, config.continuous_size)))
     np.testing.assert_array_equal(act[:, [1, 3]], [[-1, 0], [0, 0], [1, 0]])
-    # The continuous critics see neither the grasp actions nor their penalties.
-    np.testing.assert_allclose(metrics["q_mean"], reward.mean(), atol=0.05)
     np.testing.assert_allclose(metrics["grasp_q_mean"], (reward + penalty).mean(), atol=0.05)
+    np.testing.assert_allclose(metrics["q_mean"], reward.mean(), atol=0.05)
+    # The continuous agent sees neither the grasp actions nor their penalties.
+    others = batch._replace(action=batch.action.at[..., jnp.array([1, 3])].set(0.3), grasp_penalty=-batch.reward)
+    other, _ = learn(fresh(config), others)
+    assert same(other._replace(grasp=()), state._replace(grasp=())) and not same(other.grasp, state.grasp)
 
 
-def test_the_continuous_agent_is_that_of_a_fixed_gripper() -> None:
-    generator = np.random.default_rng(0)
-    action = generator.uniform(-1, 1, (32, 3)).astype(np.float32)
-    reward, penalty = generator.normal(size=(2, 32))
-    batch = transitions(generator.normal(size=(32, 1)), action, reward, mask=np.ones(32), grasp_penalty=penalty)
-    key = jax.random.key(3)
+def test_with_cameras_it_learns_from_what_the_critics_encoder_sees_and_leaves_that_alone() -> None:
+    sight = PixelConfig(("wrist",), 16, 16, encoder="small", is_frozen=False, camera_width=8, state_width=4)
+    config = static_of("single", 3, sight)
+    state = fresh(config)
+    # The state says nothing: whether to close or to open is seen by the camera alone, black or white.
+    white = np.arange(32) % 2 == 0
+    shown = {"wrist": np.repeat(255 * white, 16 * 16 * 3).astype(np.uint8).reshape(1, 32, 1, 16, 16, 3)}
+    command = np.where(np.arange(32) % 4 < 2, 1.0, -1.0)
+    batch = transitions(np.zeros((32, 1)), np.stack([command] * 3, axis=1), 1.0 * ((command > 0) == white))
+    batch = batch._replace(images=shown, next_images=shown)
+    learn = jax.jit(lambda state: jax.lax.fori_loop(0, 60, lambda _, s: grasp.update(config, s, batch)[0], state))
+    learnt = learn(state)
+    images = {"wrist": jnp.asarray(shown["wrist"][0, :2])}
+    act = sac.act(config, sac.policy(learnt), jnp.zeros((2, 1)), jnp.zeros((2, 2)), images)
+    np.testing.assert_array_equal(act[:, 2], [1, -1])
+    assert same(learnt._replace(grasp=()), state._replace(grasp=()))
 
-    def updated(config: SACConfig, batch: Transition) -> tuple[SACState, sac.Metrics]:
-        update = jax.jit(learning.update_of(config), static_argnums=0)
-        return update(config, fresh(config), batch, key)[:2]
 
-    single, fixed = static_of("single", 3), static_of("fixed", 2)
-    assert single.target_entropy == fixed.target_entropy == -1.0
-    ours, our_metrics = updated(single, batch)
-    plain, metrics = updated(fixed, batch._replace(action=batch.action[..., :2], grasp_penalty=None))
-    jax.tree.map(
-        lambda ours, plain: np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6),
-        ours._replace(grasp=()),
-        plain,
-    )
-    assert set(our_metrics) == set(metrics) | {"grasp_loss", "grasp_q_mean"} == set(learning.metric_names(single))
+def test_the_entropy_aimed_at_is_that_of_the_continuous_entries() -> None:
+    assert static_of("single", 7).target_entropy == static_of("fixed", 6).target_entropy == -3.0
+    assert static_of("dual", 14).target_entropy == -6.0
 
 
 def test_a_fixed_gripper_adds_no_array_anywhere() -> None:
@@ -248,7 +252,16 @@ class Pinch(gymnasium.Env):
 
 
 gymnasium.register("Pinch-v0", Pinch, max_episode_steps=8)
-RUN = {"exp_name": "Pinch-v0", "environment_options": {}, "gripper": "single", "online_steps": 60}
+RUN = {
+    "exp_name": "Pinch-v0",
+    "environment_options": {},
+    "gripper": "single",
+    "online_steps": 60,
+    "warmup_steps": 20,
+    # As online, so that both stages share programs.
+    "behavior_cloning_weight": 0.0,
+    "use_prioritized_replay": False,
+}
 
 
 def recorded() -> Dataset:
@@ -273,7 +286,7 @@ def recorded() -> Dataset:
 def start(config: WSRLConfig, tree: PyTree | None = None) -> Iterator[Any]:
     environment = envs.make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, recorded())
-    probe = agents.probe_batch(config, recorded(), 8)
+    probe = agents.probe_batch(config, recorded(), finetune.PROBE_SIZE)
     tree = tree or finetune.initial_tree(config, static, agent, recorded())
     return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
 
@@ -297,7 +310,7 @@ def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits() -> None:
 
 
 def test_a_checkpoint_of_another_gripper_is_refused(tmp_path: Path) -> None:
-    config = settings(**RUN, warmup_steps=20, holdout_fraction=0.5)
+    config = settings(**RUN, holdout_fraction=0.5)
     environment = envs.make(config.exp_name)
     static, agent = agents.create(config, environment, recorded())
     events = warmup.warmup(config, static, warmup.initial_tree(agent), recorded(), Evaluator(config))

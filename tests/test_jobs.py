@@ -138,7 +138,7 @@ def test_fine_tuning_works_from_nothing_at_all(tmp_path):
 def test_warmup_and_fine_tuning_work_for_any_gymnasium_environment(tmp_path):
     counts = {"demo_episodes": 0, "suboptimal_episodes": 0, "random_episodes": 8}
     run_collect(CollectConfig(**PENDULUM, **counts), tmp_path / "data", Silent())
-    config = settings(**PENDULUM, offline_data_path=str(tmp_path / "data"), use_prioritized_replay=False)
+    config = settings(**PENDULUM, offline_data_path=str(tmp_path / "data"))
     checkpoint = run_warmup(config, tmp_path / "warmup", Silent())
     start = {"checkpoint_path": str(checkpoint), "demo_path": str(checkpoint.with_name("filtered_demos.pkl"))}
     run_finetune(replace(config, **start), tmp_path / "finetune", Silent())

@@ -107,6 +107,35 @@ def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> N
     assert record.curve("training/offline_ratio").value.max() == 0
 
 
+@pytest.mark.usefixtures("opengl")
+def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
+    task = {
+        "exp_name": "hirol_fixed_gripper_pixels",
+        "environment_options": {"max_episode_steps": 12, "image_size": 16},
+    }
+    episodes = {"demo_episodes": 2, "suboptimal_episodes": 2, "random_episodes": 1}
+    data, warmup, online = (tmp_path / name for name in ("data", "warmup", "online"))
+    run_notebook(NOTEBOOKS / "00_collect_data.ipynb", task | episodes, data)
+    assert figures_shown(data / "00_collect_data.ipynb") == 2
+    dataset = load_sources(str(data))
+    assert {name: frames.shape[1:] for name, frames in dataset.images.items()} == {
+        "wrist_1": (16, 16, 3),
+        "wrist_2": (16, 16, 3),
+    }
+    learning = task | {"hidden_sizes": [16], "batch_size": 8, "evaluation_episodes": 1, "augmentation_padding": 1}
+    steps = {"warmup_steps": 6, "warmup_evaluation_interval": 6, "log_interval": 3}
+    run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", learning | steps | {"offline_data_path": str(data)}, warmup)
+    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 4
+    assert (warmup / "figures" / "cameras.png").stat().st_size > 0
+    kept = {"checkpoint_path": str(warmup / "warmup.npz"), "demo_path": str(warmup / "filtered_demos.pkl")}
+    steps = {"online_steps": 10, "evaluation_interval": 10, "log_interval": 5, "update_to_data_ratio": 1}
+    run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", learning | steps | kept, online)
+    record = read_run(online)
+    assert record.status == "finished"
+    assert np.isfinite(record.curve("switch/q_online").value).all()
+    assert {path.name for path in (online / "figures").iterdir()} == {"cameras.png", "finetune.png", "schedules.png"}
+
+
 def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Path, tmp_path: Path) -> None:
     given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "frozen_rollout_steps": 20}
     notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"
@@ -173,12 +202,13 @@ def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -
 
 
 def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: Path) -> None:
-    variants = {"proportional": {}, "keep_random": {"retention_priority": "random"}}
+    variants = {"proportional": {"use_prioritized_replay": True}, "keep_random": {"retention_priority": "random"}}
     first, second = ablated("05_ablate_replay.ipynb", variants, data, tmp_path)
     assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
     kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
     assert len(kept[0]) == len(kept[1])
     assert not np.array_equal(kept[0].actions, kept[1].actions)
+    assert [len(record.curve("training/priority_beta")) > 0 for record in (first, second)] == [True, False]
 
 
 def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path) -> None:

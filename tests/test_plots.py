@@ -99,8 +99,10 @@ def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
     warmup = read_run(write_warmup(tmp_path, 0).folder)
     assert [ax.get_ylabel() for ax in warmup_figure(warmup).axes] == ["Loss", "TD error", "Success rate"]
     finetune = finetune_figure(next(record for record in records if record.arm == "warmup_wsrl"))
-    assert [ax.get_ylabel() for ax in finetune.axes][2:] == ["Q value", "TD error"]
+    assert [ax.get_ylabel() for ax in finetune.axes][1:] == ["Offline share of a batch", "Q value", "TD error"]
     assert "frozen rollouts" in finetune.axes[0].get_legend_handles_labels()[1]
+    prioritized = read_run(write_finetune(tmp_path / "prioritized", "kit", 0, prioritized=True).folder)
+    assert finetune_figure(prioritized).axes[1].get_legend_handles_labels()[1] == ["offline ratio", "PER beta"]
 
 
 def test_summary_points_are_one_per_seed_even_if_they_coincide(ax, records):

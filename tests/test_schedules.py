@@ -46,9 +46,13 @@ def test_the_linear_and_the_constant_offline_ratio() -> None:
 
 
 def test_beta_rises_linearly_over_the_online_steps() -> None:
-    beta = schedules.run_schedules(WSRLConfig(online_steps=100))["PER beta"]
+    beta = schedules.run_schedules(WSRLConfig(online_steps=100, use_prioritized_replay=True))["PER beta"]
     np.testing.assert_allclose(beta, 0.4 + 0.6 * np.arange(100) / 100, rtol=1e-5)
     assert schedules.priority_beta(0.4, 1.0, 100)(1000) == 1.0
+
+
+def test_uniform_replay_has_no_beta() -> None:
+    assert "PER beta" not in schedules.run_schedules(WSRLConfig(online_steps=100, use_prioritized_replay=False))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def compared(**changes: Any) -> AblationConfig:
 
 def planned(variants: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The jobs of the variants by arm."""
-    config = settings(offline_data_path={"demos": ["demos.pkl"]}, retention_ratio=0.3)
+    config = settings(offline_data_path={"demos": ["demos.pkl"]}, retention_ratio=0.3, use_prioritized_replay=True)
     return {job.arm: job for job in plan(config, compared(variants=variants, **changes), Path("root"), 1024)}
 
 
@@ -109,7 +109,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "min_offline_ratio": 0.1,
         "random_steps": 9,
         "replay_capacity": 50,
-        "use_prioritized_replay": False,
+        "use_prioritized_replay": True,
         "priority_kind": "rank",
         "priority_alpha": 0.1,
         "initial_priority_beta": 0.9,
@@ -153,6 +153,7 @@ def test_a_variant_is_like_the_base_arm_or_the_one_it_names():
     jobs = planned(variants, arms=list(variants), control="own")
     assert jobs["own"].config.use_prioritized_replay
     assert jobs["own"].config.demo_path == "root/warmup/seed_0/filtered_demos.pkl"
+    assert not jobs["rlpd"].config.use_prioritized_replay
     assert (jobs["rlpd"].config.offline_ratio_schedule, jobs["rlpd"].config.batch_size) == ("constant", 32)
     assert (jobs["rlpd"].checkpoint, jobs["rlpd"].config.demo_path) == (None, {"demos": ["demos.pkl"]})
     jobs = planned({"own": {}}, arms=["own"], control="own", base_arm="warmup_no_data")

@@ -80,7 +80,9 @@ class WSRLConfig:
     random_steps: int = parameter(0, "first environment steps with uniformly random actions", minimum=0)
     update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
     replay_capacity: int = parameter(200_000, "online transitions kept", minimum=1)
-    use_prioritized_replay: bool = parameter(True, "sample by priority (PER) instead of uniformly")
+    use_prioritized_replay: bool = parameter(
+        False, "sample by priority (PER) instead of uniformly, which was as good or better on every task measured"
+    )
     priority_kind: str = parameter("proportional", "PER variant", choices=("proportional", "rank"))
     priority_alpha: float = parameter(0.6, "PER exponent: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0)
     initial_priority_beta: float = parameter(0.4, "PER importance exponent at the switch", minimum=0.0, maximum=1.0)

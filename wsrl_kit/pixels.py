@@ -120,7 +120,7 @@ def encode(
         dropout_key: drops a tenth of the spatial features; None: nothing is dropped. (HIL-SERL drops where the actor's
             loss and the actions at next observations are computed, not in the critics.)
     """
-    flat_maps = {camera: leaf.reshape(-1, *leaf.shape[-4:]) for camera, leaf in maps.items()}
+    flat_maps = {camera: jnp.asarray(leaf).reshape(-1, *leaf.shape[-4:]) for camera, leaf in maps.items()}
     flat_state = state.reshape(-1, state.shape[-1])
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     encoded = _encoder(config).apply(encoder, flat_maps, flat_state, dropout_key is not None, rngs=rngs)

@@ -23,9 +23,9 @@ Where the kit departs from all of their code, whatever the preset:
     - CQL's term is taken over all critics (WSRL's code: a random subset of two); its multiplier steps once per actor
       step;
     - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not).
-    - with cameras: the critics' loss alone trains the encoder (HIL-SERL's actor trains the state's part of it too); spatial
-      features are dropped in the actor's loss alone (there also where next actions are drawn); crops differ between
-      cameras and are the same for all frames of a stack (there the other way round).
+    - with cameras: the critics' loss alone trains the encoder (HIL-SERL's actor trains the state's part of it too);
+      spatial features are dropped in the actor's loss alone (there also where next actions are drawn); crops differ
+      between cameras and are the same for all frames of a stack (there the other way round).
 """
 
 from difflib import get_close_matches

@@ -84,7 +84,6 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
     offline_ratio = OFFLINE_RATIO_SCHEDULES[config.offline_ratio_schedule](
         config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
     )
-    beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
     share = learning_rate(config.learning_rate_schedule, 1.0, config.learning_rate_warmup_steps, critic_updates(config))
     weight = conservative_weight(
         config.conservative_weight, config.conservative_online_weight, config.conservative_fade_steps
@@ -92,11 +91,13 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
     earlier = config.warmup_steps if config.checkpoint_path else 0
     values = {
         "offline ratio": evaluate(offline_ratio, config.online_steps),
-        "PER beta": evaluate(beta, config.online_steps),
         "learning rate / peak": evaluate(
             lambda step: share(earlier + step * config.update_to_data_ratio), config.online_steps
         ),
     }
+    if config.use_prioritized_replay:
+        beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
+        values["PER beta"] = evaluate(beta, config.online_steps)
     if config.conservative_loss != "none":
         values["conservative weight"] = evaluate(weight, config.online_steps)
     return values

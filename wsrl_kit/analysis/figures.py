@@ -126,18 +126,25 @@ def warmup_figure(record: RunRecord) -> Figure:
 
 
 def finetune_figure(record: RunRecord) -> Figure:
+<<<<<<< HEAD
     """One fine-tuning run: success, ratio and beta, Q and TD error on probe and online data; also while it runs.
 
     Where a human took over, also how often, and how long an episode took.
     """
     helped = len(record.curve(INTERVENTION_RATE)) > 0
     figure, axes = plots.new_figure(3 if helped else 2, 2, 5.4, 3.2)
+=======
+    """One fine-tuning run: success, ratio, PER's beta if any, Q and TD error on probe and online data; also live."""
+    figure, axes = plots.new_figure(2, 2, 5.4, 3.2)
+>>>>>>> i5-agent
     kind, evaluated = _evaluated([record])
     plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
     if kind == "success":
         axes[0].set_ylim(-0.03, 1.03)
-    shares = {"offline ratio": "training/offline_ratio", "PER beta": "training/priority_beta"}
-    plots.run_metrics(axes[1], record, shares, label="Share of batch, exponent").set_ylim(-0.03, 1.03)
+    shares, label = {"offline ratio": "training/offline_ratio"}, "Offline share of a batch"
+    if record.parameters.get("use_prioritized_replay"):
+        shares, label = shares | {"PER beta": "training/priority_beta"}, "Share of batch, exponent"
+    plots.run_metrics(axes[1], record, shares, label=label).set_ylim(-0.03, 1.03)
     for ax, quantity in ((axes[2], "q"), (axes[3], "td_error")):
         plots.switch_diagnostic(ax, [record], quantity)
         if ax.get_legend_handles_labels()[1]:

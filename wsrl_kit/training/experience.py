@@ -232,7 +232,7 @@ class Experience:
             self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
 
     def _shown(
-        self, row: Integer[Array | np.ndarray, "*batch size"], offline_rows: Integer[Array | np.ndarray, ""]
+        self, row: Integer[Array | np.ndarray, "*rows"], offline_rows: Integer[Array | np.ndarray, ""]
     ) -> tuple[Images, Images]:
         """What the sampled rows' observations and next observations show."""
         assert isinstance(self._ring, FrameRing)

@@ -108,7 +108,9 @@ def finetune(
     largest_reward = max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max()))
 
     schedule = schedules.run_schedules(config)
-    ratios, betas = schedule["offline ratio"], schedule["PER beta"]
+    ratios = schedule["offline ratio"]
+    # Uniform samples want no importance weights.
+    betas = schedule.get("PER beta", np.zeros_like(ratios))
     acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
     diagnosis_key = randomness.key(config.seed, "diagnosis")
     weights = schedule.get("conservative weight")
@@ -202,7 +204,8 @@ def finetune(
             if environment_step % config.log_interval == 0:
                 values = {f"training/{name}": value for name, value in learning_metrics().items()}
                 values["training/offline_ratio"] = float(ratio)
-                values["training/priority_beta"] = float(beta)
+                if config.use_prioritized_replay:
+                    values["training/priority_beta"] = float(beta)
                 yield measured(values | recent.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
             if environment_step % config.evaluation_interval == 0 or environment_step == config.online_steps:
                 count = -(-environment_step // config.evaluation_interval)
