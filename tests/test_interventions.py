@@ -105,7 +105,8 @@ def demonstrations() -> Dataset:
 
 @pytest.mark.parametrize("with_data", [False, True])
 def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_segments(with_data):
-    events, replay = run(demonstrations() if with_data else None, intervention_capacity=20)
+    data = demonstrations() if with_data else None
+    events, replay = run(data, intervention_capacity=20, use_prioritized_replay=True)
     steps = [(0, step) for step in range(8)] + [(1, step) for step in range(5)]
     steps += [(2, step) for step in range(8)] + [(3, step) for step in range(3)]
     online = replay.online.transitions
@@ -148,7 +149,7 @@ def test_a_segment_is_with_the_demonstrations_at_the_next_episode_and_the_share_
     assert [ratio[step] for step in range(1, 25)] == [0.0] * 10 + [0.5] * 14
 
 
-@pytest.mark.parametrize(("capacity", "expected"), [(0, []), (3, [(3, 2), (1, 4), (3, 1)])])
+@pytest.mark.parametrize(("capacity", "expected"), [(0, []), (3, [(3, 1), (3, 2), (1, 4)])])
 def test_the_oldest_give_way_where_the_rows_are_fewer_and_without_rows_none_are_kept(capacity, expected):
     _, replay = run(intervention_capacity=capacity)
     assert int(replay.offline.size) == len(expected)

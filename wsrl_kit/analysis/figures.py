@@ -126,17 +126,12 @@ def warmup_figure(record: RunRecord) -> Figure:
 
 
 def finetune_figure(record: RunRecord) -> Figure:
-<<<<<<< HEAD
-    """One fine-tuning run: success, ratio and beta, Q and TD error on probe and online data; also while it runs.
+    """One fine-tuning run: success, ratio, PER's beta if any, Q and TD error on probe and online data; also live.
 
     Where a human took over, also how often, and how long an episode took.
     """
     helped = len(record.curve(INTERVENTION_RATE)) > 0
     figure, axes = plots.new_figure(3 if helped else 2, 2, 5.4, 3.2)
-=======
-    """One fine-tuning run: success, ratio, PER's beta if any, Q and TD error on probe and online data; also live."""
-    figure, axes = plots.new_figure(2, 2, 5.4, 3.2)
->>>>>>> i5-agent
     kind, evaluated = _evaluated([record])
     plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
     if kind == "success":
