@@ -101,6 +101,36 @@ def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, 
         assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from([0, 1, 4, 40]))
+def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
+    data: st.DataObject, horizon: int, spare: int
+) -> None:
+    # Episodes of a dataset: as many frames each as it has transitions, and the horizon.
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    newest = [start + horizon - 1 + step for start, length in _episodes(lengths, horizon) for step in range(length)]
+    values = np.arange(sum(lengths) + len(lengths) * horizon) + 1_000_000
+    seen = {camera: np.stack([frame(int(value))[camera] for value in values]) for camera in SHAPES}
+    pairs = [tuple(stack([int(v) for v in values[end - horizon + 1 : end + 1]]) for end in (n, n + 1)) for n in newest]
+    store = frames.of_rows(seen, np.array(newest), horizon)
+    capacity = len(newest) + spare
+    ring, held = frame_ring.filled(store, capacity), list(range(len(newest)))
+    for added in data.draw(streams(horizon, is_unique=True)):
+        ring, dropped = frame_ring.add(ring, *added)
+        pairs.append(added)
+        held = [*held[dropped:], len(pairs) - 1][-capacity:]
+        assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+    assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+    # The dataset's own frames are not the ring's.
+    assert all(np.array_equal(images[:1], stack([1_000_000])[camera]) for camera, images in seen.items())
+
+
+def _episodes(lengths: list[int], horizon: int) -> list[tuple[int, int]]:
+    """First frame and length of each."""
+    starts = np.cumsum([0, *(length + horizon for length in lengths)])
+    return [(int(start), length) for start, length in zip(starts, lengths, strict=False)]
+
+
 def test_a_frame_that_stays_while_others_change_is_not_taken_for_a_newer_one() -> None:
     shown = [([0, 1], [0, 2]), ([0, 2], [0, 3]), ([0, 3], [0, 4]), ([4, 5], [5, 6])]
     pairs = [(stack(before), stack(after)) for before, after in shown]

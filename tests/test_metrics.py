@@ -90,9 +90,10 @@ def test_a_run_is_reduced_to_every_quantity(tmp_path):
     write_finetune(tmp_path, "warmup_wsrl", seed=0)
     row = reduce_run(read_run(tmp_path))
     assert (row["arm"], row["seed"], row["status"], row["last_step"]) == ("warmup_wsrl", 0, "finished", 3000.0)
-    # Its warmup is not there, so that nobody knows how long that took.
+    # Its warmup is not there, so that nobody knows how long that took, and there was no human.
     missing = {quantity.name for quantity in QUANTITIES if not np.isfinite(row[quantity.name])}
-    assert missing == {"seconds_to_target"}
+    human = {"interventions", "early_intervention_rate", "late_intervention_rate"}
+    assert missing == {"seconds_to_target"} | human
 
 
 def timed(folder, seconds, success, checkpoint_path=None):
@@ -130,6 +131,28 @@ def test_the_shared_budget_is_the_shortest_finished_run(tmp_path):
     runs = [timed(tmp_path / str(length), 1.0, [0.0] * length) for length in (2, 3, 5)]
     assert shared_budget([dataclasses.replace(runs[0], status="running"), *runs[1:]]) == 200.0
     assert shared_budget([dataclasses.replace(runs[0], status="stopped")]) is None
+
+
+def test_interventions_are_counted_by_the_windows_between_records(tmp_path):
+    run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={"human": "scripted"})
+    # The human was first needed in the third window of eight, each of ten steps.
+    for window, rate in enumerate([None, None, 0.5, 1.0, 0.2, 0.0, 0.3, 0.1], start=1):
+        human = {} if rate is None else {"training/intervention_rate": rate}
+        run.record("online", 10 * window, 0, {"training/peak_contact_force": 0.0} | human)
+    row = reduce_run(read_run(tmp_path))
+    assert row["interventions"] == pytest.approx(5 + 10 + 2 + 0 + 3 + 1)
+    assert row["early_intervention_rate"] == 0.0
+    assert row["late_intervention_rate"] == pytest.approx(0.2)
+    row = reduce_run(read_run(tmp_path), budget=40.0)
+    assert (row["interventions"], row["late_intervention_rate"]) == (15.0, 1.0)
+
+
+@pytest.mark.parametrize(("human", "expected"), [("scripted", 0.0), ("none", np.nan)])
+def test_a_human_who_was_never_needed_is_told_from_none(tmp_path, human, expected):
+    run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={"human": human})
+    run.record("online", 10, 0, {"training/peak_contact_force": 0.0})
+    row = reduce_run(read_run(tmp_path))
+    np.testing.assert_equal([row["interventions"], row["late_intervention_rate"]], [expected] * 2)
 
 
 def test_a_budget_cuts_what_comes_after_it(tmp_path):

@@ -116,6 +116,9 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "final_priority_beta": 0.9,
         "conservative_online_weight": 0.5,
         "conservative_fade_steps": 5,
+        "human": "scripted",
+        "human_options": {"stuck_steps": 5},
+        "intervention_capacity": 30,
         "evaluation_interval": 17,
         "retention_ratio": 0.9,
         "retention_priority": "random",
@@ -127,6 +130,13 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
     shared = root / "warmup" / "seed_0"
     assert same_checkpoint(tmp_path / "warmup.npz", shared / "warmup.npz")
     assert (tmp_path / "metrics.csv").read_bytes() == (shared / "metrics.csv").read_bytes()
+
+
+def test_arms_with_and_without_a_human_are_variants_that_share_a_warmup():
+    variants = {"human": {"human": "scripted"}, "no_human": {"human": "none"}}
+    jobs = planned(variants, arms=list(variants), control="no_human")
+    assert {name: jobs[name].config.human for name in variants} == {"human": "scripted", "no_human": "none"}
+    assert jobs["human"].checkpoint == jobs["no_human"].checkpoint
 
 
 def test_a_warmup_keeps_its_name_when_arms_are_added():

@@ -8,6 +8,9 @@ from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, unknown, validate
 from wsrl_kit.presets import preset
 
+NOBODY = "none"
+"""`human` where nobody takes over."""
+
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
 
@@ -84,6 +87,19 @@ class WSRLConfig:
     priority_alpha: float = parameter(0.6, "PER exponent: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0)
     initial_priority_beta: float = parameter(0.4, "PER importance exponent at the switch", minimum=0.0, maximum=1.0)
     final_priority_beta: float = parameter(1.0, "PER importance exponent at the end", minimum=0.0, maximum=1.0)
+
+    # Interventions
+    human: str = parameter(
+        NOBODY,
+        "who takes over from the policy in training: nobody, or a scripted operator",
+        choices=(NOBODY, "scripted"),
+    )
+    human_options: dict = parameter({}, "when the scripted operator takes over and hands back; see HumanOptions")
+    intervention_capacity: int | None = parameter(
+        None,
+        "a human's transitions kept beside the offline data; 0: online alone; None: all, where there is a human",
+        minimum=0,
+    )
 
     # Soft actor-critic
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
@@ -202,6 +218,9 @@ FINETUNING_PARAMETERS = (
     "final_priority_beta",
     "conservative_online_weight",
     "conservative_fade_steps",
+    "human",
+    "human_options",
+    "intervention_capacity",
     "evaluation_interval",
 )
 """What fine-tuning alone reads: runs that differ only in these and in retention have the same warmup.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import distributions, plots
 from wsrl_kit.analysis.comparison import compare
-from wsrl_kit.analysis.metrics import EARLY_STEPS, QUANTITIES, SUCCESS, restricted
+from wsrl_kit.analysis.metrics import EARLY_STEPS, INTERVENTION_RATE, QUANTITIES, SUCCESS, restricted
 from wsrl_kit.runs import PHASES, RunRecord
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
@@ -126,8 +126,12 @@ def warmup_figure(record: RunRecord) -> Figure:
 
 
 def finetune_figure(record: RunRecord) -> Figure:
-    """One fine-tuning run: success, ratio, PER's beta if any, Q and TD error on probe and online data; also live."""
-    figure, axes = plots.new_figure(2, 2, 5.4, 3.2)
+    """One fine-tuning run: success, ratio, PER's beta if any, Q and TD error on probe and online data; also live.
+
+    Where a human took over, also how often, and how long an episode took.
+    """
+    helped = len(record.curve(INTERVENTION_RATE)) > 0
+    figure, axes = plots.new_figure(3 if helped else 2, 2, 5.4, 3.2)
     kind, evaluated = _evaluated([record])
     plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
     if kind == "success":
@@ -140,6 +144,13 @@ def finetune_figure(record: RunRecord) -> Figure:
         plots.switch_diagnostic(ax, [record], quantity)
         if ax.get_legend_handles_labels()[1]:
             ax.legend(frameon=False)
+    if helped:
+        plots.run_metrics(axes[4], record, {"Intervention rate": INTERVENTION_RATE}).set_ylim(-0.03, 1.03)
+        lengths = {
+            "episode": "training/episode_length",
+            "of these by the human": "training/episode_intervention_steps",
+        }
+        plots.run_metrics(axes[5], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
     return figure
 
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
+from wsrl_kit.config import NOBODY
 from wsrl_kit.runs import RunRecord
 
 SUCCESS = "evaluation/success_sampled"
+INTERVENTION_RATE = "training/intervention_rate"
 EARLY_STEPS = 500
 
 
@@ -51,6 +53,9 @@ QUANTITIES = (
     Quantity("dispersion", "Dispersion (IQR)", 2, -1),
     Quantity("early_peak_contact_force", "Early peak force (N)", 1, -1),
     Quantity("early_safety_box_clips", "Early box clips", 0, -1),
+    Quantity("interventions", "Intervention steps", 0, -1),
+    Quantity("early_intervention_rate", "Intervention rate, first quarter", 2, -1),
+    Quantity("late_intervention_rate", "Intervention rate, last quarter", 2, -1),
     Quantity("offline_megabytes", "Offline data held (MB)", 2, -1),
 )
 
@@ -148,6 +153,29 @@ def early_safety(record: RunRecord, steps: int = EARLY_STEPS) -> tuple[float, fl
     )
 
 
+def interventions(record: RunRecord, budget: float | None = None) -> tuple[float, float, float]:
+    """Steps that a human took, and their share of the first and of the last quarter of the steps; nan without a human.
+
+    Rates are recorded from the first intervention on: before that there were none, nor where the human was never
+    needed. A quarter is made of whole windows between two records, and is nan where it is shorter than one.
+    """
+    rate = record.curve(INTERVENTION_RATE)
+    # Recorded at the end of every window.
+    ends = record.curve("training/peak_contact_force").environment_step.astype(float)
+    ends = ends[ends <= (np.inf if budget is None else budget)]
+    if len(ends) == 0 or (len(rate) == 0 and record.parameters.get("human", NOBODY) == NOBODY):
+        return float("nan"), float("nan"), float("nan")
+    steps = np.diff(ends, prepend=0.0)
+    taken = np.zeros(len(ends))
+    taken[np.isin(ends, rate.environment_step)] = rate.value[np.isin(rate.environment_step, ends)]
+    taken *= steps
+    quarters = (ends <= ends[-1] / 4, ends - steps >= ends[-1] * 3 / 4)
+    early, late = (
+        float(taken[quarter].sum() / steps[quarter].sum()) if quarter.any() else np.nan for quarter in quarters
+    )
+    return float(taken.sum()), early, late
+
+
 def offline_bytes(record: RunRecord) -> float:
     """Bytes of offline data held during fine-tuning; nan where not recorded."""
     held = record.curve("switch/offline_bytes").value
@@ -199,6 +227,8 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
     row |= dict.fromkeys(("reached_target", "recovered", "gradient_steps", "seconds"), float("nan"))
     row |= {"early_peak_contact_force": force, "early_safety_box_clips": clips}
     row |= {"offline_megabytes": offline_bytes(record) / 1e6}
+    names = ("interventions", "early_intervention_rate", "late_intervention_rate")
+    row |= dict(zip(names, interventions(record, budget), strict=True))
     steps, success = finite_curve(record, SUCCESS, budget)
     if len(steps):
         reached_at, reached = steps_to_target(steps, success, target)

@@ -53,11 +53,17 @@ def _pick_and_place(observation: Float32[np.ndarray, "31"], error: Float[np.ndar
     return np.append(_GAIN * (offset if over else offset + _ABOVE), _OPEN)
 
 
+def _position(observation: Float32[np.ndarray, " observation"]) -> Float[np.ndarray, "3"]:
+    return observation[_GRIPPER]
+
+
 SCRIPTS = {
-    "FetchReach": Script(_reach, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.08, 0.08, 0.08)),
-    "FetchPush": Script(_push, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)),
+    "FetchReach": Script(
+        _position, _reach, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.08, 0.08, 0.08)
+    ),
+    "FetchPush": Script(_position, _push, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)),
     "FetchPickAndPlace": Script(
-        _pick_and_place, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)
+        _position, _pick_and_place, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)
     ),
 }
 """By the beginning of the task's name; FetchSlide, which needs a throw, has none."""

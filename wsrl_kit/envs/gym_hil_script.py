@@ -25,4 +25,10 @@ def _pick_cube(observation: Float32[np.ndarray, "21"], error: Float[np.ndarray, 
     return np.append(_GAIN * (offset if over else offset + _ABOVE), _OPEN)
 
 
-PICK_CUBE = Script(_pick_cube, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.012, 0.012, 0.008))
+def _fingertips(observation: Float32[np.ndarray, "21"]) -> Float[np.ndarray, "3"]:
+    return observation[_FINGERTIPS]
+
+
+PICK_CUBE = Script(
+    _fingertips, _pick_cube, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.012, 0.012, 0.008)
+)

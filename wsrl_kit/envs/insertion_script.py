@@ -27,4 +27,10 @@ def insertion(task: InsertionEnv) -> Script:
         down = -_PRESS if aligned else _HOVER_HEIGHT - position[2]
         return np.concatenate([np.append(offset, down) / TRANSLATION_SCALE, -rotation / ROTATION_SCALE])
 
-    return Script(controller, expert_noise=0.15, suboptimal_noise=0.3, suboptimal_error=(0.0025, 0.0025))
+    return Script(
+        lambda observation: task.state[4:7],
+        controller,
+        expert_noise=0.15,
+        suboptimal_noise=0.3,
+        suboptimal_error=(0.0025, 0.0025),
+    )

@@ -23,4 +23,5 @@ def metaworld(task: str) -> Script:
             warnings.simplefilter("ignore")
             return np.asarray(policy.get_action(seen), np.float64)
 
-    return Script(controller, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02))
+    errors = (0.02, 0.02, 0.02)
+    return Script(lambda seen: seen[:3], controller, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=errors)

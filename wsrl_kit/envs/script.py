@@ -17,6 +17,7 @@ class Script:
     """How an operator does a task, and how far a clumsy one is off.
 
     Attributes:
+        position: of the hand, or of the tip that it holds, m, from an observation.
         controller: action (any magnitude; it is clipped to [-1, 1]) from an observation and the error, m, with which
             the operator sees where things are.
         expert_noise: standard deviation of the expert's noise, in units of the action; its error is 0.
@@ -24,6 +25,7 @@ class Script:
         suboptimal_error: half range of its error on each axis, m; the error is drawn once per episode.
     """
 
+    position: Callable[[Float32[np.ndarray, " observation"]], Float[np.ndarray, "3"]]
     controller: Controller
     expert_noise: float
     suboptimal_noise: float

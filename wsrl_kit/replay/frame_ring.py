@@ -26,7 +26,7 @@ Frame = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 class FrameRing(NamedTuple):
-    """The frames of the transitions in an online `storage` of the same capacity, on the host or on a device.
+    """The frames of the transitions in a `storage` of the same capacity, on the host or on a device.
 
     A pytree of arrays of fixed shapes: saved and read back as it is, it goes on to the bit. On the host its arrays are
     written in place: what is to outlast the next `add` is to be copied.
@@ -58,8 +58,40 @@ def create(capacity: int, example: Stacks, on_device: bool = False) -> FrameRing
         example: what one observation shows, by camera, for horizon, shapes and types.
         on_device: whether the frames live in the memory of JAX's device, all at once; otherwise in the host's.
     """
+    return _empty(capacity, _slots(capacity, example), example, on_device)
+
+
+def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRing:
+    """A ring that begins with the frames of a dataset, copied, and has room for those of further transitions.
+
+    Args:
+        store: on the host; its rows, at most `capacity`, are in order of time: none shows a frame older than the oldest
+            that the row before it shows.
+        capacity: transitions, as the storage has.
+        on_device: as for `create`.
+    """
+    rows, _, horizon = store.stacks.shape
+    example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
+    held = len(next(iter(store.frames.values())))
+    ring = _empty(capacity, held + _slots(capacity - rows, example), example, on_device=False)
+    for camera, frames in store.frames.items():
+        ring.store.frames[camera][:held] = frames
+    ring.store.stacks[:rows] = store.stacks
+    ring.oldest[:rows] = store.stacks.min(axis=(1, 2))
+    # Copied, since on a CPU JAX may otherwise take NumPy's memory for its own.
+    kept = jax.tree.map(jnp.array, ring.store) if on_device else ring.store
+    counts = (np.array(count, np.int64) for count in (held, rows, rows % capacity))
+    return FrameRing(kept, ring.recent, ring.shown, ring.oldest, *counts)
+
+
+def _slots(transitions: int, example: Stacks) -> int:
+    """Frames to keep for so many transitions."""
     horizon = len(next(iter(example.values())))
-    slots = capacity + max(int(capacity * SPARE_FRAMES), 4 * horizon)
+    return transitions + max(int(transitions * SPARE_FRAMES), 4 * horizon)
+
+
+def _empty(capacity: int, slots: int, example: Stacks, on_device: bool) -> FrameRing:
+    horizon = len(next(iter(example.values())))
     zeros: Callable = jnp.zeros if on_device else np.zeros
     store = FrameStore(
         {camera: zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},

@@ -38,14 +38,32 @@ def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
     return replay._replace(online=storage.add(replay.online, transition), online_sampler=sampler_state)
 
 
+def add_offline(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
+    """The replay with one more offline transition; where that side is full, its oldest is replaced."""
+    sampler_state = sampler.insert(replay.offline_sampler, replay.offline.position[None])
+    return replay._replace(offline=storage.add(replay.offline, transition), offline_sampler=sampler_state)
+
+
 def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
     """The replay without the `count` oldest online transitions: their rows are never sampled until they are rewritten.
 
     For transitions that have lost what is kept beside the replay, such as their frames. O(capacity).
     """
-    online = storage.drop_oldest(replay.online, count)
-    held = storage.is_held(online, jnp.arange(storage.capacity(online)))
-    return replay._replace(online=online, online_sampler=sampler.keep(replay.online_sampler, held))
+    online, state = _without_oldest(sampler, replay.online, replay.online_sampler, count)
+    return replay._replace(online=online, online_sampler=state)
+
+
+def drop_oldest_offline(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
+    """The same of the `count` oldest offline transitions."""
+    offline, state = _without_oldest(sampler, replay.offline, replay.offline_sampler, count)
+    return replay._replace(offline=offline, offline_sampler=state)
+
+
+def _without_oldest(
+    sampler: Sampler, side: Storage, state: PyTree, count: Integer[Array, ""]
+) -> tuple[Storage, PyTree]:
+    side = storage.drop_oldest(side, count)
+    return side, sampler.keep(state, storage.is_held(side, jnp.arange(storage.capacity(side))))
 
 
 def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:

@@ -1,6 +1,9 @@
-"""What fine-tuning learns from: kept offline data and online transitions, and where there are cameras, their frames."""
+"""What fine-tuning learns from: kept offline data and online transitions, and where there are cameras, their frames.
 
-from collections.abc import Callable
+The offline side can grow: what a human does in the policy's place is a demonstration too, and joins the data there.
+"""
+
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
 from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config import NOBODY, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import frame_ring, frames, mixture, storage
@@ -20,12 +23,26 @@ from wsrl_kit.replay.prioritized import Proportional, RankBased
 from wsrl_kit.replay.uniform import Sampler, Uniform
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training.agent import to_transitions
-from wsrl_kit.training.learning import add, draw, drop_oldest, learn, learn_from, refresh, set_returns
-from wsrl_kit.training.sight import example
+from wsrl_kit.training.learning import (
+    add,
+    add_offline,
+    draw,
+    drop_oldest,
+    drop_oldest_offline,
+    learn,
+    learn_from,
+    refresh,
+    set_returns,
+)
+from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.types import Images, Transition
 
 Shown = dict[str, Shaped[np.ndarray, "horizon ..."]]
 """By camera what replay keeps of one observation's images, as `sight.look` gives it."""
+
+
+Seen = tuple[Transition, Shown, Shown]
+"""One transition, and what its observation and its next observation show."""
 
 
 def sampler_of(config: WSRLConfig) -> Sampler:
@@ -34,6 +51,26 @@ def sampler_of(config: WSRLConfig) -> Sampler:
         return Uniform()
     kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
     return kinds[config.priority_kind](config.priority_alpha)
+
+
+def intervention_rows(config: WSRLConfig) -> int:
+    """Rows beside the offline data for what a human does; a run has no use for more of them than it has steps."""
+    wanted = config.intervention_capacity
+    if wanted is None:
+        wanted = 0 if config.human == NOBODY else config.online_steps
+    return min(wanted, config.online_steps)
+
+
+def offline_frames(
+    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None
+) -> FrameStore | None:
+    """Frames of the offline data, not copied; None without data or cameras, and where `initial_tree` copied them.
+
+    It does where a human's transitions are to join them.
+    """
+    if offline is None or intervention_rows(config):
+        return None
+    return dataset_frames(static, agent, offline)
 
 
 def initial_tree(
@@ -49,21 +86,30 @@ def initial_tree(
         DataError: fewer offline transitions than one batch takes.
     """
     sizes = (static.observation_size, static.action_size, static.learns_gripper)
+    spare = intervention_rows(config)
+    rows = max((offline_capacity or (0 if offline is None else len(offline))) + spare, 1)
     if offline is None:
-        offline_rows = storage.create(offline_capacity or 1, *sizes)
+        offline_rows = storage.create(rows, *sizes)
     elif len(offline) < config.batch_size:
         raise DataError(
             f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(offline)}; "
             "keep more (retention_ratio) or take smaller batches"
         )
     else:
-        offline_rows = storage.filled(to_transitions(config, offline), offline_capacity or len(offline))
-    capacity = min(config.replay_capacity, config.online_steps)
+        offline_rows = storage.filled(to_transitions(config, offline), rows)
+    capacity, on_device = min(config.replay_capacity, config.online_steps), config.frame_memory == "device"
     ring: FrameRing | tuple[()] = ()
+    demo_ring: FrameRing | tuple[()] = ()
     if static.pixels is not None:
-        ring = frame_ring.create(capacity, example(static, agent), config.frame_memory == "device")
+        ring = frame_ring.create(capacity, example(static, agent), on_device)
+        if spare:
+            store = None if offline is None else dataset_frames(static, agent, offline)
+            if store is None:
+                demo_ring = frame_ring.create(rows, example(static, agent), on_device)
+            else:
+                demo_ring = frame_ring.filled(store, rows, on_device)
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
-    return {"replay": replay, "frames": ring}
+    return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
 
 class Experience:
@@ -71,7 +117,7 @@ class Experience:
 
     Args:
         tree: what `initial_tree` or `tree` gave; it is given up.
-        offline: frames of the offline data; None where there are no data or no cameras.
+        offline: what `offline_frames` gave.
     """
 
     def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
@@ -81,25 +127,54 @@ class Experience:
         self._batches = FrameBatches()
         self.replay: Replay = tree["replay"]
         self._ring: FrameRing | tuple[()] = tree["frames"]
-        self._offline = offline
-        if self._on_device and offline is not None:
-            self._offline = jax.device_put(offline)
+        self._demo_ring: FrameRing | tuple[()] = tree["demo_frames"]
+        self._dataset_frames = jax.device_put(offline) if self._on_device and offline is not None else offline
+        self._keeps_interventions = intervention_rows(config) > 0
+        # Counted here, since asking the device would wait for it.
+        self._offline_size = int(self.replay.offline.size)
 
     @property
     def tree(self) -> PyTree:
         """All of it that changes, for a checkpoint."""
-        return {"replay": self.replay, "frames": self._ring}
+        return {"replay": self.replay, "frames": self._ring, "demo_frames": self._demo_ring}
 
     @property
     def offline_bytes(self) -> float:
         """Memory that the offline data take."""
-        images = 0 if self._offline is None else sum(leaf.nbytes for leaf in self._offline.frames.values())
+        images = 0.0
+        if self._offline is not None:
+            images = float(sum(leaf.nbytes for leaf in self._offline.frames.values()))
+        if isinstance(self._demo_ring, FrameRing):
+            slots = len(next(iter(self._demo_ring.store.frames.values())))
+            images *= min(int(self._demo_ring.written), slots) / slots
         return float(self.replay.offline.size) * storage.bytes_per_transition(self.replay.offline) + images
+
+    @property
+    def _offline(self) -> FrameStore | None:
+        """Frames of the offline side."""
+        return self._demo_ring.store if isinstance(self._demo_ring, FrameRing) else self._dataset_frames
+
+    def offline_ratio(self, scheduled: np.floating) -> np.floating:
+        """The offline share of the next batches: 0 while that side holds fewer transitions than one batch takes."""
+        return scheduled if self._offline_size >= self._shape[1] else scheduled * 0
 
     def add(self, transition: Transition, shown: Shown, next_shown: Shown) -> None:
         """Adds an online transition."""
         self._add_frames(shown, next_shown)
         self.replay = add(self._sampler, self.replay, transition)
+
+    def add_interventions(self, segment: Iterable[Seen]) -> None:
+        """Adds what a human did to the offline side as well, where there are rows for it; the oldest there give way."""
+        if not self._keeps_interventions:
+            return
+        for transition, shown, next_shown in segment:
+            if isinstance(self._demo_ring, FrameRing):
+                self._demo_ring, dropped = frame_ring.add(self._demo_ring, shown, next_shown)
+                if dropped:
+                    self.replay = drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
+                    self._offline_size -= dropped
+            self.replay = add_offline(self._sampler, self.replay, transition)
+            self._offline_size = min(self._offline_size + 1, storage.capacity(self.replay.offline))
 
     def learn(
         self,

@@ -19,13 +19,15 @@ from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import experience, randomness
+from wsrl_kit.training import experience, randomness, window
 from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
 from wsrl_kit.training.experience import Experience
+from wsrl_kit.training.interventions import TakeOvers, action_taken
 from wsrl_kit.training.sight import look
+from wsrl_kit.training.window import Window
 from wsrl_kit.types import Transition
 
 RANK_REFRESH_INTERVAL = 100
@@ -66,7 +68,7 @@ def initial_tree(
         **experience.initial_tree(config, static, agent, offline, offline_capacity),
         "environment_step": np.int64(0),
         "episode": np.int64(0),
-        "window": np.zeros(2),
+        "window": window.empty(),
         "largest_reward": np.float64(
             0.0 if offline is None else np.abs(learning_reward(config, offline.rewards)).max()
         ),
@@ -85,12 +87,13 @@ def finetune(
     """Acts and learns for `online_steps` environment steps. A generator; its last `Snapshot` holds the final agent.
 
     For the first `random_steps` steps actions are uniform, and for the first `frozen_rollout_steps` the agent acts
-    unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5).
+    unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5). Where a human takes over, their action
+    is the one recorded, and joins the offline side too (see `interventions`).
 
     Args:
         tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
         probe: frozen offline batch on which values are followed through the switch; None for none.
-        offline_frames: what the cameras saw in the offline data; None where there are no data or no cameras.
+        offline_frames: what the cameras saw in the offline data, as `experience.offline_frames` gives it.
 
     Raises:
         DivergenceError: the critics have left the range of possible returns.
@@ -99,13 +102,13 @@ def finetune(
     static = sac.from_parameters(config, static.observation_size, static.action_size, static.pixels)
     agent, memory = tree["agent"], Experience(config, tree, offline_frames)
     environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
-    window = _Window(*(float(value) for value in tree["window"]))
+    recent = Window(tree["window"])
 
     # The agent may know rewards that fine-tuning has not met yet.
     largest_reward = max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max()))
 
     schedule = schedules.run_schedules(config)
-    ratios = schedule["offline ratio"] * float(memory.replay.offline.size > 0)
+    ratios = schedule["offline ratio"]
     # Uniform samples want no importance weights.
     betas = schedule.get("PER beta", np.zeros_like(ratios))
     acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
@@ -132,7 +135,7 @@ def finetune(
                 **memory.tree,
                 "environment_step": np.int64(environment_step),
                 "episode": np.int64(episode),
-                "window": np.array([window.peak_contact_force, window.safety_box_clips]),
+                "window": recent.counts,
                 "largest_reward": np.float64(largest_reward),
             }
         )
@@ -156,6 +159,7 @@ def finetune(
         state, shown = look(static, agent, observation)
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
         rewards: list[float] = []
+        take_overs = TakeOvers(memory)
         success, done = None, False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
@@ -166,6 +170,7 @@ def finetune(
                 policy = sac.policy(agent)
                 action = np.asarray(act(static, policy, acting_key, step, state[None], sampled, images))[0]
             next_observation, reward, terminated, truncated, info = environment.step(action)
+            action, is_human = action_taken(action, info)
             learnt = learning_reward(config, np.asarray(reward, np.float32))
             numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
             next_state, next_shown = look(static, agent, next_observation)
@@ -180,30 +185,32 @@ def finetune(
                 weights = None
                 sizes = (static.observation_size, static.action_size, static.pixels)
                 static = sac.from_parameters(replace(config, conservative_loss="none"), *sizes)
+            ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
             if environment_step < first_update:
                 memory.add(*seen)
             else:
-                ratio, beta = ratios[environment_step], betas[environment_step]
                 weight = None if weights is None else weights[environment_step]
                 agent, metrics = memory.learn(static, agent, sampling_key, environment_step, ratio, beta, weight, *seen)
+            take_overs.include(is_human, seen)
             state, shown = next_state, next_shown
             rewards.append(float(reward))
             done = terminated or truncated
             success = succeeded(success, info)
-            window.include(info)
+            recent.include(info)
             environment_step += 1
             yield Step(environment_step, config.online_steps, "fine-tuning")
             if environment_step % RANK_REFRESH_INTERVAL == 0:
                 memory.refresh()
             if environment_step % config.log_interval == 0:
                 values = {f"training/{name}": value for name, value in learning_metrics().items()}
-                values["training/offline_ratio"] = float(ratios[environment_step - 1])
+                values["training/offline_ratio"] = float(ratio)
                 if config.use_prioritized_replay:
-                    values["training/priority_beta"] = float(betas[environment_step - 1])
-                yield measured(values | window.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
+                    values["training/priority_beta"] = float(beta)
+                yield measured(values | recent.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
             if environment_step % config.evaluation_interval == 0 or environment_step == config.online_steps:
                 count = -(-environment_step // config.evaluation_interval)
                 yield measured(evaluator.evaluate(static, agent, count))
+        take_overs.end()
         episode += 1
         # An episode that the end of the run cuts has no outcome.
         if done:
@@ -215,6 +222,7 @@ def finetune(
                     "training/episode_length": float(len(rewards)),
                     "training/episode_success": float("nan") if success is None else float(success),
                 }
+                | take_overs.metrics
             )
     yield snapshot()
 
@@ -231,26 +239,6 @@ def _set_returns(
     padding = (1 << (held - 1).bit_length()) - held
     rows = np.pad(np.arange(end - held, end, dtype=np.int32) % capacity, (0, padding), constant_values=capacity)
     memory.set_returns(rows, np.pad(returns[-held:], (0, padding)))
-
-
-class _Window:
-    """What the robot's safety showed since the last record; environments that don't report it add nothing."""
-
-    def __init__(self, peak_contact_force: float, safety_box_clips: float) -> None:
-        self.peak_contact_force = peak_contact_force
-        self.safety_box_clips = safety_box_clips
-
-    def include(self, info: dict) -> None:
-        self.peak_contact_force = max(self.peak_contact_force, float(info.get("contact_force", 0.0)))
-        self.safety_box_clips += float(info.get("safety_box_clipped", False))
-
-    def take(self) -> dict[str, float]:
-        values = {
-            "training/peak_contact_force": self.peak_contact_force,
-            "training/safety_box_clips": self.safety_box_clips,
-        }
-        self.peak_contact_force, self.safety_box_clips = 0.0, 0.0
-        return values
 
 
 def _diagnose(

@@ -1,4 +1,4 @@
-"""The frames of an online ring on disk: each written once, in blocks, whatever the number of checkpoints.
+"""The frames of rings on disk: each written once, in blocks, whatever the number of checkpoints.
 
 A checkpoint with all frames of a full ring would take gigabytes and minutes. The checkpoint file says how many
 frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment: they
@@ -18,67 +18,71 @@ from wsrl_kit.training import checkpoint
 BLOCK = 256
 """Frames in a file."""
 
-FRAMES = "frames"
-"""Name of the ring in a training loop's tree, and of the folder of its blocks."""
+RINGS = ("frames", "demo_frames")
+"""Names of the rings in a training loop's tree, and of the folders of their blocks."""
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
-    """Writes a checkpoint as `checkpoint.save` does, with the frames of its ring, if any, in blocks beside it.
+    """Writes a checkpoint as `checkpoint.save` does, with the frames of its rings, if any, in blocks beside it.
 
     Raises:
         CheckpointError: it can't be written; an earlier one is intact.
     """
-    ring = tree.get(FRAMES, ())
-    if not isinstance(ring, FrameRing):
-        checkpoint.save(path, tree, metadata)
-        return
-    folder, written = path.with_name(FRAMES), int(ring.written)
-    needed = _blocks(ring)
-    for first, end in needed:
-        target = folder / _name(first, end)
-        if not target.exists():
-            slots = np.arange(first, end) % _slots(ring)
-            frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
-            checkpoint.save(target, frames, {})
-    checkpoint.save(path, tree | {FRAMES: _without_frames(ring)}, metadata | {"frames_written": written})
-    names = {_name(first, end) for first, end in needed}
-    for other in folder.glob("*.npz"):
-        if other.name not in names:
-            other.unlink(missing_ok=True)
+    rings = _rings(tree)
+    for name, ring in rings.items():
+        for first, end in _blocks(ring):
+            target = path.with_name(name) / _file_name(first, end)
+            if not target.exists():
+                slots = np.arange(first, end) % _slots(ring)
+                frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
+                checkpoint.save(target, frames, {})
+    written = {f"{name}_written": int(ring.written) for name, ring in rings.items()}
+    checkpoint.save(path, tree | _without_frames(rings), metadata | written)
+    for name, ring in rings.items():
+        needed = {_file_name(first, end) for first, end in _blocks(ring)}
+        for other in path.with_name(name).glob("*.npz"):
+            if other.name not in needed:
+                other.unlink(missing_ok=True)
 
 
 def load(path: Path, template: PyTree) -> PyTree:
     """Reads back what `save` wrote.
 
     Args:
-        template: a fresh tree of the same run, for structure, shapes and types; the arrays of its ring are filled.
+        template: a fresh tree of the same run, for structure, shapes and types; the arrays of its rings are filled.
 
     Raises:
         CheckpointError: as `checkpoint.load`; a block is missing or damaged.
     """
-    ring = template.get(FRAMES, ())
-    if not isinstance(ring, FrameRing):
-        return checkpoint.load(path, template)
-    tree = checkpoint.load(path, template | {FRAMES: _without_frames(ring)})
-    restored: FrameRing = tree[FRAMES]
+    rings = _rings(template)
+    tree = checkpoint.load(path, template | _without_frames(rings))
+    return tree | {name: _filled(path.with_name(name), tree[name], ring) for name, ring in rings.items()}
+
+
+def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
+    """A ring that was read without its frames, with them; they are put into the arrays of a fresh one."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
     frames = {
         camera: np.array(leaf) if isinstance(leaf, jax.Array) else leaf for camera, leaf in ring.store.frames.items()
     }
     for first, end in _blocks(restored):
         rows = {camera: np.empty((end - first, *leaf.shape[1:]), leaf.dtype) for camera, leaf in frames.items()}
-        block = checkpoint.load(path.with_name(FRAMES) / _name(first, end), rows)
+        block = checkpoint.load(folder / _file_name(first, end), rows)
         slots = np.arange(first, end) % _slots(ring)
         for camera, leaf in frames.items():
             leaf[slots] = block[camera]
     on_device = isinstance(ring.store.stacks, jax.Array)
-    store = restored.store._replace(frames=jax.device_put(frames) if on_device else frames)
-    return tree | {FRAMES: restored._replace(store=store)}
+    return restored._replace(store=restored.store._replace(frames=jax.device_put(frames) if on_device else frames))
 
 
 def remove(path: Path) -> None:
     """Deletes the blocks beside a checkpoint: of a run that begins anew, or that nobody goes on with."""
-    shutil.rmtree(path.with_name(FRAMES), ignore_errors=True)
+    for name in RINGS:
+        shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def _rings(tree: PyTree) -> dict[str, FrameRing]:
+    return {name: tree[name] for name in RINGS if isinstance(tree.get(name), FrameRing)}
 
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
@@ -92,9 +96,9 @@ def _slots(ring: FrameRing) -> int:
     return len(next(iter(ring.store.frames.values())))
 
 
-def _name(first: int, end: int) -> str:
+def _file_name(first: int, end: int) -> str:
     return f"{first:010d}-{end:010d}.npz"
 
 
-def _without_frames(ring: FrameRing) -> FrameRing:
-    return ring._replace(store=ring.store._replace(frames={}))
+def _without_frames(rings: dict[str, FrameRing]) -> dict[str, FrameRing]:
+    return {name: ring._replace(store=ring.store._replace(frames={})) for name, ring in rings.items()}

@@ -16,6 +16,7 @@ from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
+from wsrl_kit.envs.human import with_human
 from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
@@ -23,8 +24,8 @@ from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, frame_files, programs, randomness, warmup
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
+from wsrl_kit.training.experience import offline_frames
 from wsrl_kit.training.observations import camera_shapes
-from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
 
@@ -206,6 +207,7 @@ def run_finetune(
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
         environment = envs.make(config.exp_name, config.environment_options)
+        environment = with_human(environment, config.human, config.human_options)
         dataset = None
         if config.demo_path is not None:
             dataset = load_offline_data(finetune.online(config), config.demo_path, tuple(camera_shapes(environment)))
@@ -219,7 +221,7 @@ def run_finetune(
             probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         evaluator = Evaluator(config)
         tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
-        frames = None if dataset is None else dataset_frames(static, tree["agent"], dataset)
+        frames = offline_frames(config, static, tree["agent"], dataset)
         _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
         environment.close()
         evaluator.close()

@@ -124,11 +124,17 @@ learn_from = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(upda
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
 """`mixture.add` compiled, in place: for a step that does not learn."""
 
+add_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add_offline)
+"""`mixture.add_offline` compiled, in place."""
+
 set_returns = partial(jax.jit, donate_argnums=0)(mixture.set_returns)
 """`mixture.set_returns` compiled, in place."""
 
 drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest)
 """`mixture.drop_oldest` compiled, in place."""
+
+drop_oldest_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest_offline)
+"""`mixture.drop_oldest_offline` compiled, in place."""
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)

@@ -1,0 +1,173 @@
+"""A human beside the robot, who takes over from the policy and hands back: here a scripted one, for the simulator.
+
+Whoever takes over reports it as HIL-SERL's wrappers do: `info["intervene_action"]` is the action that was carried out
+in place of the policy's.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float
+
+from wsrl_kit.envs.horizon import newest_state, observation_horizon
+from wsrl_kit.envs.script import Script
+from wsrl_kit.envs.scripted import Policy, script_of, scripted_policy
+from wsrl_kit.errors import ExperimentError
+from wsrl_kit.parameters import parameter, unknown, validate
+
+INTERVENTION = "intervene_action"
+"""Where `info` holds a human's action."""
+
+
+@dataclass(frozen=True)
+class HumanOptions:
+    """When the scripted human takes over, and when they hand back.
+
+    Raises:
+        ParameterError: an option has a wrong type or is out of range.
+    """
+
+    stuck_steps: int = parameter(15, "takes over when the tip got no further in so many steps; 0: never", minimum=0)
+    stuck_distance: float = parameter(0.004, "than this, m", minimum=0.0)
+    clipped_steps: int = parameter(
+        3, "takes over when the safety box held the robot back for so many steps in a row; 0: never", minimum=0
+    )
+    patience_steps: int = parameter(
+        60, "takes over for good when so many steps have brought no success; 0: never", minimum=0
+    )
+    helped_distance: float = parameter(
+        0.01, "hands back when the tip is so far from where it was in trouble, m", minimum=0.0
+    )
+    max_takeover_steps: int = parameter(50, "hands back after so many steps at the latest", minimum=1)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def human_options(given: Mapping[str, Any]) -> HumanOptions:
+    """Options from a mapping.
+
+    Raises:
+        ParameterError: an unknown name, a wrong type, a value out of range.
+    """
+    known = [field.name for field in fields(HumanOptions)]
+    for name in given:
+        if name not in known:
+            raise unknown(name, known, "option of the human")
+    return HumanOptions(**given)
+
+
+class ScriptedHuman(gymnasium.Wrapper):
+    """Carries out the expert's action in place of the policy's while the human is in charge.
+
+    The human watches every step. They take over at the next one when the robot is stuck, when the safety box held it
+    back, or when their patience is at an end, and act by the script of the task's expert. They hand back when the tip
+    has moved on from where it was in trouble (not after their patience ended), at a success, and in any case after
+    `max_takeover_steps`. Time limits lie inside and end an episode whoever is in charge.
+
+    `info["intervene_action"]`, float32 in [-1, 1], is there at every step that the human acted in. A reset's seed fixes
+    all that the human does.
+
+    Args:
+        environment: from `make`, of a task that has a script.
+    """
+
+    def __init__(self, environment: gymnasium.Env, options: HumanOptions | None = None) -> None:
+        super().__init__(environment)
+        self.options = options or HumanOptions()
+        self._horizon = observation_horizon(environment)
+        self._place = np.zeros(3)
+        self._generator = np.random.default_rng()
+        # Positions of the last steps, as many as tell whether the robot is stuck.
+        self._track: deque[Float[np.ndarray, 3]] = deque(maxlen=self.options.stuck_steps + 1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """A new episode, in which the policy begins.
+
+        Raises:
+            ExperimentError: nobody has written a script for this task.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            # The spawn key keeps it apart from the task's own generator, which has the same seed.
+            self._generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+        script = script_of(self.env)
+        if script is None:
+            raise ExperimentError(f"human 'scripted' needs a task with a script, found {self.env.unwrapped}")
+        self._script: Script = script
+        self._expert: Policy = scripted_policy("expert", self.env, self._generator)
+        self._observation = observation
+        self._waited = 0
+        self._hand_back()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        is_human = self._is_in_charge
+        if is_human:
+            action = self._expert(self._observation)
+        self._observation, reward, terminated, truncated, info = self.env.step(action)
+        if is_human:
+            info = info | {INTERVENTION: action}
+        self._watch(info)
+        return self._observation, reward, terminated, truncated, info
+
+    def _hand_back(self) -> None:
+        self._is_in_charge = False
+        self._taken_steps = 0
+        self._clipped = 0
+        self._track.clear()
+        self._track.append(self._position())
+
+    def _position(self) -> Float[np.ndarray, "3"]:
+        return np.array(self._script.position(newest_state(self._observation, self._horizon)), float)
+
+    def _watch(self, info: dict[str, Any]) -> None:
+        """Decides who acts in the next step."""
+        self._waited += 1
+        if info.get("success", False):
+            self._waited = 0
+            self._hand_back()
+        elif self._is_in_charge:
+            self._taken_steps += 1
+            helped = self._distance(self._place) >= self.options.helped_distance and not self._is_impatient
+            if helped or self._taken_steps >= self.options.max_takeover_steps:
+                self._hand_back()
+        else:
+            self._track.append(self._position())
+            self._clipped = self._clipped + 1 if info.get("safety_box_clipped", False) else 0
+            self._is_in_charge = self._is_stuck or self._is_held_back or self._is_impatient
+            self._place = self._track[-1]
+
+    def _distance(self, place: Float[np.ndarray, "3"]) -> float:
+        return float(np.linalg.norm(self._position() - place))
+
+    @property
+    def _is_stuck(self) -> bool:
+        steps = self.options.stuck_steps
+        return 0 < steps < len(self._track) and self._distance(self._track[0]) < self.options.stuck_distance
+
+    @property
+    def _is_held_back(self) -> bool:
+        return 0 < self.options.clipped_steps <= self._clipped
+
+    @property
+    def _is_impatient(self) -> bool:
+        return 0 < self.options.patience_steps <= self._waited
+
+
+def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any]) -> gymnasium.Env:
+    """The environment, with a human beside it where one is asked for.
+
+    Args:
+        environment: from `make`.
+        human: "none" or "scripted".
+        options: of the scripted human, see `HumanOptions`.
+
+    Raises:
+        ParameterError: an option has an unknown name, a wrong type or a value out of range.
+    """
+    return ScriptedHuman(environment, human_options(options)) if human == "scripted" else environment

@@ -1,0 +1,74 @@
+"""What a human does in the policy's place: HIL-SERL's `info["intervene_action"]`.
+
+Where an environment's step reports it, that is the action that was taken, and it is the one recorded. Such steps are
+learned from like all others, and join the demonstrations as well, in whole segments: the consecutive steps of one
+take-over. A segment's last transition bootstraps from where the human handed back, unless the task ended there, and no
+transition spans a gap, since each holds its own next observation.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from wsrl_kit.envs.human import INTERVENTION
+from wsrl_kit.errors import ExperimentError
+from wsrl_kit.training.experience import Experience, Seen
+
+
+def action_taken(
+    action: Float32[np.ndarray, " action"], info: dict[str, Any]
+) -> tuple[Float32[np.ndarray, " action"], bool]:
+    """The action that a step really took, and whether a human chose it.
+
+    Args:
+        action: the policy's.
+        info: of the step.
+
+    Raises:
+        ExperimentError: a human's action is not as many numbers in [-1, 1].
+    """
+    if INTERVENTION not in info:
+        return action, False
+    taken = np.asarray(info[INTERVENTION], np.float32)
+    if taken.shape != action.shape or not (np.abs(taken) <= 1.0).all():
+        raise ExperimentError(
+            f"info[{INTERVENTION!r}] must be {len(action)} numbers in [-1, 1], found {info[INTERVENTION]}"
+        )
+    return taken, True
+
+
+class TakeOvers:
+    """Those of one episode, on their way to the demonstrations."""
+
+    def __init__(self, memory: Experience) -> None:
+        self._memory = memory
+        self._segment: list[Seen] = []
+        self._steps = 0
+        self._count = 0
+
+    def include(self, is_human: bool, seen: Seen) -> None:
+        """Follows one step of the episode."""
+        if not is_human:
+            self.end()
+            return
+        self._count += not self._segment
+        self._steps += 1
+        # Copied, since the environment may use its arrays again before the human hands back.
+        self._segment.append(jax.tree.map(np.array, seen))
+
+    def end(self) -> None:
+        """Puts the segment, if one is open, with the demonstrations; at a hand-back, and at the end of an episode."""
+        self._memory.add_interventions(self._segment)
+        self._segment = []
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the whole episode; empty where nobody took over."""
+        if self._count == 0:
+            return {}
+        return {
+            "training/episode_interventions": float(self._count),
+            "training/episode_intervention_steps": float(self._steps),
+        }
