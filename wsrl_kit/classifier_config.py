@@ -50,7 +50,7 @@ class ClassifierConfig:
     batch_size: int = parameter(128, "examples per gradient step, half of them successes", minimum=2)
     hidden_sizes: list[int] = parameter([256], "widths of the hidden layers", minimum=1)
     dropout_rate: float = parameter(0.1, "share of hidden activations dropped in training", minimum=0.0, maximum=0.9)
-    learning_rate: float = parameter(3e-4, "Adam step size", minimum=0.0)
+    learning_rate: float = parameter(1e-3, "Adam step size", minimum=0.0)
     evaluation_interval: int = parameter(100, "gradient steps between looks at the validation episodes", minimum=1)
 
     # When it says success
