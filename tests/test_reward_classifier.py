@@ -1,6 +1,7 @@
 """The classifier of success: what it learns from, how it is judged, and what it decides."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from wsrl_kit.envs.insertion import SUCCESS_DEPTH
 from wsrl_kit.envs.labelled import record_labelled
 from wsrl_kit.envs.scripted import scripted_policy
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError, Stopped
+from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.reward_classifier import Examples, RewardClassifier
 from wsrl_kit.runs import read_run
+from wsrl_kit.training import checkpoint, classifier_file
 from wsrl_kit.training.classifier import run_classifier
-from wsrl_kit.training.classifier_file import rewarded
+from wsrl_kit.training.classifier_file import Decision, rewarded
 from wsrl_kit.training.classifier_validation import lookalikes, read_validation
 from wsrl_kit.training.events import Silent
 
@@ -291,7 +294,7 @@ def test_the_classifier_rewards_an_insertion_and_ends_the_episode(robot_run: Pat
 
 def test_stopping_leaves_no_classifier(robot_run: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="no classifier was written"):
-        run_classifier(toy(classifier_data=str(robot_run)), tmp_path, StopAt(5))
+        run_classifier(robot(classifier_data=str(robot_run)), tmp_path, StopAt(5))
     assert read_run(tmp_path).status == "stopped"
     assert not (tmp_path / "classifier.npz").exists()
 
@@ -301,17 +304,17 @@ def test_a_task_that_reports_no_success_is_refused() -> None:
         record_labelled("Pendulum-v1", {}, {"random": 1}, 2, 0)
 
 
-def spots(folder: Path, size: int = SIZE, horizon: int = 1, cameras: tuple[str, ...] = ("back", "front")) -> list[str]:
+def spots(folder: Path) -> list[str]:
     """Success: a bright square on the left of the picture; elsewhere in failures. The state says nothing."""
     generator = np.random.default_rng(0)
     for name in ("success", "failure"):
         trajectories = []
         for number in range(8):
-            made = trajectory(6, seed=number + 100 * (name == "success"), observation_size=2, horizon=horizon)
-            frames = generator.integers(0, 60, (6 + horizon, size, size, 3), dtype=np.uint8)
-            column = 1 if name == "success" else size // 2 + number % 4
-            frames[:, size // 3 : 2 * size // 3, column : column + 3] = 250
-            images = {camera: frames.copy() for camera in cameras}
+            made = trajectory(6, seed=number + 100 * (name == "success"), observation_size=2)
+            frames = generator.integers(0, 60, (7, SIZE, SIZE, 3), dtype=np.uint8)
+            column = 1 if name == "success" else SIZE // 2 + number % 4
+            frames[:, SIZE // 3 : 2 * SIZE // 3, column : column + 3] = 250
+            images = {camera: frames.copy() for camera in ("back", "front")}
             trajectories.append(dataclasses.replace(made, images=images))
         write_hil_serl(folder / f"{name}.pkl", trajectories)
     return [str(folder / "success.pkl"), str(folder / "failure.pkl")]
@@ -342,6 +345,14 @@ def test_an_image_classifier_decides_on_what_cameras_see(image_run: Path) -> Non
     assert 0.0 <= info["success_probability"] <= 1.0 and "task_success" in info
 
 
+def write_untrained(path: Path, size: int = SIZE, horizon: int = 1, cameras: tuple[str, ...] = ("back",)) -> None:
+    sight = PixelConfig(cameras, size, size, horizon, encoder="small", is_frozen=False, state_width=0)
+    config = RewardClassifier(0, (8,), 0.0, 1e-3, sight)
+    shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), jnp.zeros(0), jnp.zeros(0))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    classifier_file.save(path, config, state, Decision(0.5, 0.25, 1))
+
+
 @pytest.mark.parametrize(
     ("made", "sentence"),
     [
@@ -352,9 +363,15 @@ def test_an_image_classifier_decides_on_what_cameras_see(image_run: Path) -> Non
 )
 def test_a_classifier_of_other_cameras_is_refused(made: dict, sentence: str, tmp_path: Path) -> None:
     register()
-    run_classifier(toy(classifier_data=spots(tmp_path, **made), classifier_steps=1), tmp_path / "run", Silent())
+    write_untrained(tmp_path / "classifier.npz", **made)
     with pytest.raises(CheckpointError, match=sentence):
-        rewarded(envs.make(NAME), tmp_path / "run" / "classifier.npz", NAME)
+        rewarded(envs.make(NAME), tmp_path / "classifier.npz", NAME)
+
+
+def test_another_checkpoint_is_no_classifier(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "warmup.npz", {"agent": jnp.zeros(2)}, {"network": {}})
+    with pytest.raises(CheckpointError, match="warmup.npz is another checkpoint: expected a reward classifier"):
+        rewarded(envs.make("Pendulum-v1"), tmp_path / "warmup.npz", "Pendulum-v1")
 
 
 def test_a_classifier_of_another_state_or_of_cameras_that_are_not_there_is_refused(

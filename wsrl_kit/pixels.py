@@ -36,7 +36,7 @@ class PixelConfig:
         is_frozen: the trunk is never trained.
         augmentation_padding: pixels of the random crop; 0: none.
         camera_width: of each camera's part of the encoded vector.
-        state_width: of the state's part.
+        state_width: of the state's part; 0: the state is not looked at.
         spatial_features: weighted sums over the places of a feature map, for each of its channels.
     """
 

@@ -1,6 +1,7 @@
 """What a reward classifier learns from: recorded or given data, how it sees them, and its batches."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -86,6 +87,8 @@ def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:
             is_frozen=config.encoder.endswith(FROZEN),
             augmentation_padding=config.augmentation_padding,
         )
+        if inputs == "images":
+            pixels = replace(pixels, state_width=0)
     return RewardClassifier(
         state_size=0 if inputs == "images" else dataset.observations.shape[1],
         hidden_sizes=tuple(config.hidden_sizes),

@@ -52,7 +52,9 @@ def load(path: Path) -> tuple[RewardClassifier, ClassifierState, Decision]:
         network["pixels"] = PixelConfig(**network["pixels"] | {"cameras": tuple(network["pixels"]["cameras"])})
     config = RewardClassifier(**network | {"hidden_sizes": tuple(network["hidden_sizes"])})
     none = jnp.zeros(config.state_size)
-    template = reward_classifier.create(config, jax.random.key(0), none, none)._replace(optimizer=())
+    # Shapes alone: fresh parameters would have to be computed, and are not wanted.
+    shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), none, none)
+    template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(optimizer=()))
     return config, checkpoint.load(path, template), Decision(**metadata["decision"])
 
 

@@ -196,8 +196,7 @@ def run_finetune(
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
-    With a `reward_classifier`, that decides reward, end and success of the episodes that are learned from. Evaluation
-    episodes keep the task's own truth.
+    A `reward_classifier` decides reward and success of the episodes learned from, not of those of evaluation.
 
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
