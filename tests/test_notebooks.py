@@ -136,6 +136,43 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     assert {path.name for path in (online / "figures").iterdir()} == {"cameras.png", "finetune.png", "schedules.png"}
 
 
+CLASSIFIER = {"demo_episodes": 8, "suboptimal_episodes": 4, "random_episodes": 1, "success_frames": 3}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    options = {"max_episode_steps": 40, "reset_height": 0.012, "difficulty": "easy"}
+    given = CLASSIFIER | {"environment_options": options, "hidden_sizes": [16], "classifier_steps": 100}
+    run_notebook(NOTEBOOKS / "07_reward_classifier.ipynb", given, folder)
+    return folder
+
+
+def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: Path) -> None:
+    record = read_run(classifier)
+    assert record.status == "finished"
+    validation = np.loadtxt(classifier / "validation.csv", delimiter=",", skiprows=1)
+    assert (validation[:, 2] == 1).sum() == record.summary["validation_successes"] > 0
+    assert ((validation[:, 3] >= 0) & (validation[:, 3] <= 1)).all()
+    taken = validation[validation[:, 3] >= record.summary["threshold"], 2]
+    assert record.summary["precision"] == pytest.approx(taken.mean())
+    loaded = load_sources(str(classifier / "success.pkl"))
+    assert len(loaded) == record.summary["validation_successes"] + record.summary["training_successes"]
+    assert figures_shown(classifier / "07_reward_classifier.ipynb") == 4
+    figures = {path.name for path in (classifier / "figures").iterdir()}
+    assert figures == {"learning.png", "thresholds.png", "lookalikes.png"}
+
+
+def test_finetuning_takes_its_reward_from_a_classifier(classifier: Path, tmp_path: Path) -> None:
+    given = ONLINE | {"reward_classifier": str(classifier / "classifier.npz"), "random_steps": 60}
+    run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
+    record = read_run(tmp_path)
+    # Two observations in a row are needed: no episode of learning ends at its first step, and success is its reward.
+    success, rewards = record.curve("training/episode_success"), record.curve("training/episode_return")
+    assert len(success) > 0
+    np.testing.assert_array_equal(success.value, rewards.value)
+
+
 def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Path, tmp_path: Path) -> None:
     given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "frozen_rollout_steps": 20}
     notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"

@@ -19,6 +19,7 @@ NOTEBOOKS = {
     "tuning": ("04_tuning.ipynb", "any parameters over a grid or by Optuna, the best on more seeds"),
     "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
     "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
+    "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),
     "report": ("90_report.ipynb", "tables and figures of any set of runs"),
 }
 

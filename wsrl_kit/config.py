@@ -47,6 +47,10 @@ class WSRLConfig:
     reward_scale: float = parameter(1.0, "factor on the rewards that learning sees", minimum=1e-8)
     reward_bias: float = parameter(0.0, "added to them, after the factor")
 
+    reward_classifier: str | None = parameter(
+        None, "file of a classifier that gives the reward in fine-tuning; None: the task gives it"
+    )
+
     # Offline warmup
     checkpoint_path: str | None = parameter(None, "warmup checkpoint: written by warmup, read by fine-tuning")
     warmup_steps: int = parameter(50_000, "gradient steps on the offline sources", minimum=1)
@@ -210,6 +214,7 @@ FINETUNING_PARAMETERS = (
     "offline_decay_steps",
     "min_offline_ratio",
     "random_steps",
+    "reward_classifier",
     "replay_capacity",
     "use_prioritized_replay",
     "priority_kind",

@@ -19,6 +19,7 @@ PARAMETER_CLASSES = {
     "SessionConfig": "wsrl_kit.session",
     "WSRLConfig": "wsrl_kit.config",
     "CollectConfig": "wsrl_kit.envs.collect",
+    "ClassifierConfig": "wsrl_kit.classifier_config",
     "AblationConfig": "wsrl_kit.training.arms",
     "ReportConfig": "wsrl_kit.analysis.selection",
     "TuningConfig": "wsrl_kit.training.tuning",

@@ -4,6 +4,7 @@ Images become feature maps by a trunk, and these, with the state, one vector by 
 so that those of a frozen trunk are no optimizer's, and its feature maps can be computed once for each frame.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class PixelConfig:
         is_frozen: the trunk is never trained.
         augmentation_padding: pixels of the random crop; 0: none.
         camera_width: of each camera's part of the encoded vector.
-        state_width: of the state's part.
+        state_width: of the state's part; 0: the state is not looked at.
         spatial_features: weighted sums over the places of a feature map, for each of its channels.
     """
 
@@ -121,7 +122,8 @@ def encode(
             loss and the actions at next observations are computed, not in the critics.)
     """
     flat_maps = {camera: jnp.asarray(leaf).reshape(-1, *leaf.shape[-4:]) for camera, leaf in maps.items()}
-    flat_state = state.reshape(-1, state.shape[-1])
+    # Without -1, which a state of size 0 leaves open.
+    flat_state = state.reshape(math.prod(state.shape[:-1]), state.shape[-1])
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     encoded = _encoder(config).apply(encoder, flat_maps, flat_state, dropout_key is not None, rngs=rngs)
     return encoded.reshape(*state.shape[:-1], config.encoded_size)

@@ -57,6 +57,7 @@ def collect(
     episodes: int,
     seed: int,
     progress: Callable[[int], object] | None = None,
+    wrapper: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
 ) -> list[Trajectory]:
     """Record `episodes` episodes of a scripted policy; episode i depends on `seed` and i alone.
 
@@ -64,12 +65,15 @@ def collect(
         exp_name, environment_options: as for `make`.
         kind: "expert" and "suboptimal" for the simulated robot, "random" for every experiment.
         progress: called with 1 after every episode, such as the `update` of a tqdm bar.
+        wrapper: put around the environment, where something else than its own rewards and ends is recorded.
 
     Raises:
         ExperimentError: no such experiment, or no such script for it.
         ParameterError: an option is wrong.
     """
     environment = make(exp_name, environment_options)
+    if wrapper is not None:
+        environment = wrapper(environment)
     trajectories = []
     for episode in range(episodes):
         reset_seed, policy_seed = np.random.SeedSequence((seed, episode)).generate_state(2)

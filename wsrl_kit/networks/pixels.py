@@ -162,7 +162,7 @@ class PixelEncoder(linen.Module):
     Attributes:
         cameras: names, in the order of the output.
         camera_width: of each camera's part of the output.
-        state_width: of the state's part.
+        state_width: of the state's part; 0: the state is not looked at.
         spatial_features: weighted sums over the places of a feature map, for each of its channels.
     """
 
@@ -190,6 +190,8 @@ class PixelEncoder(linen.Module):
             for camera in self.cameras
         }
         encoded = [encoders[camera](_joined(maps[camera]), train) for camera in self.cameras]
+        if self.state_width == 0:
+            return jnp.concatenate(encoded, axis=-1)
         state = Dense(self.state_width, linen.initializers.xavier_uniform())(state)
         return jnp.concatenate([*encoded, NormalisedTanh(name="LayerNorm_0")(state)], axis=-1)
 

@@ -22,6 +22,7 @@ from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, frame_files, programs, randomness, warmup
+from wsrl_kit.training.classifier_file import rewarded
 from wsrl_kit.training.evaluation import MODES, Evaluator
 from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.experience import offline_frames
@@ -196,6 +197,8 @@ def run_finetune(
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
+    A `reward_classifier` decides reward and success of the episodes learned from, not of those of evaluation.
+
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
 
@@ -208,6 +211,8 @@ def run_finetune(
     with outcome_recorded(run):
         environment = envs.make(config.exp_name, config.environment_options)
         environment = with_human(environment, config.human, config.human_options)
+        if config.reward_classifier is not None:
+            environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
         dataset = None
         if config.demo_path is not None:
             dataset = load_offline_data(finetune.online(config), config.demo_path, tuple(camera_shapes(environment)))

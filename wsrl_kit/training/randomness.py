@@ -17,6 +17,7 @@ PURPOSES = (
     "diagnosis",
     "data",
     "retention",
+    "classifier",
 )
 
 

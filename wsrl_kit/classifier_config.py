@@ -1,0 +1,86 @@
+"""Every parameter of the reward classifier."""
+
+from dataclasses import dataclass
+
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.parameters import parameter, validate
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a reward classifier learns from, how, and when it says success.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
+
+    # Data
+    classifier_data: str | list[str] | None = parameter(
+        None, "files with success or failure in their names; None: recorded by scripts"
+    )
+    exp_name: str = parameter("hirol_fixed_gripper", "experiment to record: the simulated Franka, or any Gymnasium id")
+    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
+    demo_episodes: int = parameter(30, "recorded episodes of the scripted expert", minimum=0)
+    suboptimal_episodes: int = parameter(
+        60, "recorded episodes of the clumsy operator, who often just misses", minimum=0
+    )
+    random_episodes: int = parameter(20, "recorded episodes of uniformly random actions", minimum=0)
+    success_frames: int = parameter(5, "observations recorded of each success: the first and those after", minimum=1)
+    validation_fraction: float = parameter(
+        0.25, "share of the episodes that are judged from and not learned", minimum=0.01, maximum=0.9
+    )
+
+    # What it sees
+    classifier_inputs: str | None = parameter(
+        None, "what it sees; None: images where there are any, else the state", choices=("state", "images", "both")
+    )
+    cameras: list[str] | None = parameter(None, "names of the cameras that it sees; None: all")
+    encoder: str = parameter(
+        "small",
+        "of the cameras: a small convolutional one, or HIL-SERL's ResNet-10, trained on or frozen",
+        choices=("small", "resnet10", "resnet10_frozen"),
+    )
+    encoder_weights: str | None = parameter(None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl")
+    augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
+
+    # Learning
+    classifier_steps: int = parameter(1_000, "gradient steps", minimum=1)
+    batch_size: int = parameter(128, "examples per gradient step, half of them successes", minimum=2)
+    hidden_sizes: list[int] = parameter([256], "widths of the hidden layers", minimum=1)
+    dropout_rate: float = parameter(0.1, "share of hidden activations dropped in training", minimum=0.0, maximum=0.9)
+    learning_rate: float = parameter(1e-3, "Adam step size", minimum=0.0)
+    evaluation_interval: int = parameter(100, "gradient steps between looks at the validation episodes", minimum=1)
+
+    # When it says success
+    max_false_positive_rate: float = parameter(
+        0.01, "share of failures that may be taken for successes: the threshold's rule", minimum=0.0, maximum=1.0
+    )
+    release_ratio: float = parameter(
+        0.5, "of the threshold: below, a success that was on is off again", minimum=0.0, maximum=1.0
+    )
+    success_steps: int = parameter(2, "observations in a row above the threshold that make a success", minimum=1)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.encoder == "resnet10_frozen" and self.encoder_weights is None:
+            raise ParameterError(
+                "encoder 'resnet10_frozen' needs encoder_weights, such as HIL-SERL's resnet10_params.pkl, found None: "
+                "features of a network that nobody has trained, and nothing trains, say little"
+            )
+        if self.encoder == "small" and self.encoder_weights is not None:
+            raise ParameterError(
+                "encoder_weights are those of a ResNet-10: encoder must be 'resnet10' or 'resnet10_frozen', "
+                "found 'small'"
+            )
+
+    @property
+    def episodes(self) -> dict[str, int]:
+        """Recorded episodes by kind of policy, those of 0 left out."""
+        counts = {
+            "expert": self.demo_episodes,
+            "suboptimal": self.suboptimal_episodes,
+            "random": self.random_episodes,
+        }
+        return {kind: count for kind, count in counts.items() if count > 0}

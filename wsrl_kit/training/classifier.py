@@ -1,0 +1,153 @@
+"""The reward classifier's run: success and failure data, training, validation, and the threshold."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
+
+from wsrl_kit import reward_classifier
+from wsrl_kit.analysis import thresholds
+from wsrl_kit.classifier_config import ClassifierConfig
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.labels import episodes_of_rows, hold_out
+from wsrl_kit.errors import Stopped
+from wsrl_kit.resnet_weights import load_resnet10
+from wsrl_kit.reward_classifier import ClassifierState, Examples, RewardClassifier
+from wsrl_kit.runs import Run
+from wsrl_kit.training import classifier_file, programs, randomness
+from wsrl_kit.training.agent import SMALLEST_SCALE
+from wsrl_kit.training.classifier_data import balanced_rows, design, examples, load_data, record
+from wsrl_kit.training.classifier_file import Decision
+from wsrl_kit.training.classifier_validation import VALIDATION_FILE, write_validation
+from wsrl_kit.training.events import Progress
+from wsrl_kit.training.jobs import outcome_recorded
+
+CLASSIFIER_FILE = "classifier.npz"
+
+AT_ONCE = 256
+"""Examples per call where the probabilities of many are computed."""
+
+
+def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress) -> Path:
+    """Records success and failure data unless they are given, trains a classifier, and chooses its threshold.
+
+    Writes the run's folder, replacing an earlier one of its kind: `success.pkl` and `failure.pkl` where they are
+    recorded, `validation.csv` (the probability of every row that was held out), and the classifier.
+
+    Returns:
+        The classifier's file, for the `reward_classifier` of fine-tuning.
+
+    Raises:
+        Stopped: the user stopped it; no classifier was written.
+        WSRLKitError: bad data, parameters, weights or disk, in one sentence.
+    """
+    programs.keep()
+    run = Run.open(folder, kind="classifier", arm="", seed=config.seed, parameters=asdict(config), resume=False)
+    target = folder / CLASSIFIER_FILE
+    with outcome_recorded(run):
+        target.unlink(missing_ok=True)
+        report = _reporter(config, progress)
+        if config.classifier_data is None:
+            record(config, folder, report)
+        dataset = load_data(config, folder)
+        static = design(config, dataset)
+        episode = episodes_of_rows(dataset)
+        seed = randomness.episode_seed(config.seed, "data")
+        held_out = hold_out(dataset.rewards > 0, episode, config.validation_fraction, seed)
+        validation, is_success = np.flatnonzero(held_out), dataset.rewards[held_out] > 0
+        state = _fresh(config, static, dataset, np.flatnonzero(~held_out))
+        for step in range(config.classifier_steps):
+            batch = examples(static, dataset, balanced_rows(config, dataset, held_out, step))
+            state, loss = _update(static, state, batch, randomness.key(config.seed, "classifier"), np.int32(step))
+            if (step + 1) % config.evaluation_interval == 0 or step + 1 == config.classifier_steps:
+                probability = probabilities(static, state, dataset, validation)
+                values = {"training/loss": float(loss)} | _validation_metrics(probability, is_success)
+                run.record("warmup", 0, step + 1, values)
+            report(1, "training the reward classifier")
+
+        rates = thresholds.sweep(probability, is_success)
+        place = thresholds.best(rates, config.max_false_positive_rate)
+        threshold = float(rates.threshold[place])
+        decision = Decision(threshold, threshold * config.release_ratio, config.success_steps)
+        write_validation(folder / VALIDATION_FILE, validation, episode[validation], is_success, probability)
+        classifier_file.save(target, static, state, decision)
+        run.finish(
+            {
+                "classifier": str(target),
+                "threshold": threshold,
+                "precision": rates.precision[place],
+                "recall": rates.recall[place],
+                "false_positive_rate": rates.false_positive_rate[place],
+                "validation_successes": int(is_success.sum()),
+                "validation_failures": int((~is_success).sum()),
+                "validation_episodes": len(np.unique(episode[validation])),
+                "training_successes": int((dataset.rewards > 0).sum() - is_success.sum()),
+                "training_failures": int((dataset.rewards == 0).sum() - (~is_success).sum()),
+            }
+        )
+    return target
+
+
+def _reporter(config: ClassifierConfig, progress: Progress) -> Callable[[int, str], None]:
+    recorded = 0 if config.classifier_data else sum(config.episodes.values())
+    total, done = recorded + config.classifier_steps, 0
+
+    def report(count: int, text: str) -> None:
+        nonlocal done
+        done += count
+        progress.update(done, total, text)
+        if progress.stop_requested:
+            raise Stopped("stopped by the user; no classifier was written")
+
+    return report
+
+
+def _fresh(
+    config: ClassifierConfig, static: RewardClassifier, dataset: Dataset, rows: Integer[np.ndarray, " rows"]
+) -> ClassifierState:
+    """A classifier whose states are normalised by mean and standard deviation of some rows."""
+    states = dataset.next_observations[rows, : static.state_size]
+    center, scale = jnp.asarray(states.mean(axis=0)), jnp.asarray(np.maximum(states.std(axis=0), SMALLEST_SCALE))
+    weights = None
+    if static.pixels is not None and config.encoder_weights is not None:
+        weights = load_resnet10(Path(config.encoder_weights))
+    return reward_classifier.create(static, randomness.key(config.seed, "initialisation"), center, scale, weights)
+
+
+def probabilities(
+    static: RewardClassifier, state: ClassifierState, dataset: Dataset, rows: Integer[np.ndarray, " rows"]
+) -> Float[np.ndarray, " rows"]:
+    """Of success, for some rows of labelled data."""
+    found = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        # The last part is padded to the size of the others by repetition: one compiled program serves all.
+        found.append(np.asarray(_probability(static, state, examples(static, dataset, np.resize(part, AT_ONCE)))))
+    return np.concatenate(found)[: len(rows)].astype(np.float64)
+
+
+def _validation_metrics(
+    probability: Float[np.ndarray, " examples"], is_success: Bool[np.ndarray, " examples"]
+) -> dict[str, float]:
+    """Cross-entropy (nats) and accuracy at a threshold of one half, successes and failures with equal weight."""
+    right = np.where(is_success, probability, 1 - probability)
+    losses, hits = -np.log(np.maximum(right, 1e-7)), right > 0.5
+    return {
+        f"validation/{name}": float(values[is_success].mean() + values[~is_success].mean()) / 2
+        for name, values in (("loss", losses), ("accuracy", hits))
+    }
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _update(
+    static: RewardClassifier, state: ClassifierState, batch: Examples, key: PRNGKeyArray, step: Integer[Array, ""]
+) -> tuple[ClassifierState, Float[Array, ""]]:
+    return reward_classifier.update(static, state, batch, jax.random.fold_in(key, step))
+
+
+_probability = partial(jax.jit, static_argnums=0)(reward_classifier.probability)

@@ -1,0 +1,103 @@
+"""A trained reward classifier as a file, and as the reward of an environment."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+
+from wsrl_kit import reward_classifier
+from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.errors import CheckpointError
+from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.reward_classifier import ClassifierState, Examples, RewardClassifier
+from wsrl_kit.training import checkpoint
+from wsrl_kit.training.observations import camera_shapes, parts, state_space
+
+KIND = "reward classifier"
+
+
+class Decision(NamedTuple):
+    """When a probability is a success; see `ClassifierReward`."""
+
+    threshold: float
+    release: float
+    steps: int
+
+
+def save(path: Path, config: RewardClassifier, state: ClassifierState, decision: Decision) -> None:
+    """Writes a classifier, without what only training needs.
+
+    Raises:
+        CheckpointError: it can't be written; an earlier file there is intact.
+    """
+    metadata = {"kind": KIND, "network": asdict(config), "decision": decision._asdict()}
+    checkpoint.save(path, state._replace(optimizer=()), metadata)
+
+
+def load(path: Path) -> tuple[RewardClassifier, ClassifierState, Decision]:
+    """Reads a classifier.
+
+    Raises:
+        CheckpointError: no such file, damaged, or not a reward classifier.
+    """
+    metadata = checkpoint.read_metadata(path)
+    if metadata.get("kind") != KIND:
+        raise CheckpointError(f"{path} is another checkpoint: expected a reward classifier, as notebook 07 writes it")
+    network = metadata["network"]
+    if network["pixels"] is not None:
+        network["pixels"] = PixelConfig(**network["pixels"] | {"cameras": tuple(network["pixels"]["cameras"])})
+    config = RewardClassifier(**network | {"hidden_sizes": tuple(network["hidden_sizes"])})
+    none = jnp.zeros(config.state_size)
+    # Shapes alone: fresh parameters would have to be computed, and are not wanted.
+    shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), none, none)
+    template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(optimizer=()))
+    return config, checkpoint.load(path, template), Decision(**metadata["decision"])
+
+
+def rewarded(environment: gymnasium.Env, path: Path, name: str) -> ClassifierReward:
+    """The environment with the reward that a classifier gives it.
+
+    Args:
+        environment: as `envs.make` gives.
+        path: of the classifier.
+        name: of the experiment, for the errors.
+
+    Raises:
+        CheckpointError: not a reward classifier, or one of other cameras, image sizes, observation horizon or state.
+    """
+    config, state, decision = load(path)
+    if difference := _difference(config, environment):
+        raise CheckpointError(f"{path} was trained on {difference[0]}, but {name} has {difference[1]}")
+
+    def probability(observation: Any) -> float:
+        seen, images = parts(observation)
+        wanted = {camera: images[camera] for camera in (config.pixels.cameras if config.pixels else ())}
+        example = Examples(jnp.asarray(seen[: config.state_size]), jnp.zeros(()), wanted)
+        return float(_probability(config, state, example))
+
+    return ClassifierReward(environment, probability, *decision)
+
+
+def _difference(config: RewardClassifier, environment: gymnasium.Env) -> tuple[str, str] | None:
+    """What the classifier was trained on and what there is in its place; None where it sees what it knows."""
+    size = state_space(environment).shape[0]
+    if config.state_size not in (0, size):
+        return f"states of size {config.state_size}", f"states of size {size}"
+    found = camera_shapes(environment)
+    sight = config.pixels
+    for camera in () if sight is None else sight.cameras:
+        if camera not in found:
+            return f"camera {camera}", f"cameras {', '.join(found)}" if found else "no cameras"
+        assert sight is not None
+        wanted = (sight.observation_horizon, sight.image_height, sight.image_width, 3)
+        if found[camera] != wanted:
+            sizes = (list(wanted), list(found[camera]))
+            return f"images {sizes[0]} of camera {camera}", f"{sizes[1]} (observation horizon, height, width, channels)"
+    return None
+
+
+_probability = partial(jax.jit, static_argnums=0)(reward_classifier.probability)
