@@ -8,6 +8,9 @@ from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, unknown, validate
 from wsrl_kit.presets import preset
 
+ROBOT = "hirol_robot"
+"""Name of the experiment that is a robot behind a server."""
+
 NOBODY = "none"
 """`human` where nobody takes over."""
 
@@ -167,7 +170,7 @@ class WSRLConfig:
 
     # Evaluation and records
     evaluation_interval: int = parameter(1_000, "environment steps between evaluations", minimum=1)
-    evaluation_episodes: int = parameter(20, "episodes per evaluation and action mode", minimum=1)
+    evaluation_episodes: int = parameter(20, "episodes per evaluation and action mode; 0: no evaluations", minimum=0)
     log_interval: int = parameter(100, "steps between recorded training metrics", minimum=1)
     checkpoint_interval: int = parameter(1_000, "steps between checkpoints of the run", minimum=1)
 
@@ -175,10 +178,16 @@ class WSRLConfig:
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:
         """The values, and where they say nothing those of the preset that `preset` names; None says nothing.
 
+        A `robot_url` stands for the experiment `hirol_robot` there, and since one robot can't be evaluated beside its
+        training, for no evaluations.
+
         Raises:
             ParameterError: there is no such preset.
         """
         given = {name: value for name, value in values.items() if value is not None}
+        if "robot_url" in given:
+            options = given.get("environment_options", {}) | {"robot_url": given["robot_url"]}
+            given = {"evaluation_episodes": 0} | given | {"exp_name": ROBOT, "environment_options": options}
         return preset(given.get("preset", "kit")) | given
 
     @classmethod

@@ -214,6 +214,8 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             )
         kind = "a simulated robot" if self.simulated else "a robot"
         pictures = self._images() if self._has_images else {}
+        # Forgotten again, so that leaving after a mere look commands nothing.
+        self._contact.reading = None
         return [
             f"{kind} answers at {self.client.url}",
             f"its tool is at {shown} (m and rad), within the safety box",

@@ -62,6 +62,7 @@ class RobotOptions:
     reward_threshold: Pose = parameter(
         (0.01, 0.01, 0.01, 0.2, 0.2, 0.2), "largest distance from target_pose, per coordinate, that is", minimum=0.0
     )
+    reconnect_seconds: float = parameter(60.0, "how long training waits for a robot that it lost", minimum=0.0)
     max_episode_steps: int = parameter(100, "time limit, control steps; truncates", minimum=1)
     control_frequency: float = parameter(10.0, "control steps per second", minimum=0.1, maximum=1000.0)
     action_scale: tuple[float, float] = parameter((0.01, 0.06), "m and rad that an action of 1 moves", minimum=0.0)

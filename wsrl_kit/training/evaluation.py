@@ -60,8 +60,11 @@ class Evaluator:
                 the same for every arm of an ablation.
 
         Returns:
-            `evaluation/<success|return|length>_<mode>`; success is nan where the task reports none.
+            `evaluation/<success|return|length>_<mode>`; success is nan where the task reports none. Nothing where
+            there are no episodes.
         """
+        if not self._episodes:
+            return {}
         seeds = [randomness.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
         key = jax.random.fold_in(randomness.key(self._seed, "evaluation"), count)
         outcomes = _play(config, sac.policy(agent), key, self._environments, seeds * len(MODES), self._noise_scale)

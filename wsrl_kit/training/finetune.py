@@ -15,7 +15,9 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 from wsrl_kit import gripper, sac, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
+from wsrl_kit.envs.reconnecting import CONTACT_LOST
 from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.errors import RobotError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
@@ -97,6 +99,7 @@ def finetune(
 
     Raises:
         DivergenceError: the critics have left the range of possible returns.
+        RobotError: contact with the robot is lost; a last `Snapshot` comes before it.
     """
     config = online(config)
     static = sac.from_parameters(config, static.observation_size, static.action_size, static.pixels)
@@ -169,7 +172,15 @@ def finetune(
                 step, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
                 policy = sac.policy(agent)
                 action = np.asarray(act(static, policy, acting_key, step, state[None], sampled, images))[0]
-            next_observation, reward, terminated, truncated, info = environment.step(action)
+            try:
+                next_observation, reward, terminated, truncated, info = environment.step(action)
+            except RobotError:
+                # What was learned so far is kept; a run that goes on begins with the next episode.
+                episode += 1
+                yield snapshot()
+                raise
+            if info.get(CONTACT_LOST):
+                break
             action, is_human = action_taken(action, info)
             learnt = learning_reward(config, np.asarray(reward, np.float32))
             numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))

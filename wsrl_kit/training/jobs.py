@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import gymnasium
 from jaxtyping import PyTree
 
 from wsrl_kit import envs
-from wsrl_kit.config import Paths, WSRLConfig
+from wsrl_kit.config import ROBOT, Paths, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
@@ -17,6 +18,7 @@ from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
 from wsrl_kit.envs.human import with_human
+from wsrl_kit.envs.reconnecting import reconnecting
 from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
@@ -209,30 +211,42 @@ def run_finetune(
     programs.keep()
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
-        environment = envs.make(config.exp_name, config.environment_options)
-        environment = with_human(environment, config.human, config.human_options)
-        if config.reward_classifier is not None:
-            environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
-        dataset = None
-        if config.demo_path is not None:
-            dataset = load_offline_data(finetune.online(config), config.demo_path, tuple(camera_shapes(environment)))
-        static, agent = agents.create(config, environment, dataset)
-        probe = None
-        if config.checkpoint_path is not None:
-            agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
-        else:
-            agents.check_trunk(config, static)
-        if probe is None and dataset is not None:
-            probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
-        evaluator = Evaluator(config)
-        tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
-        frames = offline_frames(config, static, tree["agent"], dataset)
-        _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
-        environment.close()
-        evaluator.close()
+        with ExitStack() as stack:
+            # Also where it fails or is stopped: a robot is told to hold then.
+            environment = stack.enter_context(closing(_training_environment(config)))
+            dataset = None
+            if config.demo_path is not None:
+                cameras = tuple(camera_shapes(environment))
+                dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
+            static, agent = agents.create(config, environment, dataset)
+            probe = None
+            if config.checkpoint_path is not None:
+                agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
+            else:
+                agents.check_trunk(config, static)
+            if probe is None and dataset is not None:
+                probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
+            evaluator = stack.enter_context(closing(Evaluator(config)))
+            tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
+            frames = offline_frames(config, static, tree["agent"], dataset)
+            _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
         run.finish({"environment_steps": config.online_steps})
         # A finished run is not gone on with, and the frames of a whole ablation would fill the disk.
         frame_files.remove(run.checkpoint_path)
+
+
+def _training_environment(config: WSRLConfig) -> gymnasium.Env:
+    """The environment that is learned from, with who else has a say in it."""
+    environment = with_human(envs.make(config.exp_name, config.environment_options), config.human, config.human_options)
+    if config.exp_name == ROBOT and config.evaluation_episodes:
+        environment.close()
+        raise ParameterError(
+            f"evaluation_episodes must be 0 with {ROBOT}, which can't be evaluated beside its training, "
+            f"found {config.evaluation_episodes}; success is that of the training episodes"
+        )
+    if config.reward_classifier is not None:
+        environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
+    return reconnecting(environment)
 
 
 def _resume(run: Run, fresh: PyTree) -> PyTree:
