@@ -133,7 +133,12 @@ def finetune_figure(record: RunRecord) -> Figure:
     helped = len(record.curve(INTERVENTION_RATE)) > 0
     figure, axes = plots.new_figure(3 if helped else 2, 2, 5.4, 3.2)
     kind, evaluated = _evaluated([record])
-    plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
+    if record.parameters.get("evaluation_episodes") == 0:
+        # A robot is not evaluated beside its training.
+        kind, evaluated = "success", "Success"
+        plots.run_metrics(axes[0], record, {"training episode": "training/episode_success"}, label=evaluated)
+    else:
+        plots.run_metrics(axes[0], record, _modes(kind), label=evaluated)
     if kind == "success":
         axes[0].set_ylim(-0.03, 1.03)
     shares, label = {"offline ratio": "training/offline_ratio"}, "Offline share of a batch"

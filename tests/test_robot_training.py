@@ -1,0 +1,133 @@
+"""Learning on a robot behind a server: looked at before it moves, waited for when it is lost, and nothing is lost."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robot_samples import served
+from training_samples import settings
+from wsrl_kit.analysis.figures import finetune_figure
+from wsrl_kit.config import WSRLConfig
+from wsrl_kit.errors import CheckpointError, ParameterError, RobotError
+from wsrl_kit.parameters import build
+from wsrl_kit.robot.faults import Faults
+from wsrl_kit.robot.server import RobotServer
+from wsrl_kit.runs import read_run
+from wsrl_kit.training import checkpoint
+from wsrl_kit.training.events import Silent
+from wsrl_kit.training.jobs import run_finetune
+from wsrl_kit.training.preflight import check
+
+QUICK = {"deadline": 0.2, "retries": 0, "max_episode_steps": 6}
+STEPS = {"online_steps": 30, "log_interval": 10, "checkpoint_interval": 100, "evaluation_episodes": 0}
+
+
+def on_robot(server: RobotServer, **options: Any) -> WSRLConfig:
+    return settings(**STEPS, exp_name="hirol_robot", environment_options={"robot_url": server.url} | QUICK | options)
+
+
+@pytest.fixture
+def server() -> Iterator[RobotServer]:
+    with served() as server:
+        yield server
+
+
+def test_a_robots_address_takes_the_experiments_place() -> None:
+    config = build(WSRLConfig, {"robot_url": "http://127.0.0.1:1/", "environment_options": {"gripper": True}})
+    assert (config.exp_name, config.evaluation_episodes) == ("hirol_robot", 0)
+    assert config.environment_options == {"gripper": True, "robot_url": "http://127.0.0.1:1/"}
+    assert build(WSRLConfig, {"robot_url": None}) == WSRLConfig()
+
+
+def test_a_run_on_a_robot_is_like_any_other(server: RobotServer, tmp_path: Path) -> None:
+    run_finetune(on_robot(server), tmp_path, Silent())
+    record = read_run(tmp_path)
+    assert record.status == "finished"
+    assert record.curve("training/episode_length").value.tolist() == [6.0] * 5
+    assert len(record.curve("evaluation/success_sampled")) == 0
+    assert finetune_figure(record).axes[0].get_ylabel() == "Success"
+
+
+def test_evaluations_beside_training_are_refused(server: RobotServer, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="evaluation_episodes must be 0 with hirol_robot"):
+        run_finetune(replace(on_robot(server), evaluation_episodes=1), tmp_path, Silent())
+
+
+def test_a_robot_that_comes_back_is_waited_for(
+    server: RobotServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The first episode's reset makes some calls; those after it fail for a while.
+    timer = Timer(2.0, lambda: server.set_faults(Faults()))
+    original = server.arm.command
+
+    def failing_once(pose: np.ndarray) -> object:
+        server.arm.command = original  # type: ignore[method-assign]
+        server.set_faults(Faults(silent=True))
+        timer.start()
+        return original(pose)
+
+    config = on_robot(server, reconnect_seconds=30.0)
+    lost = []
+
+    def later() -> None:
+        server.arm.command = failing_once  # type: ignore[method-assign, assignment]
+        lost.append(True)
+
+    starter = Timer(1.0, later)
+    starter.start()
+    run_finetune(replace(config, online_steps=300, checkpoint_interval=1000), tmp_path, Silent())
+    starter.join()
+    timer.join()
+    record = read_run(tmp_path)
+    assert record.status == "finished" and lost
+    assert "training pauses" in caplog.text and "goes on with the next episode" in caplog.text
+    # Steps that nobody saw do not count: of 300, only those of the episodes that were cut, here and by the end, are
+    # in no whole episode.
+    lengths = record.curve("training/episode_length")
+    assert set(lengths.value) == {6.0}
+    assert 300 - 12 < lengths.value.sum() <= lengths.environment_step[-1] <= 300
+
+
+def test_a_robot_that_stays_away_ends_the_run_with_everything_saved(tmp_path: Path) -> None:
+    with served() as server:
+        config = on_robot(server, reconnect_seconds=0.3)
+        stopper = Timer(1.0, lambda: server.set_faults(Faults(status=500)))
+        stopper.start()
+        with pytest.raises(RobotError, match=r"no contact with the robot for 0\.3 s"):
+            run_finetune(replace(config, online_steps=5_000, checkpoint_interval=10_000), tmp_path, Silent())
+        stopper.join()
+        record = read_run(tmp_path)
+        assert record.status == "failed"
+        saved = checkpoint.read(tmp_path / "checkpoint.npz", "environment_step")["environment_step"]
+        last = record.curve("training/episode_length")
+        assert 0 < saved < 5_000 and saved >= last.environment_step[-1]
+
+
+def test_a_look_moves_nothing(server: RobotServer, tmp_path: Path) -> None:
+    before = len(server.arm.commands)
+    facts = check(on_robot(server))
+    assert len(server.arm.commands) == before
+    assert any("within the safety box" in fact for fact in facts)
+    assert facts[-1] == "observations: state [19]; actions: 6"
+    assert check(settings())[-1] == "observations: state [19]; actions: 6"
+
+
+def test_a_robot_out_of_its_box_or_another_agents_checkpoint_stops_before_anything_moves(
+    server: RobotServer, tmp_path: Path
+) -> None:
+    below = {
+        "abs_pose_limit_low": (0.46, -0.04, 0.2, 2.9, -0.2, -0.2),
+        "reset_pose": (0.5, 0.0, 0.205, np.pi, 0.0, 0.0),
+    }
+    before = len(server.arm.commands)
+    with pytest.raises(RobotError, match="within its safety box before it moves"):
+        check(on_robot(server, **below))
+    checkpoint.save(tmp_path / "w.npz", {"x": np.zeros(1)}, {"network": {"observation_size": 3}, "probe_size": 0})
+    with pytest.raises(CheckpointError, match="was made with observation_size 3, but this run has observation_size 19"):
+        check(replace(on_robot(server), checkpoint_path=str(tmp_path / "w.npz")))
+    assert len(server.arm.commands) == before
