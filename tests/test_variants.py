@@ -108,6 +108,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "offline_decay_steps": 3,
         "min_offline_ratio": 0.1,
         "random_steps": 9,
+        "reward_classifier": "classifier.npz",
         "replay_capacity": 50,
         "use_prioritized_replay": True,
         "priority_kind": "rank",

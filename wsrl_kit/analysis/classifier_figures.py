@@ -46,10 +46,10 @@ def threshold_figure(
     axes[1].legend(frameon=False, loc="lower right")
     axes[1].set(xlabel="False positive rate", ylabel="Recall", ylim=(-0.03, 1.03))
     edges = np.linspace(0.0, 1.0, 41)
-    for name, rows, place in (("failures", ~is_success, 1), ("successes", is_success, 2)):
+    kinds = {"failures": ~is_success, "successes": is_success}
+    for (name, rows), colour in zip(kinds.items(), plots.SERIES_COLOURS[1:], strict=False):
         counts, _ = np.histogram(probability[rows], edges)
-        label = f"{name} ({rows.sum()})"
-        axes[2].stairs(counts, edges, fill=True, alpha=0.5, color=plots.SERIES_COLOURS[place], label=label)
+        axes[2].stairs(counts, edges, fill=True, alpha=0.5, color=colour, label=f"{name} ({rows.sum()})")
     axes[2].set_yscale("symlog", linthresh=1.0)
     axes[2].legend(frameon=False)
     axes[2].set(xlabel="Probability of success", ylabel="Validation examples")

@@ -205,6 +205,8 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             RobotError: the server or a camera fails, or the robot is outside the safety box.
         """
         reading = self._contact.read(anywhere=True)
+        # Forgotten again, so that leaving after a mere look commands nothing.
+        self._contact.reading = None
         shown = place_of(reading.pose).round(4).tolist()
         distance, angle = self.safety_box.excess(reading.pose)
         if max(distance, angle) > 1e-3:
@@ -214,8 +216,6 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             )
         kind = "a simulated robot" if self.simulated else "a robot"
         pictures = self._images() if self._has_images else {}
-        # Forgotten again, so that leaving after a mere look commands nothing.
-        self._contact.reading = None
         return [
             f"{kind} answers at {self.client.url}",
             f"its tool is at {shown} (m and rad), within the safety box",

@@ -158,7 +158,11 @@ def finetune(
             learning_metrics()
             yield snapshot()
             next_checkpoint = environment_step + config.checkpoint_interval
-        observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
+        try:
+            observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
+        except RobotError:
+            yield snapshot()
+            raise
         state, shown = look(static, agent, observation)
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
         rewards: list[float] = []
