@@ -199,7 +199,7 @@ def helped_spot(**changes: Any) -> WSRLConfig:
 @pytest.mark.parametrize("frame_memory", ["host", "device"])
 def test_the_demonstrations_show_what_the_cameras_showed(frame_memory):
     config = helped_spot(frame_memory=frame_memory)
-    dataset = Dataset.from_trajectories(record(3, observation_horizon=2))
+    dataset = Dataset.from_trajectories(record(6, observation_horizon=2))
     environment = envs.make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     tree = finetune.initial_tree(config, static, agent, dataset)

@@ -150,7 +150,8 @@ def test_interventions_are_counted_by_the_windows_between_records(tmp_path):
 @pytest.mark.parametrize(("human", "expected"), [("scripted", 0.0), ("none", np.nan)])
 def test_a_human_who_was_never_needed_is_told_from_none(tmp_path, human, expected):
     run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={"human": human})
-    run.record("online", 10, 0, {"training/peak_contact_force": 0.0})
+    for window in range(1, 5):
+        run.record("online", 10 * window, 0, {"training/peak_contact_force": 0.0})
     row = reduce_run(read_run(tmp_path))
     np.testing.assert_equal([row["interventions"], row["late_intervention_rate"]], [expected] * 2)
 
