@@ -104,7 +104,7 @@ class WSRLConfig:
     human_options: dict = parameter({}, "when the scripted operator takes over and hands back; see HumanOptions")
     intervention_capacity: int | None = parameter(
         None,
-        "a human's transitions kept beside the offline data; 0: online alone; None: all, where there is a human",
+        "a human's transitions kept beside the offline data; 0: online alone; None: all, where one may be",
         minimum=0,
     )
 

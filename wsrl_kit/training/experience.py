@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
 from wsrl_kit import sac
-from wsrl_kit.config import NOBODY, WSRLConfig
+from wsrl_kit.config import NOBODY, ROBOT, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import frame_ring, frames, mixture, storage
@@ -57,7 +57,9 @@ def intervention_rows(config: WSRLConfig) -> int:
     """Rows beside the offline data for what a human does; a run has no use for more of them than it has steps."""
     wanted = config.intervention_capacity
     if wanted is None:
-        wanted = 0 if config.human == NOBODY else config.online_steps
+        # Beside a robot there may be a person, whom the parameters do not name.
+        expected = config.human != NOBODY or config.exp_name == ROBOT
+        wanted = config.online_steps if expected else 0
     return min(wanted, config.online_steps)
 
 
