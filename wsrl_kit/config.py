@@ -14,6 +14,9 @@ ROBOT = "hirol_robot"
 NOBODY = "none"
 """`human` where nobody takes over."""
 
+PERSON = "person"
+"""`human` where it is a person, at the pad of a notebook."""
+
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
 
@@ -98,8 +101,8 @@ class WSRLConfig:
     # Interventions
     human: str = parameter(
         NOBODY,
-        "who takes over from the policy in training: nobody, or a scripted operator",
-        choices=(NOBODY, "scripted"),
+        "who takes over from the policy in training: nobody, a scripted operator, or a person at a pad in JupyterLab",
+        choices=(NOBODY, "scripted", PERSON),
     )
     human_options: dict = parameter({}, "when the scripted operator takes over and hands back; see HumanOptions")
     intervention_capacity: int | None = parameter(

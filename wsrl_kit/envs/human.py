@@ -164,7 +164,7 @@ def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any
 
     Args:
         environment: from `make`.
-        human: "none" or "scripted".
+        human: "scripted"; with any other the environment stays as it is, see `takeover` for a person.
         options: of the scripted human, see `HumanOptions`.
 
     Raises:

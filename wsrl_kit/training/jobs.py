@@ -10,7 +10,7 @@ import gymnasium
 from jaxtyping import PyTree
 
 from wsrl_kit import envs
-from wsrl_kit.config import ROBOT, Paths, WSRLConfig
+from wsrl_kit.config import PERSON, ROBOT, Paths, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
@@ -19,6 +19,7 @@ from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.reconnecting import reconnecting
+from wsrl_kit.envs.takeover import Takeover, beside_person
 from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
@@ -196,6 +197,7 @@ def run_finetune(
     arm: str = "",
     resume: bool = True,
     offline_capacity: int | None = None,
+    takeover: Takeover | None = None,
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
@@ -203,17 +205,23 @@ def run_finetune(
 
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
+        takeover: from the pad of the person that `human` asks for.
 
     Raises:
         Stopped: the user stopped it; the run can be resumed.
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
+    if config.human == PERSON and takeover is None:
+        raise ParameterError(
+            "human 'person' needs somebody at the pad that 02_robot_finetune.ipynb shows in JupyterLab: run it there, "
+            "or give human 'scripted' or 'none'"
+        )
     programs.keep()
     run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
         with ExitStack() as stack:
             # Also where it fails or is stopped: a robot is told to hold then.
-            environment = stack.enter_context(closing(_training_environment(config)))
+            environment = stack.enter_context(closing(_training_environment(config, takeover)))
             dataset = None
             if config.demo_path is not None:
                 cameras = tuple(camera_shapes(environment))
@@ -235,7 +243,7 @@ def run_finetune(
         frame_files.remove(run.checkpoint_path)
 
 
-def _training_environment(config: WSRLConfig) -> gymnasium.Env:
+def _training_environment(config: WSRLConfig, takeover: Takeover | None) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
     environment = with_human(envs.make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.exp_name == ROBOT and config.evaluation_episodes:
@@ -246,6 +254,9 @@ def _training_environment(config: WSRLConfig) -> gymnasium.Env:
         )
     if config.reward_classifier is not None:
         environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
+    if takeover is not None:
+        # Outside of the classifier: a person's verdict overrules it.
+        environment = beside_person(environment, takeover)
     return reconnecting(environment)
 
 

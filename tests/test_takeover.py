@@ -1,0 +1,259 @@
+"""A person at the pad: when they act, when they no longer do, and what their verdicts make of an episode."""
+
+from typing import Any
+
+import gymnasium
+import ipywidgets
+import numpy as np
+import pytest
+
+from training_samples import settings
+from wsrl_kit import envs
+from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.runs import read_run
+from wsrl_kit.training.events import Silent
+from wsrl_kit.training.jobs import run_finetune
+from wsrl_kit.widgets import takeover as pads
+
+ROBOT = "hirol_fixed_gripper"
+STILL = np.zeros(6, np.float32)
+UP = [0.0, 0.0, 0.5, 0.0, 0.0, 0.25, 1.0]
+
+
+class Clock:
+    """Time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Camera(gymnasium.Wrapper):
+    """One picture beside the state; its brightness is the number of the step."""
+
+    def __init__(self) -> None:
+        super().__init__(envs.make(ROBOT))
+        self._frames = np.zeros((2, 4, 4, 3), np.uint8)
+
+    def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**given)
+        self._frames[:] = 0
+        return {"state": observation, "wrist": self._frames}, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(action)
+        self._frames[-1] += 1
+        return {"state": observation, "wrist": self._frames}, *rest
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def takeover(clock: Clock) -> Takeover:
+    return Takeover(0.3, clock)
+
+
+def test_what_is_held_counts_until_it_is_let_go_or_too_old(takeover: Takeover, clock: Clock) -> None:
+    assert takeover.motion() is None
+    takeover.hold(UP, seen=100.0)
+    clock.seconds = 100.25
+    np.testing.assert_array_equal(takeover.motion(), np.float32(UP))
+    clock.seconds = 100.35
+    assert takeover.motion() is None
+    takeover.hold(UP, seen=100.25)
+    assert takeover.motion() is not None
+    takeover.release()
+    assert takeover.motion() is None
+
+
+def test_a_message_that_waited_on_its_way_moves_nothing(takeover: Takeover, clock: Clock) -> None:
+    clock.seconds = 105.0
+    takeover.hold(UP, seen=104.6)
+    assert takeover.motion() is None
+    # Nor does one that knows of a time to come count for longer than one from now.
+    takeover.hold(UP, seen=200.0)
+    assert takeover.motion() is not None
+    clock.seconds = 105.4
+    assert takeover.motion() is None
+
+
+def test_motions_are_clipped_and_a_held_nothing_is_a_take_over(takeover: Takeover, clock: Clock) -> None:
+    takeover.hold([2.0, -3.0, 0.5, 0.0, 0.0, 0.0, 1.5], seen=100.0)
+    np.testing.assert_array_equal(takeover.motion(), np.float32([1, -1, 0.5, 0, 0, 0, 1]))
+    takeover.hold([0.0] * 7, seen=100.0)
+    np.testing.assert_array_equal(takeover.motion(), np.zeros(7, np.float32))
+
+
+def test_the_robot_does_what_the_person_holds_and_reports_it(takeover: Takeover, clock: Clock) -> None:
+    person, policy = HumanTakeover(envs.make(ROBOT), takeover), envs.make(ROBOT)
+    person.reset(seed=3)
+    policy.reset(seed=3)
+    action = np.float32([0, 0, 0.5, 0, 0, 0.25])
+    takeover.hold(UP, seen=100.0)
+    observation, _, _, _, info = person.step(STILL)
+    np.testing.assert_array_equal(info["intervene_action"], action)
+    assert info["intervene_action"].dtype == np.float32
+    np.testing.assert_array_equal(observation, policy.step(action)[0])
+    clock.seconds += 1.0  # the browser was closed
+    observation, _, _, _, info = person.step(STILL)
+    assert "intervene_action" not in info
+    np.testing.assert_array_equal(observation, policy.step(STILL)[0])
+
+
+@pytest.mark.parametrize(
+    ("exp_name", "action"),
+    [("FetchReach-v4", [0, 0, 0.5, 1.0]), ("Swimmer-v5", None), ("Pendulum-v1", None)],
+)
+def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, takeover: Takeover) -> None:
+    environment = envs.make(exp_name)
+    if action is None:
+        size = environment.action_space.shape[0]
+        with pytest.raises(ParameterError, match=rf"human 'person' needs .* \(3, 4, 6, 7 numbers\), found {size}"):
+            HumanTakeover(environment, takeover)
+        return
+    environment = HumanTakeover(environment, takeover)
+    environment.reset(seed=0)
+    takeover.hold(UP, seen=100.0)
+    info = environment.step(np.zeros(4, np.float32))[4]
+    np.testing.assert_array_equal(info["intervene_action"], np.float32(action))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reward", "ends", "success"),
+    [
+        (Verdict.SUCCESS, 1.0, (True, False), True),
+        (Verdict.FAILURE, 0.0, (True, False), False),
+        (Verdict.ABORT, 0.0, (False, True), False),
+    ],
+)
+def test_a_verdict_ends_the_episode_once(
+    verdict: Verdict, reward: float, ends: tuple[bool, bool], success: bool, takeover: Takeover
+) -> None:
+    # A classifier that sees no success is overruled.
+    classified = ClassifierReward(envs.make(ROBOT), lambda _: 0.0, threshold=0.5, release=0.5, steps=1)
+    environment = HumanTakeover(classified, takeover)
+    takeover.decide(verdict)  # of the episode before
+    environment.reset(seed=0)
+    assert environment.step(STILL)[2:4] == (False, False)
+    takeover.decide(verdict)
+    _, found, terminated, truncated, info = environment.step(STILL)
+    assert (found, (terminated, truncated), info["success"]) == (reward, ends, success)
+    environment.reset(seed=1)
+    assert environment.step(STILL)[2:4] == (False, False)
+
+
+def test_who_never_lets_go_ends_with_the_time_limit(takeover: Takeover) -> None:
+    environment = HumanTakeover(envs.make(ROBOT, {"max_episode_steps": 5}), takeover)
+    environment.reset(seed=0)
+    takeover.hold(UP, seen=100.0)
+    ends = [environment.step(STILL)[3] for _ in range(5)]
+    assert ends == [False] * 4 + [True]
+
+
+# The front end: what the browser sends comes in as it does from there, through the widgets' channel.
+
+
+@pytest.fixture
+def pad(takeover: Takeover) -> ipywidgets.Widget:
+    return pads.pad_of(takeover)
+
+
+def say(pad: ipywidgets.Widget, motion: list[float] | None, told: float | None, released: bool = False) -> None:
+    content = {"motion": motion, "told": told, "released": released}
+    message = {"content": {"data": {"method": "custom", "content": content}}, "buffers": []}
+    pad.children[0].comm.handle_msg(message)
+
+
+def test_the_pad_holds_and_lets_go(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
+    say(pad, UP, None)  # it was told no time yet
+    assert takeover.motion() is None
+    speed = pad.children[1].children[-1]
+    speed.value = 0.2
+    say(pad, UP, 100.0)
+    # The gripper has no speed.
+    np.testing.assert_allclose(takeover.motion(), [0, 0, 0.1, 0, 0, 0.05, 1.0], rtol=1e-6)
+    say(pad, None, 100.0)  # a second view of the pad, in which nothing is held
+    assert takeover.motion() is not None
+    say(pad, None, 100.0, released=True)
+    assert takeover.motion() is None
+
+
+def test_the_pad_is_told_the_time_and_who_acts(
+    pad: ipywidgets.Widget, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(type(pad.children[0].comm), "publish_msg", lambda _, kind, data, **rest: told.append(data))
+    say(pad, UP, None)
+    clock.seconds = 100.25
+    say(pad, UP, 100.0)
+    clock.seconds = 100.5
+    say(pad, UP, 100.0)  # as a browser whose line is cut on the way back
+    answers = [data["content"] for data in told if data["method"] == "custom"]
+    assert answers == [
+        {"time": 100.0, "acts": False},
+        {"time": 100.25, "acts": True},
+        {"time": 100.5, "acts": False},
+    ]
+
+
+def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: Takeover) -> None:
+    *buttons, _ = pad.children[1].children
+    assert [button.description for button in buttons] == ["Success", "Failure", "Abort"]
+    for button, verdict in zip(buttons, Verdict, strict=True):
+        button.click()
+        assert takeover.take_verdict() is verdict
+    assert takeover.take_verdict() is None
+
+
+def test_cameras_are_shown_at_most_ten_times_a_second(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
+    environment = HumanTakeover(Camera(), takeover)
+    environment.reset(seed=0)
+    say(pad, None, None)
+    (column,) = pad.children[2].children
+    label, image = column.children
+    assert label.value == "wrist"
+    assert bytes(image.value).startswith(b"\x89PNG")
+    pictures = []
+    for _ in range(16):  # a second
+        environment.step(STILL)
+        clock.seconds += 1 / 16
+        say(pad, None, None)
+        pictures.append(bytes(image.value))
+    # The first of each pair comes within 0.1 s of the picture before.
+    assert pictures[1:-1:2] == pictures[2::2]
+    assert len(set(pictures)) == 9
+
+
+def test_there_is_a_pad_only_for_a_person_and_only_where_they_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(pads, "display", shown.append)
+    assert pads.show_pad("none") is None
+    assert pads.show_pad("scripted", live=True) is None
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with pytest.raises(ParameterError, match="human 'person' needs the notebook to run in JupyterLab"):
+        pads.show_pad("person")
+    assert not shown
+    assert isinstance(pads.show_pad("person", live=True), Takeover)
+    assert len(shown) == 1
+
+
+def test_a_run_without_a_pad_is_refused_before_it_begins(tmp_path) -> None:
+    with pytest.raises(ParameterError, match="human 'person' needs somebody at the pad"):
+        run_finetune(settings(human="person"), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_records_what_a_person_does(tmp_path) -> None:
+    takeover = Takeover(dead_man_seconds=1e9)
+    takeover.hold(UP, takeover.now())
+    config = settings(human="person", random_steps=14, online_steps=14, evaluation_episodes=0)
+    run_finetune(config, tmp_path, Silent(), takeover=takeover)
+    rate = read_run(tmp_path).curve("training/intervention_rate").value
+    np.testing.assert_array_equal(rate, 1.0)

@@ -1,0 +1,172 @@
+"""A person beside the robot, at a pad: they act in the policy's place while they hold a key, and say how it went."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from wsrl_kit.envs.human import INTERVENTION
+from wsrl_kit.envs.observations import STATE
+from wsrl_kit.envs.robot import RobotEnv
+from wsrl_kit.errors import ParameterError
+
+MOTION_SIZE = 7
+"""Entries of a motion: along x, y and z, around x, y and z, and the gripper (-1 closes, 1 opens, as in HIL-SERL)."""
+
+_ENTRIES = {3: (0, 1, 2), 4: (0, 1, 2, 6), 6: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 3, 4, 5, 6)}
+"""By size of the action: which entries of a motion it is made of."""
+
+PERIOD = 0.1
+"""Seconds that a step takes at least beside a person, for a robot that waits for nobody: 10 Hz, as real ones."""
+
+Frames = Mapping[str, UInt8[np.ndarray, "height width 3"]]
+
+
+class Verdict(StrEnum):
+    """How a person ends an episode."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ABORT = "abort"
+
+
+class Takeover:
+    """What passes between a person's pad and the robot's loop; each side may be in a thread of its own.
+
+    A dead man's switch: what is held counts for `dead_man_seconds` after the moment that the pad has last seen. The pad
+    answers with the time that it was last told, so that no message that waited somewhere on its way keeps a robot
+    moving, nor a pad that says nothing more: its key was let go, its browser was closed, or the network is gone.
+
+    Args:
+        dead_man_seconds: greater than the way to the browser and back takes.
+        clock: seconds from any moment on; never goes back.
+
+    Attributes:
+        frames: what each camera saw last, by name; empty where there are none.
+    """
+
+    def __init__(self, dead_man_seconds: float = 0.3, clock: Callable[[], float] = time.monotonic) -> None:
+        self.frames: Frames = {}
+        self._patience = dead_man_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._motion: Float32[np.ndarray, 7] | None = None
+        self._seen = 0.0
+        self._verdict: Verdict | None = None
+
+    def now(self) -> float:
+        """The time to tell the pad."""
+        return self._clock()
+
+    def hold(self, motion: Sequence[float], seen: float) -> None:
+        """From the pad: the person acts.
+
+        Args:
+            motion: `MOTION_SIZE` numbers; what is beyond [-1, 1] is clipped. All 0: the robot shall stay.
+            seen: the time that the pad was last told.
+        """
+        with self._lock:
+            self._motion = np.clip(np.array(motion, np.float32), -1.0, 1.0)
+            self._seen = min(seen, self._clock())
+
+    def release(self) -> None:
+        """From the pad: the person acts no more."""
+        with self._lock:
+            self._motion = None
+
+    def decide(self, verdict: Verdict) -> None:
+        """From the pad: the episode is over; holds for the step under way."""
+        with self._lock:
+            self._verdict = verdict
+
+    def motion(self) -> Float32[np.ndarray, "7"] | None:
+        """For the robot: what the person does now; None where they leave it to the policy."""
+        with self._lock:
+            # Forgotten for good, lest a clock's jump or a late message bring it back.
+            if self._clock() - self._seen > self._patience:
+                self._motion = None
+            return self._motion
+
+    def take_verdict(self) -> Verdict | None:
+        """For the robot: what the person has said since the last call."""
+        with self._lock:
+            verdict, self._verdict = self._verdict, None
+            return verdict
+
+
+class HumanTakeover(gymnasium.Wrapper):
+    """Carries out a person's motion in place of the policy's action while they hold one, and ends episodes for them.
+
+    `info["intervene_action"]`, float32 in [-1, 1], is there at every step that the person acted in.
+
+    A success is reward 1 and ends the episode (terminated), whatever the task says of that step; a failure is reward 0
+    and ends it too. Both are `info["success"]`. An abort truncates it and leaves the step as it was. What was said
+    between two episodes holds for neither. Time limits lie inside and end an episode whoever is in charge.
+
+    Args:
+        environment: from `make`, with whatever gives the reward.
+        takeover: between it and the pad.
+        period: seconds between two steps at least.
+
+    Raises:
+        ParameterError: the pad can't make this task's actions.
+    """
+
+    def __init__(self, environment: gymnasium.Env, takeover: Takeover, period: float = 0.0) -> None:
+        super().__init__(environment)
+        (size,) = environment.action_space.shape or (0,)
+        if size not in _ENTRIES:
+            raise ParameterError(
+                f"human 'person' needs a task whose actions are x, y, z, with or without rotations and a gripper "
+                f"({', '.join(map(str, _ENTRIES))} numbers), found {size}"
+            )
+        self._entries = list(_ENTRIES[size])
+        self._takeover = takeover
+        self._period = period
+        self._last_step = -np.inf
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._takeover.take_verdict()
+        self._show(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        time.sleep(max(0.0, self._last_step + self._period - time.monotonic()))
+        self._last_step = time.monotonic()
+        motion = self._takeover.motion()
+        if motion is not None:
+            action = motion[self._entries]
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if motion is not None:
+            info = info | {INTERVENTION: action}
+        self._show(observation)
+        match self._takeover.take_verdict():
+            case Verdict.SUCCESS:
+                reward, terminated, info = 1.0, True, info | {"success": True}
+            case Verdict.FAILURE:
+                reward, terminated, info = 0.0, True, info | {"success": False}
+            case Verdict.ABORT:
+                truncated = True
+        return observation, reward, terminated, truncated, info
+
+    def _show(self, observation: Any) -> None:
+        if isinstance(observation, Mapping):
+            # Copied, since the pad draws them while the environment may use its arrays again.
+            self._takeover.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
+
+
+def beside_person(environment: gymnasium.Env, takeover: Takeover) -> gymnasium.Env:
+    """The environment with a person beside it, who can follow: a simulation in this process waits for real time.
+
+    Raises:
+        ParameterError: the pad can't make this task's actions.
+    """
+    # The robot keeps time by itself.
+    is_robot = isinstance(environment.unwrapped, RobotEnv)
+    return HumanTakeover(environment, takeover, 0.0 if is_robot else PERIOD)
