@@ -20,6 +20,7 @@ NOTEBOOKS = {
     "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
     "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
     "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),
+    "hil-serl": ("08_hil_serl.ipynb", "HIL-SERL from the first demonstration to its own checkpoint, and ablated"),
     "report": ("90_report.ipynb", "tables and figures of any set of runs"),
 }
 

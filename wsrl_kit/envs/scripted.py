@@ -11,6 +11,7 @@ from wsrl_kit.envs import fetch_script, gym_hil_script, insertion_script, metawo
 from wsrl_kit.envs.horizon import newest_state, observation_horizon
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.packages import METAWORLD
+from wsrl_kit.envs.robot import RobotEnv
 from wsrl_kit.envs.script import Script
 from wsrl_kit.errors import ExperimentError
 
@@ -63,11 +64,17 @@ def script_of(environment: gymnasium.Env) -> Script | None:
 
     There is none for the 24 joints and more of the Adroit hand: demonstrations of those tasks come from people (D4RL's
     and Minari's `human` and `expert` data), and are read from files.
+
+    Raises:
+        ExperimentError: it is a real robot, or options of the simulated one do not fit its script.
+        RobotError: contact with it was lost.
     """
     task = environment.unwrapped
     name = "" if task.spec is None else task.spec.id
     if isinstance(task, InsertionEnv):
         return insertion_script.insertion(task)
+    if isinstance(task, RobotEnv):
+        return insertion_script.insertion_through_server(task)
     if name.startswith(METAWORLD):
         return metaworld_script.metaworld(name.removeprefix(METAWORLD))
     if name.startswith("gym_hil/PandaPickCube"):

@@ -83,9 +83,12 @@ def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
     return TransformAction(environment, rescale, spaces.Box(-1.0, 1.0, (low.size,), np.float32))
 
 
-def succeeded(before: bool | None, info: dict[str, Any]) -> bool | None:
+def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -> bool | None:
     """Whether an episode has succeeded, given whether it had before its last step: success at any step counts.
 
-    None as long as the task has reported nothing.
+    None as long as nothing was reported.
+
+    Args:
+        key: whose word counts: "success", or "task_success" for the task's own beside that of a classifier.
     """
-    return bool(before or info["success"]) if "success" in info else before
+    return bool(before or info[key]) if key in info else before

@@ -44,6 +44,7 @@ class RobotServer:
         try:
             self._http = _Server((host, port), self)
         except OSError as error:
+            arm.close()
             raise RobotError(f"the robot server can't listen on {host}:{port}: {error.strerror}") from error
         self.url = f"http://{host}:{self._http.server_address[1]}/"
         self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, name="robot server")

@@ -39,7 +39,7 @@ def run_ablation(
     if resume and finished(root, parameters):
         return
     jobs = plan(config, ablation, root, padded(transitions))
-    same = resume and not _grows(root, parameters, compared)
+    same = resume and not grows(root, parameters, compared)
     run = Run.open(root, kind="ablation", arm="", seed=0, parameters=parameters, resume=same)
     with outcome_recorded(run):
         failures = run_jobs(jobs, ablation.worker_processes, progress, resume)
@@ -132,7 +132,7 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
     return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *own])))
 
 
-def _grows(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:
+def grows(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:
     """Whether an ablation of the same common parameters is there that compared other arms or seeds."""
     if not (root / "run.json").exists():
         return False

@@ -53,17 +53,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: its metadata are no JSON ({error})") from error
 
 
-def load(path: Path, template: PyTree) -> PyTree:
+def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
     """The arrays, in the structure of `template`.
 
     Args:
         template: a tree with the names, shapes and types that are needed, such as a fresh agent. Where it holds JAX's
             arrays the result does; numpy's stay numpy's, since JAX would halve 64 bits.
+        prefix: of the names that `template` holds, where it is a part of the file.
 
     Raises:
         CheckpointError: no such file, damaged, or a leaf differs in name, shape or type: of another network.
     """
-    arrays = read(path)
+    arrays = read(path, prefix)
     leaves = []
     for name, leaf in named_leaves(template):
         wanted = np.asarray(leaf)

@@ -167,7 +167,7 @@ def finetune(
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
         rewards: list[float] = []
         take_overs = TakeOvers(memory)
-        success, done = None, False
+        success, task_success, done = None, None, False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
                 drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
@@ -211,6 +211,7 @@ def finetune(
             rewards.append(float(reward))
             done = terminated or truncated
             success = succeeded(success, info)
+            task_success = succeeded(task_success, info, "task_success")
             recent.include(info)
             environment_step += 1
             yield Step(environment_step, config.online_steps, "fine-tuning")
@@ -237,6 +238,8 @@ def finetune(
                     "training/episode_length": float(len(rewards)),
                     "training/episode_success": float("nan") if success is None else float(success),
                 }
+                # What the task itself says beside a classifier, which may be fooled.
+                | ({} if task_success is None else {"training/episode_task_success": float(task_success)})
                 | take_overs.metrics
             )
     yield snapshot()

@@ -1,0 +1,216 @@
+"""HIL-SERL whole, on one robot: demonstrations, reward classifier, warmup, fine-tuning beside a human, a last test.
+
+Its folder holds:
+
+data/                       demonstrations, as 00_collect_data writes them
+classifier/                 the reward classifier, as 07_reward_classifier writes it
+warmup/seed_<n>/            offline warmup on the demonstrations
+<arm>/seed_<n>/             fine-tuning through the robot's server
+<arm>/seed_<n>/test/        its policy alone, see `robot_test`
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from wsrl_kit import envs
+from wsrl_kit.classifier_config import ClassifierConfig
+from wsrl_kit.config import NOBODY, ROBOT, Paths, WSRLConfig
+from wsrl_kit.envs.collect import SOURCES, CollectConfig
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.parameters import check_some, parameter, unknown, validate
+from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.runs import Run
+from wsrl_kit.training.ablation import grows
+from wsrl_kit.training.classifier import CLASSIFIER_FILE, run_classifier
+from wsrl_kit.training.events import Progress
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, outcome_recorded, run_collect, run_finetune, run_warmup
+from wsrl_kit.training.observations import camera_shapes
+from wsrl_kit.training.robot_test import run_test
+from wsrl_kit.training.workers import finished
+
+
+@dataclass(frozen=True)
+class HilSerlArm:
+    """What an arm has of HIL-SERL's two sources of human knowledge.
+
+    Attributes:
+        demos: demonstrations, in the offline half of every batch and in the warmup; without them there is none.
+        human: somebody who takes over.
+    """
+
+    demos: bool
+    human: bool
+
+
+HIL_SERL_ARMS = {
+    "hil_serl": HilSerlArm(demos=True, human=True),
+    "no_interventions": HilSerlArm(demos=True, human=False),
+    "no_demos": HilSerlArm(demos=False, human=True),
+}
+
+
+@dataclass(frozen=True)
+class HilSerlConfig:
+    """The robot, what people give it, and what is compared.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    exp_name: str = parameter("hirol_fixed_gripper", "simulated robot behind the server, where no robot_url is given")
+    environment_options: dict = parameter({}, "options of the simulated robot, such as its difficulty")
+    robot_speed: float = parameter(
+        0.0, "simulated seconds per second; 0: in step with the commands, whatever the machine does", minimum=0.0
+    )
+    robot_port: int = parameter(
+        5000, "port of its server; 0: a free one, by which a cut run can't be gone on with", minimum=0, maximum=65535
+    )
+    robot_options: dict = parameter({}, "options of the robot's client: safety box, reset pose, compliance ...")
+    demonstrations: int = parameter(20, "episodes of the scripted expert, where no demo_path is given", minimum=1)
+    classifier_options: dict = parameter(
+        {}, "parameters of 07_reward_classifier that differ, where no reward_classifier is given"
+    )
+    arms: list[str] = parameter(list(HIL_SERL_ARMS), "settings to compare")
+    seeds: list[int] = parameter([0, 1, 2], "one run of every arm for each seed", minimum=0)
+    final_episodes: int = parameter(20, "episodes of the policy alone after training, in each action mode", minimum=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in ("arms", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ParameterError(f"{name} must be a list of different entries, at least one, found {values}")
+        for arm in self.arms:
+            if arm not in HIL_SERL_ARMS:
+                raise unknown(arm, list(HIL_SERL_ARMS), "arm")
+        object.__setattr__(self, "classifier_options", check_some(ClassifierConfig, self.classifier_options))
+
+    @property
+    def is_demonstrated(self) -> bool:
+        """Whether any arm needs demonstrations."""
+        return any(HIL_SERL_ARMS[arm].demos for arm in self.arms)
+
+
+def run_hil_serl(
+    config: WSRLConfig,
+    plan: HilSerlConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    robot_url: str | None = None,
+    resume: bool = True,
+) -> None:
+    """Everything from the first demonstration to the last test, one run after another: there is one robot.
+
+    Done again, it goes on where it was, also with other arms or seeds than before. Agents get the form that HIL-SERL's files have: one last layer for all critics
+    with cameras, one each without.
+
+    Args:
+        config: of warmup and fine-tuning. Its `demo_path` are demonstrations in place of recorded ones, its
+            `reward_classifier` a classifier in place of a trained one, and its `human` is that of the arms with one.
+        robot_url: a robot's server; None: a simulated one is served meanwhile.
+
+    Raises:
+        Stopped: the user stopped it.
+        WSRLKitError: a stage failed, in one sentence; such as a real robot, for which no script acts.
+    """
+    parameters = asdict(config) | asdict(plan) | {"robot_url": robot_url}
+    if resume and finished(folder, parameters):
+        return
+    same = resume and not grows(folder, parameters, ("arms", "seeds"))
+    run = Run.open(folder, kind="hil_serl", arm="", seed=0, parameters=parameters, resume=same)
+    with outcome_recorded(run), _robot(plan, robot_url) as url:
+        config = _on_robot(config, plan, url)
+        if plan.is_demonstrated:
+            config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
+        config = replace(config, reward_classifier=_classifier(config, plan, folder, progress))
+        for seed in plan.seeds:
+            warmup = folder / "warmup" / f"seed_{seed}"
+            if plan.is_demonstrated:
+                own = replace(config, seed=seed, offline_data_path=config.demo_path, demo_path=None)
+                if not finished(warmup, asdict(own)):
+                    run_warmup(own, warmup, _Named(progress, f"seed {seed}"), resume=resume)
+            for name in plan.arms:
+                arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
+                own = replace(
+                    config,
+                    seed=seed,
+                    human=config.human if arm.human else NOBODY,
+                    checkpoint_path=str(warmup / WARMUP_FILE) if arm.demos else None,
+                    demo_path=str(warmup / FILTERED_FILE) if arm.demos else None,
+                )
+                named = _Named(progress, f"{name}, seed {seed}")
+                if not finished(target, asdict(own)):
+                    run_finetune(own, target, named, arm=name, resume=resume)
+                if plan.final_episodes:
+                    run_test(own, target, name, plan.final_episodes, named)
+        run.finish({"runs": len(plan.arms) * len(plan.seeds)})
+
+
+@contextmanager
+def _robot(plan: HilSerlConfig, robot_url: str | None) -> Iterator[str]:
+    """Where the robot is, a simulated one for as long as this lasts."""
+    if robot_url is not None:
+        yield robot_url
+        return
+    arm = simulated_arm(plan.exp_name, plan.environment_options, plan.robot_speed)
+    with RobotServer(arm, port=plan.robot_port) as server:
+        yield server.url
+
+
+def _on_robot(config: WSRLConfig, plan: HilSerlConfig, url: str) -> WSRLConfig:
+    options = plan.robot_options | {"robot_url": url}
+    with closing(envs.make(ROBOT, options)) as environment:
+        has_cameras = bool(camera_shapes(environment))
+    return replace(
+        config,
+        exp_name=ROBOT,
+        environment_options=options,
+        evaluation_episodes=0,
+        shared_critic_output=has_cameras,
+    )
+
+
+def _demonstrated(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> Paths:
+    """The demonstrations: those given, or the scripted expert's, recorded now."""
+    if config.demo_path is not None:
+        return config.demo_path
+    collection = CollectConfig(
+        exp_name=config.exp_name,
+        environment_options=config.environment_options,
+        demo_episodes=plan.demonstrations,
+        suboptimal_episodes=0,
+        random_episodes=0,
+    )
+    target = folder / "data"
+    if not finished(target, asdict(collection)):
+        run_collect(collection, target, progress)
+    demos = SOURCES["expert"]
+    return {demos: [str(target / f"{demos}.pkl")]}
+
+
+def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> str:
+    """The reward classifier: the one given, or one that is trained now."""
+    if config.reward_classifier is not None:
+        return config.reward_classifier
+    robot = {"exp_name": config.exp_name, "environment_options": config.environment_options}
+    own, target = ClassifierConfig(**plan.classifier_options | robot), folder / "classifier"
+    if not finished(target, asdict(own)):
+        run_classifier(own, target, progress)
+    return str(target / CLASSIFIER_FILE)
+
+
+class _Named:
+    """Progress that says which run it is of."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._progress.stop_requested
+
+    def update(self, step: int, total: int, text: str) -> None:
+        self._progress.update(step, total, f"{self._name}: {text}")
