@@ -1,5 +1,7 @@
 """A person at the pad: when they act, when they no longer do, and what their verdicts make of an episode."""
 
+import sys
+import time
 from typing import Any
 
 import gymnasium
@@ -10,8 +12,8 @@ import pytest
 from training_samples import settings
 from wsrl_kit import envs
 from wsrl_kit.envs.classifier_reward import ClassifierReward
-from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict
-from wsrl_kit.errors import ParameterError
+from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict, beside_person
+from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.runs import read_run
 from wsrl_kit.training.events import Silent
 from wsrl_kit.training.jobs import run_finetune
@@ -149,6 +151,16 @@ def test_a_verdict_ends_the_episode_once(
     assert environment.step(STILL)[2:4] == (False, False)
 
 
+def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: Takeover) -> None:
+    environment = beside_person(envs.make(ROBOT), takeover)
+    environment.reset(seed=0)
+    environment.step(STILL)
+    start = time.monotonic()
+    environment.step(STILL)
+    environment.step(STILL)
+    assert time.monotonic() - start >= 0.19
+
+
 def test_who_never_lets_go_ends_with_the_time_limit(takeover: Takeover) -> None:
     environment = HumanTakeover(envs.make(ROBOT, {"max_episode_steps": 5}), takeover)
     environment.reset(seed=0)
@@ -242,6 +254,12 @@ def test_there_is_a_pad_only_for_a_person_and_only_where_they_see_it(monkeypatch
     assert not shown
     assert isinstance(pads.show_pad("person", live=True), Takeover)
     assert len(shown) == 1
+
+
+def test_a_missing_anywidget_is_named(takeover: Takeover, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ExperimentError, match=r"needs anywidget, which `pip install 'wsrl-kit\[takeover\]'` installs"):
+        pads.pad_of(takeover)
 
 
 def test_a_run_without_a_pad_is_refused_before_it_begins(tmp_path) -> None:
