@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import PyTree
 
-from training_samples import host, same, settings, taken
+from training_samples import same, settings, taken
 from wsrl_kit import envs, grasp, gripper, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
@@ -25,7 +25,7 @@ from wsrl_kit.replay import storage
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.sac_state import GraspState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import finetune, learning, warmup
+from wsrl_kit.training import checkpoint, finetune, learning, warmup
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Measurement, Snapshot
 from wsrl_kit.trajectory import Trajectory
@@ -283,20 +283,23 @@ def recorded() -> Dataset:
     return Dataset.from_trajectories(episodes)
 
 
-def start(config: WSRLConfig, tree: PyTree | None = None) -> Iterator[Any]:
+def start(config: WSRLConfig, resumed_from: Path | None = None) -> Iterator[Any]:
     environment = envs.make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, recorded())
     probe = agents.probe_batch(config, recorded(), finetune.PROBE_SIZE)
-    tree = tree or finetune.initial_tree(config, static, agent, recorded())
+    tree = finetune.initial_tree(config, static, agent, recorded())
+    if resumed_from is not None:
+        tree = checkpoint.load(resumed_from, tree)
     return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
 
 
-def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits() -> None:
+def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits(tmp_path: Path) -> None:
     config = settings(**RUN, random_steps=10, reward_scale=2.0)
     events = taken(start(config))
     snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
     assert len(snapshots) == 2 and 10 < snapshots[0]["environment_step"] < 60
-    resumed = taken(start(config, jax.tree.map(jnp.asarray, host(snapshots[0]))))
+    checkpoint.save(tmp_path / "checkpoint.npz", snapshots[0], {})
+    resumed = taken(start(config, tmp_path / "checkpoint.npz"))
     assert same(resumed[-1].tree, snapshots[1])
     measured = [event.values for event in events if isinstance(event, Measurement)]
     assert any(values.get("training/grasp_loss", 0) > 0 for values in measured)
