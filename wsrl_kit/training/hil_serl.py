@@ -104,8 +104,8 @@ def run_hil_serl(
 ) -> None:
     """Everything from the first demonstration to the last test, one run after another: there is one robot.
 
-    Done again, it goes on where it was, also with other arms or seeds than before. Agents get the form that HIL-SERL's files have: one last layer for all critics
-    with cameras, one each without.
+    Done again, it goes on where it was, also with other arms or seeds than before. Agents get the form that HIL-SERL's
+    files have: one last layer for all critics with cameras, one each without.
 
     Args:
         config: of warmup and fine-tuning. Its `demo_path` are demonstrations in place of recorded ones, its
