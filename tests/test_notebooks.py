@@ -15,7 +15,9 @@ import pytest
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.data.files import load_sources
+from wsrl_kit.hil_serl_checkpoint import import_hil_serl
 from wsrl_kit.runs import find_runs, read_run
+from wsrl_kit.training import checkpoint
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
@@ -179,6 +181,51 @@ def test_finetuning_takes_its_reward_from_a_classifier(classifier: Path, tmp_pat
     success, rewards = record.curve("training/episode_success"), record.curve("training/episode_return")
     assert len(success) > 0
     np.testing.assert_array_equal(success.value, rewards.value)
+
+
+HIL_SERL = SMALL | {
+    "environment_options": {"difficulty": "easy"},
+    "robot_port": 0,
+    "seeds": [0],
+    "demonstrations": 3,
+    "human_options": {"patience_steps": 3},
+    "warmup_steps": 60,
+    "warmup_evaluation_interval": 30,
+    "online_steps": 60,
+    "frozen_rollout_steps": 20,
+    "log_interval": 20,
+    "final_episodes": 1,
+}
+
+
+def test_hil_serl_whole_leaves_its_arms_their_tests_and_checkpoints_for_hil_serl(tmp_path: Path) -> None:
+    # From 1.5 cm above the hole, always at the same place.
+    robot = {"random_xy_range": 0.0, "random_z_range": 0.0, "random_rz_range": 0.0, "max_episode_steps": 20}
+    robot |= {"reset_pose": [0.5, 0.0, 0.165, float(np.pi), 0.0, 0.0]}
+    recorded = {"demo_episodes": 6, "suboptimal_episodes": 2, "random_episodes": 1, "success_frames": 3}
+    learning = {"classifier_steps": 60, "hidden_sizes": [16], "max_false_positive_rate": 0.1}
+    given = HIL_SERL | {"robot_options": robot, "classifier_options": recorded | learning}
+    run_notebook(NOTEBOOKS / "08_hil_serl.ipynb", given, tmp_path)
+    assert read_run(tmp_path).status == "finished"
+    assert figures_shown(tmp_path / "08_hil_serl.ipynb") == 3
+    trained = {record.arm: record for record in find_runs(tmp_path) if record.kind == "finetune"}
+    assert trained.keys() == {"hil_serl", "no_interventions", "no_demos"}
+    helped = {name: record.curve("training/episode_intervention_steps").value.sum() for name, record in trained.items()}
+    assert helped["no_interventions"] == 0 < min(helped["hil_serl"], helped["no_demos"])
+    warmups = {name: record.parameters["checkpoint_path"] for name, record in trained.items()}
+    assert warmups["hil_serl"] == warmups["no_interventions"] == str(tmp_path / "warmup" / "seed_0" / "warmup.npz")
+    assert warmups["no_demos"] is trained["no_demos"].parameters["demo_path"] is None
+    for record in trained.values():
+        # Both the classifier's word and the simulation's are kept, of training and of the policy alone.
+        assert len(record.curve("training/episode_task_success")) == len(record.curve("training/episode_success")) > 0
+        test = read_run(record.folder / "test")
+        assert (test.status, len(test.curve("evaluation/task_success_deterministic"))) == ("finished", 1)
+        (exported,) = (record.folder / "hil_serl").iterdir()
+        imported = tmp_path / f"{record.arm}.npz"
+        assert import_hil_serl(exported, imported).observation_size == 19
+        paths = (record.folder / "checkpoint.npz", imported)
+        ours, theirs = (checkpoint.read(path, "agent/updates")["agent/updates"] for path in paths)
+        assert ours == theirs > 0
 
 
 def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Path, tmp_path: Path) -> None:
