@@ -212,8 +212,13 @@ def test_a_closed_server_leaves_no_thread_and_no_port_behind():
         assert again.url == server.url
 
 
-def test_the_command_serves_until_it_is_interrupted():
-    command = "import sys; from wsrl_kit.cli import main; sys.exit(main())"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_interrupted(number):
+    # As a shell starts it in the background: with SIGINT ignored.
+    command = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "from wsrl_kit.cli import main; sys.exit(main())"
+    )
     arguments = ["robot-sim", "--port", "0", "--speed", "0", "--exp_name", "hirol_fixed_gripper"]
     options = ["--environment_options", "{'hole_offset': 0.0}", "--latency", "0.01"]
     with subprocess.Popen(
@@ -228,7 +233,7 @@ def test_the_command_serves_until_it_is_interrupted():
         client = RobotClient(url, deadline=10.0)
         truth = client.truth()
         client.close()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stdout.read()
     assert process.returncode == 0 and "lockstep" in line and rest == "ended\n"
     assert truth is not None and truth["hole_position"] == [0.0, 0.0, 0.0]

@@ -1,8 +1,8 @@
 """The HTTP server in front of the simulated arm: HIL-SERL's robot server, without the robot."""
 
 import json
+import signal
 import socket
-import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
@@ -190,15 +190,17 @@ def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: 
 
 
 def serve(server: RobotServer, show: Callable[[str], object] = print) -> None:
-    """Serve until the user interrupts; says where, and whether others can reach it."""
+    """Serve until SIGINT (Ctrl-C) or SIGTERM; says where, and whether others can reach it. In the main thread only."""
+    ended = Event()
+    # Set anew, since a shell starts what it puts in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     pace = f"{server.arm.speed:g} times real time" if server.arm.speed else "lockstep, 0.1 s for every pose"
     show(f"simulated robot at {server.url} ({pace}); Ctrl-C ends it")
     if not server.url.startswith(f"http://{LOCALHOST}:"):
         show("anyone who can reach this address can move the robot: HIL-SERL's API asks for no password")
     try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
+        ended.wait()
         show("ended")
     finally:
         server.close()
