@@ -64,6 +64,7 @@ def hil_serl_figure(root: Path) -> Figure:
     for ax, (name, label) in zip(axes, panels.items(), strict=False):
         _curves(ax, trained, name)
         ax.set(xlabel=plots.AXIS_LABELS["environment_step"], ylabel=label)
+        ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
     # Beside the task's own word what the classifier says, which may be fooled.
     _curves(axes[0], trained, "success", linestyle=":", label=False)
