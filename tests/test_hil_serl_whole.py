@@ -103,11 +103,23 @@ def test_figure_and_table_tell_success_cycles_help_and_a_fooled_classifier(tmp_p
     assert (row["alone sampled"], row["alone deterministic"]) == (0.25, 0.25)
     success, _, human, alone = hil_serl_figure(tmp_path).axes
     truth, fooled = success.lines
-    assert truth.get_xdata()[0] == 200
-    np.testing.assert_allclose(truth.get_ydata(), [0.5] * 6)
-    np.testing.assert_allclose(fooled.get_ydata(), [0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
-    np.testing.assert_allclose(human.lines[0].get_ydata(), [0.1, 0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-12)
+    # Means of what there is up to 20 episodes, and of the last 20 from then on.
+    assert truth.get_xdata()[0] == 10
+    np.testing.assert_allclose(truth.get_ydata()[[0, 5, 6]], [0.0, 1 / 6, 2 / 7])
+    np.testing.assert_allclose(truth.get_ydata()[-6:], [0.5] * 6)
+    np.testing.assert_allclose(fooled.get_ydata()[-6:], [0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
+    np.testing.assert_allclose(human.lines[0].get_ydata()[-6:], [0.1, 0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-12)
     assert [line.get_ydata() for line in alone.lines] == [[0.25], [0.25]]
+
+
+def test_runs_that_share_no_steps_are_drawn_without_a_mean(tmp_path: Path) -> None:
+    Run.open(tmp_path, kind="hil_serl", arm="", seed=0, parameters={"arms": ["hil_serl"]}).finish({})
+    parameters = {"environment_options": {"control_frequency": 5.0}}
+    for seed, step in ((0, 10), (1, 500)):
+        run = Run.open(tmp_path / f"seed_{seed}", kind="finetune", arm="hil_serl", seed=seed, parameters=parameters)
+        run.record("online", step, 0, {"training/episode_length": 10.0, "training/episode_success": 1.0})
+        run.finish({})
+    assert [len(line.get_xdata()) for line in hil_serl_figure(tmp_path).axes[1].lines] == [1, 1]
 
 
 def test_a_figure_of_nothing_yet_is_empty(tmp_path: Path) -> None:

@@ -115,21 +115,31 @@ def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
 
 
 def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = "-", label: bool = True) -> None:
-    """Running means: each run thin, and the mean over the seeds of an arm thick; nothing of shorter runs."""
+    """Running means: each run thin, and the mean over the seeds of an arm, where all have episodes, thick."""
     for arm, colour in arm_colours(record.arm for record in records).items():
         curves = []
         for seen in (episodes(record) for record in records if record.arm == arm):
             values = getattr(seen, name)
-            if len(values) >= WINDOW and np.isfinite(values).all():
-                curves.append((seen.end[WINDOW - 1 :], np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")))
+            if len(values) and np.isfinite(values).all():
+                curves.append((seen.end, _running_mean(values)))
         if not curves:
             continue
         if len(curves) > 1:
             for steps, values in curves:
                 ax.plot(steps, values, color=colour, linestyle=linestyle, linewidth=0.7, alpha=0.5)
+        if max(steps[0] for steps, _ in curves) > min(steps[-1] for steps, _ in curves):
+            continue
         grid, aligned = align(curves)
         shown = f"{arm} (n = {len(curves)})" if label else None
         ax.plot(grid, aligned.mean(axis=0), color=colour, linestyle=linestyle, linewidth=2.0, label=shown)
+
+
+def _running_mean(values: Float64[np.ndarray, " episodes"]) -> Float64[np.ndarray, " episodes"]:
+    """The mean of the last `WINDOW` values up to each, of fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - WINDOW, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
