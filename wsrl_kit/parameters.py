@@ -94,8 +94,23 @@ def parse(text: str, annotation: Any) -> Any:
     return text
 
 
-def check_some(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def check_distinct(name: str, values: Sequence[Any]) -> None:
+    """Refuses a list that is empty or has an entry twice.
+
+    Raises:
+        ParameterError: naming the parameter and what was found.
+    """
+    if not values or len(set(values)) < len(values):
+        raise ParameterError(f"{name} must be a list of different entries, at least one, found {values}")
+
+
+def check_some(parameters: type[Any], values: Mapping[str, Any], kind: str = "parameter") -> dict[str, Any]:
     """Returns values for some fields of a parameter dataclass in their annotated types, each checked by itself.
+
+    Args:
+        parameters: the dataclass.
+        values: by the name of their field.
+        kind: what users call such a field.
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
@@ -104,7 +119,7 @@ def check_some(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, An
     annotations = get_type_hints(parameters)
     for name in values:
         if name not in fields:
-            raise unknown(str(name), list(fields))
+            raise unknown(str(name), list(fields), kind)
     return {name: check(name, value, annotations[name], fields[name].metadata) for name, value in values.items()}
 
 

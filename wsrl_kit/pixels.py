@@ -17,6 +17,9 @@ from jaxtyping import Float, PRNGKeyArray, PyTree, Shaped
 from wsrl_kit.networks import mlp, pixels
 from wsrl_kit.types import Images
 
+FROZEN = "_frozen"
+"""End of the names of encoders whose trunk is not trained."""
+
 SHARED_TRUNK = "all cameras"
 """The name of a trunk that all cameras share."""
 
@@ -52,6 +55,16 @@ class PixelConfig:
     spatial_features: int = 8
 
     @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Of one observation's images of a camera: observation horizon, height, width, channels."""
+        return self.observation_horizon, self.image_height, self.image_width, 3
+
+    @property
+    def encoder_name(self) -> str:
+        """As users name an encoder and whether it is frozen, and as `for_cameras` takes it."""
+        return self.encoder + FROZEN * self.is_frozen
+
+    @property
     def encoded_size(self) -> int:
         """Of the vector that `encode` gives."""
         return len(self.cameras) * self.camera_width + self.state_width
@@ -60,6 +73,26 @@ class PixelConfig:
     def trunk_of(self) -> dict[str, str]:
         """Each camera's trunk, by name."""
         return {camera: SHARED_TRUNK if self.encoder == "resnet10" else camera for camera in self.cameras}
+
+
+def for_cameras(cameras: Mapping[str, tuple[int, ...]], encoder_name: str, augmentation_padding: int) -> PixelConfig:
+    """The sight of a policy with these cameras.
+
+    Args:
+        cameras: by name, in the order of the encoded vector: observation horizon, height, width, channels; all equal.
+        encoder_name: as users name them, such as "resnet10_frozen".
+        augmentation_padding: pixels of the random crop; 0: none.
+    """
+    ((horizon, height, width, _),) = set(cameras.values())
+    return PixelConfig(
+        cameras=tuple(cameras),
+        image_height=height,
+        image_width=width,
+        observation_horizon=horizon,
+        encoder=encoder_name.removesuffix(FROZEN),
+        is_frozen=encoder_name.endswith(FROZEN),
+        augmentation_padding=augmentation_padding,
+    )
 
 
 def create_trunks(config: PixelConfig, key: PRNGKeyArray) -> dict[str, PyTree]:

@@ -94,28 +94,27 @@ def action_values(
     images: Images = NO_IMAGES,
 ) -> Float[Array, "ensemble batch"]:
     """Q(s, a) of every critic, of the action's continuous entries."""
-    return _values(config, state, state.critic, observation, frozen_features(config, state, images), action)
+    return _values(config, state, observation, frozen_features(config, state, images), action)
 
 
 def _values(
     config: SACConfig,
     state: SACState,
-    critic: PyTree,
     observation: Float[Array, "batch observation"],
     images: Images,
     action: Float[Array, "batch action"],
 ) -> Float[Array, "ensemble batch"]:
-    """Values by given critics, of images as `prepare` gives them."""
-    seen = features(config, state, encoder(critic), observation, images)
+    """The same, of images as `prepare` gives them."""
+    seen = features(config, state, encoder(state.critic), observation, images)
     action = gripper.continuous(config.gripper, action)
-    return critic_network(config, config.critic_ensemble_size).apply(ensemble(critic), seen, action, False)
+    return critic_network(config, config.critic_ensemble_size).apply(ensemble(state.critic), seen, action, False)
 
 
 def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
     """TD error of each example, mean over the ensemble, signed; the target uses a random subset and action."""
     batch = prepare(config, state, batch)
     target = _target(config, state, batch, _next_action(config, state, batch, key))
-    value = _values(config, state, state.critic, batch.observation, batch.images, batch.action)
+    value = _values(config, state, batch.observation, batch.images, batch.action)
     return jnp.mean(value - target, axis=0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
+from wsrl_kit.config import ROBOT
 from wsrl_kit.envs.horizon import ObservationHorizon
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions, insertion_options
@@ -25,8 +26,6 @@ INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
 PIXELS = "hirol_fixed_gripper_pixels"
 """Name of the same task with two wrist cameras, which needs OpenGL."""
-ROBOT = "hirol_robot"
-"""Name of a robot behind HIL-SERL's HTTP server, real or simulated."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:

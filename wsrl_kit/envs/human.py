@@ -6,7 +6,7 @@ in place of the policy's.
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -17,7 +17,7 @@ from wsrl_kit.envs.horizon import newest_state, observation_horizon
 from wsrl_kit.envs.script import Script
 from wsrl_kit.envs.scripted import Policy, script_of, scripted_policy
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.parameters import parameter, unknown, validate
+from wsrl_kit.parameters import check_some, parameter, validate
 
 INTERVENTION = "intervene_action"
 """Where `info` holds a human's action."""
@@ -54,11 +54,7 @@ def human_options(given: Mapping[str, Any]) -> HumanOptions:
     Raises:
         ParameterError: an unknown name, a wrong type, a value out of range.
     """
-    known = [field.name for field in fields(HumanOptions)]
-    for name in given:
-        if name not in known:
-            raise unknown(name, known, "option of the human")
-    return HumanOptions(**given)
+    return HumanOptions(**check_some(HumanOptions, given, "option of the human"))
 
 
 class ScriptedHuman(gymnasium.Wrapper):

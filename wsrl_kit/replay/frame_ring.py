@@ -58,7 +58,7 @@ def create(capacity: int, example: Stacks, on_device: bool = False) -> FrameRing
         example: what one observation shows, by camera, for horizon, shapes and types.
         on_device: whether the frames live in the memory of JAX's device, all at once; otherwise in the host's.
     """
-    return _empty(capacity, _slots(capacity, example), example, on_device)
+    return _empty(capacity, _slots_for(capacity, example), example, on_device)
 
 
 def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRing:
@@ -73,7 +73,7 @@ def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRi
     rows, _, horizon = store.stacks.shape
     example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
     held = len(next(iter(store.frames.values())))
-    ring = _empty(capacity, held + _slots(capacity - rows, example), example, on_device=False)
+    ring = _empty(capacity, held + _slots_for(capacity - rows, example), example, on_device=False)
     for camera, frames in store.frames.items():
         ring.store.frames[camera][:held] = frames
     ring.store.stacks[:rows] = store.stacks
@@ -84,7 +84,12 @@ def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRi
     return FrameRing(kept, ring.recent, ring.shown, ring.oldest, *counts)
 
 
-def _slots(transitions: int, example: Stacks) -> int:
+def slots(ring: FrameRing) -> int:
+    """Frames that it has room for."""
+    return len(next(iter(ring.store.frames.values())))
+
+
+def _slots_for(transitions: int, example: Stacks) -> int:
     """Frames to keep for so many transitions."""
     horizon = len(next(iter(example.values())))
     return transitions + max(int(transitions * SPARE_FRAMES), 4 * horizon)
@@ -123,14 +128,14 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
         numbers.append(_numbers(ring, numbers[-1], written + len(new), stacks, new))
     stack_numbers = np.array(numbers[1:])
 
-    capacity, slots = len(ring.oldest), len(next(iter(ring.store.frames.values())))
+    capacity, places = len(ring.oldest), slots(ring)
     row, size = int(ring.position), int(ring.size)
-    store = _write(ring.store, row, (stack_numbers % slots).astype(np.int32), written % slots, new)
+    store = _write(ring.store, row, (stack_numbers % places).astype(np.int32), written % places, new)
 
     written += len(new)
     lost = 0
     # Later transitions show no older frames, so those that have lost some are the oldest.
-    while lost < size and ring.oldest[(row - size + lost) % capacity] < written - slots:
+    while lost < size and ring.oldest[(row - size + lost) % capacity] < written - places:
         lost += 1
     ring.oldest[row] = stack_numbers.min()
     counts = (written, min(size - lost + 1, capacity), (row + 1) % capacity)

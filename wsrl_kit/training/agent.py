@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
-from wsrl_kit import sac
+from wsrl_kit import pixels, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
@@ -32,9 +32,6 @@ BOUND = 5.0
 Bounds are limits that are rarely reached, and precise work happens in a small part of them: mapped to +-1, a peg 5 mm
 beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
 """
-
-FROZEN = "_frozen"
-"""End of the names of encoders whose trunk is not trained."""
 
 NETWORK_PARAMETERS = (
     "observation_size",
@@ -113,16 +110,7 @@ def _pixels(config: WSRLConfig, cameras: dict[str, tuple[int, ...]]) -> PixelCon
         raise ExperimentError(
             f"the cameras of {config.exp_name} must see images of one size, found {_cameras_text(cameras)}"
         )
-    horizon, height, width, _ = next(iter(cameras.values()))
-    return PixelConfig(
-        cameras=tuple(cameras),
-        image_height=height,
-        image_width=width,
-        observation_horizon=horizon,
-        encoder=config.encoder.removesuffix(FROZEN),
-        is_frozen=config.encoder.endswith(FROZEN),
-        augmentation_padding=config.augmentation_padding,
-    )
+    return pixels.for_cameras(cameras, config.encoder, config.augmentation_padding)
 
 
 def normalisation(
@@ -212,15 +200,11 @@ def _network(config: SACConfig) -> dict[str, Any]:
     network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
     if config.pixels is not None:
         network |= {
-            "encoder": config.pixels.encoder + FROZEN * config.pixels.is_frozen,
+            "encoder": config.pixels.encoder_name,
             "cameras": config.pixels.cameras,
-            "image_shape": _image_shape(config.pixels),
+            "image_shape": config.pixels.image_shape,
         }
     return network
-
-
-def _image_shape(pixels: PixelConfig) -> tuple[int, ...]:
-    return pixels.observation_horizon, pixels.image_height, pixels.image_width, 3
 
 
 def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition | None]:
@@ -252,5 +236,5 @@ def probe_zeros(config: SACConfig, size: int) -> Transition:
     probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
     if config.pixels is None:
         return probe
-    images = {name: jnp.zeros((size, *_image_shape(config.pixels)), jnp.uint8) for name in config.pixels.cameras}
+    images = {name: jnp.zeros((size, *config.pixels.image_shape), jnp.uint8) for name in config.pixels.cameras}
     return probe._replace(images=images, next_images=images)

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import check_some, parameter, unknown, validate
+from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, validate
 
 OTHER_FOLDERS = ("warmup", "figures")
 """What an ablation's folder holds beside one folder per arm."""
@@ -81,10 +81,8 @@ class AblationConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        for name in ("arms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ParameterError(f"{name} must be a list of different entries, at least one, found {values}")
+        check_distinct("arms", self.arms)
+        check_distinct("seeds", self.seeds)
         variants = {name: _checked_variant(name, variant) for name, variant in self.variants.items()}
         object.__setattr__(self, "variants", variants)
         for name in (*self.arms, self.control):

@@ -123,11 +123,10 @@ def probabilities(
     static: RewardClassifier, state: ClassifierState, dataset: Dataset, rows: Integer[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " rows"]:
     """Of success, for some rows of labelled data."""
-    found = []
-    for start in range(0, len(rows), AT_ONCE):
-        part = rows[start : start + AT_ONCE]
-        # The last part is padded to the size of the others by repetition: one compiled program serves all.
-        found.append(np.asarray(_probability(static, state, examples(static, dataset, np.resize(part, AT_ONCE)))))
+    found = [
+        np.asarray(_probability(static, state, examples(static, dataset, rows[part])))
+        for part in programs.parts(len(rows), AT_ONCE)
+    ]
     return np.concatenate(found)[: len(rows)].astype(np.float64)
 
 

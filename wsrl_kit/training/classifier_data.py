@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from wsrl_kit import pixels
 from wsrl_kit.classifier_config import ClassifierConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import Paths
@@ -15,10 +16,9 @@ from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.labels import LABELS, load_labelled
 from wsrl_kit.envs.labelled import record_labelled
 from wsrl_kit.errors import DataError, ParameterError
-from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.reward_classifier import Examples, RewardClassifier
 from wsrl_kit.training import randomness
-from wsrl_kit.training.agent import FROZEN, stacks_of
+from wsrl_kit.training.agent import stacks_of
 
 RECORDED = tuple(f"{name}.pkl" for name in LABELS)
 """Files of recorded data in a run's folder."""
@@ -71,30 +71,22 @@ def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:
     """
     shapes = {name: frames.shape[1:] for name, frames in sorted(dataset.images.items())}
     inputs = config.classifier_inputs or ("images" if shapes else "state")
-    pixels = None
+    sight = None
     if inputs != "state":
         if not shapes:
             raise DataError(f"classifier_inputs {inputs!r} needs data with images, found no cameras")
         if len(set(shapes.values())) > 1:
             raise DataError(f"the cameras of the classifier must see images of one size, found {shapes}")
-        height, width, _ = next(iter(shapes.values()))
-        pixels = PixelConfig(
-            cameras=tuple(shapes),
-            image_height=height,
-            image_width=width,
-            observation_horizon=dataset.observation_horizon,
-            encoder=config.encoder.removesuffix(FROZEN),
-            is_frozen=config.encoder.endswith(FROZEN),
-            augmentation_padding=config.augmentation_padding,
-        )
+        stacks = {name: (dataset.observation_horizon, *shape) for name, shape in shapes.items()}
+        sight = pixels.for_cameras(stacks, config.encoder, config.augmentation_padding)
         if inputs == "images":
-            pixels = replace(pixels, state_width=0)
+            sight = replace(sight, state_width=0)
     return RewardClassifier(
         state_size=0 if inputs == "images" else dataset.observations.shape[1],
         hidden_sizes=tuple(config.hidden_sizes),
         dropout_rate=config.dropout_rate,
         learning_rate=config.learning_rate,
-        pixels=pixels,
+        pixels=sight,
     )
 
 

@@ -93,9 +93,8 @@ def _difference(config: RewardClassifier, environment: gymnasium.Env) -> tuple[s
         if camera not in found:
             return f"camera {camera}", f"cameras {', '.join(found)}" if found else "no cameras"
         assert sight is not None
-        wanted = (sight.observation_horizon, sight.image_height, sight.image_width, 3)
-        if found[camera] != wanted:
-            sizes = (list(wanted), list(found[camera]))
+        if found[camera] != sight.image_shape:
+            sizes = (list(sight.image_shape), list(found[camera]))
             return f"images {sizes[0]} of camera {camera}", f"{sizes[1]} (observation horizon, height, width, channels)"
     return None
 

@@ -11,8 +11,9 @@ from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray, Shaped
 
 from wsrl_kit import envs, sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config import ROBOT, WSRLConfig
 from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.errors import ParameterError
 from wsrl_kit.sac import Policy, SACConfig, SACState
 from wsrl_kit.training import randomness
 from wsrl_kit.training.observations import parts, stacked
@@ -37,9 +38,18 @@ def act(
 
 
 class Evaluator:
-    """Environments of their own, stepped side by side so that one call of the policy serves them all."""
+    """Environments of their own, stepped side by side so that one call of the policy serves them all.
+
+    Raises:
+        ParameterError: episodes are asked for on a robot, of which there is one.
+    """
 
     def __init__(self, config: WSRLConfig) -> None:
+        if config.exp_name == ROBOT and config.evaluation_episodes:
+            raise ParameterError(
+                f"evaluation_episodes must be 0 with {ROBOT}, which can't be evaluated beside its training, "
+                f"found {config.evaluation_episodes}; success is that of the training episodes"
+            )
         self._seed = config.seed
         self._episodes = config.evaluation_episodes
         self._environments = [

@@ -147,7 +147,7 @@ class Experience:
         if self._offline is not None:
             images = float(sum(leaf.nbytes for leaf in self._offline.frames.values()))
         if isinstance(self._demo_ring, FrameRing):
-            slots = len(next(iter(self._demo_ring.store.frames.values())))
+            slots = frame_ring.slots(self._demo_ring)
             images *= min(int(self._demo_ring.written), slots) / slots
         return float(self.replay.offline.size) * storage.bytes_per_transition(self.replay.offline) + images
 
@@ -192,18 +192,18 @@ class Experience:
         next_shown: Shown,
     ) -> tuple[SACState, sac.Metrics]:
         """Adds an online transition and does the step's learning, see `learning.learning_step`; `agent` is given up."""
-        schedule, moment = (np.int32(step), ratio, beta), (key, np.int32(step), conservative_weight)
+        at, sampler, shape = np.int32(step), self._sampler, self._shape
         if static.pixels is None:
             agent, self.replay, metrics = learn(
-                static, self._sampler, self._shape, agent, self.replay, key, *schedule, conservative_weight, transition
+                static, sampler, shape, agent, self.replay, key, at, ratio, beta, conservative_weight, transition
             )
             return agent, metrics
         self._add_frames(shown, next_shown)
-        self.replay, batch, offline_rows = draw(self._sampler, self._shape, self.replay, key, *schedule, transition)
+        self.replay, batch, offline_rows = draw(sampler, shape, self.replay, key, at, ratio, beta, transition)
         images, next_images = self._shown(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
         agent, self.replay, metrics = learn_from(
-            static, self._sampler, agent, self.replay, batch, offline_rows, *moment
+            static, sampler, agent, self.replay, batch, offline_rows, key, at, conservative_weight
         )
         return agent, metrics
 

@@ -1,8 +1,8 @@
 """The frames of rings on disk: each written once, in blocks, whatever the number of checkpoints.
 
-A checkpoint with all frames of a full ring would take gigabytes and minutes. The checkpoint file says how many
-frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment: they
-are written before the checkpoint, and what it no longer needs is deleted after it.
+A checkpoint with all frames of a full ring would take gigabytes and minutes. The ring in the checkpoint file says how
+many frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment:
+they are written before the checkpoint, and what it no longer needs is deleted after it.
 """
 
 import shutil
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from wsrl_kit.replay import frame_ring
 from wsrl_kit.replay.frame_ring import FrameRing
 from wsrl_kit.training import checkpoint
 
@@ -33,11 +34,10 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
         for first, end in _blocks(ring):
             target = path.with_name(name) / _file_name(first, end)
             if not target.exists():
-                slots = np.arange(first, end) % _slots(ring)
+                slots = np.arange(first, end) % frame_ring.slots(ring)
                 frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
                 checkpoint.save(target, frames, {})
-    written = {f"{name}_written": int(ring.written) for name, ring in rings.items()}
-    checkpoint.save(path, tree | _without_frames(rings), metadata | written)
+    checkpoint.save(path, tree | _without_frames(rings), metadata)
     for name, ring in rings.items():
         needed = {_file_name(first, end) for first, end in _blocks(ring)}
         for other in path.with_name(name).glob("*.npz"):
@@ -68,7 +68,7 @@ def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
     for first, end in _blocks(restored):
         rows = {camera: np.empty((end - first, *leaf.shape[1:]), leaf.dtype) for camera, leaf in frames.items()}
         block = checkpoint.load(folder / _file_name(first, end), rows)
-        slots = np.arange(first, end) % _slots(ring)
+        slots = np.arange(first, end) % frame_ring.slots(ring)
         for camera, leaf in frames.items():
             leaf[slots] = block[camera]
     on_device = isinstance(ring.store.stacks, jax.Array)
@@ -87,13 +87,9 @@ def _rings(tree: PyTree) -> dict[str, FrameRing]:
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
     """First and end of each block that holds frames which the ring still has."""
-    written, slots = int(ring.written), _slots(ring)
+    written, slots = int(ring.written), frame_ring.slots(ring)
     oldest = max(written - slots, 0) // BLOCK * BLOCK
     return [(first, min(first + BLOCK, written)) for first in range(oldest, written, BLOCK)]
-
-
-def _slots(ring: FrameRing) -> int:
-    return len(next(iter(ring.store.frames.values())))
 
 
 def _file_name(first: int, end: int) -> str:

@@ -18,8 +18,7 @@ from wsrl_kit import envs
 from wsrl_kit.classifier_config import ClassifierConfig
 from wsrl_kit.config import NOBODY, ROBOT, Paths, WSRLConfig
 from wsrl_kit.envs.collect import SOURCES, CollectConfig
-from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import check_some, parameter, unknown, validate
+from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, validate
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.runs import Run
 from wsrl_kit.training.ablation import grows
@@ -78,10 +77,8 @@ class HilSerlConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        for name in ("arms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ParameterError(f"{name} must be a list of different entries, at least one, found {values}")
+        check_distinct("arms", self.arms)
+        check_distinct("seeds", self.seeds)
         for arm in self.arms:
             if arm not in HIL_SERL_ARMS:
                 raise unknown(arm, list(HIL_SERL_ARMS), "arm")

@@ -10,7 +10,7 @@ import gymnasium
 from jaxtyping import PyTree
 
 from wsrl_kit import envs
-from wsrl_kit.config import PERSON, ROBOT, Paths, WSRLConfig
+from wsrl_kit.config import PERSON, Paths, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
@@ -222,6 +222,7 @@ def run_finetune(
         with ExitStack() as stack:
             # Also where it fails or is stopped: a robot is told to hold then.
             environment = stack.enter_context(closing(_training_environment(config, takeover)))
+            evaluator = stack.enter_context(closing(Evaluator(config)))
             dataset = None
             if config.demo_path is not None:
                 cameras = tuple(camera_shapes(environment))
@@ -234,7 +235,6 @@ def run_finetune(
                 agents.check_trunk(config, static)
             if probe is None and dataset is not None:
                 probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
-            evaluator = stack.enter_context(closing(Evaluator(config)))
             tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
             frames = offline_frames(config, static, tree["agent"], dataset)
             _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
@@ -246,12 +246,6 @@ def run_finetune(
 def _training_environment(config: WSRLConfig, takeover: Takeover | None) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
     environment = with_human(envs.make(config.exp_name, config.environment_options), config.human, config.human_options)
-    if config.exp_name == ROBOT and config.evaluation_episodes:
-        environment.close()
-        raise ParameterError(
-            f"evaluation_episodes must be 0 with {ROBOT}, which can't be evaluated beside its training, "
-            f"found {config.evaluation_episodes}; success is that of the training episodes"
-        )
     if config.reward_classifier is not None:
         environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
     if takeover is not None:

@@ -1,10 +1,13 @@
-"""Compiled programs, kept on disk from one process to the next: most of a short run's time is compilation."""
+"""Compiled programs, used again: from one process to the next, and for every part of an array."""
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 SHORTEST_COMPILATION = 0.5
 """Seconds of compilation from which a program is kept."""
@@ -13,8 +16,9 @@ SHORTEST_COMPILATION = 0.5
 def keep() -> None:
     """Lets JAX keep compiled programs in the user's cache folder, `~/.cache/wsrl-kit/programs`.
 
-    To be called before the first long compilation. `XDG_CACHE_HOME` moves the folder; where the user has chosen a
-    folder (`JAX_COMPILATION_CACHE_DIR`) or turned JAX's cache off (`JAX_ENABLE_COMPILATION_CACHE=0`), that holds.
+    Most of a short run's time is compilation. To be called before the first. `XDG_CACHE_HOME` moves the folder; where
+    the user has chosen a folder (`JAX_COMPILATION_CACHE_DIR`) or turned JAX's cache off
+    (`JAX_ENABLE_COMPILATION_CACHE=0`), that holds.
     Results are the same bits either way. A folder that can't be used costs no more than the time to compile.
     """
     chosen = jax.config.values
@@ -29,3 +33,12 @@ def keep() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
+
+
+def parts(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
+    """Numbers from 0 to `count`, in parts of one size, so that one compiled program serves them all.
+
+    The last is padded with numbers of its own, repeated: what is made of them is cut off.
+    """
+    for start in range(0, count, at_once):
+        yield np.resize(np.arange(start, min(start + at_once, count)), at_once)

@@ -19,7 +19,7 @@ from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import frames
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import randomness
+from wsrl_kit.training import programs, randomness
 from wsrl_kit.training.observations import CameraImages, camera_shapes, parts
 from wsrl_kit.types import Images
 
@@ -45,17 +45,12 @@ def look(
 def example(static: SACConfig, agent: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
     """What replay keeps of one observation's images, for shapes and types."""
     assert static.pixels is not None
-    images = black(static.pixels, static.pixels.observation_horizon)
+    images = {name: np.zeros(static.pixels.image_shape, np.uint8) for name in static.pixels.cameras}
     if not keeps_features(static.pixels):
         return images
     return {
         name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _shapes(static.pixels, agent.trunk, images).items()
     }
-
-
-def black(config: PixelConfig, *axes: int) -> CameraImages:
-    """Black images of every camera with these leading axes."""
-    return {name: np.zeros((*axes, config.image_height, config.image_width, 3), np.uint8) for name in config.cameras}
 
 
 def dataset_frames(static: SACConfig, agent: SACState, dataset: Dataset) -> FrameStore | None:
@@ -97,11 +92,10 @@ def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.
 
 def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Float32[np.ndarray, "..."]]:
     count = len(next(iter(images.values())))
-    found = []
-    for start in range(0, count, FRAMES_AT_ONCE):
-        # The last part is padded to the size of the others by repetition: one compiled program serves all.
-        rows = np.minimum(np.arange(start, start + FRAMES_AT_ONCE), count - 1)
-        found.append(jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()})))
+    found = [
+        jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()}))
+        for rows in programs.parts(count, FRAMES_AT_ONCE)
+    ]
     return {name: np.concatenate([part[name] for part in found])[:count] for name in images}
 
 

@@ -16,8 +16,9 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import DataError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import gradient_steps, randomness
+from wsrl_kit.training import gradient_steps, programs, randomness
 from wsrl_kit.training.agent import learning_reward, to_transitions
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
@@ -89,6 +90,7 @@ def warmup(
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     store = dataset_frames(static, tree["agent"], training)
+    holdout_store = store if holdout is training else dataset_frames(static, tree["agent"], holdout)
     take_steps = gradient_steps.on(rows, store, static, config.batch_size, randomness.key(config.seed, "warmup"))
     agent, step = tree["agent"], int(tree["step"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
@@ -109,7 +111,7 @@ def warmup(
         if due[0]:
             yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
         if due[1]:
-            error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout))))
+            error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout, holdout_store))))
             values = {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, evaluations)
             yield Measurement("warmup", 0, step, values)
             evaluations += 1
@@ -132,25 +134,26 @@ def warmup(
 
 
 def dataset_td_errors(
-    config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset
+    config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, store: FrameStore | None = None
 ) -> Float[np.ndarray, " transitions"]:
-    """TD error of every transition of a dataset, signed; retention ranks by its absolute value."""
+    """TD error of every transition of a dataset, signed; retention ranks by its absolute value.
+
+    Args:
+        store: what `dataset_frames` gives of the dataset, for who needs it more than once.
+    """
     key = randomness.key(config.seed, "diagnosis")
     transitions = to_transitions(config, dataset)
     at_once = EVALUATION_ROWS if static.pixels is None else IMAGE_EVALUATION_ROWS
     gather = FrameBatches().gather
-    store = dataset_frames(static, agent, dataset)
+    store = dataset_frames(static, agent, dataset) if store is None else store
     errors = []
-    for start in range(0, len(dataset), at_once):
-        part = jax.tree.map(lambda rows, start=start: rows[start : start + at_once], transitions)
-        # The last part is padded to the size of the others by repetition: one compiled program serves all.
-        padded = jax.tree.map(lambda rows: jnp.resize(rows, (at_once, *rows.shape[1:])), part)
+    for rows in programs.parts(len(dataset), at_once):
+        part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
-            images, next_images = gather(np.resize(np.arange(start, start + len(part.reward)), at_once), store)
-            padded = padded._replace(images=images, next_images=next_images)
-        error = _td_errors(static, agent, padded, jax.random.fold_in(key, start))
-        errors.append(np.asarray(error)[: len(part.reward)])
-    return np.concatenate(errors)
+            images, next_images = gather(rows, store)
+            part = part._replace(images=images, next_images=next_images)
+        errors.append(np.asarray(_td_errors(static, agent, part, jax.random.fold_in(key, int(rows[0])))))
+    return np.concatenate(errors)[: len(dataset)]
 
 
 _td_errors = partial(jax.jit, static_argnums=0)(sac.td_errors)
