@@ -80,6 +80,7 @@ def write_runs(root: Path) -> None:
         values = {"episode_length": 10.0, "episode_success": float(index >= 5)}
         values |= {"episode_task_success": float(5 <= index < 15)}
         values |= {"episode_intervention_steps": 4.0} if index < 5 else {}
+        values |= {"episode_denied_successes": float(index % 2)}
         run.record("online", 10 * (index + 1), 0, {f"training/{name}": value for name, value in values.items()})
     run.finish({})
     test = Run.open(folder / "test", kind="test", arm="hil_serl", seed=0, parameters=parameters)
@@ -98,6 +99,7 @@ def test_figure_and_table_tell_success_cycles_help_and_a_fooled_classifier(tmp_p
     (row,) = result_rows(tmp_path)
     # Of the last 20 episodes the first 10 succeed by the task's own word, all of them by the classifier's.
     assert (row["success"], row["by classifier"], row["false"], row["missed"]) == (0.5, 1.0, 10, 0)
+    assert row["denied"] == 12
     assert (row["human at first"], row["human at last"]) == (pytest.approx(0.1), 0.0)
     # Where the task says nothing, the reward's word counts.
     assert (row["alone sampled"], row["alone deterministic"]) == (0.25, 0.25)

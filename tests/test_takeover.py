@@ -224,11 +224,25 @@ def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: Takeover) ->
     assert takeover.take_verdict() is None
 
 
+def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: Takeover) -> None:
+    question, shown = pad.children[2], []
+
+    def give_up() -> bool:
+        say(pad, None, None)
+        shown.append(question.value)
+        return len(shown) > 1
+
+    assert takeover.ask(STILL, give_up) is None
+    say(pad, None, None)
+    shown.append(question.value)
+    assert "is it one?" in shown[0] and shown[2] == ""
+
+
 def test_cameras_are_shown_at_most_ten_times_a_second(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
     environment = HumanTakeover(Camera(), takeover)
     environment.reset(seed=0)
     say(pad, None, None)
-    (column,) = pad.children[2].children
+    (column,) = pad.children[3].children
     label, image = column.children
     assert label.value == "wrist"
     assert bytes(image.value).startswith(b"\x89PNG")

@@ -56,6 +56,10 @@ class WSRLConfig:
     reward_classifier: str | None = parameter(
         None, "file of a classifier that gives the reward in fine-tuning; None: the task gives it"
     )
+    confirm_success: bool = parameter(
+        False,
+        "a success that the classifier sees counts once it is confirmed, by the person at the pad or the simulation",
+    )
 
     # Offline warmup
     checkpoint_path: str | None = parameter(None, "warmup checkpoint: written by warmup, read by fine-tuning")
@@ -227,6 +231,7 @@ FINETUNING_PARAMETERS = (
     "min_offline_ratio",
     "random_steps",
     "reward_classifier",
+    "confirm_success",
     "replay_capacity",
     "use_prioritized_replay",
     "priority_kind",

@@ -80,7 +80,8 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
     """A row per run for a table: its first and last `WINDOW` training episodes, and its policy alone.
 
     Success is the task's own where it is known; `false` counts training episodes that succeeded by the classifier
-    alone, `missed` those that succeeded by the task alone. Cycles are in s.
+    alone, `missed` those that succeeded by the task alone, `denied` the successes that the classifier saw and somebody
+    denied. Cycles are in s.
     """
     trained, tests = _runs(root)
     rows: list[dict[str, str | int | float]] = []
@@ -94,6 +95,7 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
             "by classifier": _mean(seen.success[-WINDOW:]),
             "false": int(((seen.success == 1) & (seen.task_success == 0)).sum()),
             "missed": int(((seen.success == 0) & (seen.task_success == 1)).sum()),
+            "denied": int(record.curve("training/episode_denied_successes").value.sum()),
             "first cycles": _mean(seen.seconds[:WINDOW]),
             "last cycles": _mean(seen.seconds[-WINDOW:]),
             "human at first": _mean(seen.human[:WINDOW]),

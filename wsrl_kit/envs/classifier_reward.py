@@ -5,6 +5,14 @@ from typing import Any, SupportsFloat
 
 import gymnasium
 
+from wsrl_kit.envs.confirmation import Confirm
+
+CONFIRMED = "success_confirmed"
+"""Key of `info` at the steps after which somebody was asked: what they said."""
+
+ASK_AGAIN = 10
+"""Steps from a success that was denied to the next question, where the classifier goes on to see it."""
+
 
 class ClassifierReward(gymnasium.Wrapper):
     """Reward 1 at the success that a classifier sees, which terminates the episode, and 0 at every other step.
@@ -18,12 +26,17 @@ class ClassifierReward(gymnasium.Wrapper):
     `info["success"]` (bool) is the classifier's, at every step; `info["success_probability"]` what it is decided by;
     `info["task_success"]` (bool) the task's own, where it reports one.
 
+    Where somebody confirms, a success is one once they say so: denied, it is none, the episode goes on, and they are
+    asked again when it is seen anew, or after `ASK_AGAIN` steps of it. `info["success_confirmed"]` (bool) is there
+    where they answered.
+
     Args:
         environment: the task.
         probability: of success, in [0, 1], from an observation as the environment gives it.
         threshold: in [0, 1], at or above which a probability speaks for success.
         release: at most the threshold.
         steps: at least 1.
+        confirm: who is asked; None: nobody.
     """
 
     def __init__(
@@ -33,16 +46,19 @@ class ClassifierReward(gymnasium.Wrapper):
         threshold: float,
         release: float,
         steps: int,
+        confirm: Confirm | None = None,
     ) -> None:
         super().__init__(environment)
         self._probability = probability
         self._threshold, self._release, self._steps = threshold, release, steps
-        self._streak = 0
+        self._confirm = confirm
+        self._streak = self._until_question = 0
         self._is_on = self._was_off = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._streak, self._is_on = 0, False
+        self._streak = self._until_question = 0
+        self._is_on = False
         self._was_off = self._probability(observation) < self._threshold
         return observation, info
 
@@ -52,6 +68,8 @@ class ClassifierReward(gymnasium.Wrapper):
         success = self._decide(probability)
         if "success" in info:
             info["task_success"] = info["success"]
+        if self._confirm is not None:
+            success = self._is_confirmed(success, observation, info, self._confirm)
         failed = terminated and not info.get("task_success", False)
         info |= {"success": success, "success_probability": probability}
         return observation, float(success), success or failed, truncated, info
@@ -63,3 +81,16 @@ class ClassifierReward(gymnasium.Wrapper):
         self._streak = self._streak + 1 if probability >= self._threshold else 0
         self._is_on = probability >= self._release if self._is_on else self._streak >= self._steps
         return self._is_on
+
+    def _is_confirmed(self, success: bool, observation: Any, info: dict[str, Any], confirm: Confirm) -> bool:
+        if not success:
+            self._until_question = 0
+            return False
+        if self._until_question > 0:
+            self._until_question -= 1
+            return False
+        self._until_question = ASK_AGAIN - 1
+        verdict = confirm(observation, info)
+        if verdict is not None:
+            info[CONFIRMED] = verdict
+        return bool(verdict)

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from wsrl_kit.envs import make
 from wsrl_kit.envs.horizon import observation_horizon
@@ -97,20 +97,41 @@ def _record(environment: gymnasium.Env, observation: Any, policy: Policy, source
         actions.append(action)
         rewards.append(float(reward))
         success = succeeded(success, info)
+    horizon = observation_horizon(environment)
+    return trajectory_of(observations, actions, rewards, bool(terminated), bool(truncated), success, source, horizon)
+
+
+def trajectory_of(
+    observations: list[Any],
+    actions: list[Float32[np.ndarray, " action"]],
+    rewards: list[float],
+    terminated: bool,
+    truncated: bool,
+    success: bool | None,
+    source: str,
+    horizon: int,
+) -> Trajectory:
+    """What an environment gave and took, one step after another, as a trajectory.
+
+    Args:
+        observations: as the environment gave them, with or without images; one more than the others.
+        horizon: of the observations.
+    """
     states, images = observations, {}
-    if isinstance(observation, Mapping):
+    if isinstance(observations[0], Mapping):
+        cameras = [camera for camera in observations[0] if camera != STATE]
         states = [each[STATE] for each in observations]
-        images = {camera: _frames([each[camera] for each in observations]) for camera in observation if camera != STATE}
+        images = {camera: _frames([each[camera] for each in observations]) for camera in cameras}
     return Trajectory(
         observations=np.stack(states),
         actions=np.stack(actions),
         rewards=np.asarray(rewards, np.float32),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
+        terminated=terminated,
+        truncated=truncated,
         success=success,
         source=source,
         images=images,
-        observation_horizon=observation_horizon(environment),
+        observation_horizon=horizon,
     )
 
 

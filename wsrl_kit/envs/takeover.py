@@ -24,6 +24,9 @@ _ENTRIES = {3: (0, 1, 2), 4: (0, 1, 2, 6), 6: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 3
 PERIOD = 0.1
 """Seconds that a step takes at least beside a person, for a robot that waits for nobody: 10 Hz, as real ones."""
 
+LISTENING = 0.02
+"""Seconds between two looks for the answer to a question."""
+
 Frames = Mapping[str, UInt8[np.ndarray, "height width 3"]]
 
 
@@ -48,10 +51,12 @@ class Takeover:
 
     Attributes:
         frames: what each camera saw last, by name; empty where there are none.
+        asks: whether the robot waits for the person to say whether this is a success.
     """
 
     def __init__(self, dead_man_seconds: float = 0.3, clock: Callable[[], float] = time.monotonic) -> None:
         self.frames: Frames = {}
+        self.asks = False
         self._patience = dead_man_seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -80,7 +85,7 @@ class Takeover:
             self._motion = None
 
     def decide(self, verdict: Verdict) -> None:
-        """From the pad: the episode is over; holds for the step under way."""
+        """From the pad: the episode is over, and holds for the step under way; or the answer, where it is asked."""
         with self._lock:
             self._verdict = verdict
 
@@ -91,6 +96,34 @@ class Takeover:
             if self._clock() - self._seen > self._patience:
                 self._motion = None
             return self._motion
+
+    def show(self, observation: Any) -> None:
+        """From the robot: what the cameras see now."""
+        if isinstance(observation, Mapping):
+            # Copied, since the pad draws them while the environment may use its arrays again.
+            self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
+
+    def ask(self, observation: Any, give_up: Callable[[], bool]) -> bool | None:
+        """For the robot: whether the person says that this is a success, for which it waits; it ends no episode.
+
+        None where they abort the episode instead, which still holds for the step under way, or where it is given up.
+        """
+        self.show(observation)
+        self.take_verdict()
+        self.asks = True
+        try:
+            while not give_up():
+                with self._lock:
+                    verdict = self._verdict
+                    if verdict is Verdict.ABORT:
+                        return None
+                    self._verdict = None
+                if verdict is not None:
+                    return verdict is Verdict.SUCCESS
+                time.sleep(LISTENING)
+            return None
+        finally:
+            self.asks = False
 
     def take_verdict(self) -> Verdict | None:
         """For the robot: what the person has said since the last call."""
@@ -133,7 +166,7 @@ class HumanTakeover(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._takeover.take_verdict()
-        self._show(observation)
+        self._takeover.show(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -145,7 +178,7 @@ class HumanTakeover(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if motion is not None:
             info = info | {INTERVENTION: action}
-        self._show(observation)
+        self._takeover.show(observation)
         match self._takeover.take_verdict():
             case Verdict.SUCCESS:
                 reward, terminated, info = 1.0, True, info | {"success": True}
@@ -154,11 +187,6 @@ class HumanTakeover(gymnasium.Wrapper):
             case Verdict.ABORT:
                 truncated = True
         return observation, reward, terminated, truncated, info
-
-    def _show(self, observation: Any) -> None:
-        if isinstance(observation, Mapping):
-            # Copied, since the pad draws them while the environment may use its arrays again.
-            self._takeover.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
 
 
 def beside_person(environment: gymnasium.Env, takeover: Takeover) -> gymnasium.Env:

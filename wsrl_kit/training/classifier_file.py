@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from wsrl_kit import reward_classifier
 from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.envs.confirmation import Confirm
 from wsrl_kit.errors import CheckpointError
 from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.reward_classifier import ClassifierState, Examples, RewardClassifier
@@ -58,13 +59,14 @@ def load(path: Path) -> tuple[RewardClassifier, ClassifierState, Decision]:
     return config, checkpoint.load(path, template), Decision(**metadata["decision"])
 
 
-def rewarded(environment: gymnasium.Env, path: Path, name: str) -> ClassifierReward:
+def rewarded(environment: gymnasium.Env, path: Path, name: str, confirm: Confirm | None = None) -> ClassifierReward:
     """The environment with the reward that a classifier gives it.
 
     Args:
         environment: as `envs.make` gives.
         path: of the classifier.
         name: of the experiment, for the errors.
+        confirm: who confirms what it sees; None: nobody.
 
     Raises:
         CheckpointError: not a reward classifier, or one of other cameras, image sizes, observation horizon or state.
@@ -79,7 +81,7 @@ def rewarded(environment: gymnasium.Env, path: Path, name: str) -> ClassifierRew
         example = Examples(jnp.asarray(seen[: config.state_size]), jnp.zeros(()), wanted)
         return float(_probability(config, state, example))
 
-    return ClassifierReward(environment, probability, *decision)
+    return ClassifierReward(environment, probability, *decision, confirm)
 
 
 def _difference(config: RewardClassifier, environment: gymnasium.Env) -> tuple[str, str] | None:

@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
+from wsrl_kit.trajectory import Trajectory
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -42,7 +44,22 @@ class Step:
     text: str
 
 
-Event = Measurement | Snapshot | Step
+@dataclass(frozen=True)
+class Judgement:
+    """Somebody has said whether a success that the reward classifier saw is one: an example to learn from.
+
+    Attributes:
+        environment_step: the step after which they were asked.
+        is_success: what they said.
+        trajectory: this one step.
+    """
+
+    environment_step: int
+    is_success: bool
+    trajectory: Trajectory
+
+
+Event = Measurement | Snapshot | Step | Judgement
 
 
 @runtime_checkable

@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Float, Float32, PRNGKeyArray, PyTree
 
 from wsrl_kit import gripper, sac, schedules
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
+from wsrl_kit.data.labels import LABELS
+from wsrl_kit.envs.classifier_reward import CONFIRMED
+from wsrl_kit.envs.collect import trajectory_of
+from wsrl_kit.envs.horizon import observation_horizon
 from wsrl_kit.envs.reconnecting import CONTACT_LOST
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import RobotError
@@ -25,7 +29,7 @@ from wsrl_kit.training import experience, randomness, window
 from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator, act
-from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.training.events import Event, Judgement, Measurement, Snapshot, Step
 from wsrl_kit.training.experience import Experience
 from wsrl_kit.training.interventions import TakeOvers, action_taken
 from wsrl_kit.training.sight import look
@@ -120,6 +124,7 @@ def finetune(
     faded = config.conservative_fade_steps if config.conservative_online_weight == 0 else config.online_steps
     first_update = max(config.frozen_rollout_steps, config.random_steps)
     sampled = np.ones(1, np.float32)
+    horizon = observation_horizon(environment)
     next_checkpoint = environment_step + config.checkpoint_interval
     metrics: sac.Metrics = {}
 
@@ -168,6 +173,7 @@ def finetune(
         rewards: list[float] = []
         take_overs = TakeOvers(memory)
         success, task_success, done = None, None, False
+        denials = 0
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
                 drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
@@ -176,6 +182,8 @@ def finetune(
                 step, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
                 policy = sac.policy(agent)
                 action = np.asarray(act(static, policy, acting_key, step, state[None], sampled, images))[0]
+            # Copied, since the environment may use its arrays again.
+            before = jax.tree.map(np.array, observation) if config.confirm_success else None
             try:
                 next_observation, reward, terminated, truncated, info = environment.step(action)
             except RobotError:
@@ -207,13 +215,16 @@ def finetune(
                 weight = None if weights is None else weights[environment_step]
                 agent, metrics = memory.learn(static, agent, sampling_key, environment_step, ratio, beta, weight, *seen)
             take_overs.include(is_human, seen)
-            state, shown = next_state, next_shown
+            observation, state, shown = next_observation, next_state, next_shown
             rewards.append(float(reward))
             done = terminated or truncated
             success = succeeded(success, info)
             task_success = succeeded(task_success, info, "task_success")
             recent.include(info)
             environment_step += 1
+            if CONFIRMED in info:
+                denials += not info[CONFIRMED]
+                yield _judgement(environment_step, info[CONFIRMED], [before, next_observation], action, horizon)
             yield Step(environment_step, config.online_steps, "fine-tuning")
             if environment_step % RANK_REFRESH_INTERVAL == 0:
                 memory.refresh()
@@ -240,9 +251,23 @@ def finetune(
                 }
                 # What the task itself says beside a classifier, which may be fooled.
                 | ({} if task_success is None else {"training/episode_task_success": float(task_success)})
+                | ({"training/episode_denied_successes": float(denials)} if config.confirm_success else {})
                 | take_overs.metrics
             )
     yield snapshot()
+
+
+def _judgement(
+    environment_step: int,
+    is_success: bool,
+    observations: list[Any],
+    action: Float32[np.ndarray, " action"],
+    horizon: int,
+) -> Judgement:
+    # Nothing ended here: the label speaks of what the step came to.
+    label, rewards = LABELS[is_success], [float(is_success)]
+    trajectory = trajectory_of(observations, [action], rewards, False, True, is_success, label, horizon)
+    return Judgement(environment_step, is_success, trajectory)
 
 
 def _set_returns(

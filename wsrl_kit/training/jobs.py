@@ -1,6 +1,7 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
@@ -14,9 +15,11 @@ from wsrl_kit.config import PERSON, Paths, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.labels import LABELS
 from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
+from wsrl_kit.envs.confirmation import Confirm, by_person, by_task
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.reconnecting import reconnecting
 from wsrl_kit.envs.takeover import Takeover, beside_person
@@ -27,7 +30,7 @@ from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, frame_files, programs, randomness, warmup
 from wsrl_kit.training.classifier_file import rewarded
 from wsrl_kit.training.evaluation import MODES, Evaluator
-from wsrl_kit.training.events import Event, Measurement, Progress, Snapshot, Step
+from wsrl_kit.training.events import Event, Judgement, Measurement, Progress, Snapshot, Step
 from wsrl_kit.training.experience import offline_frames
 from wsrl_kit.training.observations import camera_shapes
 from wsrl_kit.training.warmup import WarmupResult
@@ -35,6 +38,8 @@ from wsrl_kit.trajectory import Trajectory
 
 WARMUP_FILE = "warmup.npz"
 FILTERED_FILE = "filtered_demos.pkl"
+JUDGED = "judged"
+"""Folder, within a fine-tuning's, of the successes that were confirmed or denied."""
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
@@ -201,7 +206,9 @@ def run_finetune(
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
-    A `reward_classifier` decides reward and success of the episodes learned from, not of those of evaluation.
+    A `reward_classifier` decides reward and success of the episodes learned from, not of those of evaluation. Where its
+    successes are confirmed, the folder `judged` of the run has what was confirmed and denied, one file each, named by
+    its step and what it is: for the `classifier_data` of the next classifier.
 
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
@@ -221,7 +228,7 @@ def run_finetune(
     with outcome_recorded(run):
         with ExitStack() as stack:
             # Also where it fails or is stopped: a robot is told to hold then.
-            environment = stack.enter_context(closing(_training_environment(config, takeover)))
+            environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
             evaluator = stack.enter_context(closing(Evaluator(config)))
             dataset = None
             if config.demo_path is not None:
@@ -243,21 +250,31 @@ def run_finetune(
         frame_files.remove(run.checkpoint_path)
 
 
-def _training_environment(config: WSRLConfig, takeover: Takeover | None) -> gymnasium.Env:
+def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
     environment = with_human(envs.make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.reward_classifier is not None:
-        environment = rewarded(environment, Path(config.reward_classifier), config.exp_name)
+        confirm = _confirm(environment, takeover, progress) if config.confirm_success else None
+        environment = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
+    elif config.confirm_success:
+        raise ParameterError("confirm_success needs a reward_classifier, whose successes are confirmed, found None")
     if takeover is not None:
         # Outside of the classifier: a person's verdict overrules it.
         environment = beside_person(environment, takeover)
     return reconnecting(environment)
 
 
+def _confirm(environment: gymnasium.Env, takeover: Takeover | None, progress: Progress) -> Confirm:
+    if takeover is None:
+        return by_task(environment)
+    return by_person(environment, takeover, lambda: progress.stop_requested)
+
+
 def _resume(run: Run, fresh: PyTree) -> PyTree:
     """The tree of the run's last checkpoint with its metrics as they were then, or the fresh one at the start."""
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
+        shutil.rmtree(run.folder / JUDGED, ignore_errors=True)
         run.rewind(0)
         return fresh
     tree = frame_files.load(run.checkpoint_path, fresh)
@@ -279,6 +296,10 @@ def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress
                 latest = _evaluation_text(event.values) or latest
             case Snapshot():
                 frame_files.save(run.checkpoint_path, event.tree, {"rows": run.rows})
+            case Judgement():
+                name = f"{event.environment_step:08d}_{LABELS[event.is_success]}.pkl"
+                (run.folder / JUDGED).mkdir(exist_ok=True)
+                write_hil_serl(run.folder / JUDGED / name, [event.trajectory])
             case Step():
                 progress.update(event.step, event.total, event.text + latest)
             case WarmupResult():

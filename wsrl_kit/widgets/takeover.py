@@ -18,6 +18,7 @@ from wsrl_kit.parameters import headless
 
 DRAW_SECONDS = 0.1  # between two pictures of a camera
 GRIPPER = 6  # entry of a motion that has no speed
+QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b> Press Success or Failure."
 BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
 
 
@@ -64,32 +65,36 @@ def pad_of(takeover: Takeover) -> ipywidgets.Widget:
     sources = {"_esm": (folder / "pad.js").read_text(), "_css": (folder / "pad.css").read_text()}
     keys = type("Keys", (anywidget.AnyWidget,), sources)()
     speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
-    cameras = _Cameras(takeover)
-    keys.on_msg(partial(_hear, takeover, speed, cameras))
-    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover), speed]), cameras.row])
+    question, cameras = ipywidgets.HTML(), _Cameras(takeover)
+    keys.on_msg(partial(_hear, takeover, speed, question, cameras))
+    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover), speed]), question, cameras.row])
 
 
 def _hear(
     takeover: Takeover,
     speed: ipywidgets.FloatSlider,
+    question: ipywidgets.HTML,
     cameras: "_Cameras",
     keys: ipywidgets.Widget,
     message: dict[str, Any],
     buffers: Any,
 ) -> None:
-    """Passes on what the browser says is held, and answers with the time, who acts, and new pictures."""
+    """Passes on what the browser says is held, and answers with the time, who acts, the question, and new pictures."""
     if message["released"]:
         takeover.release()
     elif message["motion"] is not None and message["told"] is not None:
         motion = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(message["motion"])]
         takeover.hold(motion, message["told"])
     keys.send({"time": takeover.now(), "acts": takeover.motion() is not None})
+    question.value = QUESTION if takeover.asks else ""
     cameras.draw()
 
 
 def _verdicts(takeover: Takeover) -> list[ipywidgets.Button]:
     def button(verdict: Verdict, style: str) -> ipywidgets.Button:
-        made = ipywidgets.Button(description=verdict.capitalize(), button_style=style, tooltip="ends the episode")
+        made = ipywidgets.Button(
+            description=verdict.capitalize(), button_style=style, tooltip="ends the episode, or answers"
+        )
         made.on_click(lambda _: takeover.decide(verdict))
         return made
 
