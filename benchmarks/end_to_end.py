@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,6 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     from wsrl_kit.training import learning, randomness
     from wsrl_kit.types import Transition
 
-    static = replace(static, behavior_cloning_weight=0.0)
     sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
     key = randomness.key(config.seed, "sampling")
     observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
@@ -139,7 +138,7 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learning.learn(static, sampler, shape, *state, *last, None, row)
+        return learning.learn(static, sampler, shape, *state, *last, transition=row)
 
     def alone(*state: Any) -> Any:
         return learning.learn(static, sampler, shape, *state, *last)

@@ -12,7 +12,7 @@ import pytest
 from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, batch_of, compiled, fresh
 from wsrl_kit import conservative, losses, sac
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.sac import SACConfig
+from wsrl_kit.sac import SACConfig, TermWeights
 
 PARAMETERS = {"hidden_sizes": [8], "discount": 0.9, "critic_learning_rate": 1e-2, "cql_actions": 2}
 
@@ -125,7 +125,7 @@ def gap_after(config: SACConfig, weight: float, steps: int = 100) -> float:
     state = fresh(config)
     batch = batch_of(1, BATCH)
     for step in range(steps):
-        state, metrics, _ = update(config, state, batch, jax.random.key(step), jnp.float32(weight))
+        state, metrics, _ = update(config, state, batch, jax.random.key(step), TermWeights(jnp.float32(weight)))
     return float(metrics["conservative_gap"])
 
 
@@ -137,7 +137,7 @@ def test_the_term_lowers_the_gap_the_more_the_heavier_it_is() -> None:
 
 def test_without_known_returns_calql_is_cql() -> None:
     batch = batch_of(1, BATCH)._replace(monte_carlo_return=jnp.full((1, BATCH), -jnp.inf))
-    arguments = (batch, jax.random.key(0), jnp.float32(0.5))
+    arguments = (batch, jax.random.key(0), TermWeights(jnp.float32(0.5)))
     assert_close(update(CQL, fresh(), *arguments), update(CALQL, fresh(), *arguments), 1e-6)
 
 
@@ -182,7 +182,9 @@ def test_the_max_target_backup_takes_the_best_of_the_candidates() -> None:
 
 def test_metrics_are_those_that_are_named() -> None:
     for config in (PLAIN, CQL, static_of("calql", cql_target_gap=0.8)):
-        _, metrics, _ = update(config, fresh(config), batch_of(2, BATCH), jax.random.key(0), jnp.float32(0.1))
+        _, metrics, _ = update(
+            config, fresh(config), batch_of(2, BATCH), jax.random.key(0), TermWeights(jnp.float32(0.1))
+        )
         assert set(metrics) == set(sac.metric_names(config))
 
 
@@ -191,7 +193,7 @@ def test_a_multiplier_finds_the_weight_that_gives_the_gap() -> None:
     state, batch = fresh(config), batch_of(1, BATCH)
     multipliers, gaps = [], []
     for step in range(1500):
-        state, metrics, _ = update(config, state, batch, jax.random.key(step), jnp.float32(1.0))
+        state, metrics, _ = update(config, state, batch, jax.random.key(step), TermWeights(jnp.float32(1.0)))
         multipliers.append(float(metrics["conservative_multiplier"]))
         gaps.append(float(metrics["conservative_gap"]))
     # It rises while the gap is too large, and comes back once it is too small.

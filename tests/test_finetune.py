@@ -10,9 +10,11 @@ import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 from training_samples import PENDULUM, host, measured, offline_data, same, settings, start_finetune, taken
-from wsrl_kit import envs
+from wsrl_kit import envs, sac
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.errors import DataError
+from wsrl_kit.training import finetune
+from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Measurement, Snapshot, Step
 
 PRIORITIZED = {"use_prioritized_replay": True}
@@ -70,6 +72,40 @@ def test_the_priority_exponent_rises_to_its_end(sources):
     beta = measured(events, "training/priority_beta")
     assert (beta[1], beta[100]) == (pytest.approx(0.4), pytest.approx(1.0, abs=0.01))
     assert all(before < after for before, after in pairwise(beta.values()))
+
+
+def test_behavior_cloning_goes_on_after_a_warmup_as_far_as_it_is_asked_for(sources):
+    dataset = offline_data(settings(), sources)
+
+    def distance(**changes: Any) -> float:
+        config = settings(**{"checkpoint_path": "warmup.npz", "behavior_cloning_weight": 100.0} | changes)
+        static, _ = first_agent(config, sources)
+        agent = jax.device_put(last(taken(start_finetune(config, dataset)))["agent"])
+        noise = jax.numpy.zeros((len(dataset), 6))
+        actions = sac.act(static, sac.policy(agent), jax.numpy.asarray(dataset.observations), noise)
+        return float(np.mean(np.square(actions - dataset.actions)))
+
+    without, fading = distance(), distance(behavior_cloning_fade_steps=100)
+    staying = distance(behavior_cloning_online_weight=100.0)
+    assert staying < fading < without
+    # What had no warmup clones nothing.
+    assert distance(checkpoint_path=None, behavior_cloning_online_weight=100.0) == without
+
+
+def test_a_run_that_is_resumed_in_the_fade_ends_with_the_same_bits(sources):
+    config = settings(
+        checkpoint_path="warmup.npz",
+        behavior_cloning_weight=10.0,
+        behavior_cloning_fade_steps=80,
+        checkpoint_interval=20,
+    )
+    dataset = offline_data(config, sources)
+    trees = snapshots(taken(start_finetune(config, dataset)))
+    environment = envs.make(config.exp_name, config.environment_options)
+    static, _ = first_agent(config, sources)
+    resumed = taken(finetune.finetune(config, static, trees[1], environment, Evaluator(config), None))
+    assert 0 < int(trees[1]["environment_step"]) < 80
+    assert same(last(resumed), trees[-1])
 
 
 def test_without_offline_data_nothing_is_drawn_from_them(sources):

@@ -14,6 +14,7 @@ import pytest
 
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis.tuning import read_trials
+from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.hil_serl_checkpoint import import_hil_serl
 from wsrl_kit.runs import find_runs, read_run
@@ -209,15 +210,22 @@ def test_hil_serl_whole_leaves_its_arms_their_tests_and_checkpoints_for_hil_serl
     assert read_run(tmp_path).status == "finished"
     assert figures_shown(tmp_path / "08_hil_serl.ipynb") == 3
     trained = {record.arm: record for record in find_runs(tmp_path) if record.kind == "finetune"}
-    assert trained.keys() == {"hil_serl", "no_interventions", "no_demos"}
+    assert trained.keys() == {"hil_serl", "no_warmup", "no_interventions", "no_demos"}
     helped = {name: record.curve("training/episode_intervention_steps").value.sum() for name, record in trained.items()}
-    assert helped["no_interventions"] == 0 < min(helped["hil_serl"], helped["no_demos"])
+    assert helped.pop("no_interventions") == 0 < min(helped.values())
     warmups = {name: record.parameters["checkpoint_path"] for name, record in trained.items()}
     assert warmups["hil_serl"] == warmups["no_interventions"] == str(tmp_path / "warmup" / "seed_0" / "warmup.npz")
-    assert warmups["no_demos"] is trained["no_demos"].parameters["demo_path"] is None
+    assert warmups["no_demos"] is warmups["no_warmup"] is trained["no_demos"].parameters["demo_path"] is None
+    assert trained["no_warmup"].parameters["demo_path"] == {"demos": [str(tmp_path / "data" / "demos.pkl")]}
+    # Actions are held to the demonstrations ever less after a warmup, and nothing pulls where there was none.
+    weights = {name: WSRLConfig(**record.parameters).clones_online for name, record in trained.items()}
+    assert weights == {"hil_serl": True, "no_warmup": False, "no_interventions": True, "no_demos": False}
     for record in trained.values():
-        # Both the classifier's word and the simulation's are kept, of training and of the policy alone.
-        assert len(record.curve("training/episode_task_success")) == len(record.curve("training/episode_success")) > 0
+        # Both the classifier's word and the simulation's are kept, of training and of the policy alone, and what the
+        # classifier takes for a success the simulation confirms.
+        success, truth = (record.curve(f"training/episode_{name}").value for name in ("success", "task_success"))
+        assert len(truth) == len(success) == len(record.curve("training/episode_denied_successes")) > 0
+        assert (success <= truth).all()
         test = read_run(record.folder / "test")
         assert (test.status, len(test.curve("evaluation/task_success_deterministic"))) == ("finished", 1)
         (exported,) = (record.folder / "hil_serl").iterdir()

@@ -243,10 +243,8 @@ def test_behavior_cloning_adds_the_squared_distance_to_the_data() -> None:
     batch = batch_of(2048)._replace(action=jnp.full((2048, ACTIONS), 0.5))
     state = constant_critics(fresh(), [0.0, 0.0])
     loss = [
-        float(
-            update_actor(replace(CONFIG, behavior_cloning_weight=w), state, batch, jax.random.key(0))[1]["actor_loss"]
-        )
-        for w in (0.0, 2.0)
+        float(update_actor(CONFIG, state, batch, jax.random.key(0), behavior_cloning_weight=weight)[1]["actor_loss"])
+        for weight in (None, 2.0)
     ]
     x = np.linspace(-9, 9, 20_001)
     density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)

@@ -89,6 +89,13 @@ class WSRLConfig:
     offline_decay_steps: int = parameter(5_000, "environment steps of the linear decay", minimum=1)
     min_offline_ratio: float = parameter(0.5, "floor of the offline ratio", minimum=0.0, maximum=1.0)
 
+    behavior_cloning_online_weight: float = parameter(
+        0.0, "weight of the behavior-cloning term in fine-tuning after a warmup, after the fade", minimum=0.0
+    )
+    behavior_cloning_fade_steps: int = parameter(
+        0, "environment steps over which its weight goes from warmup's to that", minimum=0
+    )
+
     # Online fine-tuning
     online_steps: int = parameter(10_000, "environment steps of fine-tuning", minimum=1)
     random_steps: int = parameter(0, "first environment steps with uniformly random actions", minimum=0)
@@ -209,6 +216,13 @@ class WSRLConfig:
                 raise unknown(parameter_name, list(cls.__dataclass_fields__))
         return cls(**preset(name) | values)
 
+    @property
+    def clones_online(self) -> bool:
+        """Whether fine-tuning holds the actor to what replay holds, as its warmup did."""
+        return self.checkpoint_path is not None and bool(
+            self.behavior_cloning_online_weight or self.behavior_cloning_fade_steps
+        )
+
     def __post_init__(self) -> None:
         validate(self)
         if self.critic_subset_size > self.critic_ensemble_size:
@@ -229,6 +243,8 @@ FINETUNING_PARAMETERS = (
     "offline_decay_rate",
     "offline_decay_steps",
     "min_offline_ratio",
+    "behavior_cloning_online_weight",
+    "behavior_cloning_fade_steps",
     "random_steps",
     "reward_classifier",
     "confirm_success",

@@ -27,7 +27,7 @@ def update(
     state: SACState,
     batch: Transition,
     key: PRNGKeyArray,
-    conservative_weight: Float[Array, ""] | float = 0.0,
+    weights: sac.TermWeights = sac.NO_TERMS,
 ) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
     """As `sac.update`, in the order of the authors' code."""
     actor_key, critic_key = jax.random.split(key)
@@ -36,7 +36,7 @@ def update(
     def critic_step(
         state: SACState, inputs: tuple[Transition, PRNGKeyArray]
     ) -> tuple[SACState, tuple[sac.Metrics, Float[Array, " batch"]]]:
-        state, metrics, td_error = sac.update_critic(config, state, *inputs, conservative_weight)
+        state, metrics, td_error = sac.update_critic(config, state, *inputs, weights.conservative)
         return (_coast_actor(config, state) if updates > 1 else state), (metrics, td_error)
 
     learned, (critic_metrics, td_error) = jax.lax.scan(
@@ -45,7 +45,7 @@ def update(
     metrics = jax.tree.map(jnp.mean, critic_metrics)
     before = state._replace(updates=learned.updates) if updates == 1 else learned
     acted, actor_metrics = sac.update_actor(
-        config, before, sac.merged(batch), actor_key, sac.actor_parts(config, batch)
+        config, before, sac.merged(batch), actor_key, sac.actor_parts(config, batch), weights.behavior_cloning
     )
     if updates == 1:
         state = acted._replace(

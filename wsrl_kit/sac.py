@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
@@ -47,6 +48,7 @@ __all__ = [
     "Policy",
     "SACConfig",
     "SACState",
+    "TermWeights",
     "act",
     "action_values",
     "actor_parts",
@@ -65,6 +67,24 @@ __all__ = [
 ]
 
 Metrics = dict[str, Float[Array, ""]]
+
+
+Weight = Float[Array, ""] | np.floating | float | None
+
+
+class TermWeights(NamedTuple):
+    """Weights of the loss terms that are annealed; None where there is no such term, which a program then is without.
+
+    Attributes:
+        conservative: of CQL's term.
+        behavior_cloning: of the behavior-cloning term.
+    """
+
+    conservative: Weight = None
+    behavior_cloning: Weight = None
+
+
+NO_TERMS = TermWeights()
 
 LARGEST_MULTIPLIER = 1e6
 """Bound of the multiplier of CQL's term, as in the authors' code."""
@@ -162,7 +182,7 @@ def update_critic(
     state: SACState,
     batch: Transition,
     key: PRNGKeyArray,
-    conservative_weight: Float[Array, ""] | float = 0.0,
+    conservative_weight: Weight = None,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
     """One critic and target step on the weighted mean of the loss terms; the actor and temperature stay as they are.
 
@@ -180,7 +200,7 @@ def _step_critic(
     batch: Transition,
     next_action: NextAction,
     key: PRNGKeyArray,
-    conservative_weight: Float[Array, ""] | float,
+    conservative_weight: Weight,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
     target = _target(config, state, batch, next_action)
     action = gripper.continuous(config.gripper, batch.action)
@@ -195,7 +215,8 @@ def _step_critic(
             config.continuous_size,
             sample_key,
         )
-        conservative_weight = conservative_weight * jnp.minimum(jnp.exp(state.log_multiplier), LARGEST_MULTIPLIER)
+        assert conservative_weight is not None
+        factor = conservative_weight * jnp.minimum(jnp.exp(state.log_multiplier), LARGEST_MULTIPLIER)
 
     def loss(critic: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, "ensemble batch"], Array | None]]:
         def value_of(rows: Float[Array, "rows feature"], action: Float[Array, "rows action"]) -> Array:
@@ -207,7 +228,7 @@ def _step_critic(
         if config.is_conservative:
             bound = batch.monte_carlo_return if config.is_calibrated else None
             gap = conservative.gap(value_of, sampled, seen, value, config.cql_temperature, bound)
-            per_example += conservative_weight * gap
+            per_example += factor * gap
         return jnp.mean(batch.weight * per_example), (value, gap)
 
     (loss_value, (value, gap)), gradient = jax.value_and_grad(loss, has_aux=True)(state.critic)
@@ -226,11 +247,17 @@ def _step_critic(
 
 
 def update_actor(
-    config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, parts: int = 1
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    key: PRNGKeyArray,
+    parts: int = 1,
+    behavior_cloning_weight: Weight = None,
 ) -> tuple[SACState, Metrics]:
     """One actor and one temperature step; the critics stay as they are.
 
     Args:
+        behavior_cloning_weight: of the term that holds actions to the batch's; None: there is none.
         parts: the gradient is summed over so many equal parts of the batch, one after another. It is the same but for
             rounding; what is kept for the way back is that of one part, and stays in the processor's caches.
     """
@@ -250,8 +277,8 @@ def update_actor(
         action, log_probability = tanh_normal.sample(mean, standard_deviation, noise)
         value = reduced(critic.apply(ensemble(state.critic), seen, action, False), axis=0)
         per_example = losses.soft_policy(log_probability, value, temperature)
-        if config.behavior_cloning_weight > 0:
-            per_example += config.behavior_cloning_weight * losses.behavior_cloning(action, batch.action)
+        if behavior_cloning_weight is not None:
+            per_example += behavior_cloning_weight * losses.behavior_cloning(action, batch.action)
         return jnp.mean(batch.weight * per_example), log_probability
 
     def add_part(
@@ -293,7 +320,7 @@ def update(
     state: SACState,
     batch: Transition,
     key: PRNGKeyArray,
-    conservative_weight: Float[Array, ""] | float = 0.0,
+    weights: TermWeights = NO_TERMS,
 ) -> tuple[SACState, Metrics, Float[Array, "utd batch"]]:
     """One environment step's learning: a critic update per leading row of `batch`, then one actor update on all rows.
 
@@ -302,7 +329,7 @@ def update(
     Args:
         batch: arrays with leading axes (utd, batch).
         key: randomness of this call.
-        conservative_weight: weight of CQL's term, if the configuration has one.
+        weights: of the annealed terms; CQL's is wanted where the configuration has that term.
 
     Returns:
         The new state, metrics (critic metrics are means over the updates), and every example's TD error.
@@ -314,13 +341,15 @@ def update(
     def critic_step(
         state: SACState, inputs: tuple[Transition, NextAction, PRNGKeyArray]
     ) -> tuple[SACState, tuple[Metrics, Float[Array, " batch"]]]:
-        state, metrics, td_error = _step_critic(config, state, *inputs, conservative_weight)
+        state, metrics, td_error = _step_critic(config, state, *inputs, weights.conservative)
         return state, (metrics, td_error)
 
     inputs = (batch, next_actions, jax.random.split(loss_key, batch.reward.shape[0]))
     state, (critic_metrics, td_error) = jax.lax.scan(critic_step, state, inputs)
     metrics = jax.tree.map(jnp.mean, critic_metrics)
-    state, actor_metrics = update_actor(config, state, merged(batch), actor_key, actor_parts(config, batch))
+    state, actor_metrics = update_actor(
+        config, state, merged(batch), actor_key, actor_parts(config, batch), weights.behavior_cloning
+    )
     if config.cql_target_gap is not None:
         state, multiplier_metrics = update_multiplier(config, state, metrics["conservative_gap"])
         actor_metrics |= multiplier_metrics

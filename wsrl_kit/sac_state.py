@@ -61,7 +61,6 @@ class SACConfig:
     target_entropy: float
     backup_entropy: bool
     official_update_order: bool
-    behavior_cloning_weight: float
     is_conservative: bool
     is_calibrated: bool
     cql_actions: int
@@ -172,7 +171,6 @@ def from_parameters(
         target_entropy=target_entropy,
         backup_entropy=config.backup_entropy,
         official_update_order=config.official_update_order,
-        behavior_cloning_weight=config.behavior_cloning_weight,
         is_conservative=is_conservative,
         is_calibrated=config.conservative_loss == "calql",
         cql_actions=config.cql_actions,

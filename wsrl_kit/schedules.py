@@ -66,8 +66,8 @@ def learning_rate(kind: str, peak: float, warmup_steps: int, decay_steps: int) -
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])
 
 
-def conservative_weight(offline: float, online: float, fade_steps: int) -> Schedule:
-    """From the weight of CQL's term in warmup to that in fine-tuning, linearly in `fade_steps` environment steps."""
+def fading_weight(offline: float, online: float, fade_steps: int) -> Schedule:
+    """From a loss term's weight in warmup to that in fine-tuning, linearly in `fade_steps` environment steps."""
     return optax.linear_schedule(offline, online, fade_steps) if fade_steps else optax.constant_schedule(online)
 
 
@@ -85,9 +85,6 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
         config.initial_offline_ratio, config.offline_decay_rate, config.offline_decay_steps, config.min_offline_ratio
     )
     share = learning_rate(config.learning_rate_schedule, 1.0, config.learning_rate_warmup_steps, critic_updates(config))
-    weight = conservative_weight(
-        config.conservative_weight, config.conservative_online_weight, config.conservative_fade_steps
-    )
     earlier = config.warmup_steps if config.checkpoint_path else 0
     values = {
         "offline ratio": evaluate(offline_ratio, config.online_steps),
@@ -99,7 +96,15 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
         beta = priority_beta(config.initial_priority_beta, config.final_priority_beta, config.online_steps)
         values["PER beta"] = evaluate(beta, config.online_steps)
     if config.conservative_loss != "none":
+        weight = fading_weight(
+            config.conservative_weight, config.conservative_online_weight, config.conservative_fade_steps
+        )
         values["conservative weight"] = evaluate(weight, config.online_steps)
+    if config.clones_online:
+        weight = fading_weight(
+            config.behavior_cloning_weight, config.behavior_cloning_online_weight, config.behavior_cloning_fade_steps
+        )
+        values["behavior-cloning weight"] = evaluate(weight, config.online_steps)
     return values
 
 

@@ -191,11 +191,12 @@ def run_metrics(
 
 
 def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, Float[np.ndarray, " steps"]]) -> Axes:
-    """Schedules such as the offline ratio or PER's beta: values in [0, 1] by label, against environment steps."""
+    """Schedules such as the offline ratio, PER's beta or a term's weight by label, against environment steps."""
     for (name, heights), colour in zip(values.items(), SERIES_COLOURS, strict=False):
         ax.plot(steps, heights, color=colour, linewidth=2.0, label=name)
     ax.legend(frameon=False)
-    ax.set(xlabel=AXIS_LABELS["environment_step"], ylabel="Value", ylim=(-0.03, 1.03))
+    highest = max(1.0, *(heights.max(initial=0.0) for heights in values.values()))
+    ax.set(xlabel=AXIS_LABELS["environment_step"], ylabel="Value", ylim=(-0.03 * highest, 1.03 * highest))
     return _step_axis(ax)
 
 

@@ -21,7 +21,7 @@ from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.prioritized import Proportional, RankBased
 from wsrl_kit.replay.uniform import Sampler, Uniform
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.training.agent import to_transitions
 from wsrl_kit.training.learning import (
     add,
@@ -186,7 +186,7 @@ class Experience:
         step: int,
         ratio: np.floating,
         beta: np.floating,
-        conservative_weight: np.floating | None,
+        weights: TermWeights,
         transition: Transition,
         shown: Shown,
         next_shown: Shown,
@@ -195,7 +195,7 @@ class Experience:
         at, sampler, shape = np.int32(step), self._sampler, self._shape
         if static.pixels is None:
             agent, self.replay, metrics = learn(
-                static, sampler, shape, agent, self.replay, key, at, ratio, beta, conservative_weight, transition
+                static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
             )
             return agent, metrics
         self._add_frames(shown, next_shown)
@@ -203,7 +203,7 @@ class Experience:
         images, next_images = self._shown(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
         agent, self.replay, metrics = learn_from(
-            static, sampler, agent, self.replay, batch, offline_rows, key, at, conservative_weight
+            static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
         )
         return agent, metrics
 

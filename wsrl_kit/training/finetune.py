@@ -24,7 +24,7 @@ from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import RobotError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.training import experience, randomness, window
 from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
@@ -41,14 +41,10 @@ RANK_REFRESH_INTERVAL = 100
 
 
 def online(config: WSRLConfig) -> WSRLConfig:
-    """The parameters as fine-tuning takes them: without the terms that belong to warmup.
-
-    Behavior cloning holds the actor to the data there; online it is free to leave them. CQL's term goes where it has no
-    weight.
-    """
+    """The parameters as fine-tuning takes them: without CQL's term where that has no weight."""
     weightless = config.conservative_online_weight == 0 and config.conservative_fade_steps == 0
     loss = "none" if weightless else config.conservative_loss
-    return replace(config, behavior_cloning_weight=0.0, conservative_loss=loss)
+    return replace(config, conservative_loss=loss)
 
 
 def initial_tree(
@@ -120,7 +116,7 @@ def finetune(
     betas = schedule.get("PER beta", np.zeros_like(ratios))
     acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
     diagnosis_key = randomness.key(config.seed, "diagnosis")
-    weights = schedule.get("conservative weight")
+    conservative, cloning = schedule.get("conservative weight"), schedule.get("behavior-cloning weight")
     faded = config.conservative_fade_steps if config.conservative_online_weight == 0 else config.online_steps
     first_update = max(config.frozen_rollout_steps, config.random_steps)
     sampled = np.ones(1, np.float32)
@@ -203,17 +199,18 @@ def finetune(
                 penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
             seen = (Transition(*row)._replace(grasp_penalty=penalty), shown, next_shown)
             largest_reward = max(largest_reward, abs(float(learnt)))
-            if weights is not None and environment_step >= faded:
+            if conservative is not None and environment_step >= faded:
                 # CQL's term has faded out: the program without it takes over.
-                weights = None
+                conservative = None
                 sizes = (static.observation_size, static.action_size, static.pixels)
                 static = sac.from_parameters(replace(config, conservative_loss="none"), *sizes)
             ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
             if environment_step < first_update:
                 memory.add(*seen)
             else:
-                weight = None if weights is None else weights[environment_step]
-                agent, metrics = memory.learn(static, agent, sampling_key, environment_step, ratio, beta, weight, *seen)
+                at = environment_step
+                weights = TermWeights(*(None if each is None else each[at] for each in (conservative, cloning)))
+                agent, metrics = memory.learn(static, agent, sampling_key, at, ratio, beta, weights, *seen)
             take_overs.include(is_human, seen)
             observation, state, shown = next_observation, next_state, next_shown
             rewards.append(float(reward))

@@ -7,19 +7,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Integer, PRNGKeyArray
 
 from wsrl_kit import sac
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.replay.storage import Storage
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.training.learning import metric_names, prepared, update_of
 from wsrl_kit.types import Images
 
-TakeSteps = Callable[[SACState, int, int, np.float32], tuple[SACState, sac.Metrics]]
-"""Agent (given up), first step, the one after the last, and CQL's weight, to the agent and the last step's metrics."""
+TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metrics]]
+"""Agent (given up), first step, the one after the last, and the terms' weights; to the agent and its last metrics."""
 
 
 def on(rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: int, key: PRNGKeyArray) -> TakeSteps:
@@ -32,13 +32,13 @@ def on(rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: 
         frames: what the rows show; None where there are no cameras.
     """
     if frames is None:
-        return lambda agent, start, end, weight: _on_states(
-            static, batch_size, agent, rows, key, np.int32(start), np.int32(end), weight
+        return lambda agent, start, end, weights: _on_states(
+            static, batch_size, agent, rows, key, np.int32(start), np.int32(end), weights
         )
     gather = FrameBatches().gather
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
 
-    def take_steps(agent: SACState, start: int, end: int, weight: np.float32) -> tuple[SACState, sac.Metrics]:
+    def take_steps(agent: SACState, start: int, end: int, weights: TermWeights) -> tuple[SACState, sac.Metrics]:
         steps = np.arange(start, end, dtype=np.int32)
         index = np.asarray(_draw(batch_size, rows, key, steps))
         metrics: sac.Metrics = {}
@@ -47,7 +47,7 @@ def on(rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: 
             images = coming.result()
             if place + 1 < len(steps):
                 coming = thread.submit(gather, index[place + 1], frames)
-            agent, metrics = _on_images(static, agent, rows, index[place], images, key, step, weight)
+            agent, metrics = _on_images(static, agent, rows, index[place], images, key, step, weights)
         return agent, metrics
 
     return take_steps
@@ -62,11 +62,11 @@ def _on_states(
     key: PRNGKeyArray,
     start: Integer[Array, ""],
     end: Integer[Array, ""],
-    conservative_weight: Float[Array, ""],
+    weights: TermWeights,
 ) -> tuple[SACState, sac.Metrics]:
     def one_step(step: Integer[Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
         index = _rows_of_batch(batch_size, rows, key, step)
-        return _learn(static, carry[0], rows, index, None, key, step, conservative_weight)
+        return _learn(static, carry[0], rows, index, None, key, step, weights)
 
     nothing = {name: jnp.zeros(()) for name in metric_names(static)}
     return jax.lax.fori_loop(start, end, one_step, (agent, nothing))
@@ -87,7 +87,7 @@ def _learn(
     images: tuple[Images, Images] | None,
     key: PRNGKeyArray,
     step: Integer[Array, ""],
-    conservative_weight: Float[Array, ""],
+    weights: TermWeights,
 ) -> tuple[SACState, sac.Metrics]:
     """One step on the given rows, with what their observations and next observations show."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
@@ -95,7 +95,7 @@ def _learn(
     if images is not None:
         batch = batch._replace(images=images[0], next_images=images[1])
     batch = prepared(static, agent, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
-    agent, metrics, _ = update_of(static)(static, agent, batch, update_key, conservative_weight)
+    agent, metrics, _ = update_of(static)(static, agent, batch, update_key, weights)
     return agent, metrics
 
 

@@ -32,21 +32,24 @@ from wsrl_kit.training.workers import finished
 
 @dataclass(frozen=True)
 class HilSerlArm:
-    """What an arm has of HIL-SERL's two sources of human knowledge.
+    """What an arm has of HIL-SERL's two sources of human knowledge, and of the kit's warmup.
 
     Attributes:
-        demos: demonstrations, in the offline half of every batch and in the warmup; without them there is none.
+        demos: demonstrations, in the offline half of every batch.
         human: somebody who takes over.
+        warmup: on the demonstrations, before the first step on the robot; none without demonstrations.
     """
 
     demos: bool
     human: bool
+    warmup: bool
 
 
 HIL_SERL_ARMS = {
-    "hil_serl": HilSerlArm(demos=True, human=True),
-    "no_interventions": HilSerlArm(demos=True, human=False),
-    "no_demos": HilSerlArm(demos=False, human=True),
+    "hil_serl": HilSerlArm(demos=True, human=True, warmup=True),
+    "no_warmup": HilSerlArm(demos=True, human=True, warmup=False),
+    "no_interventions": HilSerlArm(demos=True, human=False, warmup=True),
+    "no_demos": HilSerlArm(demos=False, human=True, warmup=False),
 }
 
 
@@ -89,6 +92,11 @@ class HilSerlConfig:
         """Whether any arm needs demonstrations."""
         return any(HIL_SERL_ARMS[arm].demos for arm in self.arms)
 
+    @property
+    def is_warmed_up(self) -> bool:
+        """Whether any arm begins with a warmup."""
+        return any(HIL_SERL_ARMS[arm].warmup for arm in self.arms)
+
 
 def run_hil_serl(
     config: WSRLConfig,
@@ -124,20 +132,14 @@ def run_hil_serl(
             config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
         config = replace(config, reward_classifier=_classifier(config, plan, folder, progress))
         for seed in plan.seeds:
-            warmup = folder / "warmup" / f"seed_{seed}"
-            if plan.is_demonstrated:
-                own = replace(config, seed=seed, offline_data_path=config.demo_path, demo_path=None)
-                if not finished(warmup, asdict(own)):
-                    run_warmup(own, warmup, _Named(progress, f"seed {seed}"), resume=resume)
+            seeded = warm = replace(config, seed=seed)
+            if plan.is_warmed_up:
+                place, named = folder / "warmup" / f"seed_{seed}", _Named(progress, f"seed {seed}")
+                warm = _warmed_up(seeded, place, named, resume)
             for name in plan.arms:
                 arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
-                own = replace(
-                    config,
-                    seed=seed,
-                    human=config.human if arm.human else NOBODY,
-                    checkpoint_path=str(warmup / WARMUP_FILE) if arm.demos else None,
-                    demo_path=str(warmup / FILTERED_FILE) if arm.demos else None,
-                )
+                start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
+                own = replace(start, human=config.human if arm.human else NOBODY)
                 named = _Named(progress, f"{name}, seed {seed}")
                 if not finished(target, asdict(own)):
                     run_finetune(own, target, named, arm=name, resume=resume)
@@ -197,6 +199,14 @@ def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress:
     if not finished(target, asdict(own)):
         run_classifier(own, target, progress)
     return str(target / CLASSIFIER_FILE)
+
+
+def _warmed_up(config: WSRLConfig, folder: Path, progress: Progress, resume: bool) -> WSRLConfig:
+    """Warms up on the demonstrations, unless that is done; the parameters of a fine-tuning that goes on from there."""
+    own = replace(config, offline_data_path=config.demo_path, demo_path=None)
+    if not finished(folder, asdict(own)):
+        run_warmup(own, folder, progress, resume=resume)
+    return replace(config, checkpoint_path=str(folder / WARMUP_FILE), demo_path=str(folder / FILTERED_FILE))
 
 
 class _Named:

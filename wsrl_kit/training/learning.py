@@ -11,7 +11,7 @@ from wsrl_kit import grasp, official, sac
 from wsrl_kit.replay import mixture
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.uniform import Sampler
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.types import Batch, Transition
 
 Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
@@ -24,9 +24,9 @@ def update_of(static: SACConfig) -> Update:
         return update
 
     def with_gripper(
-        config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, *weight: Float[Array, ""]
+        config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, weights: TermWeights = sac.NO_TERMS
     ) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
-        state, metrics, td_error = update(config, state, batch, key, *weight)
+        state, metrics, td_error = update(config, state, batch, key, weights)
         state, grasp_metrics = grasp.update(config, state, batch)
         return state, metrics | grasp_metrics, td_error
 
@@ -48,7 +48,7 @@ def learning_step(
     step: Integer[Array, ""],
     ratio: Float[Array, ""],
     beta: Float[Array, ""],
-    conservative_weight: Float[Array, ""] | None = None,
+    weights: TermWeights = sac.NO_TERMS,
     transition: Transition | None = None,
 ) -> tuple[SACState, Replay, sac.Metrics]:
     """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
@@ -59,11 +59,11 @@ def learning_step(
         step: environment steps since the switch.
         ratio: offline share of each batch.
         beta: PER's importance exponent.
-        conservative_weight: weight of CQL's term; None without one.
+        weights: of the annealed loss terms.
         transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
     """
     replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
-    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, conservative_weight)
+    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, weights)
 
 
 def sampling_step(
@@ -93,14 +93,12 @@ def updating_step(
     offline_rows: Integer[Array, ""],
     key: PRNGKeyArray,
     step: Integer[Array, ""],
-    conservative_weight: Float[Array, ""] | None = None,
+    weights: TermWeights = sac.NO_TERMS,
 ) -> tuple[SACState, Replay, sac.Metrics]:
     """The second half of `learning_step`; where there are cameras, the batch has got its images in between."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
     transition = prepared(static, agent, batch.transition, update_key)
-    # Left out where there is no such term: what is handed over takes time.
-    weight = () if conservative_weight is None else (conservative_weight,)
-    agent, metrics, td_error = update_of(static)(static, agent, transition, update_key, *weight)
+    agent, metrics, td_error = update_of(static)(static, agent, transition, update_key, weights)
     return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 

@@ -17,7 +17,7 @@ from wsrl_kit.errors import DataError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.training import gradient_steps, programs, randomness
 from wsrl_kit.training.agent import learning_reward, to_transitions
 from wsrl_kit.training.divergence import check_divergence
@@ -92,6 +92,10 @@ def warmup(
     store = dataset_frames(static, tree["agent"], training)
     holdout_store = store if holdout is training else dataset_frames(static, tree["agent"], holdout)
     take_steps = gradient_steps.on(rows, store, static, config.batch_size, randomness.key(config.seed, "warmup"))
+    weights = TermWeights(
+        conservative=np.float32(config.conservative_weight) if static.is_conservative else None,
+        behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
+    )
     agent, step = tree["agent"], int(tree["step"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
     evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
@@ -102,7 +106,7 @@ def warmup(
         # Calls end where the next record, evaluation or checkpoint is due.
         intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
         end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
-        agent, device_metrics = take_steps(agent, step, end, np.float32(config.conservative_weight))
+        agent, device_metrics = take_steps(agent, step, end, weights)
         metrics = {name: float(value) for name, value in device_metrics.items()}
         check_divergence(config, metrics, largest_reward, step)
         step = end
