@@ -29,7 +29,8 @@ from wsrl_kit.training import classifier_file
 from wsrl_kit.training.classifier_data import examples
 from wsrl_kit.training.classifier_file import Decision
 from wsrl_kit.training.events import Silent
-from wsrl_kit.training.jobs import JUDGED, run_finetune
+from wsrl_kit.training.following import JUDGED
+from wsrl_kit.training.jobs import run_finetune
 from wsrl_kit.training.observations import camera_shapes, stacked
 
 STILL = np.zeros(6, np.float32)

@@ -11,7 +11,8 @@ from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.runs import Run, read_run
 from wsrl_kit.training.arms import ARMS, AblationConfig, naming
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, outcome_recorded
+from wsrl_kit.training.following import outcome_recorded
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE
 from wsrl_kit.training.warmup import PADDING
 from wsrl_kit.training.workers import Job, finished, run_jobs
 

@@ -25,7 +25,7 @@ from wsrl_kit.training.classifier_data import balanced_rows, design, examples, l
 from wsrl_kit.training.classifier_file import Decision
 from wsrl_kit.training.classifier_validation import VALIDATION_FILE, write_validation
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import outcome_recorded
+from wsrl_kit.training.following import outcome_recorded
 
 CLASSIFIER_FILE = "classifier.npz"
 

@@ -24,7 +24,8 @@ from wsrl_kit.runs import Run
 from wsrl_kit.training.ablation import grows
 from wsrl_kit.training.classifier import CLASSIFIER_FILE, run_classifier
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, outcome_recorded, run_collect, run_finetune, run_warmup
+from wsrl_kit.training.following import outcome_recorded
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_collect, run_finetune, run_warmup
 from wsrl_kit.training.observations import camera_shapes
 from wsrl_kit.training.robot_test import run_test
 from wsrl_kit.training.workers import finished

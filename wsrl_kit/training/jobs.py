@@ -1,21 +1,17 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
-import math
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
 import gymnasium
-from jaxtyping import PyTree
 
 from wsrl_kit import envs
 from wsrl_kit.config import PERSON, Paths, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.labels import LABELS
 from wsrl_kit.data.quality import weigh
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
@@ -23,23 +19,22 @@ from wsrl_kit.envs.confirmation import Confirm, by_person, by_task
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.reconnecting import reconnecting
 from wsrl_kit.envs.takeover import Takeover, beside_person
-from wsrl_kit.errors import DataError, DivergenceError, ParameterError, RunError, Stopped, WSRLKitError
+from wsrl_kit.errors import DataError, ParameterError, Stopped
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, frame_files, programs, randomness, warmup
+from wsrl_kit.training import finetune, frame_files, programs, randomness, warmup
 from wsrl_kit.training.classifier_file import rewarded
-from wsrl_kit.training.evaluation import MODES, Evaluator
-from wsrl_kit.training.events import Event, Judgement, Measurement, Progress, Snapshot, Step
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.events import Progress
 from wsrl_kit.training.experience import offline_frames
+from wsrl_kit.training.following import follow, outcome_recorded, resumed
 from wsrl_kit.training.observations import camera_shapes
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
 
 WARMUP_FILE = "warmup.npz"
 FILTERED_FILE = "filtered_demos.pkl"
-JUDGED = "judged"
-"""Folder, within a fine-tuning's, of the successes that were confirmed or denied."""
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
@@ -137,8 +132,8 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
         agents.check_trunk(config, static)
         environment.close()
         evaluator = Evaluator(config)
-        tree = _resume(run, warmup.initial_tree(agent))
-        result = _follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
+        tree = resumed(run, warmup.initial_tree(agent))
+        result = follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
         assert isinstance(result, WarmupResult)
         evaluator.close()
 
@@ -242,9 +237,9 @@ def run_finetune(
                 agents.check_trunk(config, static)
             if probe is None and dataset is not None:
                 probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
-            tree = _resume(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
+            tree = resumed(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
             frames = offline_frames(config, static, tree["agent"], dataset)
-            _follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
+            follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
         run.finish({"environment_steps": config.online_steps})
         # A finished run is not gone on with, and the frames of a whole ablation would fill the disk.
         frame_files.remove(run.checkpoint_path)
@@ -268,77 +263,3 @@ def _confirm(environment: gymnasium.Env, takeover: Takeover | None, progress: Pr
     if takeover is None:
         return by_task(environment)
     return by_person(environment, takeover, lambda: progress.stop_requested)
-
-
-def _resume(run: Run, fresh: PyTree) -> PyTree:
-    """The tree of the run's last checkpoint with its metrics as they were then, or the fresh one at the start."""
-    if not run.checkpoint_path.exists():
-        frame_files.remove(run.checkpoint_path)
-        shutil.rmtree(run.folder / JUDGED, ignore_errors=True)
-        run.rewind(0)
-        return fresh
-    tree = frame_files.load(run.checkpoint_path, fresh)
-    run.rewind(checkpoint.read_metadata(run.checkpoint_path)["rows"])
-    return tree
-
-
-def _follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress) -> WarmupResult | None:
-    """Takes the events of a training loop to the run's folder and the progress display.
-
-    Raises:
-        DivergenceError: with the last checkpoint, which is from before.
-    """
-    latest = ""
-    for event in _from_before_diverging(events, run):
-        match event:
-            case Measurement():
-                run.record(event.phase, event.environment_step, event.gradient_step, event.values)
-                latest = _evaluation_text(event.values) or latest
-            case Snapshot():
-                frame_files.save(run.checkpoint_path, event.tree, {"rows": run.rows})
-            case Judgement():
-                name = f"{event.environment_step:08d}_{LABELS[event.is_success]}.pkl"
-                (run.folder / JUDGED).mkdir(exist_ok=True)
-                write_hil_serl(run.folder / JUDGED / name, [event.trajectory])
-            case Step():
-                progress.update(event.step, event.total, event.text + latest)
-            case WarmupResult():
-                return event
-        if progress.stop_requested:
-            raise Stopped(f"stopped by the user; {run.folder} holds everything up to the last checkpoint")
-    return None
-
-
-def _from_before_diverging(events: Iterator[Event | WarmupResult], run: Run) -> Iterator[Event | WarmupResult]:
-    try:
-        yield from events
-    except DivergenceError as error:
-        found = run.checkpoint_path if run.checkpoint_path.exists() else "none was made yet"
-        raise DivergenceError(f"{error}; the last good checkpoint: {found}") from error
-
-
-def _evaluation_text(values: dict[str, float]) -> str:
-    """The evaluation among some measured values as a few words; "" if there is none."""
-    for quantity in ("success", "return"):
-        found = {mode: values.get(f"evaluation/{quantity}_{mode}", math.nan) for mode in MODES}
-        if all(map(math.isfinite, found.values())):
-            return f", {quantity} " + ", ".join(f"{value:.2f} {mode}" for mode, value in found.items())
-    return ""
-
-
-@contextmanager
-def outcome_recorded(run: Run) -> Iterator[None]:
-    """Writes into the run's folder how its work ended, where that is not by finishing.
-
-    Where the disk takes nothing any more, the first error is the one to know, and the run stays "running": resumable.
-    """
-    try:
-        yield
-    except (Stopped, KeyboardInterrupt):
-        with suppress(RunError):
-            run.stop()
-        raise
-    except Exception as error:
-        with suppress(RunError):
-            run.fail(str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}")
-        raise

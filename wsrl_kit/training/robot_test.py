@@ -19,7 +19,7 @@ from wsrl_kit.training import checkpoint, randomness
 from wsrl_kit.training.classifier_file import rewarded
 from wsrl_kit.training.evaluation import MODES, act
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import outcome_recorded
+from wsrl_kit.training.following import outcome_recorded
 from wsrl_kit.training.observations import stacked
 from wsrl_kit.training.workers import finished
 

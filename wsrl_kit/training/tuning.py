@@ -21,7 +21,7 @@ from wsrl_kit.runs import Run
 from wsrl_kit.training.ablation import padded, plan, run_ablation, with_files
 from wsrl_kit.training.arms import ARMS, COMMON, AblationConfig
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.jobs import outcome_recorded
+from wsrl_kit.training.following import outcome_recorded
 from wsrl_kit.training.workers import finished, run_jobs
 
 STUDY_FILE = "study.log"
