@@ -13,6 +13,7 @@ import pytest
 
 from camera_samples import NAME, register
 from robot_samples import driven, served
+from test_critic_ensemble import compiled
 from training_samples import StopAt, same_checkpoint, settings
 from wsrl_kit import envs, pixels, reward_classifier
 from wsrl_kit.config import WSRLConfig
@@ -34,6 +35,8 @@ from wsrl_kit.training.jobs import run_finetune
 from wsrl_kit.training.observations import camera_shapes, stacked
 
 STILL = np.zeros(6, np.float32)
+create = compiled(reward_classifier.create, static_argnums=0)
+probability = compiled(reward_classifier.probability, static_argnums=0)
 
 
 class Told(gymnasium.Env):
@@ -183,7 +186,7 @@ def fooled(folder: Path, **changes: Any) -> WSRLConfig:
             "reward_classifier": str(folder / "classifier.npz"),
             "confirm_success": True,
             "online_steps": 60,
-            "frozen_rollout_steps": 20,
+            "frozen_rollout_steps": 60,  # nothing is learned, which would have to be compiled first
             "evaluation_episodes": 0,
             "checkpoint_interval": 20,
         }
@@ -205,16 +208,21 @@ def ignorant(path: Path, config: WSRLConfig) -> None:
     sight = replace(pixels.for_cameras(shapes, "small", 0), state_width=0) if shapes else None
     size = 0 if shapes else states.shape[1]
     static = RewardClassifier(size, (4,), 0.0, 1e-3, sight)
-    state = reward_classifier.create(static, jax.random.key(0), jnp.zeros(size), jnp.ones(size))
+    state = create(static, jax.random.key(0), jnp.zeros(size), jnp.ones(size))
     seen = Examples(jnp.asarray(states[:, :size]), jnp.zeros(len(states)), images)
-    threshold = float(np.quantile(reward_classifier.probability(static, state, seen), 0.8))
+    threshold = float(np.quantile(probability(static, state, seen), 0.8))
     classifier_file.save(path, static, state, Decision(threshold, threshold, 1))
 
 
 @pytest.mark.parametrize("task", ["robot", "cameras"])
 def test_what_was_said_becomes_data_for_the_next_classifier(task: str, tmp_path: Path) -> None:
     register()
-    cameras = {"exp_name": NAME, "environment_options": {"observation_horizon": 2}, "batch_size": 8}
+    cameras = {
+        "exp_name": NAME,
+        "environment_options": {"observation_horizon": 2},
+        "hidden_sizes": [8],
+        "batch_size": 8,
+    }
     config = fooled(tmp_path, **(cameras if task == "cameras" else {}))
     run_finetune(config, tmp_path / "run", Silent())
     record = read_run(tmp_path / "run")
@@ -234,8 +242,7 @@ def test_what_was_said_becomes_data_for_the_next_classifier(task: str, tmp_path:
     # What it was shown is what the classifier took for a success.
     static, state, decision = classifier_file.load(tmp_path / "classifier.npz")
     seen = examples(static, found, np.flatnonzero(found.rewards == 0))
-    probability = np.asarray(reward_classifier.probability(static, state, seen))
-    assert (probability >= decision.threshold - 1e-6).all()
+    assert (np.asarray(probability(static, state, seen)) >= decision.threshold - 1e-6).all()
 
 
 def test_a_killed_run_asks_the_same_again_and_keeps_it_once(tmp_path: Path) -> None:
