@@ -53,6 +53,32 @@ def test_a_run_on_a_robot_is_like_any_other(server: RobotServer, tmp_path: Path)
     assert finetune_figure(record).axes[0].get_ylabel() == "Success"
 
 
+class Interrupted(Silent):
+    """A kernel that is interrupted in the middle of the second episode; where the robot was then."""
+
+    def __init__(self, server: RobotServer) -> None:
+        self._arm = server.arm
+
+    def update(self, step: int, total: int, text: str) -> None:
+        if step == 9:
+            self.pose = self._arm.state()["pose"]
+            raise KeyboardInterrupt
+
+
+def test_a_kernel_that_is_interrupted_leaves_the_robot_holding_and_a_run_to_go_on_with(
+    server: RobotServer, tmp_path: Path
+) -> None:
+    config = replace(on_robot(server), checkpoint_interval=6)
+    kernel = Interrupted(server)
+    with pytest.raises(KeyboardInterrupt):
+        run_finetune(config, tmp_path, kernel)
+    assert read_run(tmp_path).status == "stopped"
+    assert server.arm.commands[-1] == kernel.pose != server.arm.commands[-2]
+    assert int(checkpoint.read(tmp_path / "checkpoint.npz", "environment_step")["environment_step"]) == 6
+    run_finetune(config, tmp_path, Silent())
+    assert read_run(tmp_path).status == "finished"
+
+
 def test_evaluations_beside_training_are_refused(server: RobotServer, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="evaluation_episodes must be 0 with hirol_robot"):
         run_finetune(replace(on_robot(server), evaluation_episodes=1), tmp_path, Silent())
