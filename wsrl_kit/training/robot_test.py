@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from wsrl_kit import envs, sac
-from wsrl_kit.config import PERSON, WSRLConfig
+from wsrl_kit.config import WSRLConfig
 from wsrl_kit.envs.confirmation import by_task
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import Stopped
@@ -51,8 +51,8 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
         agent = checkpoint.load(trained / "checkpoint.npz", {"agent": agent}, "agent/")["agent"]
         task = environment
         if config.reward_classifier is not None:
-            # As in training, so that a false success ends no episode; with a person it is the classifier's word alone.
-            confirm = by_task(environment) if config.confirm_success and config.human != PERSON else None
+            # As in training, so that a false success ends no episode.
+            confirm = by_task(environment) if config.confirm_success else None
             task = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
         for index in range(episodes):
             for mode, noise_scale in zip(MODES, (1.0, 0.0), strict=True):
