@@ -1,5 +1,6 @@
 """A human takes over: what is recorded, on which side, and that a run goes on from a checkpoint to the same bits."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from wsrl_kit import envs
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.errors import ExperimentError, Stopped
+from wsrl_kit.errors import ExperimentError, RobotError, Stopped
 from wsrl_kit.replay import mixture
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.prioritized import Proportional
@@ -45,6 +46,7 @@ class Helped(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1.0, 10.0, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
     override: Any = None
+    lost_at: Any = None
 
     def __init__(self) -> None:
         self._episode = -1
@@ -56,6 +58,8 @@ class Helped(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         info = {}
+        if (self._episode, self._step) == self.lost_at:
+            raise RobotError("lost")
         if self._step in HELPED.get(self._episode, ()):
             info["intervene_action"] = np.array([self._episode, self._step]) / 10
             if self.override is not None:
@@ -71,15 +75,20 @@ ROWS = [(0, 2), (0, 3), (0, 6), (0, 7), (1, 0), (1, 4), (3, 1), (3, 2)]
 """Episode and step of every intervention, in order."""
 
 
-def run(offline: Dataset | None = None, **changes: Any) -> tuple[list[Any], Any]:
-    """Events and last tree of 24 steps without updates: episodes 0 (8 steps), 1 (5), 2 (8), 3 (3, cut)."""
+def playing(offline: Dataset | None = None, **changes: Any) -> Iterator[Any]:
+    """24 steps without updates: episodes 0 (8 steps), 1 (5), 2 (8), 3 (3, cut)."""
     task = {"exp_name": "wsrl_kit_tests/Helped-v0", "environment_options": {}, "batch_size": 3}
     lengths = {"online_steps": 24, "frozen_rollout_steps": 24, "log_interval": 4, "checkpoint_interval": 1}
     config = settings(**(task | lengths | {"evaluation_interval": 24} | changes))
     environment = envs.make(config.exp_name)
     static, agent = agents.create(config, environment, offline)
     tree = finetune.initial_tree(config, static, agent, offline)
-    events = taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None))
+    return finetune.finetune(config, static, tree, environment, Evaluator(config), None)
+
+
+def run(offline: Dataset | None = None, **changes: Any) -> tuple[list[Any], Any]:
+    """Events and last replay of these."""
+    events = taken(playing(offline, **changes))
     return events, events[-1].tree["replay"]
 
 
@@ -157,6 +166,15 @@ def test_the_oldest_give_way_where_the_rows_are_fewer_and_without_rows_none_are_
         replay.offline.transitions.observation[: len(expected)].reshape(-1, 2), expected or np.zeros((0, 2))
     )
     assert int(replay.online.size) == 24
+
+
+def test_what_a_human_did_is_kept_where_contact_is_lost_before_they_hand_back(monkeypatch):
+    monkeypatch.setattr(Helped, "lost_at", (0, 7))
+    steps, events = playing(intervention_capacity=20, evaluation_episodes=0), []
+    with pytest.raises(RobotError):
+        events.extend(event for each in steps for event in taken([each]))
+    kept = events[-1].tree["replay"].offline
+    np.testing.assert_array_equal(kept.transitions.observation[: int(kept.size)], [(0, 2), (0, 3), (0, 6)])
 
 
 @pytest.mark.parametrize("action", [np.array([0.2, 1.01]), np.array([np.nan, 0.0]), np.zeros(3)])

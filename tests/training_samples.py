@@ -1,6 +1,6 @@
 """Tiny settings, data and loops for the tests of training: real robot, real data, small networks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def host(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.array(leaf), tree)
 
 
-def taken(events: Iterator[Any]) -> list[Any]:
+def taken(events: Iterable[Any]) -> list[Any]:
     """All events of a loop, snapshots copied."""
     return [Snapshot(host(event.tree)) if isinstance(event, Snapshot) else event for event in events]
 

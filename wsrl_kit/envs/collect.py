@@ -1,6 +1,7 @@
 """Episodes of a scripted policy, as trajectories."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,18 +72,16 @@ def collect(
         ExperimentError: no such experiment, or no such script for it.
         ParameterError: an option is wrong.
     """
-    environment = make(exp_name, environment_options)
-    if wrapper is not None:
-        environment = wrapper(environment)
     trajectories = []
-    for episode in range(episodes):
-        reset_seed, policy_seed = np.random.SeedSequence((seed, episode)).generate_state(2)
-        observation, _ = environment.reset(seed=int(reset_seed))
-        policy = scripted_policy(kind, environment, np.random.default_rng(policy_seed))
-        trajectories.append(_record(environment, observation, policy, SOURCES[kind]))
-        if progress is not None:
-            progress(1)
-    environment.close()
+    with closing(make(exp_name, environment_options)) as task:
+        environment = task if wrapper is None else wrapper(task)
+        for episode in range(episodes):
+            reset_seed, policy_seed = np.random.SeedSequence((seed, episode)).generate_state(2)
+            observation, _ = environment.reset(seed=int(reset_seed))
+            policy = scripted_policy(kind, environment, np.random.default_rng(policy_seed))
+            trajectories.append(_record(environment, observation, policy, SOURCES[kind]))
+            if progress is not None:
+                progress(1)
     return trajectories
 
 

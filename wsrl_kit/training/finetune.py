@@ -184,6 +184,7 @@ def finetune(
                 next_observation, reward, terminated, truncated, info = environment.step(action)
             except RobotError:
                 # What was learned so far is kept; a run that goes on begins with the next episode.
+                take_overs.end()
                 episode += 1
                 yield snapshot()
                 raise

@@ -126,16 +126,12 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     programs.keep()
     run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
     with outcome_recorded(run):
-        environment = envs.make(config.exp_name, config.environment_options)
-        dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
-        static, agent = agents.create(config, environment, dataset)
+        dataset, static, agent = _warmup_start(config)
         agents.check_trunk(config, static)
-        environment.close()
-        evaluator = Evaluator(config)
         tree = resumed(run, warmup.initial_tree(agent))
-        result = follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
+        with closing(Evaluator(config)) as evaluator:
+            result = follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
         assert isinstance(result, WarmupResult)
-        evaluator.close()
 
         probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
         details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
@@ -168,12 +164,16 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     programs.keep()
-    environment = envs.make(config.exp_name, config.environment_options)
-    dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
-    static, agent = agents.create(config, environment, dataset)
-    environment.close()
+    dataset, static, agent = _warmup_start(config)
     agent, _ = agents.load_warmup(checkpoint_path, static, agent)
     return _retain(config, static, agent, dataset, target)
+
+
+def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
+    """The offline data, and a fresh agent that fits them and the environment."""
+    with closing(envs.make(config.exp_name, config.environment_options)) as environment:
+        dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
+        return dataset, *agents.create(config, environment, dataset)
 
 
 def _retain(config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, target: Path) -> int:

@@ -4,6 +4,7 @@ A frozen trunk's features of an image never change, so that each frame can pass 
 exact only where training sees images as they are: with random crops every batch shows others, and replay keeps images.
 """
 
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -72,12 +73,11 @@ def pictures_of_data(config: WSRLConfig, dataset: Dataset, count: int = 6) -> di
 
 def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
     """The same, of what the cameras see at the beginning of some episodes."""
-    environment = envs.make(config.exp_name, config.environment_options)
     seen = []
-    if camera_shapes(environment):
-        seeds = (randomness.episode_seed(config.seed, "episodes", episode) for episode in range(count))
-        seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
-    environment.close()
+    with closing(envs.make(config.exp_name, config.environment_options)) as environment:
+        if camera_shapes(environment):
+            seeds = (randomness.episode_seed(config.seed, "episodes", episode) for episode in range(count))
+            seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
     return _with_crops(
         config, {name: np.stack([images[name][-1] for images in seen]) for name in seen[0]} if seen else {}
     )
