@@ -20,7 +20,6 @@ from wsrl_kit.envs.classifier_reward import CONFIRMED
 from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.horizon import observation_horizon
 from wsrl_kit.envs.reconnecting import CONTACT_LOST
-from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import RobotError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
@@ -28,6 +27,7 @@ from wsrl_kit.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.training import experience, randomness, window
 from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
+from wsrl_kit.training.episode import EpisodeRecord
 from wsrl_kit.training.evaluation import Evaluator, act
 from wsrl_kit.training.events import Event, Judgement, Measurement, Snapshot, Step
 from wsrl_kit.training.experience import Experience
@@ -166,10 +166,7 @@ def finetune(
             raise
         state, shown = look(static, agent, observation)
         random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
-        rewards: list[float] = []
-        take_overs = TakeOvers(memory)
-        success, task_success, done = None, None, False
-        denials = 0
+        record, take_overs, done = EpisodeRecord(config.confirm_success), TakeOvers(memory), False
         while not done and environment_step < config.online_steps:
             if environment_step < config.random_steps:
                 drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
@@ -214,14 +211,11 @@ def finetune(
                 agent, metrics = memory.learn(static, agent, sampling_key, at, ratio, beta, weights, *seen)
             take_overs.include(is_human, seen)
             observation, state, shown = next_observation, next_state, next_shown
-            rewards.append(float(reward))
             done = terminated or truncated
-            success = succeeded(success, info)
-            task_success = succeeded(task_success, info, "task_success")
+            record.include(float(reward), info)
             recent.include(info)
             environment_step += 1
             if CONFIRMED in info:
-                denials += not info[CONFIRMED]
                 yield _judgement(environment_step, info[CONFIRMED], [before, next_observation], action, horizon)
             yield Step(environment_step, config.online_steps, "fine-tuning")
             if environment_step % RANK_REFRESH_INTERVAL == 0:
@@ -240,18 +234,8 @@ def finetune(
         # An episode that the end of the run cuts has no outcome.
         if done:
             if static.is_calibrated:
-                _set_returns(config, memory, environment_step, np.array(rewards, np.float32), terminated)
-            yield measured(
-                {
-                    "training/episode_return": sum(rewards),
-                    "training/episode_length": float(len(rewards)),
-                    "training/episode_success": float("nan") if success is None else float(success),
-                }
-                # What the task itself says beside a classifier, which may be fooled.
-                | ({} if task_success is None else {"training/episode_task_success": float(task_success)})
-                | ({"training/episode_denied_successes": float(denials)} if config.confirm_success else {})
-                | take_overs.metrics
-            )
+                _set_returns(config, memory, environment_step, np.array(record.rewards, np.float32), terminated)
+            yield measured(record.metrics | take_overs.metrics)
     yield snapshot()
 
 
