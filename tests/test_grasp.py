@@ -149,7 +149,7 @@ def test_a_step_goes_to_the_double_dqn_target() -> None:
 
 def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     # At -1 the first gripper must close, at 1 open; at 0 nothing helps. Each command but "nothing" costs 0.2.
-    config = static_of("dual", 4, critic_learning_rate=5e-3)
+    config = static_of("dual", 4, critic_learning_rate=5e-3, hidden_sizes=[8, 8])
     generator = np.random.default_rng(0)
     observation = generator.integers(-1, 2, (256, 1)).astype(np.float32)
     continuous = generator.uniform(-1, 1, (256, config.continuous_size)).astype(np.float32)

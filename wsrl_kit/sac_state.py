@@ -322,7 +322,7 @@ def critic_network(config: SACConfig, size: int) -> mlp.Network:
 
 
 def grasp_network(config: SACConfig) -> mlp.Network:
-    """Observation to the value of each choice of the grippers' commands; layers as the others' (HIL-SERL's)."""
+    """Observation to the value of each choice of the grippers' commands; widths of layers as the others'."""
     layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
     return mlp.ChoiceCritic(gripper.choices(config.gripper), *layers)
 

@@ -30,21 +30,28 @@ STANDARD_DEVIATION_RANGE = (1e-5, 5.0)
 
 
 class HiddenLayers(linen.Module):
-    """Dense, dropout, LayerNorm and tanh or relu, once per width: the order of HIL-SERL's and RLPD's networks."""
+    """Dense, dropout, LayerNorm and tanh or relu, once per width: the order of HIL-SERL's and RLPD's networks.
+
+    Attributes:
+        linear_end: the last width has neither LayerNorm nor activation.
+    """
 
     widths: Sequence[int]
     layer_norm: bool
     activation: str
     dropout_rate: float = 0.0
+    linear_end: bool = False
 
     @linen.compact
     def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, "batch hidden"]:
         hidden = inputs
-        for width in self.widths:
+        last = len(self.widths) - 1
+        for index, width in enumerate(self.widths):
             hidden = Dense(width, linen.initializers.xavier_uniform())(hidden)
             if self.dropout_rate > 0:
                 hidden = linen.Dropout(self.dropout_rate, deterministic=not train)(hidden)
-            hidden = self._activated(hidden)
+            if index < last or not self.linear_end:
+                hidden = self._activated(hidden)
         return hidden
 
     def _activated(self, hidden: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
@@ -97,7 +104,11 @@ class Critic(linen.Module):
 
 
 class ChoiceCritic(linen.Module):
-    """Values of a fixed number of choices, from the observation alone."""
+    """Values of a fixed number of choices, from the observation alone.
+
+    The last hidden layer is linear, as in HIL-SERL's agents with learned grippers: their `create_pixels` sets
+    `activate_final` for actor and critics alone.
+    """
 
     choices: int
     widths: Sequence[int]
@@ -107,7 +118,7 @@ class ChoiceCritic(linen.Module):
 
     @linen.compact
     def __call__(self, observation: Float[Array, "batch observation"]) -> Float[Array, "batch choices"]:
-        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation)(observation, train=False)
+        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, linear_end=True)(observation, train=False)
         return Dense(self.choices, _output_initialiser(self.output_scale))(hidden)
 
 
