@@ -1,7 +1,7 @@
 """Checkpoints of HIL-SERL's agents, both ways.
 
-Upstream's layout is taken from trees that its own code printed (tests/data), and its networks are written here a second
-time; benchmarks/upstream_checkpoints.py does the same with upstream's code itself.
+Upstream's layout is taken from trees that its own code printed (tests/data); benchmarks/upstream_checkpoints.py does
+the same with upstream's code itself.
 """
 
 import json
@@ -16,6 +16,20 @@ import pytest
 from flax import serialization, traverse_util
 from flax.training import checkpoints
 
+from hil_serl_samples import (
+    UPDATES,
+    arrays,
+    exported,
+    feature_maps,
+    flat,
+    group,
+    random_agent,
+    rows,
+    saved,
+    upstream_encoded,
+    upstream_policy,
+    upstream_values,
+)
 from wsrl_kit import hil_serl_agent, sac
 from wsrl_kit.cli import main
 from wsrl_kit.config import WSRLConfig
@@ -30,7 +44,6 @@ DATA = Path(__file__).parent / "data"
 STATE_TREE = json.loads((DATA / "serl_state_agent_tree.json").read_text())
 PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())
 NETWORKS = ("actor", "critic", "temperature")
-UPDATES = 7
 
 
 def states_config(**changes: Any) -> SACConfig:
@@ -41,77 +54,6 @@ def states_config(**changes: Any) -> SACConfig:
 
 def pixels_config(*cameras: str) -> SACConfig:
     return sac.from_parameters(WSRLConfig(shared_critic_output=True), 19, 6, PixelConfig(cameras, 128, 128))
-
-
-def random_agent(static: SACConfig, seed: int = 0) -> SACState:
-    """An agent in the midst of training: every array is random, second moments are positive."""
-    generator = np.random.default_rng(seed)
-    size = static.observation_size
-    shapes = jax.eval_shape(lambda: sac.create(static, jax.random.key(0), jnp.zeros(size), jnp.ones(size)))
-
-    def filled(name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if leaf.dtype == np.int32:
-            return np.asarray(UPDATES, np.int32)
-        values = 0.3 * generator.standard_normal(leaf.shape, np.float32)
-        positive = "/nu" in name or name == "observation_scale"
-        return np.asarray(np.abs(values) + 0.05 if positive else values, np.float32)
-
-    leaves = [jnp.asarray(filled(name, leaf)) for name, leaf in checkpoint.named_leaves(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-def arrays(agent: SACState) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf) for name, leaf in checkpoint.named_leaves(agent)}
-
-
-def saved(path: Path, static: SACConfig, agent: SACState) -> Path:
-    agents.save_warmup(path, static, agent, agents.probe_zeros(static, 2), {})
-    return path
-
-
-def exported(folder: Path, static: SACConfig, agent: SACState) -> Path:
-    export(saved(folder / "agent.npz", static, agent), folder / "upstream")
-    return folder / "upstream" / f"checkpoint_{UPDATES}"
-
-
-def flat(path: Path) -> dict[str, Any]:
-    tree = serialization.msgpack_restore(path.read_bytes())
-    return traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")
-
-
-def group(leaves: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
-
-
-def upstream_hidden(parameters: dict[str, Any], prefix: str, inputs: Any, layers: int = 2) -> Any:
-    """Dense, LayerNorm, tanh, as upstream's MLP; parameters may have a leading axis of critics."""
-    for index in range(layers):
-        dense, norm = f"{prefix}Dense_{index}/", f"{prefix}LayerNorm_{index}/"
-        inputs = inputs @ parameters[f"{dense}kernel"] + parameters[f"{dense}bias"][..., None, :]
-        centered = inputs - inputs.mean(-1, keepdims=True)
-        inputs = centered / jnp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
-        inputs = jnp.tanh(inputs * parameters[f"{norm}scale"][..., None, :] + parameters[f"{norm}bias"][..., None, :])
-    return inputs
-
-
-def upstream_policy(parameters: dict[str, Any], encoded: Any, noise: Any) -> Any:
-    hidden = upstream_hidden(parameters, "modules_actor/network/", encoded)
-    mean, log_deviation = (
-        hidden @ parameters[f"modules_actor/Dense_{index}/kernel"] + parameters[f"modules_actor/Dense_{index}/bias"]
-        for index in range(2)
-    )
-    return jnp.tanh(mean + jnp.clip(jnp.exp(log_deviation), 1e-5, 5.0) * noise)
-
-
-def upstream_values(parameters: dict[str, Any], encoded: Any, action: Any, network: str = "") -> Any:
-    inputs = jnp.concatenate([encoded, action], axis=-1)
-    hidden = upstream_hidden(parameters, f"modules_critic/network/{network}", inputs)
-    bias = parameters["modules_critic/Dense_0/bias"]
-    return (hidden @ parameters["modules_critic/Dense_0/kernel"] + bias[..., None, :])[..., 0]
-
-
-def rows(size: int, count: int = 4, seed: int = 1) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((count, size)), jnp.float32)
 
 
 def test_a_state_agents_file_has_the_entries_of_serls(tmp_path: Path) -> None:
@@ -253,22 +195,12 @@ def test_a_pixel_agent_is_hil_serls(tmp_path: Path, pixel_agent: tuple[SACConfig
         assert {name: list(leaf.shape) for name, leaf in found.items()} == PIXEL_TREE
     assert leaves["epsilon"] == 0.0
 
-    generator = np.random.default_rng(4)
-    maps = {name: jnp.asarray(generator.random((4, 1, 4, 4, 512), np.float32)) for name in ("wrist_1", "wrist_2")}
+    maps = feature_maps("wrist_1", "wrist_2")
     observation, action, noise = rows(19), jnp.tanh(rows(6)), rows(6, seed=2)
-
-    def encoded(parameters: dict[str, Any]) -> Any:
-        encoder, parts = "modules_actor/encoder/", []
-        for name in maps:
-            kernel = parameters[f"{encoder}encoder_{name}/SpatialLearnedEmbeddings_0/kernel"]
-            pooled = (maps[name][:, 0, ..., None] * kernel).sum((1, 2)).reshape(4, -1)
-            parts.append(upstream_hidden(parameters, f"{encoder}encoder_{name}/", pooled, layers=1))
-        return jnp.concatenate([*parts, upstream_hidden(parameters, encoder, observation, layers=1)], axis=-1)
-
-    actions = upstream_policy(parameters, encoded(parameters), noise)
+    actions = upstream_policy(parameters, upstream_encoded(parameters, maps, observation), noise)
     assert np.abs(actions - sac.act(static, sac.policy(agent), observation, noise, maps)).max() < 1e-5
     for found, critic in ((parameters, agent.critic), (target, agent.target_critic)):
-        values = upstream_values(found, encoded(found), action, "VmapMLP_0/")
+        values = upstream_values(found, upstream_encoded(found, maps, observation), action, "VmapMLP_0/")
         expected = sac.action_values(static, agent._replace(critic=critic), observation, action, maps)
         assert np.abs(values - expected).max() < 2e-5
     # The trunk is HIL-SERL's by name already; it is never trained there, so no momentum may move it.
@@ -344,13 +276,15 @@ def test_a_trunk_that_was_trained_is_handed_over_without_momentum(pixel_agent: t
 def test_the_checkpoint_of_a_run_is_taken_and_one_with_more_to_learn_is_not(tmp_path: Path) -> None:
     agent = random_agent(states_config())
     checkpoint.save(tmp_path / "run.npz", {"agent": agent, "replay": {"states": np.zeros((9, 14))}}, {"rows": 3})
-    assert export(tmp_path / "run.npz", tmp_path / "run").startswith("SACAgent.create_states(critic_ensemble_size=3")
+    assert export(tmp_path / "run.npz", tmp_path / "run").startswith(
+        "serl_launcher.agents.continuous.sac.SACAgent.create_states(critic_ensemble_size=3"
+    )
     expected, found = flat(exported(tmp_path, states_config(), agent)), flat(tmp_path / "run" / f"checkpoint_{UPDATES}")
     assert all(np.array_equal(found[name], leaf) for name, leaf in expected.items() if np.size(leaf))
-    more = agent._asdict() | {"grasp_critic": {"kernel": np.zeros(3)}}
+    more = agent._asdict() | {"value_critic": {"kernel": np.zeros(3)}}
     checkpoint.save(tmp_path / "more.npz", {"agent": more}, {"rows": 3})
     with pytest.raises(
-        CheckpointError, match="can't be exported: expected no parameters .*, found grasp_critic/kernel"
+        CheckpointError, match="can't be exported: expected no parameters .*, found value_critic/kernel"
     ):
         export(tmp_path / "more.npz", tmp_path / "more")
 

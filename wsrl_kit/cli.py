@@ -169,8 +169,9 @@ def _convert(options: argparse.Namespace) -> int:
     else:
         static = hil_serl_checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
         encoder = ", encoder 'resnet10_frozen'" if static.pixels else ""
+        gripper = f", gripper {static.gripper!r}" if static.learns_gripper else ""
         print(
             f"{options.file} is for fine-tuning with hidden_sizes {list(static.hidden_sizes)}, critic_ensemble_size "
-            f"{static.critic_ensemble_size}, shared_critic_output {static.shared_critic_output}{encoder}"
+            f"{static.critic_ensemble_size}, shared_critic_output {static.shared_critic_output}{encoder}{gripper}"
         )
     return 0

@@ -1,4 +1,4 @@
-"""Which array of an agent is which of HIL-SERL's `SACAgent`, and how those that are held in another form are computed.
+"""Which array of an agent is which of HIL-SERL's agents, and how those that are held in another form are computed.
 
 Both compute the same functions. What differs:
     - HIL-SERL's networks see states as they are. Here they are normalised first, which is taken into the layer that
@@ -8,8 +8,9 @@ Both compute the same functions. What differs:
     - its target is a copy of every parameter, of which only critics and encoder are ever used; here it is of these.
 
 Training goes on from the same point, but not on the very same path: Adam's steps depend on the form of parameters, and
-what is exact of its moments is said in `hil_serl_forms`. Not taken over are HIL-SERL's moments of the encoder of the
-state under its actor's optimizer, which trains it there and not here, and its random key.
+what is exact of its moments is said in `hil_serl_forms`. Two optimizers train the encoder there and not here: the grasp
+critic's, and (the encoder of the state alone) the actor's. HIL-SERL's moments of it under these are not taken over, and
+from here they get 0 and the critics' second moments. Nor is its random key taken over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,20 @@ from wsrl_kit.pixels import SHARED_TRUNK
 Arrays = dict[str, np.ndarray]
 """Parameters, or what belongs to each of them, by name."""
 
-NETWORKS = ("actor", "critic", "temperature")
-"""Of HIL-SERL's agent; each has an optimizer."""
+OPTIMIZERS = {
+    "actor": "actor_optimizer",
+    "critic": "critic_optimizer",
+    "temperature": "temperature_optimizer",
+    "grasp_critic": "grasp/optimizer",
+}
+"""Networks of HIL-SERL's agents (the last of those with learned grippers alone), and their optimizers here."""
 
 OUR_TEMPERATURE, TEMPERATURE = "log_temperature", "modules_temperature/lagrange"
 OUR_ENCODER, ENCODER = "critic/encoder/maps/params/", "modules_actor/encoder/"
 OUR_TRUNK, OUR_TRAINED_TRUNK = (f"{place}/{SHARED_TRUNK}/params/" for place in ("trunk", "critic/encoder/trunks"))
 TRUNK = "/pretrained_encoder/"
 OUR_NORM, NORM = "NormalisedTanh_", "LayerNorm_"
+GRASP_OUTPUT = "modules_grasp_critic/Dense_0/"
 
 STATE_NAMES = {
     "actor/params/HiddenLayers_0/": "modules_actor/network/",
@@ -45,6 +52,8 @@ PIXEL_NAMES = {
     "actor/params/HiddenLayers_0/": "modules_actor/network/",
     "critic/ensemble/params/VmapHiddenLayers_0/": "modules_critic/network/VmapMLP_0/",
     "critic/ensemble/params/shared_output/": "modules_critic/Dense_0/",
+    "grasp_critic/params/HiddenLayers_0/": "modules_grasp_critic/network/",
+    "grasp_critic/params/Dense_0/": GRASP_OUTPUT,
     OUR_ENCODER: ENCODER,
     OUR_TEMPERATURE: TEMPERATURE,
 }
@@ -54,14 +63,20 @@ OUR_OUTPUT = "actor/params/Dense_0/"
 OUTPUTS = ("modules_actor/Dense_0/", "modules_actor/Dense_1/")
 """The actor's last layers, of the mean and of the logarithm of the standard deviation: here the halves of one."""
 
-PARAMETER_PLACES = {"actor/": "actor/", "critic/": "critic/", "trunk/": "trunk/", OUR_TEMPERATURE: OUR_TEMPERATURE}
+PARAMETER_PLACES = {
+    "actor/": "actor/",
+    "critic/": "critic/",
+    "grasp_critic/": "grasp/critic/",
+    "trunk/": "trunk/",
+    OUR_TEMPERATURE: OUR_TEMPERATURE,
+}
 """Where parameters lie in a `SACState`: beginnings of the parameter's name, and of the array's."""
 
-TARGET_PLACES = {"critic/": "target_critic/"}
+TARGET_PLACES = {"critic/": "target_critic/", "grasp_critic/": "grasp/target/"}
 
 FIELDS = {
-    *("actor", "critic", "target_critic", "trunk", OUR_TEMPERATURE, "updates"),
-    *(f"{network}_optimizer" for network in NETWORKS),
+    *("actor", "critic", "target_critic", "grasp", "trunk", OUR_TEMPERATURE, "updates"),
+    *("actor_optimizer", "critic_optimizer", "temperature_optimizer"),
     *("observation_center", "observation_scale"),
     # CQL's multiplier, which means nothing to an agent without CQL.
     *("log_multiplier", "multiplier_optimizer"),
@@ -75,7 +90,7 @@ class Learned:
 
     Attributes:
         parameters: all that are learned, and the images' trunk.
-        target: as many, of which HIL-SERL uses those of critics and encoder.
+        target: as many, of which HIL-SERL uses those of critics (the grasp critic too) and encoder.
         first_moment, second_moment: Adam's, of each parameter by the network it is trained with; 0 for the trunk.
         steps: of each network's optimizer.
         updates: of the critics.
@@ -115,7 +130,11 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
         target=_value_there(here | _seen(agent, TARGET_PLACES), cameras, center, scale),
         first_moment=moment("mu", 1),
         second_moment=moment("nu", 2),
-        steps={network: int(agent[f"{network}_optimizer/0/count"]) for network in NETWORKS},
+        steps={
+            network: int(agent[f"{optimizer}/0/count"])
+            for network, optimizer in OPTIMIZERS.items()
+            if f"{optimizer}/0/count" in agent
+        },
         updates=int(agent["updates"]),
     )
 
@@ -136,10 +155,10 @@ def to_agent(learned: Learned, cameras: Sequence[str]) -> Arrays:
     agent |= _placed(here(learned.target, log_temperature), TARGET_PLACES)
     for kind, power, moment in (("mu", 1, learned.first_moment), ("nu", 2, learned.second_moment)):
         agent |= _placed(here(moment, float(moment[TEMPERATURE]) / slope**power), _moment_places(kind))
-    for network in NETWORKS:
+    for network, steps in learned.steps.items():
         # The second count is that of the learning rate's schedule.
         for part in (0, 1):
-            agent[f"{network}_optimizer/{part}/count"] = np.asarray(learned.steps[network], np.int32)
+            agent[f"{OPTIMIZERS[network]}/{part}/count"] = np.asarray(steps, np.int32)
     size = state_size(learned.parameters)
     return agent | {
         "updates": np.asarray(learned.updates, np.int32),
@@ -168,6 +187,11 @@ def cameras_there(parameters: Arrays) -> list[str]:
     )
 
 
+def choices(parameters: Arrays) -> int:
+    """Of HIL-SERL's grasp critic; 1 where no gripper is learned."""
+    return len(parameters.get(f"{GRASP_OUTPUT}bias", [0]))
+
+
 def state_size(parameters: Arrays) -> int:
     """Length of the flat state."""
     return len(parameters[f"{_first_layers(parameters)[0]}kernel"])
@@ -176,7 +200,8 @@ def state_size(parameters: Arrays) -> int:
 def trained_with(parameter: str) -> str:
     """The network whose optimizer trains a parameter of HIL-SERL's, as it is here.
 
-    There the actor's trains the encoder of the state as well, since it stops the gradient at images alone.
+    There the grasp critic's trains the encoder as well, and the actor's that of the state, since it stops the gradient
+    at images alone.
     """
     return "critic" if parameter.startswith(ENCODER) else parameter.split("/")[0].removeprefix("modules_")
 
@@ -194,8 +219,8 @@ def _cameras(parameters: Arrays, encoder: str) -> set[str]:
 
 
 def _moment_places(kind: str) -> dict[str, str]:
-    places = {f"{network}/": f"{network}_optimizer/0/{kind}/" for network in ("actor", "critic")}
-    return places | {OUR_TEMPERATURE: f"temperature_optimizer/0/{kind}"}
+    places = {f"{network}/": f"{OPTIMIZERS[network]}/0/{kind}/" for network in ("actor", "critic", "grasp_critic")}
+    return places | {OUR_TEMPERATURE: f"{OPTIMIZERS['temperature']}/0/{kind}"}
 
 
 def _seen(agent: Arrays, places: Mapping[str, str]) -> Arrays:
@@ -277,8 +302,8 @@ def _reordered(there: Arrays, cameras: Sequence[str], wanted: Sequence[str]) -> 
     width = len(there[f"{ENCODER}encoder_{cameras[0]}/Dense_0/bias"])
     blocks = [np.arange(width) + width * cameras.index(camera) for camera in wanted]
     reordered = dict(there)
-    for layer in ("modules_actor/network/", "modules_critic/network/VmapMLP_0/"):
-        kernel = there[f"{layer}Dense_0/kernel"]
-        rows = np.concatenate([*blocks, np.arange(width * len(cameras), kernel.shape[-2])])
-        reordered[f"{layer}Dense_0/kernel"] = kernel[..., rows, :]
+    for layer in ("modules_actor/network/", "modules_critic/network/VmapMLP_0/", "modules_grasp_critic/network/"):
+        if (kernel := there.get(f"{layer}Dense_0/kernel")) is not None:
+            rows = np.concatenate([*blocks, np.arange(width * len(cameras), kernel.shape[-2])])
+            reordered[f"{layer}Dense_0/kernel"] = kernel[..., rows, :]
     return reordered

@@ -1,13 +1,14 @@
-"""Checkpoints of HIL-SERL's `SACAgent`, both ways: files, their layout, and what is refused.
+"""Checkpoints of HIL-SERL's agents, both ways: files, sizes, and what is refused.
 
-An agent with cameras becomes one of rail-berkeley/hil-serl's `create_pixels`, one that sees states alone one of
-rail-berkeley/serl's `create_states`. Which array is which, and what is exact, is `hil_serl_agent`.
+An agent with cameras becomes one of rail-berkeley/hil-serl's `create_pixels` (with a learned gripper, that of its
+agents for one arm or two), one that sees states alone one of rail-berkeley/serl's `create_states`. Which array is
+which, and what is exact, is `hil_serl_agent`; the files' layout is `hil_serl_state`.
 """
 
 import os
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsrl_kit import hil_serl_agent, sac
+from wsrl_kit import gripper, hil_serl_agent, hil_serl_state, sac
 from wsrl_kit.config import WSRLConfig
-from wsrl_kit.errors import CheckpointError
-from wsrl_kit.hil_serl_agent import NETWORKS, OUR_ENCODER, Arrays, Learned
+from wsrl_kit.errors import CheckpointError, ParameterError
+from wsrl_kit.hil_serl_agent import GRASP_OUTPUT, OUR_ENCODER, Arrays, Learned
+from wsrl_kit.hil_serl_state import entry, group
 from wsrl_kit.networks import flax_checkpoint
 from wsrl_kit.networks.flax_checkpoint import Leaves
 from wsrl_kit.networks.pixels import RESNET_CHANNELS
@@ -30,13 +32,18 @@ from wsrl_kit.training import checkpoint
 IMAGE_SIZE = 128
 """Height and width of HIL-SERL's camera images; its checkpoints do not tell them."""
 
-LEARNING_RATE = 3e-4
-"""HIL-SERL's default. Its checkpoints hold the rate of the last step, which its next step computes anew."""
+CLASSES = {
+    "fixed": "sac.SACAgent",
+    "single": "sac_hybrid_single.SACAgentHybridSingleArm",
+    "dual": "sac_hybrid_dual.SACAgentHybridDualArm",
+}
+"""Of serl_launcher.agents.continuous, by `gripper`."""
 
-MOMENTS = {"mu": "first_moment", "nu": "second_moment"}
+GRIPPERS = {gripper.choices(setup): setup for setup in CLASSES}
+"""By the number of choices."""
 
-ADAM = "opt_states/{}/inner_state/0/0"
-"""The state of a network's Adam."""
+ACTION_SIZES = {"single": 7, "dual": 14}
+"""Of those that HIL-SERL's agents with learned grippers take, and no others."""
 
 
 def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> str:
@@ -63,6 +70,7 @@ def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> 
         raise CheckpointError(f"{source} is of cameras {_listed(found)}, found {_listed(cameras)}")
     cameras = found if cameras is None else cameras
     learned = hil_serl_agent.from_agent(agent, cameras)
+    _check_action_size(source, learned)
     target = folder / f"checkpoint_{learned.updates}"
     others = sorted(path.name for path in folder.glob("checkpoint_*") if path != target)
     if others:
@@ -71,7 +79,7 @@ def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            flax_checkpoint.write(temporary, _leaves(learned))
+            flax_checkpoint.write(temporary, hil_serl_state.to_leaves(learned))
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,7 +108,7 @@ def import_hil_serl(source: Path, target: Path, cameras: Sequence[str] | None = 
         CheckpointError: not HIL-SERL's, damaged, or of an agent that this kit does not have; naming the entry.
     """
     leaves = _read(source)
-    cameras = _camera_order(source, hil_serl_agent.cameras_there(_group(leaves, "params")), cameras)
+    cameras = _camera_order(source, hil_serl_agent.cameras_there(group(leaves, "params")), cameras)
     static = _static(source, leaves, cameras)
     shapes = jax.eval_shape(
         lambda: sac.create(
@@ -109,7 +117,7 @@ def import_hil_serl(source: Path, target: Path, cameras: Sequence[str] | None = 
     )
     fresh = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in checkpoint.named_leaves(shapes)}
     fresh["observation_scale"] += 1.0
-    learned = _learned(source, leaves, hil_serl_agent.from_agent(fresh, cameras).parameters)
+    learned = hil_serl_state.from_leaves(source, leaves, hil_serl_agent.from_agent(fresh, cameras))
     # What HIL-SERL knows nothing of, the multiplier of CQL's term, starts at 0 with its optimizer.
     agent = fresh | hil_serl_agent.to_agent(learned, cameras)
     agent = jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(agent[name]) for name in fresh])
@@ -131,38 +139,25 @@ def _check_expressible(source: Path, agent: Arrays) -> None:
     if not (stray := hil_serl_agent.without_place(agent)):
         return
     has_cameras = any(name.startswith("critic/ensemble/") for name in agent)
-    if any(name.startswith("critic/encoder/trunks/") for name in stray):
+    if any(name.startswith("grasp_critic/") for name in stray):
+        expected, found = "cameras, which all of HIL-SERL's agents with learned grippers have", "none"
+    elif any(name.startswith("critic/encoder/trunks/") for name in stray):
         expected, found = "encoder 'resnet10' or 'resnet10_frozen', the only one of HIL-SERL's", "another"
     elif all(name.startswith("critic/") for name in stray):
         expected, found = f"shared_critic_output {has_cameras}, as its critics' last layers are", f"{not has_cameras}"
     else:
-        # Such as the critic of a gripper.
-        expected, found = "no parameters but those of HIL-SERL's SACAgent", min(stray)
+        expected, found = "no parameters but those of HIL-SERL's agents", min(stray)
     raise CheckpointError(f"{source} can't be exported: expected {expected}, found {found}")
 
 
-def _leaves(learned: Learned) -> Leaves:
-    """HIL-SERL's `JaxRLTrainState`: each optimizer is over all parameters, with zeros for those of other networks."""
-    leaves: Leaves = {"step": learned.updates, "rng": np.array([0, learned.updates], np.uint32)}
-    leaves |= {f"params/{name}": array for name, array in learned.parameters.items()}
-    leaves |= {f"target_params/{name}": array for name, array in learned.target.items()}
-    for network in NETWORKS:
-        state, adam = f"opt_states/{network}", ADAM.format(network)
-        steps = np.asarray(learned.steps[network], np.int32)
-        leaves |= {
-            f"{state}/count": steps,
-            f"{state}/hyperparams/learning_rate": np.asarray(LEARNING_RATE, np.float32),
-            f"{state}/hyperparams_states/learning_rate/count": steps,
-            f"{adam}/count": steps,
-            f"{state}/inner_state/0/1": {},
-        }
-        for kind, field in MOMENTS.items():
-            leaves |= {
-                f"{adam}/{kind}/{name}": array if hil_serl_agent.trained_with(name) == network else np.zeros_like(array)
-                for name, array in getattr(learned, field).items()
-            }
-    # A field of hil-serl's state that serl's, whose are the agents without cameras, does not have.
-    return leaves | ({"epsilon": 0.0} if hil_serl_agent.cameras_there(learned.parameters) else {})
+def _check_action_size(source: Path, learned: Learned) -> None:
+    setup = GRIPPERS[hil_serl_agent.choices(learned.parameters)]
+    size = len(learned.parameters["modules_actor/Dense_0/bias"]) + gripper.COUNTS[setup]
+    if size != ACTION_SIZES.get(setup, size):
+        raise CheckpointError(
+            f"{source} can't be exported: HIL-SERL's {CLASSES[setup].split('.')[1]} learns actions of "
+            f"{ACTION_SIZES[setup]} entries, found {size}"
+        )
 
 
 def _read(source: Path) -> Leaves:
@@ -174,42 +169,6 @@ def _read(source: Path) -> Leaves:
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{source} is damaged or no checkpoint of HIL-SERL's: {reason}") from error
-
-
-def _learned(source: Path, leaves: Leaves, expected: Arrays) -> Learned:
-    """What the file holds of the expected parameters, if these are all."""
-    if extra := set(_group(leaves, "params")) - set(expected):
-        raise CheckpointError(f"{source} holds params/{min(extra)}, which this kit's agents do not have")
-
-    def group(place: Callable[[str], str]) -> Arrays:
-        return {name: _entry(source, leaves, place(name), array.shape) for name, array in expected.items()}
-
-    def moments(kind: str) -> Arrays:
-        return group(lambda name: f"{ADAM.format(hil_serl_agent.trained_with(name))}/{kind}/{name}")
-
-    return Learned(
-        parameters=group(lambda name: f"params/{name}"),
-        target=group(lambda name: f"target_params/{name}"),
-        **{field: moments(kind) for kind, field in MOMENTS.items()},
-        steps={network: int(_entry(source, leaves, f"{ADAM.format(network)}/count", ())) for network in NETWORKS},
-        updates=int(_entry(source, leaves, "step", ())),
-    )
-
-
-def _group(leaves: Leaves, prefix: str) -> Arrays:
-    start = f"{prefix}/"
-    return {name.removeprefix(start): np.asarray(leaf) for name, leaf in leaves.items() if name.startswith(start)}
-
-
-def _entry(source: Path, leaves: Leaves, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    if name not in leaves:
-        raise CheckpointError(f"{source} has no {name}: expected a checkpoint of HIL-SERL's SACAgent")
-    found = np.asarray(leaves[name])
-    if shape is not None and found.shape != shape:
-        raise CheckpointError(
-            f"{source} holds {name} as {list(found.shape)}, but the sizes of its other entries need {list(shape)}"
-        )
-    return found
 
 
 def _camera_order(source: Path, found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
@@ -231,13 +190,19 @@ def _static(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACConfig:
     """The sizes that the file's parameters have."""
 
     def length(name: str) -> int:
-        return len(np.atleast_1d(_entry(source, leaves, f"params/{name}")))
+        return len(np.atleast_1d(entry(source, leaves, f"params/{name}")))
 
     hidden = "modules_actor/network/Dense_{}/bias"
     critic = f"modules_critic/network/{'VmapMLP_0/' if cameras else ''}Dense_0/bias"
     state = "modules_actor/encoder/Dense_0/kernel" if cameras else "modules_actor/network/Dense_0/kernel"
     layers = next(index for index in count() if f"params/{hidden.format(index)}" not in leaves)
+    # Without cameras upstream has no grasp critic.
+    choices = hil_serl_agent.choices(group(leaves, "params")) if cameras else 1
+    if choices not in GRIPPERS:
+        raise CheckpointError(f"{source} holds params/{GRASP_OUTPUT}bias of {choices} choices: expected 3 or 9")
+    setup = GRIPPERS[choices]
     config = WSRLConfig(
+        gripper=setup,
         hidden_sizes=[length(hidden.format(index)) for index in range(max(layers, 1))],
         activation="tanh",
         layer_norm=True,
@@ -246,7 +211,11 @@ def _static(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACConfig:
         shared_critic_output=bool(cameras),
     )
     pixels = PixelConfig(tuple(sorted(cameras)), IMAGE_SIZE, IMAGE_SIZE) if cameras else None
-    return sac.from_parameters(config, length(state), length("modules_actor/Dense_0/bias"), pixels)
+    action_size = length("modules_actor/Dense_0/bias") + gripper.COUNTS[setup]
+    try:
+        return sac.from_parameters(config, length(state), action_size, pixels)
+    except ParameterError as error:
+        raise CheckpointError(f"{source} is of no agent that this kit has: {error}") from error
 
 
 def _call(learned: Learned, cameras: Sequence[str]) -> str:
@@ -256,8 +225,11 @@ def _call(learned: Learned, cameras: Sequence[str]) -> str:
     critics = len(next(array for name, array in parameters.items() if name.startswith("modules_critic/network/")))
     network = f"{{'hidden_dims': {sizes}, 'activations': nn.tanh, 'use_layer_norm': True}}"
     images = f"encoder_type='resnet-pretrained', use_proprio=True, image_keys={tuple(cameras)}, " if cameras else ""
+    setup = GRIPPERS[hil_serl_agent.choices(parameters)]
+    grasp = "" if setup == gripper.FIXED else f"grasp_critic_network_kwargs={network}, "
     return (
-        f"SACAgent.create_{'pixels' if cameras else 'states'}({images}critic_ensemble_size={critics}, "
-        f"critic_network_kwargs={network}, policy_network_kwargs={network}, policy_kwargs={{"
+        f"serl_launcher.agents.continuous.{CLASSES[setup]}.create_{'pixels' if cameras else 'states'}("
+        f"{images}critic_ensemble_size={critics}, critic_network_kwargs={network}, {grasp}"
+        f"policy_network_kwargs={network}, policy_kwargs={{"
         "'tanh_squash_distribution': True, 'std_parameterization': 'exp', 'std_min': 1e-5, 'std_max': 5})"
     )
