@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.training import checkpoint, finetune, learning, warmup
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Silent, Snapshot
 from wsrl_kit.training.jobs import run_finetune, run_warmup
@@ -89,6 +90,21 @@ def test_the_critics_train_the_encoder_and_the_actor_does_not(dataset: Dataset) 
     by_actor, _ = jax.jit(sac.update_actor, static_argnums=0)(static, agent, prepared, key)
     assert same(by_actor.critic, agent.critic)
     assert not same(by_actor.actor, agent.actor)
+
+
+def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: Dataset) -> None:
+    config = spot()
+    static, agent = fresh(config, dataset)
+
+    @jax.jit
+    def step(agent: SACState, batch: Transition, seed: jax.Array) -> SACState:
+        key = jax.random.key(seed)
+        return learning.update_of(static)(static, agent, learning.prepared(static, agent, batch, key), key)[0]
+
+    batch = jax.tree.map(lambda leaf: leaf[None], batch_of(config, dataset))
+    lowered = jax.export.export(step, platforms=["cuda"])(agent, batch, jnp.int32(0))
+    assert lowered.platforms == ("cuda",)
+    assert lowered.out_avals == tuple(jax.typeof(leaf) for leaf in jax.tree.leaves(agent))
 
 
 def test_training_sees_crops_and_acting_does_not(dataset: Dataset) -> None:
