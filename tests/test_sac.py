@@ -239,16 +239,21 @@ def test_dropout_acts_in_training_and_is_off_in_evaluation() -> None:
     assert_identical(one, other)
 
 
-def test_behavior_cloning_adds_the_squared_distance_to_the_data() -> None:
+NORMAL = np.linspace(-9, 9, 20_001)
+DENSITY = np.exp(-0.5 * NORMAL**2) / np.sqrt(2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("held", "distance"), [("sampled", np.trapezoid(DENSITY * (np.tanh(NORMAL) - 0.5) ** 2, NORMAL)), ("mean", 0.25)]
+)
+def test_behavior_cloning_adds_the_squared_distance_to_the_data(held: str, distance: float) -> None:
+    config = replace(CONFIG, behavior_cloning_action=held)
     batch = batch_of(2048)._replace(action=jnp.full((2048, ACTIONS), 0.5))
     state = constant_critics(fresh(), [0.0, 0.0])
     loss = [
-        float(update_actor(CONFIG, state, batch, jax.random.key(0), behavior_cloning_weight=weight)[1]["actor_loss"])
+        float(update_actor(config, state, batch, jax.random.key(0), behavior_cloning_weight=weight)[1]["actor_loss"])
         for weight in (None, 2.0)
     ]
-    x = np.linspace(-9, 9, 20_001)
-    density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
-    distance = np.trapezoid(density * (np.tanh(x) - 0.5) ** 2, x)
     assert loss[1] - loss[0] == pytest.approx(2.0 * distance, rel=0.05)
 
 

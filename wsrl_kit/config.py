@@ -70,6 +70,11 @@ class WSRLConfig:
     behavior_cloning_weight: float = parameter(
         0.1, "weight of the behavior-cloning term of the actor in warmup; 0: none", minimum=0.0
     )
+    behavior_cloning_action: str = parameter(
+        "sampled",
+        "the policy's action that the term holds to the data's; the mean leaves its noise to the entropy",
+        choices=("sampled", "mean"),
+    )
     warmup_evaluation_interval: int = parameter(5_000, "gradient steps between evaluations in warmup", minimum=1)
 
     # The switch

@@ -61,10 +61,10 @@ def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) 
 def behavior_cloning(
     action: Float[Array, "batch action"], data_action: Float[Array, "batch action"]
 ) -> Float[Array, " batch"]:
-    """Squared distance of the policy's sampled action to the data's, mean over its entries.
+    """Squared distance of the policy's action to the data's, mean over its entries.
 
-    TD3+BC's term (Fujimoto and Gu 2021, equation 5) with a sampled action in place of a deterministic one; unlike the
-    likelihood it stays finite for recorded actions at the bounds.
+    TD3+BC's term (Fujimoto and Gu 2021, equation 5), of a deterministic action there; unlike the likelihood it stays
+    finite for recorded actions at the bounds.
     """
     return jnp.mean(jnp.square(action - data_action), axis=-1)
 

@@ -278,7 +278,8 @@ def update_actor(
         value = reduced(critic.apply(ensemble(state.critic), seen, action, False), axis=0)
         per_example = losses.soft_policy(log_probability, value, temperature)
         if behavior_cloning_weight is not None:
-            per_example += behavior_cloning_weight * losses.behavior_cloning(action, batch.action)
+            held = {"sampled": action, "mean": jnp.tanh(mean)}[config.behavior_cloning_action]
+            per_example += behavior_cloning_weight * losses.behavior_cloning(held, batch.action)
         return jnp.mean(batch.weight * per_example), log_probability
 
     def add_part(

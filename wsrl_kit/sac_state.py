@@ -46,6 +46,7 @@ class SACConfig:
     critic_subset_size: int
     shared_critic_output: bool
     actor_value: str
+    behavior_cloning_action: str
     layer_norm: bool
     dropout_rate: float
     discount: float
@@ -156,6 +157,7 @@ def from_parameters(
         critic_subset_size=config.critic_subset_size,
         shared_critic_output=config.shared_critic_output,
         actor_value=config.actor_value,
+        behavior_cloning_action=config.behavior_cloning_action,
         layer_norm=config.layer_norm,
         dropout_rate=config.dropout_rate,
         discount=config.discount,
