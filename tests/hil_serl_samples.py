@@ -1,5 +1,6 @@
 """Agents to hand back to HIL-SERL, what their files hold, and upstream's networks, written a second time."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint
 
+DATA = Path(__file__).parent / "data"
+PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())
 UPDATES = 7
 
 

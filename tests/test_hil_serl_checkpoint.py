@@ -17,6 +17,8 @@ from flax import serialization, traverse_util
 from flax.training import checkpoints
 
 from hil_serl_samples import (
+    DATA,
+    PIXEL_TREE,
     UPDATES,
     arrays,
     exported,
@@ -40,9 +42,7 @@ from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint
 
-DATA = Path(__file__).parent / "data"
 STATE_TREE = json.loads((DATA / "serl_state_agent_tree.json").read_text())
-PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())
 NETWORKS = ("actor", "critic", "temperature")
 
 

@@ -10,6 +10,8 @@ import pytest
 from flax import serialization, traverse_util
 
 from hil_serl_samples import (
+    DATA,
+    PIXEL_TREE,
     UPDATES,
     arrays,
     exported,
@@ -33,8 +35,6 @@ from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
 
-DATA = Path(__file__).parent / "data"
-PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())
 DIFFERENCES = json.loads((DATA / "hil_serl_gripper_agent_trees.json").read_text())
 """Of upstream's trees from that of an agent without a learned gripper."""
 
