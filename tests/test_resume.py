@@ -110,9 +110,10 @@ def test_a_run_that_was_stopped_again_and_again_ends_with_the_same_bits(sources,
     # The record right after the checkpoint shows, to the last bit, what that carries of forces before it.
     config = settings(**paths, log_interval=76, checkpoint_interval=75, early_stopping_patience=9)
     JOBS[kind](config, tmp_path / "whole", Silent())
-    # Before the first checkpoint, at one, after one, and at the very end.
-    for step in (3, 75, 82, 200 if kind == "warmup" else 100):
-        with pytest.raises(Stopped, match="stopped by the user"):
+    # Before the first checkpoint, at one, after one, and right before the end.
+    for step in (3, 75, 82, 150 if kind == "warmup" else 99):
+        # A step of fine-tuning is one; warmup asks after some.
+        with pytest.raises(Stopped, match=rf"stopped at step {step if kind == 'finetune' else '.*'}, saved; Run All"):
             JOBS[kind](config, tmp_path / "stopped", StopAt(step))
         assert read_run(tmp_path / "stopped").status == "stopped"
     JOBS[kind](config, tmp_path / "stopped", Silent())
@@ -133,10 +134,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(sources, tmp_
 
 
 @pytest.mark.parametrize("kind", JOBS)
-def test_a_finished_run_is_not_overwritten(sources, tmp_path, kind):
+def test_a_finished_run_is_left_as_it_is(sources, tmp_path, kind):
     config = settings(offline_data_path=str(sources), demo_path=str(sources))
     JOBS[kind](config, tmp_path, Silent())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RunError, match="holds a finished run"):
-        JOBS[kind](config, tmp_path, Silent())
+    JOBS[kind](config, tmp_path, Silent())
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(
+        RunError, match=r"discount was 0.97, is 0.9\): set them as they were .* deletes the earlier run"
+    ):
+        JOBS[kind](replace(config, discount=0.9), tmp_path, Silent())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -65,6 +65,7 @@ def test_rewinding_and_recording_again_gives_the_same_bytes(tmp_path):
     for run in (whole, resumed):
         run.record("online", 0, 0, {"a": 1 / 3})
     resumed.record("online", 100, 400, {"a": 9.0, "b": 9.0})
+    resumed.stop()
     resumed = open_run(tmp_path / "resumed")
     resumed.rewind(1)
     for run in (whole, resumed):
@@ -84,6 +85,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     run = open_run(tmp_path)
     run.record("online", 0, 0, {"a": 1.0})
     intact = run.metrics_path.read_bytes()
+    run.close()
     run.metrics_path.write_bytes(intact + b"online,100,40")
     assert read_run(tmp_path).curve("a").value.tolist() == [1.0]
     assert open_run(tmp_path).rows == 1
@@ -93,23 +95,31 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "warmup"}, "expected kind = 'warmup', found 'finetune'"),
-        ({"arm": "other"}, "expected arm = 'other', found 'kit'"),
-        ({"seed": 4}, "expected seed = 4, found 3"),
-        ({"parameters": PARAMETERS | {"discount": 0.9}}, "expected discount = 0.9, found 0.97"),
-        ({"parameters": PARAMETERS | {"new": 1}}, "expected new = 1, found 'nothing'"),
-        ({"parameters": {"batch_size": 256}}, "expected hidden_sizes = 'nothing', found"),
+        (
+            {"kind": "warmup"},
+            "a run of kind 'finetune', this one is of kind 'warmup': give this one another output_dir",
+        ),
+        ({"arm": "other"}, "a run of arm 'kit', this one is of arm 'other': give"),
+        ({"seed": 4}, "a run of seed 3, this one is of seed 4: give"),
+        ({"parameters": PARAMETERS | {"discount": 0.9}}, "(discount was 0.97, is 0.9): set them as they were"),
+        ({"parameters": PARAMETERS | {"new": 1}}, "(new was 'not given', is 1)"),
+        ({"parameters": PARAMETERS | {"hidden_sizes": [1]}}, "(hidden_sizes was [64, 64], is [1])"),
     ],
 )
-def test_another_run_in_the_folder_is_refused_by_the_first_difference(tmp_path, changes, sentence):
-    open_run(tmp_path)
-    with pytest.raises(RunError, match="holds another run") as caught:
+def test_another_run_in_the_folder_is_refused_by_what_differs_and_says_what_to_do(tmp_path, changes, sentence):
+    open_run(tmp_path).stop()
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError) as caught:
         open_run(tmp_path, **changes)
     assert sentence in str(caught.value)
+    assert str(caught.value).endswith("another output_dir (resume=False deletes the earlier run and starts anew)")
+    assert (tmp_path / "run.json").read_bytes() == before
+    # What was refused holds nothing.
+    open_run(tmp_path)
 
 
 def test_tuples_and_numpy_numbers_are_the_same_parameters_as_lists_and_numbers(tmp_path):
-    open_run(tmp_path, parameters={"hidden_sizes": (64, 64), "rate": np.float64(0.5), "folder": Path("a")})
+    open_run(tmp_path, parameters={"hidden_sizes": (64, 64), "rate": np.float64(0.5), "folder": Path("a")}).stop()
     open_run(tmp_path, parameters={"hidden_sizes": [64, 64], "rate": 0.5, "folder": "a"})
 
 
@@ -119,9 +129,9 @@ def test_a_finished_run_is_not_reopened_but_can_be_started_anew(tmp_path):
     run.checkpoint_path.write_bytes(b"checkpoint")
     run.figure("curve", Figure())
     run.finish({})
-    with pytest.raises(RunError, match="finished"):
-        open_run(tmp_path)
-    assert read_run(tmp_path).status == "finished"
+    content = (tmp_path / "run.json").read_bytes()
+    assert open_run(tmp_path).is_finished
+    assert (tmp_path / "run.json").read_bytes() == content
     fresh = open_run(tmp_path, resume=False, seed=8)
     assert fresh.rows == 0
     assert not fresh.checkpoint_path.exists()
@@ -132,6 +142,7 @@ def test_a_finished_run_is_not_reopened_but_can_be_started_anew(tmp_path):
 def test_a_folder_with_metrics_but_no_run_is_left_alone(tmp_path):
     run = open_run(tmp_path)
     run.record("online", 0, 0, {"a": 1.0})
+    run.stop()
     (tmp_path / "run.json").unlink()
     with pytest.raises(RunError, match="but no run.json"):
         open_run(tmp_path)
@@ -237,7 +248,9 @@ def test_figures_are_pngs_in_their_folder(tmp_path):
 
 
 def test_starting_anew_never_replaces_a_run_of_another_kind(tmp_path: Path) -> None:
-    Run.open(tmp_path, kind="warmup", arm="", seed=0, parameters={}).record("warmup", 0, 1, {"loss": 1.0})
+    run = Run.open(tmp_path, kind="warmup", arm="", seed=0, parameters={})
+    run.record("warmup", 0, 1, {"loss": 1.0})
+    run.stop()
     with pytest.raises(RunError, match=r"holds a warmup run: expected a collect run or a new folder"):
         Run.open(tmp_path, kind="collect", arm="", seed=0, parameters={}, resume=False)
     assert read_run(tmp_path).curve("loss", "warmup").value.tolist() == [1.0]

@@ -100,7 +100,9 @@ def test_everything_is_recorded_at_its_own_interval_and_at_the_end(sources, inte
     assert list(measured(events, "training/holdout_td_error")) == expected[1]
     assert list(measured(events, "evaluation/success_sampled")) == expected[1]
     assert [int(event.tree["step"]) for event in events if isinstance(event, Snapshot)] == expected[2]
-    assert [event.step for event in events if isinstance(event, Step)] == sorted(set().union(*expected))
+    # And between them often enough to be stopped.
+    steps = [event.step for event in events if isinstance(event, Step)]
+    assert steps == sorted(set(steps)) and set(steps) >= set().union(*expected)
 
 
 def test_the_intervals_do_not_change_what_is_learned(sources):
@@ -109,13 +111,6 @@ def test_the_intervals_do_not_change_what_is_learned(sources):
         config = settings(log_interval=interval, checkpoint_interval=interval, warmup_evaluation_interval=200)
         results.append(host(list(start_warmup(config, offline_data(config, sources)))[-1].agent))
     assert same(*results)
-
-
-def test_fewer_transitions_than_a_batch_takes_are_refused_in_one_sentence(sources):
-    config = settings()
-    dataset = offline_data(config, sources).select_transitions(np.arange(10))
-    with pytest.raises(DataError, match=r"batch_size 16 needs at least as many offline transitions, found 10 "):
-        list(start_warmup(config, dataset))
 
 
 def test_data_of_another_robot_are_refused_in_one_sentence(sources):

@@ -5,7 +5,6 @@ agents for one arm or two), one that sees states alone one of rail-berkeley/serl
 which, and what is exact, is `hil_serl_agent`; the files' layout is `hil_serl_state`.
 """
 
-import os
 import pickle
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.sac import SACConfig
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint
+from wsrl_kit.writing import written_whole
 
 IMAGE_SIZE = 128
 """Height and width of HIL-SERL's camera images; its checkpoints do not tell them."""
@@ -75,19 +75,11 @@ def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> 
     others = sorted(path.name for path in folder.glob("checkpoint_*") if path != target)
     if others:
         raise CheckpointError(f"{folder} holds {others[0]}, which HIL-SERL could restore instead of {target.name}")
-    temporary = folder / f".{target.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            flax_checkpoint.write(temporary, hil_serl_state.to_leaves(learned))
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        if cameras and not (folder / "buffer").exists():
-            (folder / "buffer").mkdir()
-            (folder / "buffer" / "transitions_0.pkl").write_bytes(pickle.dumps([]))
-    except OSError as error:
-        raise CheckpointError(f"{target} could not be written: {error.strerror or error}") from error
+    with written_whole(target, CheckpointError) as temporary:
+        flax_checkpoint.write(temporary, hil_serl_state.to_leaves(learned))
+    if cameras and not (folder / "buffer").exists():
+        with written_whole(folder / "buffer" / "transitions_0.pkl", CheckpointError) as temporary:
+            temporary.write_bytes(pickle.dumps([]))
     return _call(learned, cameras)
 
 

@@ -1,9 +1,11 @@
 """A run's folder: parameters, status, metrics, figures and the checkpoint's place, safe against a crash at any moment.
 
-    run.json        kind, arm, seed, status, parameters, versions, summary, seconds, message; replaced as a whole
+    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
+                    as a whole
     metrics.csv     phase,environment_step,gradient_step,metric,value; one row per number, only ever appended to
     checkpoint.npz  written by training
     figures/*.png
+    .lock           held by the one process that writes here
 
 `metrics.csv` holds no clock, so that a resumed run ends with the same bytes as one that was never interrupted.
 """
@@ -16,21 +18,27 @@ import json
 import math
 import os
 import platform
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
+import filelock
 import numpy as np
 from jaxtyping import Float64, Int64
 from matplotlib.figure import Figure
 
 from wsrl_kit.errors import RunError
+from wsrl_kit.writing import remove_partial, synced, written_whole
 
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
+OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
+"""Folders in a run's folder that the run itself writes."""
+ELSEWHERE = "give this one another output_dir (resume=False deletes the earlier run and starts anew)"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 
 
@@ -58,6 +66,7 @@ class RunRecord:
 
     Attributes:
         metrics: a `Curve` per (phase, metric).
+        inputs: a digest of the files that each parameter named.
         message: why the run failed; "" where it did not.
         seconds: wall-clock of all its sessions together.
         warmup_seconds: that of the warmup run whose metrics were joined to this one's; 0 where none was.
@@ -69,6 +78,7 @@ class RunRecord:
     seed: int
     status: str
     parameters: dict[str, Any]
+    inputs: dict[str, str]
     versions: dict[str, str]
     summary: dict[str, Any]
     seconds: float
@@ -85,23 +95,40 @@ class RunRecord:
 class Run:
     """The writing side of a run's folder. Every `record` has reached the operating system when it returns.
 
+    The folder belongs to this object, and to no other process, until `finish`, `stop`, `fail` or `close`.
+
     Attributes:
         folder: the run's folder.
         rows: number of metric rows written so far.
+        parameters: all parameters by name, as JSON holds them.
+        is_finished: the very same run was finished before: there is nothing to do, and nothing is locked.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], rows: int, earlier_seconds: float) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
-        self.rows = rows
+        self.rows = 0
+        self.parameters: dict[str, Any] = identity["parameters"]
+        self.is_finished = False
         self._identity = identity
-        self._earlier_seconds = earlier_seconds
+        self._earlier_seconds = 0.0
         self._start = time.monotonic()
+        # Any thread may end the run.
+        self._lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
 
     @classmethod
     def open(
-        cls, folder: Path, *, kind: str, arm: str, seed: int, parameters: Mapping[str, Any], resume: bool = True
+        cls,
+        folder: Path,
+        *,
+        kind: str,
+        arm: str,
+        seed: int,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        may_grow: Collection[str] = (),
+        resume: bool = True,
     ) -> "Run":
-        """Create a run, or reopen the same one where it was interrupted, stopped or failed.
+        """Create a run, or reopen the same one where it was interrupted, stopped, failed or finished.
 
         Args:
             folder: created if it is not there.
@@ -109,21 +136,50 @@ class Run:
             arm: setting of an ablation the run belongs to; "" where it belongs to none.
             seed: the run's seed.
             parameters: all parameters by name; what JSON can hold (tuples become lists).
-            resume: False starts anew and throws away what an earlier run left in the folder.
+            inputs: by parameter that names files, a digest of their content; a run never goes on with other files.
+            may_grow: parameters that may be larger than before, such as the number of steps. A finished run goes on
+                then.
+            resume: False deletes what an earlier run left in the folder and starts anew.
 
         Raises:
-            RunError: the folder holds another run, a finished one or a damaged one, or can't be written.
+            RunError: another process writes to the folder; the folder holds another run or a damaged one, or can't be
+                written; or the content of the input files has changed.
         """
-        identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": _plain(parameters)}
-        run = cls(Path(folder), identity, 0, 0.0)
+        plain, digests = _plain(parameters), dict(inputs or {})
+        identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": plain, "inputs": digests}
+        run = cls(Path(folder), identity)
         with _writing(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
-        if resume and (run.folder / "run.json").exists():
-            run._reopen()
-        else:
-            run._create(overwrite=not resume)
-        run._write("running")
+            run._take()
+        try:
+            with _writing(run.folder):
+                for place in (run.folder, *(entry for entry in run.folder.iterdir() if entry.name in OWN_FOLDERS)):
+                    remove_partial(place)
+            if resume and (run.folder / "run.json").exists():
+                run._reopen(may_grow)
+            else:
+                run._create(overwrite=not resume)
+            if run.is_finished:
+                run.close()
+            else:
+                run._write("running")
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def close(self) -> None:
+        """Gives the folder up without a word on how the run ended."""
+        self._lock.release()
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise RunError(
+                f"{self.folder} is being written to by {_holder(self.folder)}: wait until that run has ended or stop "
+                "it, or give this one another output_dir"
+            ) from None
 
     @property
     def metrics_path(self) -> Path:
@@ -159,14 +215,14 @@ class Run:
                 f"{self.folder} holds a {found} run: expected a {self._identity['kind']} run or a new folder"
             )
 
-    def _reopen(self) -> None:
+    def _reopen(self, may_grow: Collection[str]) -> None:
         found = _read_json(self.folder)
-        _check_same(self.folder, found, self._identity)
-        if found["status"] == "finished":
-            raise RunError(f"{self.folder} holds a finished run: expected an unfinished one, or resume=False")
+        grown = _check_same(self.folder, found, self._identity, may_grow)
         self._earlier_seconds = float(found["seconds"])
         self.rows = len(_complete_lines(self.metrics_path)) - 1
-        self.rewind(self.rows)
+        self.is_finished = found["status"] == "finished" and not grown
+        if not self.is_finished:
+            self.rewind(self.rows)
 
     def record(
         self,
@@ -219,6 +275,15 @@ class Run:
             os.truncate(self.metrics_path, sum(map(len, lines[: rows + 1])))
         self.rows = rows
 
+    def sync(self) -> None:
+        """Waits until all recorded rows are on the disk: to be called before a checkpoint counts them.
+
+        Raises:
+            RunError: the disk fails.
+        """
+        with _writing(self.metrics_path):
+            synced(self.metrics_path)
+
     def figure(self, name: str, figure: Figure) -> Path:
         """Keep a figure as figures/<name>.png, replacing the one before.
 
@@ -226,21 +291,26 @@ class Run:
             RunError: it can't be written; the one before is intact.
         """
         path = self.folder / "figures" / f"{name}.png"
-        with _writing(path):
-            save_figure(path, figure)
+        save_figure(path, figure)
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run finished: the last thing that is written."""
-        self._write("finished", summary=summary)
+        self._end("finished", summary=summary)
 
     def stop(self) -> None:
         """Mark the run stopped by its user; it can be reopened."""
-        self._write("stopped")
+        self._end("stopped")
 
     def fail(self, message: str) -> None:
         """Mark the run failed and say why; it can be reopened."""
-        self._write("failed", message=message)
+        self._end("failed", message=message)
+
+    def _end(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
+        try:
+            self._write(status, summary, message)
+        finally:
+            self.close()
 
     def _write(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
         content = self._identity | {
@@ -249,9 +319,9 @@ class Run:
             "summary": _plain(summary or {}),
             "seconds": round(self._earlier_seconds + time.monotonic() - self._start, 3),
             "message": message,
+            "process": {"host": socket.gethostname(), "pid": os.getpid()},
         }
-        with _writing(self.folder / "run.json"):
-            _replace(self.folder / "run.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        _replace(self.folder / "run.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -264,14 +334,13 @@ def versions() -> dict[str, str]:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a PNG as a whole or not at all, and create its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    try:
+    """Write a PNG as a whole or not at all, and create its folder.
+
+    Raises:
+        RunError: it can't be written; the one before is intact.
+    """
+    with written_whole(path, RunError) as temporary:
         figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -299,13 +368,16 @@ def find_runs(root: Path) -> list[RunRecord]:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
-    expected = ("kind", "arm", "seed", "status", "parameters", "versions", "summary", "seconds", "message")
+    expected = ("kind", "arm", "seed", "status", "parameters", "inputs", "versions", "summary", "seconds", "message")
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise RunError(f"{folder} must hold a run, found no run.json in it") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} must hold a run's JSON, found a damaged file ({error})") from error
+    if isinstance(content, dict):
+        # Runs from before inputs were watched name none.
+        content.setdefault("inputs", {})
     missing = [name for name in expected if not isinstance(content, dict) or name not in content]
     if missing:
         raise RunError(f"{path} must hold {', '.join(expected)}, found no {missing[0]}")
@@ -344,14 +416,38 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
     }
 
 
-def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    pairs = [(name, found[name], wanted[name]) for name in ("kind", "arm", "seed")]
-    absent = "nothing"
-    for name in [*wanted["parameters"], *found["parameters"]]:
-        pairs.append((name, found["parameters"].get(name, absent), wanted["parameters"].get(name, absent)))
-    for name, before, now in pairs:
-        if before != now:
-            raise RunError(f"{folder} holds another run: expected {name} = {now!r}, found {before!r}")
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
+    """Whether the run in the folder is the wanted one, but for parameters that have grown; refuses any other."""
+    for name in ("kind", "arm", "seed"):
+        if found[name] != wanted[name]:
+            raise RunError(
+                f"{folder} holds a run of {name} {found[name]!r}, this one is of {name} {wanted[name]!r}: {ELSEWHERE}"
+            )
+    before, now, absent = found["parameters"], wanted["parameters"], "not given"
+    names = [name for name in {**now, **before} if before.get(name, absent) != now.get(name, absent)]
+    grown = [name for name in names if name in may_grow and name in before and now[name] > before[name]]
+    if others := [name for name in names if name not in grown]:
+        changes = ", ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in others)
+        raise RunError(
+            f"{folder} holds a run with other parameters ({changes}): set them as they were to continue it, or "
+            f"{ELSEWHERE}"
+        )
+    for name, digest in wanted["inputs"].items():
+        if found["inputs"].get(name, digest) != digest:
+            raise RunError(
+                f"{folder} holds a run that began with other data: the files of {name} ({now.get(name)}) have changed "
+                f"since; put the earlier ones back to continue it, or {ELSEWHERE}"
+            )
+    return bool(grown)
+
+
+def _holder(folder: Path) -> str:
+    """Who is writing to a folder, as far as it says."""
+    try:
+        process = json.loads((folder / "run.json").read_text())["process"]
+        return f"process {process['pid']} on {process['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def _plain(value: Any) -> Any:
@@ -368,15 +464,8 @@ def _plain(value: Any) -> Any:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path, RunError) as temporary:
+        temporary.write_text(text)
 
 
 @contextlib.contextmanager

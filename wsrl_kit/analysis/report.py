@@ -1,6 +1,5 @@
 """What a set of runs says, as tables and figures, and the files they are written to."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from wsrl_kit.analysis.metrics import reduce_run, shared_budget
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.errors import RunError
 from wsrl_kit.runs import RunRecord, save_figure
+from wsrl_kit.writing import written_whole
 
 OWN_TO_A_RUN = ("seed", "online_steps", "offline_data_path", "demo_path", "checkpoint_path")
 """Parameters that may differ between the runs of an arm, or show elsewhere in the report."""
@@ -87,15 +87,11 @@ def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figu
     Raises:
         RunError: they can't be written.
     """
-    try:
-        for name, text in texts.items():
-            temporary = root / f"{name}.tmp"
+    for name, text in texts.items():
+        with written_whole(root / name, RunError) as temporary:
             temporary.write_text(text)
-            os.replace(temporary, root / name)
-        for name, figure in figures.items():
-            save_figure(root / "figures" / f"{name}.png", figure)
-    except OSError as error:
-        raise RunError(f"{root} can't be written: {error.strerror or error}") from error
+    for name, figure in figures.items():
+        save_figure(root / "figures" / f"{name}.png", figure)
 
 
 def setting_notes(records: Sequence[RunRecord]) -> list[str]:

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Shaped
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.npz import flat_recording
 from wsrl_kit.data.recording import Recording
-from wsrl_kit.data.writing import refuse_images, written_whole
+from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
 from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.writing import written_whole
 
 _NAMES = {
     "observations": "observations",
@@ -118,7 +119,7 @@ def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory])
         arrays["weight"] = dataset.weight
     if dataset.grasp_penalty is not None:
         arrays["grasp_penalty"] = dataset.grasp_penalty
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_whole(path, DataError) as temporary, h5py.File(temporary, "w") as file:
         for key, name in _NAMES.items():
             if name in arrays or not key.startswith("infos/"):
                 file[key] = arrays[name] if name in arrays else getattr(dataset, name)

@@ -13,9 +13,9 @@ from wsrl_kit.data.frames import FrameCollector
 from wsrl_kit.data.hil_serl_observation import Observation, Unreadable, numbers, parse_observation
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickle
-from wsrl_kit.data.writing import written_whole
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.writing import written_whole
 
 SUCCESS_KEYS = ("succeed", "success", "is_success")
 # Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
@@ -223,7 +223,7 @@ def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajecto
     rows = [row for trajectory in trajectories for row in _rows_of(trajectory)]
     if not rows:
         raise DataError(f"{os.fspath(path)} is not written: there are no transitions to write.")
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
         # Protocol 4 is the newest that every Python of HIL-SERL's users reads.
         _Pickler(file, protocol=4).dump(rows)
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
-from wsrl_kit.data.writing import written_whole
 from wsrl_kit.errors import DataError
 from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.writing import written_whole
 
 _REQUIRED = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
 _OPTIONAL = ("success", "source", "weight", "grasp_penalty")
@@ -148,5 +148,5 @@ def write_npz(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) 
     if dataset.images:
         arrays |= {_IMAGES + camera: images for camera, images in dataset.images.items()}
         arrays |= {"frame": dataset.frame_of_row, "observation_horizon": np.array(dataset.observation_horizon)}
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

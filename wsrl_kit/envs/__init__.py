@@ -15,7 +15,7 @@ from wsrl_kit.envs.insertion_pixels import WristCameras
 from wsrl_kit.envs.packages import METAWORLD, register_all_installed, register_like
 from wsrl_kit.envs.robot import RobotEnv
 from wsrl_kit.envs.robot_options import robot_options
-from wsrl_kit.envs.wrappers import SuccessReward, flatten
+from wsrl_kit.envs.wrappers import FiniteNumbers, SuccessReward, flatten
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check
 
@@ -24,6 +24,8 @@ DEFAULT_TIME_LIMIT = 1000
 
 INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
+SIMULATORS = ("gymnasium", "gymnasium_robotics", "metaworld", "gym_hil")
+"""Packages whose tasks are simulated, every one."""
 PIXELS = "hirol_fixed_gripper_pixels"
 """Name of the same task with two wrist cameras, which needs OpenGL."""
 
@@ -61,9 +63,18 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     """
     given = dict(environment_options or {})
     horizon = check("observation_horizon", given.pop("observation_horizon", 1), int, {"minimum": 1})
-    environment = _task(exp_name, given)
+    environment = FiniteNumbers(_task(exp_name, given), exp_name)
     has_cameras = isinstance(environment.observation_space, gymnasium.spaces.Dict)
     return ObservationHorizon(environment, horizon) if has_cameras or horizon > 1 else environment
+
+
+def is_simulation(environment: gymnasium.Env) -> bool:
+    """Whether a task is known to be simulated, so that an episode may be played again from its seed and its actions.
+
+    An environment of the user's own may move a real robot, and counts as none.
+    """
+    task = environment.unwrapped
+    return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in SIMULATORS
 
 
 def _task(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:

@@ -41,7 +41,9 @@ def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
 
     def state(observation: Any) -> Float32[np.ndarray, " state"]:
         parts: list[Any] = [spaces.flatten(entry, _at(observation, path)) for path, entry in numbers.items()]
-        return np.concatenate(parts, dtype=np.float32, casting="unsafe") if parts else np.zeros(1, np.float32)
+        # Values beyond float32 become infinity, which is then refused as such.
+        with np.errstate(over="ignore"):
+            return np.concatenate(parts, dtype=np.float32, casting="unsafe") if parts else np.zeros(1, np.float32)
 
     if not cameras:
         return TransformObservation(environment, state, spaces.Box(low, high))

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
 
-from wsrl_kit.envs.observations import flat_observations
+from wsrl_kit.envs.observations import STATE, flat_observations
 from wsrl_kit.errors import ExperimentError
 
 SUCCESS_KEYS = ("success", "is_success", "succeed")
@@ -24,6 +24,60 @@ class SuccessInfo(gymnasium.Wrapper):
                 info["success"] = bool(info[key])
                 break
         return observation, reward, terminated, truncated, info
+
+
+class FiniteNumbers(gymnasium.Wrapper):
+    """Refuse observations and rewards that are not finite in float32, before anybody stores them.
+
+    Args:
+        environment: with flat states, perhaps beside cameras.
+        name: of the experiment, for the error.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str) -> None:
+        super().__init__(environment)
+        self._name = name
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Raises:
+            ExperimentError: the observation holds NaN or infinity.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._step = 0
+        self._check("observation", observation[STATE] if isinstance(observation, dict) else observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: the observation holds NaN or infinity, or the reward is no finite number.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._step += 1
+        self._check("observation", observation[STATE] if isinstance(observation, dict) else observation)
+        try:
+            with np.errstate(over="ignore"):
+                number = np.asarray(reward, np.float32).item()
+        except (TypeError, ValueError):
+            raise ExperimentError(
+                f"{self._name!r} gave the reward {reward!r} at step {self._step} of an episode: expected one number"
+            ) from None
+        self._check("reward", number)
+        return observation, number, terminated, truncated, info
+
+    def _check(self, what: str, values: Any) -> None:
+        if np.isfinite(values).all():
+            return
+        place = "" if np.ndim(values) == 0 else f" at place {np.flatnonzero(~np.isfinite(values))[0]}"
+        found = np.asarray(values)[~np.isfinite(values)][0]
+        raise ExperimentError(
+            f"{self._name!r} gave the {what} {found}{place} at step {self._step} of an episode: expected finite "
+            "numbers (float32)"
+        )
 
 
 class SuccessReward(gymnasium.Wrapper):

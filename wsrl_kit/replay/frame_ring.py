@@ -84,6 +84,25 @@ def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRi
     return FrameRing(kept, ring.recent, ring.shown, ring.oldest, *counts)
 
 
+def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
+    """The ring in the arrays of a larger one, whose own content is given up; the rows must not have come round yet."""
+    before, now, written, rows = slots(ring), slots(larger), int(ring.written), len(ring.oldest)
+    if rows == len(larger.oldest):
+        return ring
+    number = np.arange(max(written - before, 0), written)
+    frames = {camera: np.array(leaf) for camera, leaf in larger.store.frames.items()}
+    for camera, leaf in ring.store.frames.items():
+        frames[camera][number % now] = np.asarray(leaf)[number % before]
+    stacks, oldest = np.zeros(larger.store.stacks.shape, np.int32), np.zeros(len(larger.oldest), np.int64)
+    # A slot holds the newest of the frames that go there.
+    shown = written - 1 - (written - 1 - np.asarray(ring.store.stacks)) % before
+    stacks[:rows], oldest[:rows] = shown % now, ring.oldest
+    on_device = isinstance(ring.store.stacks, jax.Array)
+    store = FrameStore(frames, stacks)
+    position = np.array(rows if int(ring.position) == 0 and int(ring.size) > 0 else ring.position)
+    return ring._replace(store=jax.tree.map(jnp.array, store) if on_device else store, oldest=oldest, position=position)
+
+
 def slots(ring: FrameRing) -> int:
     """Frames that it has room for."""
     return len(next(iter(ring.store.frames.values())))

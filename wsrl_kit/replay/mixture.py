@@ -44,6 +44,16 @@ def add_offline(sampler: Sampler, replay: Replay, transition: Transition) -> Rep
     return replay._replace(offline=storage.add(replay.offline, transition), offline_sampler=sampler_state)
 
 
+def grown(sampler: Sampler, replay: Replay, offline_capacity: int, online_capacity: int) -> Replay:
+    """The replay with room for more transitions; neither ring must have come round yet."""
+    return Replay(
+        storage.grown(replay.offline, offline_capacity),
+        storage.grown(replay.online, online_capacity),
+        sampler.grown(replay.offline_sampler, offline_capacity),
+        sampler.grown(replay.online_sampler, online_capacity),
+    )
+
+
 def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
     """The replay without the `count` oldest online transitions: their rows are never sampled until they are rewritten.
 

@@ -62,6 +62,9 @@ class Proportional:
     def refresh(self, state: ProportionalState, size: Integer[Array, ""]) -> ProportionalState:
         return state
 
+    def grown(self, state: ProportionalState, capacity: int) -> ProportionalState:
+        return state._replace(tree=sum_tree.grown(state.tree, capacity))
+
 
 class RankState(NamedTuple):
     """Masses by rank; each row's priority, 0 if empty; all of them, falling, at the last refresh; the largest seen."""
@@ -117,3 +120,7 @@ class RankBased:
         rank = jnp.zeros(rows.shape, jnp.int32).at[rows].set(jnp.arange(1, len(rows) + 1))
         mass = jnp.where(state.priority > 0, rank.astype(jnp.float32) ** -self.alpha, 0.0)
         return state._replace(tree=sum_tree.from_mass(mass), order=state.priority[rows])
+
+    def grown(self, state: RankState, capacity: int) -> RankState:
+        priority, order = (jnp.zeros(capacity).at[: len(each)].set(each) for each in (state.priority, state.order))
+        return state._replace(tree=sum_tree.grown(state.tree, capacity), priority=priority, order=order)

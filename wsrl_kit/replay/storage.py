@@ -110,6 +110,19 @@ def add(storage: Storage, transition: Transition) -> Storage:
     return Storage(states, actions, jnp.minimum(storage.size + 1, limit), (storage.position + 1) % limit)
 
 
+def grown(storage: Storage, capacity: int) -> Storage:
+    """The ring with room for more transitions, each in the row that it has; it must not have come round yet."""
+    rows = len(storage.states)
+    if rows == capacity:
+        return storage
+    states, actions = (
+        jnp.zeros((capacity, each.shape[1]), each.dtype).at[:rows].set(each)
+        for each in (storage.states, storage.actions)
+    )
+    is_full = (storage.position == 0) & (storage.size > 0)
+    return Storage(states, actions, storage.size, jnp.where(is_full, rows, storage.position))
+
+
 def drop_oldest(storage: Storage, count: Integer[Array, ""]) -> Storage:
     """The ring without its `count` oldest transitions; empty if it holds fewer. Their rows keep their bytes."""
     return storage._replace(size=jnp.maximum(storage.size - count, 0))

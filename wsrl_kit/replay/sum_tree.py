@@ -52,6 +52,12 @@ def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
     return from_mass(jnp.where(kept, tree.levels[0][: len(kept)], 0.0))
 
 
+def grown(tree: SumTree, capacity: int) -> SumTree:
+    """The tree with room for more leaves, which have no mass."""
+    mass = tree.levels[0][:capacity]
+    return from_mass(jnp.zeros(capacity).at[: len(mass)].set(mass))
+
+
 def total(tree: SumTree) -> Float[Array, ""]:
     """Sum of all masses."""
     return tree.levels[-1].sum()

@@ -1,6 +1,6 @@
 """Uniform replay, with the interface of a sampler.
 
-A sampler is a small static object with six functions over a state of its own; `prioritized` has the others:
+A sampler is a small static object with seven functions over a state of its own; `prioritized` has the others:
 
     create(capacity) -> state
     insert(state, index) -> state                   a new transition was written to row `index`
@@ -9,6 +9,7 @@ A sampler is a small static object with six functions over a state of its own; `
     update(state, index, td_error) -> state         priorities back, once per environment step
     keep(state, held) -> state                      rows that no longer hold a transition are never sampled again
     refresh(state, size) -> state                   what is too slow to do each step
+    grown(state, capacity) -> state                 the same rows, and room for more
 """
 
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Sampler(Protocol):
 
     def refresh(self, state: PyTree, size: Integer[Array, ""]) -> PyTree: ...
 
+    def grown(self, state: PyTree, capacity: int) -> PyTree: ...
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -68,4 +71,7 @@ class Uniform:
         return state
 
     def refresh(self, state: PyTree, size: Integer[Array, ""]) -> PyTree:
+        return state
+
+    def grown(self, state: PyTree, capacity: int) -> PyTree:
         return state

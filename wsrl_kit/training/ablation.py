@@ -12,6 +12,7 @@ from wsrl_kit.runs import Run, read_run
 from wsrl_kit.training.arms import ARMS, AblationConfig, naming
 from wsrl_kit.training.events import Progress
 from wsrl_kit.training.following import outcome_recorded
+from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE
 from wsrl_kit.training.warmup import PADDING
 from wsrl_kit.training.workers import Job, finished, run_jobs
@@ -22,7 +23,8 @@ def run_ablation(
 ) -> None:
     """Runs every arm and seed that is not finished yet, in `root/<arm>/seed_<n>`, and the warmups in `root/warmup`.
 
-    An ablation can grow: called again with other arms, variants or seeds, it keeps the runs that are there.
+    An ablation can grow: called again with other arms, variants or seeds, it keeps the runs that are there; with more
+    `online_steps`, they go on.
 
     Args:
         config: parameters that all arms share; its `offline_data_path` is the data of all of them.
@@ -37,12 +39,22 @@ def run_ablation(
     # How many runs go on at the same time may change between sessions: it is no part of what is compared.
     compared = {name: value for name, value in asdict(ablation).items() if name != "worker_processes"}
     parameters = asdict(config) | compared
-    if resume and finished(root, parameters):
+    inputs = input_digests(config, "ablation")
+    if resume and finished(root, parameters, inputs):
         return
     jobs = plan(config, ablation, root, padded(transitions))
     same = resume and not grows(root, parameters, compared)
-    run = Run.open(root, kind="ablation", arm="", seed=0, parameters=parameters, resume=same)
-    with outcome_recorded(run):
+    run = Run.open(
+        root,
+        kind="ablation",
+        arm="",
+        seed=0,
+        parameters=parameters,
+        inputs=inputs,
+        may_grow=("online_steps",),
+        resume=same,
+    )
+    with outcome_recorded(run, progress) as progress:
         failures = run_jobs(jobs, ablation.worker_processes, progress, resume)
         if failures:
             raise RunError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
@@ -138,4 +150,8 @@ def grows(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> 
     if not (root / "run.json").exists():
         return False
     before = read_run(root).parameters
-    return before != parameters and all(before.get(name) == parameters[name] for name in parameters.keys() - compared)
+    if before.get("online_steps", 0) > parameters["online_steps"]:
+        return False
+    shared = parameters.keys() - compared - {"online_steps"}
+    changed = any(before.get(name) != parameters[name] for name in compared)
+    return changed and all(before.get(name) == parameters[name] for name in shared)

@@ -1,7 +1,6 @@
 """Pytrees of arrays in one file: written whole or not at all, read without running code, checked by shape."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from wsrl_kit.errors import CheckpointError
+from wsrl_kit.writing import written_whole
 
 METADATA = "__metadata__"
 
@@ -22,22 +22,8 @@ def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
     """
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
     arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-    # Always the same name, so that what a killed process left is overwritten by the one that resumes its run.
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); an earlier checkpoint there is intact"
-        ) from error
+    with written_whole(path, CheckpointError) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

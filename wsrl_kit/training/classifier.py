@@ -49,7 +49,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress) -
     programs.keep()
     run = Run.open(folder, kind="classifier", arm="", seed=config.seed, parameters=asdict(config), resume=False)
     target = folder / CLASSIFIER_FILE
-    with outcome_recorded(run):
+    with outcome_recorded(run, progress) as progress:
         target.unlink(missing_ok=True)
         report = _reporter(config, progress)
         if config.classifier_data is None:
@@ -102,7 +102,7 @@ def _reporter(config: ClassifierConfig, progress: Progress) -> Callable[[int, st
         done += count
         progress.update(done, total, text)
         if progress.stop_requested:
-            raise Stopped("stopped by the user; no classifier was written")
+            raise Stopped("stopped; no classifier was written, and Run All begins anew")
 
     return report
 

@@ -5,7 +5,22 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
+from wsrl_kit.errors import ExperimentError, Stopped, WSRLKitError
 from wsrl_kit.trajectory import Trajectory
+
+
+def stopped(step: int) -> Stopped:
+    """What a loop raises where a stop was asked for, once everything is saved."""
+    return Stopped(f"stopped at step {step}, saved; Run All continues")
+
+
+def environment_failed(error: BaseException | None, step: int) -> WSRLKitError:
+    """What a loop raises where the environment raised something, once everything is saved."""
+    kept = f"at step {step}, saved; Run All continues"
+    if isinstance(error, WSRLKitError):
+        return type(error)(f"{error} ({kept})")
+    reason = " ".join(str(error).split())[:300]
+    return ExperimentError(f"the environment failed with {type(error).__name__}: {reason} ({kept})")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 from wsrl_kit import sac
 from wsrl_kit.config import NOBODY, ROBOT, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.errors import DataError
 from wsrl_kit.replay import frame_ring, frames, mixture, storage
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.frame_ring import FrameRing
@@ -83,20 +82,12 @@ def initial_tree(
     Args:
         offline: the offline data kept; None for none.
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
-
-    Raises:
-        DataError: fewer offline transitions than one batch takes.
     """
     sizes = (static.observation_size, static.action_size, static.learns_gripper)
     spare = intervention_rows(config)
     rows = max((offline_capacity or (0 if offline is None else len(offline))) + spare, 1)
     if offline is None:
         offline_rows = storage.create(rows, *sizes)
-    elif len(offline) < config.batch_size:
-        raise DataError(
-            f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(offline)}; "
-            "keep more (retention_ratio) or take smaller batches"
-        )
     else:
         offline_rows = storage.filled(to_transitions(config, offline), rows)
     capacity, on_device = min(config.replay_capacity, config.online_steps), config.frame_memory == "device"
@@ -112,6 +103,21 @@ def initial_tree(
                 demo_ring = frame_ring.filled(store, rows, on_device)
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
+
+
+def grown(config: WSRLConfig, tree: PyTree, larger: PyTree) -> PyTree:
+    """What `initial_tree` gave for fewer `online_steps`, and has changed since, with room for more.
+
+    Args:
+        larger: what `initial_tree` gives for the steps now wanted; it is given up.
+    """
+    replay: Replay = larger["replay"]
+    capacities = (storage.capacity(side) for side in (replay.offline, replay.online))
+    rings = {
+        name: frame_ring.grown(tree[name], larger[name]) if isinstance(tree[name], FrameRing) else tree[name]
+        for name in ("frames", "demo_frames")
+    }
+    return tree | rings | {"replay": mixture.grown(sampler_of(config), tree["replay"], *capacities)}
 
 
 class Experience:
@@ -132,6 +138,9 @@ class Experience:
         self._demo_ring: FrameRing | tuple[()] = tree["demo_frames"]
         self._dataset_frames = jax.device_put(offline) if self._on_device and offline is not None else offline
         self._keeps_interventions = intervention_rows(config) > 0
+        # Data that were given fill their share of a batch however few they are. What a human does begins with a single
+        # transition, which must not fill half of a batch.
+        self._enough_offline = 1 if config.demo_path is not None else config.batch_size
         # Counted here, since asking the device would wait for it.
         self._offline_size = int(self.replay.offline.size)
 
@@ -157,8 +166,8 @@ class Experience:
         return self._demo_ring.store if isinstance(self._demo_ring, FrameRing) else self._dataset_frames
 
     def offline_ratio(self, scheduled: np.floating) -> np.floating:
-        """The offline share of the next batches: 0 while that side holds fewer transitions than one batch takes."""
-        return scheduled if self._offline_size >= self._shape[1] else scheduled * 0
+        """The offline share of the next batches: 0 while that side holds too few transitions."""
+        return scheduled if self._offline_size >= self._enough_offline else scheduled * 0
 
     def add(self, transition: Transition, shown: Shown, next_shown: Shown) -> None:
         """Adds an online transition."""
@@ -217,6 +226,12 @@ class Experience:
             images, next_images = self._shown(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
             batch = batch._replace(images=images, next_images=next_images)
         return batch, size
+
+    def newest_rows(self, count: int) -> Transition:
+        """The newest online transitions, in order, without images; all that there are where those are fewer."""
+        held = min(int(self.replay.online.size), count)
+        rows = (int(self.replay.online.position) - held + np.arange(held)) % storage.capacity(self.replay.online)
+        return jax.device_get(storage.gather(self.replay.online, jnp.asarray(rows)))
 
     def set_returns(self, row: Integer[np.ndarray, " rows"], monte_carlo_return: Float[np.ndarray, " rows"]) -> None:
         """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""

@@ -1,9 +1,11 @@
 """Stage 2, fine-tuning: the robot acts and learns, from a warmed-up agent or a fresh one."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -12,15 +14,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, PRNGKeyArray, PyTree
 
-from wsrl_kit import gripper, sac, schedules
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit import envs, gripper, sac, schedules
+from wsrl_kit.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
 from wsrl_kit.data.labels import LABELS
 from wsrl_kit.envs.classifier_reward import CONFIRMED
 from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.horizon import observation_horizon
 from wsrl_kit.envs.reconnecting import CONTACT_LOST
-from wsrl_kit.errors import RobotError
+from wsrl_kit.errors import DivergenceError, ExperimentError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.sac import SACConfig, SACState, TermWeights
@@ -29,12 +31,14 @@ from wsrl_kit.training.agent import learning_penalty, learning_reward
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.episode import EpisodeRecord
 from wsrl_kit.training.evaluation import Evaluator, act
-from wsrl_kit.training.events import Event, Judgement, Measurement, Snapshot, Step
-from wsrl_kit.training.experience import Experience
+from wsrl_kit.training.events import Event, Judgement, Measurement, Snapshot, Step, environment_failed, stopped
+from wsrl_kit.training.experience import Experience, Seen, Shown
 from wsrl_kit.training.interventions import TakeOvers, action_taken
 from wsrl_kit.training.sight import look
 from wsrl_kit.training.window import Window
 from wsrl_kit.types import Transition
+
+LOGGER = logging.getLogger("wsrl_kit")
 
 RANK_REFRESH_INTERVAL = 100
 """Environment steps between exact re-rankings of rank-based replay."""
@@ -70,6 +74,10 @@ def initial_tree(
         **experience.initial_tree(config, static, agent, offline, offline_capacity),
         "environment_step": np.int64(0),
         "episode": np.int64(0),
+        # Steps of an episode that was stopped in its middle.
+        "steps_in_episode": np.int64(0),
+        # The step of the last evaluation.
+        "evaluated": np.int64(-1),
         "window": window.empty(),
         "largest_reward": np.float64(
             0.0 if offline is None else np.abs(learning_reward(config, offline.rewards)).max()
@@ -85,6 +93,7 @@ def finetune(
     evaluator: Evaluator,
     probe: Transition | None,
     offline_frames: FrameStore | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Acts and learns for `online_steps` environment steps. A generator; its last `Snapshot` holds the final agent.
 
@@ -92,19 +101,26 @@ def finetune(
     unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5). Where a human takes over, their action
     is the one recorded, and joins the offline side too (see `interventions`).
 
+    A stop ends the loop after the step at hand, with a last `Snapshot`. In a simulation the episode goes on where it
+    was: it is played again from its seed and actions. On a robot, or with a person, the episode has ended, truncated.
+
     Args:
         tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
         probe: frozen offline batch on which values are followed through the switch; None for none.
         offline_frames: what the cameras saw in the offline data, as `experience.offline_frames` gives it.
+        stop_requested: asked after every step.
 
     Raises:
+        Stopped: as asked for; a last `Snapshot` comes before it.
         DivergenceError: the critics have left the range of possible returns.
-        RobotError: contact with the robot is lost; a last `Snapshot` comes before it.
+        WSRLKitError: the environment failed, or gave a number that is not finite; a last `Snapshot`, in which the
+            episode has ended, comes before it.
     """
     config = online(config)
     static = sac.from_parameters(config, static.observation_size, static.action_size, static.pixels)
     agent, memory = tree["agent"], Experience(config, tree, offline_frames)
     environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
+    steps_to_repeat, evaluated = int(tree["steps_in_episode"]), int(tree["evaluated"])
     recent = Window(tree["window"])
 
     # The agent may know rewards that fine-tuning has not met yet.
@@ -121,6 +137,7 @@ def finetune(
     first_update = max(config.frozen_rollout_steps, config.random_steps)
     sampled = np.ones(1, np.float32)
     horizon = observation_horizon(environment)
+    can_repeat = envs.is_simulation(environment) and config.human != PERSON
     next_checkpoint = environment_step + config.checkpoint_interval
     metrics: sac.Metrics = {}
 
@@ -132,111 +149,254 @@ def finetune(
     def measured(values: dict[str, float]) -> Measurement:
         return Measurement("online", environment_step, int(agent.updates), values)
 
-    def snapshot() -> Snapshot:
+    def snapshot(steps_in_episode: int = 0) -> Snapshot:
+        learning_metrics()
         return Snapshot(
             {
                 "agent": agent,
                 **memory.tree,
                 "environment_step": np.int64(environment_step),
                 "episode": np.int64(episode),
+                "steps_in_episode": np.int64(steps_in_episode),
+                "evaluated": np.int64(evaluated),
                 "window": recent.counts,
                 "largest_reward": np.float64(largest_reward),
             }
         )
 
-    if environment_step == 0:
+    def evaluation_is_due() -> bool:
+        is_last = environment_step == config.online_steps
+        return evaluated < environment_step and (is_last or environment_step % config.evaluation_interval == 0)
+
+    def evaluation() -> Measurement:
+        nonlocal evaluated
+        with _environment_acts():
+            values = evaluator.evaluate(static, agent, -(-environment_step // config.evaluation_interval))
+        evaluated = environment_step
+        if environment_step > 0:
+            return measured(values)
         held = {
             "switch/offline_transitions": float(memory.replay.offline.size),
             "switch/offline_bytes": memory.offline_bytes,
         }
-        yield measured(
-            held | evaluator.evaluate(static, agent, 0) | _diagnose(static, agent, memory, probe, diagnosis_key)
-        )
+        return measured(held | values | _diagnose(static, agent, memory, probe, diagnosis_key))
 
     while environment_step < config.online_steps:
-        # Episode ends are the only moments at which any environment's state is known: a reset with the next seed.
-        if environment_step >= next_checkpoint:
-            learning_metrics()
+        is_stopping = stop_requested()
+        if environment_step >= next_checkpoint or is_stopping:
             yield snapshot()
             next_checkpoint = environment_step + config.checkpoint_interval
-        try:
-            observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
-        except RobotError:
-            yield snapshot()
-            raise
-        state, shown = look(static, agent, observation)
-        random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
+        if is_stopping:
+            raise stopped(environment_step)
         record, take_overs, done = EpisodeRecord(config.confirm_success), TakeOvers(memory), False
-        while not done and environment_step < config.online_steps:
-            if environment_step < config.random_steps:
-                drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
-                action = gripper.rounded(static.gripper, drawn)
-            else:
-                step, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
-                policy = sac.policy(agent)
-                action = np.asarray(act(static, policy, acting_key, step, state[None], sampled, images))[0]
-            # Copied, since the environment may use its arrays again.
-            before = jax.tree.map(np.array, observation) if config.confirm_success else None
-            try:
-                next_observation, reward, terminated, truncated, info = environment.step(action)
-            except RobotError:
-                # What was learned so far is kept; a run that goes on begins with the next episode.
-                take_overs.end()
-                episode += 1
-                yield snapshot()
-                raise
-            if info.get(CONTACT_LOST):
-                break
-            action, is_human = action_taken(action, info)
-            learnt = learning_reward(config, np.asarray(reward, np.float32))
-            numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
-            next_state, next_shown = look(static, agent, next_observation)
-            row: tuple[Any, ...] = (state, action, learnt, next_state, *numbers)
-            penalty: Any = None
-            if static.learns_gripper:
-                penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
-            seen = (Transition(*row)._replace(grasp_penalty=penalty), shown, next_shown)
-            largest_reward = max(largest_reward, abs(float(learnt)))
-            if conservative is not None and environment_step >= faded:
-                # CQL's term has faded out: the program without it takes over.
-                conservative = None
-                sizes = (static.observation_size, static.action_size, static.pixels)
-                static = sac.from_parameters(replace(config, conservative_loss="none"), *sizes)
-            ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
-            if environment_step < first_update:
-                memory.add(*seen)
-            else:
-                at = environment_step
-                weights = TermWeights(*(None if each is None else each[at] for each in (conservative, cloning)))
-                agent, metrics = memory.learn(static, agent, sampling_key, at, ratio, beta, weights, *seen)
-            take_overs.include(is_human, seen)
-            observation, state, shown = next_observation, next_state, next_shown
-            done = terminated or truncated
-            record.include(float(reward), info)
-            recent.include(info)
-            environment_step += 1
-            if CONFIRMED in info:
-                yield _judgement(environment_step, info[CONFIRMED], [before, next_observation], action, horizon)
-            yield Step(environment_step, config.online_steps, "fine-tuning")
-            if environment_step % RANK_REFRESH_INTERVAL == 0:
-                memory.refresh()
-            if environment_step % config.log_interval == 0:
-                values = {f"training/{name}": value for name, value in learning_metrics().items()}
-                values["training/offline_ratio"] = float(ratio)
-                if config.use_prioritized_replay:
-                    values["training/priority_beta"] = float(beta)
-                yield measured(values | recent.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
-            if environment_step % config.evaluation_interval == 0 or environment_step == config.online_steps:
-                count = -(-environment_step // config.evaluation_interval)
-                yield measured(evaluator.evaluate(static, agent, count))
+        random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
+        steps_taken = 0
+        try:
+            if evaluation_is_due():
+                yield evaluation()
+            with _environment_acts():
+                observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
+            state, shown = look(static, agent, observation)
+            if steps_to_repeat:
+                known, count, steps_to_repeat = memory.newest_rows(steps_to_repeat), steps_to_repeat, 0
+                repeated = _repeat(config, static, agent, environment, (state, shown), known, count)
+                if repeated is None:
+                    LOGGER.warning("the task did not repeat the episode that was stopped, which counts as truncated")
+                    episode += 1
+                    continue
+                for step in repeated:
+                    record.include(step.task_reward, step.info)
+                    take_overs.include(step.is_human, step.seen, is_known=True)
+                    if environment_step - len(repeated) + steps_taken < config.random_steps:
+                        random_actions.uniform(-1.0, 1.0, static.action_size)
+                    steps_taken += 1
+                observation, state, shown = step.observation, step.state, step.shown
+            while not done and environment_step < config.online_steps:
+                if environment_step < config.random_steps:
+                    drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
+                    action = gripper.rounded(static.gripper, drawn)
+                else:
+                    number, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
+                    policy = sac.policy(agent)
+                    action = np.asarray(act(static, policy, acting_key, number, state[None], sampled, images))[0]
+                    if not np.isfinite(action).all():
+                        raise DivergenceError(f"learning diverged: the policy's action is {action.tolist()}")
+                # Copied, since the environment may use its arrays again.
+                before = jax.tree.map(np.array, observation) if config.confirm_success else None
+                taken = _take_step(config, static, agent, environment, state, shown, action)
+                if taken is None:
+                    break
+                step = taken
+                largest_reward = max(largest_reward, abs(float(step.reward)))
+                if conservative is not None and environment_step >= faded:
+                    # CQL's term has faded out: the program without it takes over.
+                    conservative = None
+                    sizes = (static.observation_size, static.action_size, static.pixels)
+                    static = sac.from_parameters(replace(config, conservative_loss="none"), *sizes)
+                ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
+                if environment_step < first_update:
+                    memory.add(*step.seen)
+                else:
+                    at = environment_step
+                    weights = TermWeights(*(None if each is None else each[at] for each in (conservative, cloning)))
+                    agent, metrics = memory.learn(static, agent, sampling_key, at, ratio, beta, weights, *step.seen)
+                take_overs.include(step.is_human, step.seen)
+                observation, state, shown = step.observation, step.state, step.shown
+                done = step.ends
+                record.include(step.task_reward, step.info)
+                recent.include(step.info)
+                environment_step += 1
+                steps_taken += 1
+                if CONFIRMED in step.info:
+                    seen = [before, observation]
+                    yield _judgement(environment_step, step.info[CONFIRMED], seen, step.action, horizon)
+                yield Step(environment_step, config.online_steps, "fine-tuning")
+                if environment_step % RANK_REFRESH_INTERVAL == 0:
+                    memory.refresh()
+                if environment_step % config.log_interval == 0:
+                    values = {f"training/{name}": value for name, value in learning_metrics().items()}
+                    values["training/offline_ratio"] = float(ratio)
+                    if config.use_prioritized_replay:
+                        values["training/priority_beta"] = float(beta)
+                    yield measured(values | recent.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
+                if not done and environment_step < config.online_steps and stop_requested():
+                    if not can_repeat:
+                        take_overs.end()
+                        episode, steps_taken = episode + 1, 0
+                    yield snapshot(steps_taken)
+                    raise stopped(environment_step)
+                if evaluation_is_due():
+                    yield evaluation()
+        except _EnvironmentFailed as failure:
+            # What was learned so far is kept; a run that goes on begins with the next episode.
+            take_overs.end()
+            episode += steps_taken > 0
+            yield snapshot()
+            raise environment_failed(failure.__cause__, environment_step) from failure.__cause__
         take_overs.end()
         episode += 1
         # An episode that the end of the run cuts has no outcome.
         if done:
             if static.is_calibrated:
-                _set_returns(config, memory, environment_step, np.array(record.rewards, np.float32), terminated)
+                rewards = np.array(record.rewards, np.float32)
+                _set_returns(config, memory, environment_step, rewards, step.terminated)
             yield measured(record.metrics | take_overs.metrics)
     yield snapshot()
+
+
+class _Taken(NamedTuple):
+    """One environment step, checked.
+
+    Attributes:
+        action: what was done, by the policy or a human.
+        is_human: whether a human chose it.
+        task_reward: the environment's own.
+        reward: as learning sees it.
+        terminated, truncated: Gymnasium's.
+        info: the environment's.
+        observation: the next one, as the environment gave it.
+        state: its flat state.
+        shown: what replay keeps of its images.
+        seen: the transition, as replay takes it.
+    """
+
+    action: Float32[np.ndarray, " action"]
+    is_human: bool
+    task_reward: float
+    reward: Float32[np.ndarray, ""]
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+    observation: Any
+    state: Float32[np.ndarray, " observation"]
+    shown: Shown
+    seen: Seen
+
+    @property
+    def ends(self) -> bool:
+        """Whether the episode ends with this step."""
+        return self.terminated or self.truncated
+
+
+def _take_step(
+    config: WSRLConfig,
+    static: SACConfig,
+    agent: SACState,
+    environment: gymnasium.Env,
+    state: Float32[np.ndarray, " observation"],
+    shown: Shown,
+    action: Float32[np.ndarray, " action"],
+) -> _Taken | None:
+    """Acts once; None where contact with the robot was lost, so that nobody saw what happened.
+
+    Args:
+        state, shown: what `look` gave before the step.
+
+    Raises:
+        _EnvironmentFailed: the environment raised something, or gave a number that is no finite float32.
+    """
+    with _environment_acts():
+        observation, task_reward, terminated, truncated, info = environment.step(action)
+        if info.get(CONTACT_LOST):
+            return None
+        action, is_human = action_taken(action, info)
+        with np.errstate(over="ignore"):
+            reward = learning_reward(config, np.asarray(task_reward, np.float32))
+            penalty: Any = None
+            if static.learns_gripper:
+                penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
+        for name, value in {"reward": reward, "grasp penalty": penalty}.items():
+            if value is not None and not np.isfinite(value):
+                raise ExperimentError(f"the {name} is {value} for learning: expected a finite number (float32)")
+    next_state, next_shown = look(static, agent, observation)
+    numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
+    row: tuple[Any, ...] = (state, action, reward, next_state, *numbers)
+    transition = Transition(*row)._replace(grasp_penalty=penalty)
+    return _Taken(
+        action, is_human, float(task_reward), reward, bool(terminated), bool(truncated), info,
+        observation, next_state, next_shown, (transition, shown, next_shown),
+    )  # fmt: skip
+
+
+def _repeat(
+    config: WSRLConfig,
+    static: SACConfig,
+    agent: SACState,
+    environment: gymnasium.Env,
+    start: tuple[Float32[np.ndarray, " observation"], Shown],
+    known: Transition,
+    count: int,
+) -> list[_Taken] | None:
+    """Plays an episode again as far as replay knows it; None where the task does something else this time.
+
+    Args:
+        start: what `look` gave of its first observation.
+        known: its transitions so far, in order.
+        count: how many it had.
+    """
+    if len(known.reward) < count:
+        return None
+    state, shown = start
+    repeated: list[_Taken] = []
+    for action, reward, next_state in zip(known.action, known.reward, known.next_observation, strict=True):
+        step = _take_step(config, static, agent, environment, state, shown, action)
+        if step is None or step.ends or step.reward != reward or not np.array_equal(step.state, next_state):
+            return None
+        repeated.append(step)
+        state, shown = step.state, step.shown
+    return repeated
+
+
+class _EnvironmentFailed(Exception):
+    """Something went wrong in the environment and nowhere else; the cause is what it raised."""
+
+
+@contextmanager
+def _environment_acts() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _EnvironmentFailed from error
 
 
 def _judgement(

@@ -2,8 +2,11 @@
 
 import math
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from jaxtyping import PyTree
 
@@ -32,6 +35,13 @@ def resumed(run: Run, fresh: PyTree) -> PyTree:
     return tree
 
 
+def steps_of_checkpoint(run: Run) -> int | None:
+    """The `online_steps` with which the run's last checkpoint was made; None where there is none."""
+    if not run.checkpoint_path.exists():
+        return None
+    return checkpoint.read_metadata(run.checkpoint_path).get("online_steps")
+
+
 def follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress) -> WarmupResult | None:
     """Takes the events of a training loop to the run's folder and the progress display.
 
@@ -45,7 +55,11 @@ def follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress)
                 run.record(event.phase, event.environment_step, event.gradient_step, event.values)
                 latest = _evaluation_text(event.values) or latest
             case Snapshot():
-                frame_files.save(run.checkpoint_path, event.tree, {"rows": run.rows})
+                # Rows before the checkpoint that counts them, or a power cut would leave one that counts too many.
+                run.sync()
+                frame_files.save(
+                    run.checkpoint_path, event.tree, {"rows": run.rows, "online_steps": run.parameters["online_steps"]}
+                )
             case Judgement():
                 name = f"{event.environment_step:08d}_{LABELS[event.is_success]}.pkl"
                 (run.folder / JUDGED).mkdir(exist_ok=True)
@@ -54,8 +68,6 @@ def follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress)
                 progress.update(event.step, event.total, event.text + latest)
             case WarmupResult():
                 return event
-        if progress.stop_requested:
-            raise Stopped(f"stopped by the user; {run.folder} holds everything up to the last checkpoint")
     return None
 
 
@@ -77,13 +89,17 @@ def _evaluation_text(values: dict[str, float]) -> str:
 
 
 @contextmanager
-def outcome_recorded(run: Run) -> Iterator[None]:
-    """Writes into the run's folder how its work ended, where that is not by finishing.
+def outcome_recorded(run: Run, progress: Progress) -> Iterator[Progress]:
+    """Writes into the run's folder how its work ended, where that is not by finishing, and gives the folder up.
 
     Where the disk takes nothing any more, the first error is the one to know, and the run stays "running": resumable.
+
+    Yields:
+        The progress to work with: SIGINT, SIGTERM and SIGHUP ask it to stop, as the Stop button does.
     """
     try:
-        yield
+        with _heeding_signals(progress) as heeding:
+            yield heeding
     except (Stopped, KeyboardInterrupt):
         with suppress(RunError):
             run.stop()
@@ -92,3 +108,44 @@ def outcome_recorded(run: Run) -> Iterator[None]:
         with suppress(RunError):
             run.fail(str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}")
         raise
+    finally:
+        run.close()
+
+
+class _Heeding:
+    """Progress that a signal asks to stop."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._is_signalled = False
+
+    def signal(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal. A second Ctrl-C does not wait for the step at hand."""
+        if self._is_signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._is_signalled = True
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._is_signalled or self._progress.stop_requested
+
+    def update(self, step: int, total: int, text: str) -> None:
+        self._progress.update(step, total, text)
+
+
+@contextmanager
+def _heeding_signals(progress: Progress) -> Iterator[Progress]:
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread gets signals; JupyterLab's stops this one by its progress.
+        yield progress
+        return
+    heeding = _Heeding(progress)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in heeded:
+        signal.signal(number, heeding.signal)
+    try:
+        yield heeding
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])

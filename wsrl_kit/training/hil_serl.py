@@ -127,7 +127,7 @@ def run_hil_serl(
         return
     same = resume and not grows(folder, parameters, ("arms", "seeds"))
     run = Run.open(folder, kind="hil_serl", arm="", seed=0, parameters=parameters, resume=same)
-    with outcome_recorded(run), _robot(plan, robot_url) as url:
+    with outcome_recorded(run, progress) as progress, _robot(plan, robot_url) as url:
         config = _on_robot(config, plan, url)
         if plan.is_demonstrated:
             config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
@@ -142,8 +142,7 @@ def run_hil_serl(
                 start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
                 own = replace(start, human=config.human if arm.human else NOBODY)
                 named = _Named(progress, f"{name}, seed {seed}")
-                if not finished(target, asdict(own)):
-                    run_finetune(own, target, named, arm=name, resume=resume)
+                run_finetune(own, target, named, arm=name, resume=resume)
                 if plan.final_episodes:
                     run_test(own, target, name, plan.final_episodes, named)
         run.finish({"runs": len(plan.arms) * len(plan.seeds)})
@@ -205,8 +204,7 @@ def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress:
 def _warmed_up(config: WSRLConfig, folder: Path, progress: Progress, resume: bool) -> WSRLConfig:
     """Warms up on the demonstrations, unless that is done; the parameters of a fine-tuning that goes on from there."""
     own = replace(config, offline_data_path=config.demo_path, demo_path=None)
-    if not finished(folder, asdict(own)):
-        run_warmup(own, folder, progress, resume=resume)
+    run_warmup(own, folder, progress, resume=resume)
     return replace(config, checkpoint_path=str(folder / WARMUP_FILE), demo_path=str(folder / FILTERED_FILE))
 
 

@@ -48,10 +48,16 @@ class TakeOvers:
         self._steps = 0
         self._count = 0
 
-    def include(self, is_human: bool, seen: Seen) -> None:
-        """Follows one step of the episode."""
+    def include(self, is_human: bool, seen: Seen, is_known: bool = False) -> None:
+        """Follows one step of the episode.
+
+        Args:
+            is_known: segments that end here are with the demonstrations already, as where an episode is played again.
+        """
         if not is_human:
-            self.end()
+            if not is_known:
+                self.end()
+            self._segment = []
             return
         self._count += not self._segment
         self._steps += 1

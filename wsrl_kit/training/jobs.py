@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
@@ -23,12 +23,12 @@ from wsrl_kit.errors import DataError, ParameterError, Stopped
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
-from wsrl_kit.training import finetune, frame_files, programs, randomness, warmup
+from wsrl_kit.training import experience, finetune, frame_files, programs, randomness, warmup
 from wsrl_kit.training.classifier_file import rewarded
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Progress
-from wsrl_kit.training.experience import offline_frames
-from wsrl_kit.training.following import follow, outcome_recorded, resumed
+from wsrl_kit.training.following import follow, outcome_recorded, resumed, steps_of_checkpoint
+from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.observations import camera_shapes
 from wsrl_kit.training.warmup import WarmupResult
 from wsrl_kit.trajectory import Trajectory
@@ -45,7 +45,7 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
         WSRLKitError: no such experiment or no script for it, bad options, or a full disk, in one sentence.
     """
     run = Run.open(folder, kind="collect", arm="", seed=config.seed, parameters=asdict(config), resume=False)
-    with outcome_recorded(run):
+    with outcome_recorded(run, progress) as progress:
         total, done = sum(config.episodes.values()), 0
         trajectories: list[Trajectory] = []
         kind = ""
@@ -55,7 +55,7 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
             done += episodes
             progress.update(done, total, f"collecting {SOURCES[kind]}")
             if progress.stop_requested:
-                raise Stopped("stopped by the user; no data file was written")
+                raise Stopped(f"stopped after {done} of {total} episodes; no data file was written")
 
         for kind, episodes in config.episodes.items():
             trajectories += collect(
@@ -113,24 +113,39 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     Writes the run's folder, the warmup checkpoint to `checkpoint_path` (default: warmup.npz in the folder) and the kept
     data as filtered_demos.pkl beside it.
 
+    A finished run is left as it is. It goes on where more `warmup_steps` are asked for.
+
     Returns:
         The warmup checkpoint.
 
     Raises:
-        Stopped: the user stopped it; the run can be resumed.
+        Stopped: the user stopped it; all is saved, and the run can be resumed.
         WSRLKitError: bad data, parameters or disk, in one sentence.
     """
     if config.offline_data_path is None:
         raise ParameterError("offline_data_path must name the offline data, found None")
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
     programs.keep()
-    run = Run.open(folder, kind="warmup", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
-    with outcome_recorded(run):
+    run = Run.open(
+        folder,
+        kind="warmup",
+        arm=arm,
+        seed=config.seed,
+        parameters=asdict(config),
+        inputs=input_digests(config, "warmup"),
+        # The length of what comes after is part of the parameters, since learning rates may decay over both.
+        may_grow=("warmup_steps", "online_steps"),
+        resume=resume,
+    )
+    if run.is_finished and target.exists():
+        return target
+    with outcome_recorded(run, progress) as progress:
         dataset, static, agent = _warmup_start(config)
         agents.check_trunk(config, static)
         tree = resumed(run, warmup.initial_tree(agent))
         with closing(Evaluator(config)) as evaluator:
-            result = follow(warmup.warmup(config, static, tree, dataset, evaluator), run, progress)
+            events = warmup.warmup(config, static, tree, dataset, evaluator, lambda: progress.stop_requested)
+            result = follow(events, run, progress)
         assert isinstance(result, WarmupResult)
 
         probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
@@ -205,12 +220,15 @@ def run_finetune(
     successes are confirmed, the folder `judged` of the run has what was confirmed and denied, one file each, named by
     its step and what it is: for the `classifier_data` of the next classifier.
 
+    A finished run is left as it is. It goes on where more `online_steps` are asked for; schedules that depend on the
+    length are those of the new one from there on.
+
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
         takeover: from the pad of the person that `human` asks for.
 
     Raises:
-        Stopped: the user stopped it; the run can be resumed.
+        Stopped: the user stopped it; all is saved, and the run can be resumed.
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     if config.human == PERSON and takeover is None:
@@ -219,8 +237,19 @@ def run_finetune(
             "or give human 'scripted' or 'none'"
         )
     programs.keep()
-    run = Run.open(folder, kind="finetune", arm=arm, seed=config.seed, parameters=asdict(config), resume=resume)
-    with outcome_recorded(run):
+    run = Run.open(
+        folder,
+        kind="finetune",
+        arm=arm,
+        seed=config.seed,
+        parameters=asdict(config),
+        inputs=input_digests(config, "finetune"),
+        may_grow=("online_steps",),
+        resume=resume,
+    )
+    if run.is_finished:
+        return
+    with outcome_recorded(run, progress) as progress:
         with ExitStack() as stack:
             # Also where it fails or is stopped: a robot is told to hold then.
             environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
@@ -237,12 +266,23 @@ def run_finetune(
                 agents.check_trunk(config, static)
             if probe is None and dataset is not None:
                 probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
-            tree = resumed(run, finetune.initial_tree(config, static, agent, dataset, offline_capacity))
-            frames = offline_frames(config, static, tree["agent"], dataset)
-            follow(finetune.finetune(config, static, tree, environment, evaluator, probe, frames), run, progress)
+            tree = finetune.initial_tree(config, static, agent, dataset, offline_capacity)
+            earlier_steps = steps_of_checkpoint(run)
+            if earlier_steps is not None and earlier_steps < config.online_steps:
+                shorter = replace(config, online_steps=earlier_steps)
+                smaller = finetune.initial_tree(shorter, static, agent, dataset, offline_capacity)
+                tree = experience.grown(config, resumed(run, smaller), tree)
+            else:
+                tree = resumed(run, tree)
+            frames = experience.offline_frames(config, static, tree["agent"], dataset)
+            events = finetune.finetune(
+                config, static, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
+            )
+            follow(events, run, progress)
         run.finish({"environment_steps": config.online_steps})
-        # A finished run is not gone on with, and the frames of a whole ablation would fill the disk.
-        frame_files.remove(run.checkpoint_path)
+        if arm:
+            # The frames of a whole ablation would fill the disk.
+            frame_files.remove(run.checkpoint_path)
 
 
 def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:

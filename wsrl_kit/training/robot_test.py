@@ -46,7 +46,10 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
     if finished(folder, parameters):
         return
     run = Run.open(folder, kind="test", arm=arm, seed=config.seed, parameters=parameters, resume=False)
-    with outcome_recorded(run), closing(envs.make(config.exp_name, config.environment_options)) as environment:
+    with (
+        outcome_recorded(run, progress) as progress,
+        closing(envs.make(config.exp_name, config.environment_options)) as environment,
+    ):
         static, agent = agents.create(config, environment, None)
         agent = checkpoint.load(trained / "checkpoint.npz", {"agent": agent}, "agent/")["agent"]
         task = environment
@@ -61,7 +64,7 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
                 run.record("online", config.online_steps, int(agent.updates), values)
             progress.update(index + 1, episodes, "testing the policy alone")
             if progress.stop_requested:
-                raise Stopped("stopped by the user in the last test, which begins anew when run again")
+                raise Stopped("stopped in the last test, which Run All begins anew; the training is saved")
         run.finish({"episodes": episodes})
 
 

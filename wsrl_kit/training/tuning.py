@@ -22,6 +22,7 @@ from wsrl_kit.training.ablation import padded, plan, run_ablation, with_files
 from wsrl_kit.training.arms import ARMS, COMMON, AblationConfig
 from wsrl_kit.training.events import Progress
 from wsrl_kit.training.following import outcome_recorded
+from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.workers import finished, run_jobs
 
 STUDY_FILE = "study.log"
@@ -117,10 +118,11 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
     """
     config, transitions = with_files(config)
     parameters = asdict(config) | {name: value for name, value in asdict(tuning).items() if name != "worker_processes"}
-    if resume and finished(root, parameters):
+    inputs = input_digests(config, "ablation")
+    if resume and finished(root, parameters, inputs):
         return
-    run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, resume=resume)
-    with outcome_recorded(run):
+    run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, inputs=inputs, resume=resume)
+    with outcome_recorded(run, progress) as progress:
         if not resume:
             for folder in (TRIALS, CONFIRMATION):
                 shutil.rmtree(root / folder, ignore_errors=True)

@@ -1,7 +1,8 @@
 """Stage 1, offline warmup: gradient steps on the weighted offline data, with held-out episodes and early stopping."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,6 @@ from jaxtyping import Float, PyTree
 from wsrl_kit import sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.errors import DataError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frame_batches import FrameBatches
 from wsrl_kit.replay.frames import FrameStore
@@ -22,7 +22,7 @@ from wsrl_kit.training import gradient_steps, programs, randomness
 from wsrl_kit.training.agent import learning_reward, to_transitions
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Event, Measurement, Snapshot, Step
+from wsrl_kit.training.events import Event, Measurement, Snapshot, Step, environment_failed, stopped
 from wsrl_kit.training.sight import dataset_frames
 
 PADDING = 1024
@@ -30,6 +30,9 @@ PADDING = 1024
 
 EVALUATION_ROWS = 4096
 """Rows per call when TD errors of a whole dataset are computed."""
+
+CALL_SECONDS = 0.5
+"""Aim for the time of one call of gradient steps, after which a stop is heeded."""
 
 IMAGE_EVALUATION_ROWS = 256
 """The same, where each row has images."""
@@ -58,6 +61,8 @@ def initial_tree(agent: SACState) -> PyTree:
         "best_agent": jax.tree.map(jnp.copy, agent),
         "best_error": np.float64(math.inf),
         "step": np.int64(0),
+        # The step of the last evaluation.
+        "evaluated": np.int64(0),
         "evaluations": np.int64(0),
         "without_improvement": np.int64(0),
     }
@@ -69,24 +74,23 @@ def warmup(
     tree: PyTree,
     dataset: Dataset,
     evaluator: Evaluator,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event | WarmupResult]:
-    """Trains on the dataset alone. A generator: the last thing it yields is the result.
+    """Trains on the dataset alone, by batches drawn with replacement.
+
+    A generator: the last thing it yields is the result. A stop ends it with a last `Snapshot`.
 
     Args:
         tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
         dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
+        stop_requested: asked about once a second.
 
     Raises:
-        DataError: fewer transitions than one batch takes.
+        Stopped: as asked for; a last `Snapshot` comes before it.
         DivergenceError: the critics have left the range of possible returns.
     """
     training, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
     holdout = held_out or training
-    if len(training) < config.batch_size:
-        raise DataError(
-            f"batch_size {config.batch_size} needs at least as many offline transitions, found {len(training)} "
-            f"in the {training.episode_count} training episodes"
-        )
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     store = dataset_frames(static, tree["agent"], training)
@@ -96,44 +100,70 @@ def warmup(
         conservative=np.float32(config.conservative_weight) if static.is_conservative else None,
         behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
     )
-    agent, step = tree["agent"], int(tree["step"])
+    agent, step, evaluated = tree["agent"], int(tree["step"]), int(tree["evaluated"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
     evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
     patience = config.early_stopping_patience
     stopped_early = patience > 0 and without_improvement >= patience
+    intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
+    steps_at_once = 1
 
-    while step < config.warmup_steps and not stopped_early:
-        # Calls end where the next record, evaluation or checkpoint is due.
-        intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
-        end = min(config.warmup_steps, *(step - step % interval + interval for interval in intervals))
-        agent, device_metrics = take_steps(agent, step, end, weights)
-        metrics = {name: float(value) for name, value in device_metrics.items()}
-        check_divergence(config, metrics, largest_reward, step)
-        step = end
-        yield Step(step, config.warmup_steps, "offline warmup")
-        due = [step % interval == 0 or step == config.warmup_steps for interval in intervals]
-        if due[0]:
-            yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
-        if due[1]:
+    def snapshot() -> Snapshot:
+        return Snapshot(
+            {
+                "agent": agent,
+                "best_agent": best_agent,
+                "best_error": np.float64(best_error),
+                "step": np.int64(step),
+                "evaluated": np.int64(evaluated),
+                "evaluations": np.int64(evaluations),
+                "without_improvement": np.int64(without_improvement),
+            }
+        )
+
+    def is_due(interval: int) -> bool:
+        return step % interval == 0 or step == config.warmup_steps
+
+    def is_evaluation_due() -> bool:
+        return evaluated < step and is_due(config.warmup_evaluation_interval)
+
+    while is_evaluation_due() or (step < config.warmup_steps and not stopped_early):
+        if not is_evaluation_due():
+            # Calls end where the next record, evaluation or checkpoint is due, and where a stop can't wait longer. How
+            # many steps a call takes changes no number.
+            due = (step - step % interval + interval for interval in intervals)
+            end = min(config.warmup_steps, step + steps_at_once, *due)
+            before = time.monotonic()
+            agent, device_metrics = take_steps(agent, step, end, weights)
+            metrics = {name: float(value) for name, value in device_metrics.items()}
+            if time.monotonic() - before < CALL_SECONDS:
+                steps_at_once *= 2
+            else:
+                steps_at_once = max(1, (end - step) // 2)
+            check_divergence(config, metrics, largest_reward, step)
+            step = end
+            yield Step(step, config.warmup_steps, "offline warmup")
+            if is_due(config.log_interval):
+                yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
+        if step < config.warmup_steps and stop_requested():
+            yield snapshot()
+            raise stopped(step)
+        if is_evaluation_due():
             error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout, holdout_store))))
-            values = {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, evaluations)
-            yield Measurement("warmup", 0, step, values)
+            try:
+                values = evaluator.evaluate(static, agent, evaluations)
+            except Exception as failure:
+                yield snapshot()
+                raise environment_failed(failure, step) from failure
+            yield Measurement("warmup", 0, step, {"training/holdout_td_error": error} | values)
+            evaluated = step
             evaluations += 1
             without_improvement += 1
             if error < best_error:
                 best_agent, best_error, without_improvement = jax.tree.map(jnp.copy, agent), error, 0
             stopped_early = patience > 0 and without_improvement >= patience
-        if due[2] or stopped_early or step == config.warmup_steps:
-            yield Snapshot(
-                {
-                    "agent": agent,
-                    "best_agent": best_agent,
-                    "best_error": np.float64(best_error),
-                    "step": np.int64(step),
-                    "evaluations": np.int64(evaluations),
-                    "without_improvement": np.int64(without_improvement),
-                }
-            )
+        if is_due(config.checkpoint_interval) or stopped_early:
+            yield snapshot()
     yield WarmupResult(best_agent if patience > 0 else agent, step, stopped_early)
 
 

@@ -8,18 +8,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event as StopEvent
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.runs import read_run
 from wsrl_kit.training.events import Progress
+from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_finetune, run_retention, run_warmup
 
 POLL_SECONDS = 2.0
@@ -55,6 +57,10 @@ class Job:
             return max(1, self.config.warmup_steps // self.config.update_to_data_ratio)
         return self.config.online_steps
 
+    def is_finished(self) -> bool:
+        """Whether its folder holds it already, made from the same files."""
+        return finished(self.folder, asdict(self.config), input_digests(self.config, self.kind))
+
     def steps_done(self) -> float:
         """How far its folder says it is."""
         try:
@@ -79,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
         Stopped: the user stopped it.
         RunError: a worker process died.
     """
-    waiting = [job for job in jobs if not resume or not finished(job.folder, asdict(job.config))]
+    waiting = [job for job in jobs if not resume or not job.is_finished()]
     context = multiprocessing.get_context("spawn")
     cores = _cores()
     workers = min(worker_processes or len(cores), max(1, len(waiting)))
@@ -113,7 +119,7 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
                 names = ", ".join(f"{job.arm} {job.config.seed}" for job in active[:workers])
                 progress.update(round(sum(job.steps_done() for job in jobs)), total, names)
                 if progress.stop_requested:
-                    raise Stopped("stopped by the user; run it again to resume")
+                    raise Stopped("stopped, every run saved where it was; Run All continues")
         except BaseException as error:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -123,12 +129,17 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
     return failures
 
 
-def finished(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the very same run is there already; another one is left to `Run.open`, which says what differs."""
+def finished(folder: Path, parameters: dict[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> bool:
+    """Whether the very same run is there already; another one is left to `Run.open`, which says what differs.
+
+    Args:
+        inputs: digests of the files that the parameters name.
+    """
     if not (folder / "run.json").exists():
         return False
     record = read_run(folder)
-    return record.status == "finished" and record.parameters == parameters
+    same_files = all(record.inputs.get(name, now) == now for name, now in inputs.items())
+    return record.status == "finished" and record.parameters == parameters and same_files
 
 
 def _cores() -> list[int]:

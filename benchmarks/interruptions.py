@@ -1,0 +1,165 @@
+"""Warmup, fine-tuning and ablation, interrupted at random moments in every way, and continued to the last byte.
+
+Each kind of run is done once undisturbed. Then, for each way of interrupting it, it is interrupted at random moments of
+its whole length, each time in a process of its own, and continued, until it has ended. What it ends with is compared
+with the undisturbed run, byte by byte.
+
+    --moments N   interruptions of each kind and way (default 20)
+    --seed N      of the moments
+
+    stop          the Stop button: the run's progress asks for the end
+    SIGINT        Ctrl-C, or the kernel's Interrupt
+    SIGTERM       what a cluster or a shutdown sends
+    SIGKILL       no time for anything; the run goes on from its last checkpoint
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+WAYS = ("stop", "SIGINT", "SIGTERM", "SIGKILL")
+KINDS = ("warmup", "finetune", "ablation")
+COMMON = {
+    "environment_options": {"max_episode_steps": 25, "reset_height": 0.012},
+    "hidden_sizes": [32, 32],
+    "batch_size": 32,
+    "warmup_steps": 20_000,
+    "online_steps": 2_000,
+    "update_to_data_ratio": 2,
+    "human": "scripted",
+    "human_options": {"stuck_steps": 8, "patience_steps": 15},
+    "warmup_evaluation_interval": 1_500,
+    "evaluation_interval": 170,
+    "evaluation_episodes": 2,
+    "log_interval": 37,
+    "checkpoint_interval": 130,
+}
+
+
+def work(kind: str, folder: Path, data: Path, stop_after: float) -> None:
+    """One run in this process, whose Stop button is pressed after some seconds of work."""
+    from wsrl_kit.config import WSRLConfig
+    from wsrl_kit.training.ablation import run_ablation
+    from wsrl_kit.training.arms import AblationConfig
+    from wsrl_kit.training.jobs import run_finetune, run_warmup
+
+    class Button:
+        stop_requested = False
+
+        def update(self, step: int, total: int, text: str) -> None:
+            """Nobody watches."""
+
+        def press(self) -> None:
+            self.stop_requested = True
+
+    # A shell in whose background this runs ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    button = Button()
+    if stop_after:
+        timer = threading.Timer(stop_after, button.press)
+        timer.daemon = True
+        timer.start()
+    config = WSRLConfig(**COMMON, offline_data_path=str(data), demo_path=None if kind != "finetune" else str(data))
+    if kind == "ablation":
+        arms = AblationConfig(arms=["warmup_decay", "rlpd_all"], seeds=[0])
+        run_ablation(config, arms, folder, button)
+    else:
+        {"warmup": run_warmup, "finetune": run_finetune}[kind](config, folder, button)
+
+
+def process(kind: str, folder: Path, data: Path, stop_after: float = 0.0) -> subprocess.Popen[str]:
+    """The run in a process of its own."""
+    command = [sys.executable, __file__, "--work", kind, str(folder), str(data), str(stop_after)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def content(root: Path) -> dict[str, Any]:
+    """What runs end with: metrics, and the arrays of checkpoints; not how long they took."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found |= {f"{name}:{key}": arrays[key].tobytes() for key in arrays.files if key != "__metadata__"}
+        elif path.name == "metrics.csv":
+            found[name] = path.read_bytes()
+    return found
+
+
+def interrupted(kind: str, way: str, folder: Path, data: Path, length: float, moments: int, dice: random.Random) -> int:
+    """Interrupts a run again and again at random moments, then lets it end; how often it had not ended by itself."""
+    count = 0
+    # Each process works for a random share of the time that is left; starting takes as long again.
+    for left in range(moments, 0, -1):
+        seconds = dice.uniform(0.0, 2.0 * length / (left + 1))
+        running = process(kind, folder, data, stop_after=seconds + 6.0 if way == "stop" else 0.0)
+        if way == "stop":
+            running.communicate(timeout=900)
+        else:
+            deadline = time.monotonic() + seconds + 6.0
+            while running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if running.poll() is None:
+                os.kill(running.pid, getattr(signal, way))
+            running.communicate(timeout=900)
+        count += running.returncode != 0
+    last = process(kind, folder, data)
+    _, errors = last.communicate(timeout=3600)
+    if last.returncode:
+        raise SystemExit(f"{kind}, {way}: could not be continued:\n{errors}")
+    return count
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--work"]:
+        kind, folder, data, stop_after = sys.argv[2:]
+        work(kind, Path(folder), Path(data), float(stop_after))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    options = parser.parse_args()
+    from wsrl_kit.envs.collect import CollectConfig
+    from wsrl_kit.training.events import Silent
+    from wsrl_kit.training.jobs import run_collect
+
+    dice, different = random.Random(options.seed), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        episodes = {"demo_episodes": 8, "suboptimal_episodes": 8, "random_episodes": 8}
+        run_collect(CollectConfig(environment_options=COMMON["environment_options"], **episodes), data, Silent())
+        for kind in options.kinds:
+            for way in options.ways:
+                # Every way in folders of the same names, which checkpoints and parameters hold.
+                start = time.monotonic()
+                if not (whole := Path(scratch) / "whole" / kind).exists():
+                    run = process(kind, whole, data)
+                    _, errors = run.communicate(timeout=3600)
+                    if run.returncode:
+                        raise SystemExit(f"{kind} failed undisturbed:\n{errors}")
+                    length = max(time.monotonic() - start - 6.0, 1.0)
+                broken = Path(scratch) / way / kind
+                count = interrupted(kind, way, broken, data, length, options.moments, dice)
+                same = content(whole) == content(broken)
+                different += not same
+                result = {"kind": kind, "way": way, "interruptions": count, "same bytes": same}
+                print(json.dumps(result | {"seconds": round(time.monotonic() - start)}), flush=True)
+    if different:
+        raise SystemExit(f"{different} ended with other bytes")
+
+
+if __name__ == "__main__":
+    main()
