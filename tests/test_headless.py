@@ -49,11 +49,11 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None:
-    show = "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['OMP_NUM_THREADS'].isdigit())"
+    show = "import os, sys\nprint(sys.prefix, os.getcwd(), os.environ['OMP_NUM_THREADS'].isdigit())"
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, show, FINISH)
     done = run(notebook, "-p", "hidden_sizes", "[3, 4]", "-p", "seed", "7", "--out", "out", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{sys.executable} {tmp_path} True" in done.stdout
+    assert f"{sys.prefix} {tmp_path} True" in done.stdout
     assert json.loads((tmp_path / "out/run.json").read_text()) == {"status": "finished", "sizes": [3, 4], "seed": 7}
     executed = nbformat.read(tmp_path / "out/job.ipynb", as_version=4)
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
