@@ -32,7 +32,7 @@ runs/data/random.pkl: | $(STAMP)
 	$(BIN)/wsrl-kit collect --out runs/data
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/wsrl-kit lab
 
 # The kit and its peers, in an environment of their own.
 BENCH := .venv-bench/bin

@@ -9,6 +9,7 @@ from data_samples import trajectory
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import NOTEBOOKS, main
 from wsrl_kit.data.npz import write_npz
+from wsrl_kit.templates import copy_templates, template_folder
 
 
 def test_help_and_doctor_do_not_wait_for_jax() -> None:
@@ -22,7 +23,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("run", "doctor", *NOTEBOOKS))
+    assert all(command in shown for command in ("run", "lab", "doctor", *NOTEBOOKS))
 
 
 @pytest.fixture
@@ -73,9 +74,98 @@ def test_a_wrong_flag_is_one_sentence(
     assert not list(Path().iterdir())
 
 
-def test_without_a_clone_the_notebooks_are_missed_by_name(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ablation"]) == 1
-    assert "03_ablation_warmup.ipynb does not exist: install wsrl-kit from a clone" in capsys.readouterr().err
+def lab(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """`wsrl-kit lab`, which ends at once since JupyterLab is asked for its version."""
+    command = [sys.executable, "-c", "from wsrl_kit.cli import main; raise SystemExit(main())", "lab", *arguments]
+    return subprocess.run([*command, "--version"], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_lab_opens_copies_and_keeps_them(tmp_path: Path) -> None:
+    first = lab(folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "lab: copied: 00_collect_data.ipynb, 01_offline_warmup.ipynb, " in first.stdout
+    assert f"Relative paths in them begin at {tmp_path}." in first.stdout
+    assert first.stdout.splitlines()[-1][0].isdigit()  # of JupyterLab
+    copies = tmp_path / "lab"
+    assert (copies / "90_report.ipynb").read_bytes() == (template_folder() / "90_report.ipynb").read_bytes()
+    (copies / "00_collect_data.ipynb").write_text("mine")
+    (copies / "90_report.ipynb").unlink()
+    again = lab("lab", folder=tmp_path)
+    assert "lab: copied: 90_report.ipynb\n" in again.stdout
+    assert "lab: kept as they are: 00_collect_data.ipynb, 01_offline_warmup.ipynb" in again.stdout
+    assert (copies / "00_collect_data.ipynb").read_text() == "mine"
+
+
+def test_lab_says_which_copies_are_from_another_version(clone: Path) -> None:
+    template = clone / "notebooks/01_offline_warmup.ipynb"
+    template.write_text("old")
+    (clone / "notebooks/90_report.ipynb").write_text("report")
+    assert copy_templates(Path("copies"), Path()).new == (template.name, "90_report.ipynb")
+    template.write_text("new")
+    copies = copy_templates(Path("copies"), Path())
+    assert (copies.new, copies.kept, copies.outdated) == ((), ("90_report.ipynb",), (template.name,))
+    assert Path("copies", template.name).read_text() == "old"
+    Path("copies", template.name).rename("copies/mine.ipynb")
+    assert copy_templates(Path("copies"), Path()).new == (template.name,)
+    assert Path("copies", template.name).read_text() == "new"
+    # A notebook of the user's own that only has the name of a template is theirs.
+    Path("others").mkdir()
+    Path("others", template.name).write_text("other")
+    assert copy_templates(Path("others"), Path()).outdated == (template.name,)
+    assert Path("others", template.name).read_text() == "other"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["../notebooks"], "../notebooks holds the notebooks that commands execute: name another folder for copies"),
+        (["../notebooks/mine"], "../notebooks/mine holds the notebooks that commands execute: name another"),
+        (["file"], "file must be a folder that can be written, but File exists"),
+        (["--port", "9000"], "the folder must come before JupyterLab's own arguments, found --port first"),
+    ],
+)
+def test_lab_refuses_in_one_sentence(
+    clone: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    Path("file").touch()
+    assert main(["lab", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"wsrl-kit: error: {sentence}")
+    assert list(clone.rglob("*.ipynb")) == []
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder, with another as the current one."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "home"
+
+
+def test_every_command_takes_paths_from_home(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_npz(home / "demos.npz", [trajectory()])
+    assert main(["doctor", "~/demos.npz"]) == 0
+    for arguments in (
+        ["run", "~/none.ipynb"],
+        ["export-hil-serl", "~/none", "~/x"],
+        ["import-hil-serl", "~/none", "x"],
+    ):
+        assert main(arguments) in (1, 2)
+        assert f"{home}/none" in capsys.readouterr().err
+    assert main(["lab", "~/demos.npz"]) == 2
+    assert f"{home}/demos.npz must be a folder" in capsys.readouterr().err
+    assert main(["doctor", "~nobody-has-this-name/demos.npz"]) == 2
+    assert "found '~nobody-has-this-name/demos.npz': ~nobody-has-this-name is nobody's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--out=~/run"], ["--out", "~/run"], ["-p", "output_dir", "~/run"]])
+def test_a_run_goes_to_the_users_home(home: Path, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "run").write_text("in the way")
+    notebook = write_notebook(home / "job.ipynb", CONFIG, FINISH)
+    assert main(["run", str(notebook), *given]) == 1
+    assert f"the output folder {home}/run can't be made" in capsys.readouterr().err
+    assert not list(Path().iterdir())
 
 
 def test_doctor_reports_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import main
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.notebook import read_notebook
+from wsrl_kit.notebook import check_values, read_notebook
 
 COMMAND = [str(Path(sys.executable).parent / "wsrl-kit"), "run"]
 SLOW = """\
@@ -49,11 +49,11 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None:
-    show = "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['OMP_NUM_THREADS'].isdigit())"
+    show = "import os, sys\nprint(sys.prefix, os.getcwd(), os.environ['OMP_NUM_THREADS'].isdigit())"
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, show, FINISH)
     done = run(notebook, "-p", "hidden_sizes", "[3, 4]", "-p", "seed", "7", "--out", "out", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{sys.executable} {tmp_path} True" in done.stdout
+    assert f"{sys.prefix} {tmp_path} True" in done.stdout
     assert json.loads((tmp_path / "out/run.json").read_text()) == {"status": "finished", "sizes": [3, 4], "seed": 7}
     executed = nbformat.read(tmp_path / "out/job.ipynb", as_version=4)
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
@@ -120,6 +120,20 @@ def test_any_other_error_shows_where_it_came_from(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
 
 
+def test_a_wrong_parameter_that_only_the_notebook_finds_has_its_status(tmp_path: Path) -> None:
+    body = "from wsrl_kit.errors import ParameterError\nraise ParameterError('steps must be even')"
+    done = run(write_notebook(tmp_path / "job.ipynb", body), "--out", "out", folder=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "wsrl-kit: error: steps must be even")
+
+
+def test_none_stands_for_the_value_of_a_preset(tmp_path: Path) -> None:
+    parameters = 'preset: str = "sac"\nhidden_sizes: "list[int] | None" = [3]\nbatch_size: int = 8\n'
+    notebook = read_notebook(write_notebook(tmp_path / "job.ipynb", CONFIG, parameters=parameters))
+    assert check_values(notebook, {"hidden_sizes": "None"}) == {"hidden_sizes": None}
+    with pytest.raises(ParameterError, match="batch_size must be an int, found 'None'"):
+        check_values(notebook, {"batch_size": "None"})
+
+
 def test_a_killed_kernel_is_no_success(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH, "import os\nos.kill(os.getpid(), 9)")
     done = run(notebook, "--out", "out", folder=tmp_path)
@@ -165,8 +179,9 @@ def test_plain_papermill_works_too(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
     papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
     arguments = [notebook, tmp_path / "out.ipynb", "-p", "seed", "5", "-p", "output_dir", tmp_path]
+    arguments += ["-p", "hidden_sizes", "[8, 9]"]
     subprocess.run([*papermill, *map(str, arguments)], check=True, capture_output=True, timeout=60)
-    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 5
+    assert json.loads((tmp_path / "run.json").read_text()) == {"status": "finished", "sizes": [8, 9], "seed": 5}
 
 
 def test_plain_papermill_refuses_an_unknown_parameter(tmp_path: Path) -> None:
@@ -176,3 +191,8 @@ def test_plain_papermill_refuses_an_unknown_parameter(tmp_path: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "did you mean seed?" in done.stderr
+    # What a reader of the notebook sees is the sentence, and not where in the kit it comes from.
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    (error,) = (output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error")
+    assert error.ename == "ParameterError"
+    assert error.traceback == ["ParameterError: there is no parameter named sead: did you mean seed?"]

@@ -1,5 +1,6 @@
 """Every notebook, executed headless with tiny parameters, and what it leaves on disk."""
 
+import ast
 import csv
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.hil_serl_checkpoint import import_hil_serl
+from wsrl_kit.notebook import read_notebook
 from wsrl_kit.runs import find_runs, read_run
 from wsrl_kit.training import checkpoint
 
@@ -374,3 +376,14 @@ def test_notebooks_are_committed_without_outputs_and_stay_small(notebook: Path) 
     cells = nbformat.read(notebook, as_version=4).cells
     assert len(cells) <= 25
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_cells_use_the_checked_parameters_and_not_what_was_typed(notebook: Path) -> None:
+    # What was typed may be a text of papermill's, or a path that begins with ~.
+    code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    for source in code[1:]:
+        flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        tree = compile(source.replace("%matplotlib inline", ""), notebook.name, "exec", flags)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not names & read_notebook(notebook).defaults.keys()

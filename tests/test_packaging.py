@@ -1,5 +1,10 @@
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,6 +76,40 @@ def test_conda_gets_the_same_environment(project: dict[str, Any]) -> None:
     assert Requirement(f"python{project['requires-python']}").specifier.contains(version)
     assert pip == "pip"
     assert listed == {"pip": ["-c requirements.lock", "-e .[dev]"]}
+
+
+def test_every_package_is_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    found = {".".join(path.relative_to(ROOT).parent.parts) for path in (ROOT / "wsrl_kit").rglob("*.py")}
+    assert sorted(listed) == sorted(found | {"wsrl_kit.notebooks"})
+
+
+def test_a_wheel_runs_the_notebooks_that_it_brought(tmp_path: Path) -> None:
+    source, installed, folder = tmp_path / "source", tmp_path / "installed", tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in ("wsrl_kit", "notebooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # The backend that pip calls, without an environment of its own, for which it would need the network.
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(installed)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=120)
+    (wheel,) = installed.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    shutil.rmtree(source)
+    assert {path.name for path in (installed / "wsrl_kit/notebooks").iterdir()} == {
+        path.name for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
+    code = (
+        "import wsrl_kit, wsrl_kit.cli, wsrl_kit.notebook; print(wsrl_kit.__file__);"
+        "path = wsrl_kit.cli.template_folder() / wsrl_kit.cli.NOTEBOOKS['warmup'][0];"
+        "print(wsrl_kit.notebook.read_notebook(path).defaults['output_dir'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    options: dict[str, Any] = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert done.stdout.split() == [f"{installed}/wsrl_kit/__init__.py", "runs/warmup"], done.stderr
 
 
 def test_notebooks_are_committed_without_outputs() -> None:

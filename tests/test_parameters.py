@@ -1,11 +1,17 @@
 import sys
 from dataclasses import FrozenInstanceError, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wsrl_kit.analysis.selection import ReportConfig
+from wsrl_kit.classifier_config import ClassifierConfig
+from wsrl_kit.config import WSRLConfig
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import from_notebook, parameter, parse, table, validate
+from wsrl_kit.parameters import check_some, from_notebook, parameter, parse, table, validate
+from wsrl_kit.session import SessionConfig
+from wsrl_kit.templates import copy_templates
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,110 @@ def test_an_unknown_variable_is_an_error_only_headless(monkeypatch: pytest.Monke
         from_notebook({"shar": 0.25}, Fruit)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
     assert from_notebook({"shar": 0.25}, Fruit) == (Fruit(),)
+
+
+def test_a_text_of_papermill_is_read_by_the_type_of_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    texts = {
+        "weights": "[3, 4]",
+        "prices": '{"farm": 2}',
+        "ripe": "true",
+        "share": "1e-1",
+        "name": "[3]",
+        "size": "[5]",
+    }
+    (fruit,) = from_notebook(texts, Fruit)
+    assert (fruit.weights, fruit.prices, fruit.ripe, fruit.share) == ([3, 4], {"farm": 2.0}, True, 0.1)
+    assert (fruit.name, fruit.size) == ("[3]", (5,))
+    with pytest.raises(ParameterError, match=r"weights must be a list\[int\], every number >= 0, found '\[3'"):
+        from_notebook({"weights": "[3"}, Fruit)
+
+
+@pytest.mark.parametrize("wrong", [{"environment_options": "x"}, {"environment_options": [1]}, {"preset": ["kit"]}])
+def test_a_wrong_value_that_others_follow_from_is_one_sentence(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with pytest.raises(ParameterError, match=f"{next(iter(wrong))} must be a "):
+        from_notebook({"robot_url": "http://127.0.0.1:5000"} | wrong, WSRLConfig, SessionConfig)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "names"),
+    [
+        (WSRLConfig, "offline_data_path demo_path reward_classifier checkpoint_path encoder_weights"),
+        (ClassifierConfig, "classifier_data encoder_weights"),
+        (SessionConfig, "output_dir"),
+        (ReportConfig, "runs"),
+    ],
+)
+def test_a_path_may_begin_at_home(parameters: type[Any], names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in names.split():
+        assert check_some(parameters, {name: "~/x"}) == {name: "/home/me/x"}
+        assert check_some(parameters, {name: "a~/~"}) == {name: "a~/~"}
+        with pytest.raises(ParameterError, match=f"{name} must be a path, found '~nobody-has-this-name/x'"):
+            check_some(parameters, {name: "~nobody-has-this-name/x"})
+
+
+def test_a_path_in_a_list_or_dict_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = WSRLConfig(offline_data_path=["~/a", "b"], demo_path={"~/demos": ["~/c", "~"], "more": "~/d/*"})
+    assert config.offline_data_path == ["/home/me/a", "b"]
+    assert config.demo_path == {"~/demos": ["/home/me/c", "/home/me"], "more": "/home/me/d/*"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a notebook that JupyterLab has opened, its kernel in the copy's folder."""
+    copy_templates(tmp_path / "project/lab", tmp_path / "project")
+    copy = tmp_path / "project/lab/01_offline_warmup.ipynb"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(copy))
+    monkeypatch.chdir(copy.parent)
+    return copy
+
+
+def test_relative_paths_of_a_copy_begin_where_commands_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # a cell may be run again
+        from_notebook({"output_dir": "runs/warmup"}, SessionConfig)
+        assert Path.cwd() == copy.parent.parent
+        assert f"Results go to {copy.parent.parent}/runs/warmup." in capsys.readouterr().out
+
+
+def test_a_copy_in_a_folder_among_the_copies_has_their_root(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", str(copy.parent / "mine/today/01_offline_warmup.ipynb"))
+    from_notebook({}, SessionConfig)
+    assert Path.cwd() == copy.parent.parent
+
+
+def test_headless_and_without_copies_relative_paths_begin_at_the_current_folder(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "other.ipynb"))
+    from_notebook({}, SessionConfig)
+    assert Path.cwd() == copy.parent
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    from_notebook({}, SessionConfig)
+    assert Path.cwd() == copy.parent
+
+
+@pytest.mark.parametrize(
+    "record", ["", "[]", '{"root": 3, "templates": {}}', '{"root": "gone", "templates": {}}', "[" * 9999]
+)
+def test_a_damaged_record_of_copies_is_none(copy: Path, record: str) -> None:
+    (copy.parent / ".wsrl-kit.json").write_text(record)
+    from_notebook({}, SessionConfig)
+    assert Path.cwd() == copy.parent
+    assert copy.name in copy_templates(copy.parent, copy.parent.parent).kept
+
+
+def test_in_a_notebook_a_misspelt_parameter_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    namespace = {"shar": 0.25, "of_mine": 3, "__annotations__": {"shar": float, "of_mine": int, "gone": int}}
+    from_notebook(namespace, Fruit)
+    assert capsys.readouterr().out == "shar has no effect: there is no parameter named shar: did you mean share?\n"
 
 
 def test_the_table_shows_what_is_not_the_default() -> None:

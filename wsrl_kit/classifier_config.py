@@ -18,7 +18,7 @@ class ClassifierConfig:
 
     # Data
     classifier_data: str | list[str] | None = parameter(
-        None, "files with success or failure in their names; None: recorded by scripts"
+        None, "files with success or failure in their names; None: recorded by scripts", path=True
     )
     exp_name: str = parameter("hirol_fixed_gripper", "experiment to record: the simulated Franka, or any Gymnasium id")
     environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
@@ -42,7 +42,9 @@ class ClassifierConfig:
         "of the cameras: a small convolutional one, or HIL-SERL's ResNet-10, trained on or frozen",
         choices=("small", "resnet10", "resnet10_frozen"),
     )
-    encoder_weights: str | None = parameter(None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl")
+    encoder_weights: str | None = parameter(
+        None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl", path=True
+    )
     augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
 
     # Learning

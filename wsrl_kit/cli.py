@@ -1,4 +1,4 @@
-"""The command line: notebooks, also under names of their own, `doctor`, HIL-SERL's checkpoints, and `robot-sim`."""
+"""The command line: notebooks, also under names of their own, `lab`, `doctor`, HIL-SERL's checkpoints, `robot-sim`."""
 
 import argparse
 import sys
@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError, WSRLKitError
+from wsrl_kit.parameters import user_path
+from wsrl_kit.templates import copy_templates, template_folder
 
 # Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
 NOTEBOOKS = {
@@ -39,7 +42,7 @@ def _command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="wsrl-kit", description=wsrl_kit.__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
-    run.add_argument("notebook", type=Path, help="the notebook to execute")
+    run.add_argument("notebook", type=user_path, help="the notebook to execute")
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     _add_out(run)
     for name, (notebook, help) in NOTEBOOKS.items():
@@ -49,14 +52,25 @@ def _command(arguments: list[str]) -> int:
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
         if arguments[:1] == [name]:
             _add_parameters(command, notebook)
+    lab = commands.add_parser(
+        "lab",
+        help="open copies of the notebooks in JupyterLab",
+        epilog="Further arguments, such as --no-browser, go to JupyterLab.",
+        allow_abbrev=False,
+    )
+    lab.add_argument(
+        "folder", nargs="?", type=user_path, metavar="DIR", help="of the copies; those there are kept (default: lab)"
+    )
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    doctor.add_argument("files", nargs="+", type=user_path, metavar="FILE")
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
-    exporting.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz")
-    exporting.add_argument("folder", type=Path, metavar="DIR", help="for HIL-SERL's --checkpoint_path")
+    exporting.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz"
+    )
+    exporting.add_argument("folder", type=user_path, metavar="DIR", help="for HIL-SERL's --checkpoint_path")
     importing = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
-    importing.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="HIL-SERL's, or the folder with it")
-    importing.add_argument("file", type=Path, metavar="FILE", help="for the checkpoint_path of fine-tuning")
+    importing.add_argument("checkpoint", type=user_path, metavar="CHECKPOINT", help="HIL-SERL's, or the folder with it")
+    importing.add_argument("file", type=user_path, metavar="FILE", help="for the checkpoint_path of fine-tuning")
     for command in (exporting, importing):
         command.add_argument("--cameras", metavar="NAME,NAME", help="HIL-SERL's image_keys, in their order")
 
@@ -64,7 +78,9 @@ def _command(arguments: list[str]) -> int:
 
     options, rest = parser.parse_known_args(arguments)
     if options.command in NOTEBOOKS:
-        return _run(_notebook(NOTEBOOKS[options.command][0]), _flags(options, rest), options.out)
+        return _run(template_folder() / NOTEBOOKS[options.command][0], _flags(options, rest), options.out)
+    if options.command == "lab":
+        return _lab(options.folder, arguments[1:])
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "run":
@@ -77,7 +93,7 @@ def _command(arguments: list[str]) -> int:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="folder of the run; that of an unfinished run continues it")
+    parser.add_argument("--out", type=user_path, help="folder of the run; that of an unfinished run continues it")
 
 
 def _add_robot(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +119,7 @@ def _serve_robot(options: argparse.Namespace) -> int:
 def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
     from wsrl_kit.notebook import read_notebook
 
-    notebook = read_notebook(_notebook(name))
+    notebook = read_notebook(template_folder() / name)
     for parameter in notebook.defaults:
         if parameter not in ("output_dir", "runs"):
             help = f"{notebook.help(parameter)} (default: {notebook.default(parameter)!r})".replace("%", "%%")
@@ -124,18 +140,11 @@ def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _notebook(name: str) -> Path:
-    folder = Path(wsrl_kit.__file__).parent.parent / "notebooks"
-    if not (folder / name).is_file():
-        raise WSRLKitError(f"{folder / name} does not exist: install wsrl-kit from a clone, by pip install -e")
-    return folder / name
-
-
 def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     from wsrl_kit.headless import Interrupted, run_notebook
 
     named = given.pop("output_dir", None)
-    out = out or Path(named or f"runs/{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = out or user_path(named or f"runs/{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}", "output_dir")
     try:
         executed = run_notebook(notebook, given, out)
     except Interrupted as interrupted:
@@ -147,6 +156,30 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     written = [path for pattern in ("*.csv", "*.tex", "figures/*") for path in sorted(out.glob(pattern))]
     results = [executed, executed.with_suffix(".html"), *written]
     print("\n".join(["", *(str(path) for path in results)]))
+    return 0
+
+
+def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
+    """Opens copies of the notebooks; relative paths in them begin at the current folder, as those of commands do."""
+    from jupyterlab.labapp import LabApp
+
+    if folder and arguments[0].startswith("-"):
+        raise ParameterError(f"the folder must come before JupyterLab's own arguments, found {arguments[0]} first")
+    root, folder, options = Path.cwd(), folder or Path("lab"), arguments[1:] if folder else arguments
+    copies = copy_templates(folder, root)
+    for names, what in ((copies.new, "copied"), (copies.kept, "kept as they are")):
+        if names:
+            print(f"{folder}: {what}: {', '.join(names)}")
+    for name in copies.outdated:
+        print(f"{folder / name} is kept, but is not from this version's notebook: rename it to get that one next time")
+    print(f"Relative paths in them begin at {root}.", flush=True)
+    browsed = root if folder.resolve().is_relative_to(root) else folder.resolve()
+    opened = quote(f"/lab/tree/{folder.resolve().relative_to(browsed).as_posix()}")
+    arguments = [f"--ServerApp.root_dir={browsed}", f"--LabApp.default_url={opened}"]
+    if template_folder().is_relative_to(browsed):
+        # What commands execute is not for editing in passing: the file browser of a clone does not list it.
+        arguments += [f"--ContentsManager.hide_globs={name}" for name in (template_folder().name, "__pycache__")]
+    LabApp.launch_instance([*arguments, *options])
     return 0
 
 

@@ -39,8 +39,8 @@ class WSRLConfig:
     seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
 
     # Offline data
-    offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}")
-    demo_path: Paths = parameter(None, "offline data for fine-tuning; same forms as offline_data_path")
+    offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}", path=True)
+    demo_path: Paths = parameter(None, "offline data for fine-tuning; same forms as offline_data_path", path=True)
     demo_weight: float = parameter(2.0, "weight of the source `demos`", minimum=0.0)
     source_weights: dict[str, float] = parameter(
         {"suboptimal": 1.0, "random": 0.5}, "weight of every other source by name; 1.0 for one not named", minimum=0.0
@@ -54,7 +54,7 @@ class WSRLConfig:
     reward_bias: float = parameter(0.0, "added to them, after the factor")
 
     reward_classifier: str | None = parameter(
-        None, "file of a classifier that gives the reward in fine-tuning; None: the task gives it"
+        None, "file of a classifier that gives the reward in fine-tuning; None: the task gives it", path=True
     )
     confirm_success: bool = parameter(
         False,
@@ -62,7 +62,9 @@ class WSRLConfig:
     )
 
     # Offline warmup
-    checkpoint_path: str | None = parameter(None, "warmup checkpoint: written by warmup, read by fine-tuning")
+    checkpoint_path: str | None = parameter(
+        None, "warmup checkpoint: written by warmup, read by fine-tuning", path=True
+    )
     warmup_steps: int = parameter(50_000, "gradient steps on the offline sources", minimum=1)
     early_stopping_patience: int = parameter(
         0, "evaluations without a better held-out TD error before warmup stops; 0: never", minimum=0
@@ -165,7 +167,9 @@ class WSRLConfig:
         "of the cameras: a small convolutional one, or HIL-SERL's ResNet-10, trained on or frozen",
         choices=("small", "resnet10", "resnet10_frozen"),
     )
-    encoder_weights: str | None = parameter(None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl")
+    encoder_weights: str | None = parameter(
+        None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl", path=True
+    )
     augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
     frame_memory: str = parameter(
         "host", "where replay keeps images: in the host's memory or the accelerator's", choices=("host", "device")

@@ -7,6 +7,10 @@ The message of each is a single sentence for the user: which file or parameter, 
 class WSRLKitError(Exception):
     """Base of all errors that a user can cause and mend."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so JupyterLab and papermill, shows in place of a traceback: the sentence."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ParameterError(WSRLKitError):
     """A parameter has an unknown name, a wrong type, or a value out of range."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from wsrl_kit import errors
 from wsrl_kit.notebook import check_values, read_notebook
+from wsrl_kit.parameters import NOTEBOOK_VARIABLE
 
 # Small networks gain nothing from more threads, and several runs on one machine would fight for its cores.
 THREADS = 4
@@ -63,7 +64,7 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
         raise errors.RunError(f"the output folder {output_dir} can't be made: {error.strerror}") from error
     executed = output_dir / notebook.name
     _bound_threads()
-    os.environ.pop("JPY_SESSION_NAME", None)  # inherited when a notebook's cell starts the command
+    os.environ.pop(NOTEBOOK_VARIABLE, None)  # inherited when a notebook's cell starts the command
     _execute(notebook, executed, values)
     _check_finished(output_dir)
     _write_html(executed)

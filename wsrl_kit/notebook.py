@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
 
 import nbformat
 
@@ -53,12 +54,13 @@ class Notebook:
         return field.metadata.get("help", "") if field else ""
 
     def annotation(self, name: str) -> Any:
-        """Type of a parameter: that of the dataclass it belongs to, or else that in the notebook."""
+        """Type of a parameter in its dataclass, or else in the notebook; also None where the notebook allows that."""
+        in_notebook = self.annotations[name]
         for parameters in self.classes:
             annotations = get_type_hints(parameters)
             if name in annotations:
-                return annotations[name]
-        return self.annotations[name]
+                return annotations[name] | None if NoneType in get_args(in_notebook) else annotations[name]
+        return in_notebook
 
     def default(self, name: str) -> Any:
         """Value of a parameter that is not given, as far as no preset says otherwise."""

@@ -9,15 +9,20 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsrl_kit.errors import ParameterError
+from wsrl_kit.templates import root_of
 
 T = TypeVar("T")
 
 # Names with literal values that IPython itself puts into every notebook's namespace.
 IPYTHON_NAMES = frozenset({"In", "Out"})
+
+# In it Jupyter tells a kernel the path of its notebook.
+NOTEBOOK_VARIABLE = "JPY_SESSION_NAME"
 
 
 def parameter(
@@ -27,6 +32,7 @@ def parameter(
     minimum: int | float | None = None,
     maximum: int | float | None = None,
     choices: Sequence[Any] | None = None,
+    path: bool = False,
 ) -> Any:
     """Declares a field of a parameter dataclass; a mutable default is copied for every instance.
 
@@ -36,8 +42,9 @@ def parameter(
         minimum: smallest value allowed (inclusive); in a list or dict, of every entry.
         maximum: largest value allowed (inclusive); in a list or dict, of every entry.
         choices: the values allowed, where they are few.
+        path: whether its texts are paths, in which a leading `~` is a home folder; in a dict the values, not the keys.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "path": path}
     if isinstance(default, (list, dict, set)):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -59,7 +66,7 @@ def validate(instance: Any) -> None:
 
 
 def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | None = None) -> Any:
-    """Returns the value in its annotated type; `limits` may hold `minimum`, `maximum` and `choices`.
+    """Returns the value in its annotated type; `limits` may hold `minimum`, `maximum`, `choices` and `path`.
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
@@ -73,7 +80,22 @@ def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | No
         fits = all(_within(leaf, limits) for leaf in _leaves(conformed))
     if not fits:
         raise ParameterError(f"{name} must be {_expectation(annotation, limits)}, found {value!r}")
-    return conformed
+    return _with_home(conformed, name) if limits.get("path") else conformed
+
+
+def user_path(text: str, name: str = "a path") -> Path:
+    """The path that a text means, in which a leading `~` or `~user` stands for a home folder.
+
+    Raises:
+        ParameterError: there is no such user.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and "/" in text:
+        user = text.partition("/")[0]
+        raise ParameterError(
+            f"{name} must be a path, found {text!r}: {user} is nobody's home folder; a folder of that name is ./{user}"
+        )
+    return Path(expanded)
 
 
 def parse(text: str, annotation: Any) -> Any:
@@ -132,15 +154,20 @@ def unknown(name: str, known: Sequence[str], kind: str = "parameter") -> Paramet
 
 def headless() -> bool:
     """Whether no Jupyter front end is attached, as under papermill."""
-    return "JPY_SESSION_NAME" not in os.environ
+    return NOTEBOOK_VARIABLE not in os.environ
 
 
 def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[Any, ...]:
     """Builds one instance of each dataclass from a notebook's variables, for the cell after the tagged one.
 
-    A field without a variable keeps its default. Headless, a variable with a literal value that is no field of any of
-    the classes is refused, so that a misspelt parameter can't be ignored in silence; in JupyterLab a user may have
-    variables of their own.
+    A field without a variable keeps its default. Where a field is no text, a text stands for the value that it spells:
+    papermill's `-p` makes texts of lists and dicts.
+
+    Headless, a variable with a literal value that is no field of any of the classes is refused, so that a misspelt
+    parameter can't be ignored in silence. In JupyterLab a user may have variables of their own, and one that was
+    misspelt and corrected is still there: what looks like a parameter is only named. There the notebook may be a copy
+    made by `wsrl-kit lab`: then the kernel goes to the folder in which that was started, so that a relative path means
+    what it means on the command line.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -154,7 +181,36 @@ def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[An
         for name, value in namespace.items():
             if name not in known and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
                 raise unknown(name, known)
-    return tuple(build(parameters, namespace) for parameters in classes)
+    else:
+        _enter_root()
+        for name in namespace.get("__annotations__", {}):
+            if name in namespace and name not in known and get_close_matches(name, known):
+                print(f"{name} has no effect: {unknown(name, known)}")
+    values = {**namespace}
+    for parameters in classes:
+        values |= _read_fields(parameters, values)
+    instances = tuple(build(parameters, values) for parameters in classes)
+    for instance in instances:
+        if not headless() and hasattr(instance, "output_dir"):
+            print(f"Relative paths begin at {Path.cwd()}. Results go to {Path(instance.output_dir).absolute()}.")
+    return instances
+
+
+def _read_fields(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of a dataclass, in their types; None stays, for a preset to replace."""
+    annotations, read = get_type_hints(parameters), {}
+    for field in dataclasses.fields(parameters):
+        if field.name in values:
+            value, annotation = values[field.name], annotations[field.name]
+            value = parse(value, annotation) if isinstance(value, str) else value
+            read[field.name] = None if value is None else check(field.name, value, annotation, field.metadata)
+    return read
+
+
+def _enter_root() -> None:
+    root = root_of(Path(os.environ[NOTEBOOK_VARIABLE]))
+    if root:
+        os.chdir(root)
 
 
 def build(parameters: type[T], values: Mapping[str, Any]) -> T:
@@ -263,6 +319,14 @@ def _conform_items(values: Sequence[Any], annotations: tuple[Any, ...]) -> list[
     if len(annotations) != len(values):
         raise TypeError
     return [_conform(value, annotation) for value, annotation in zip(values, annotations, strict=True)]
+
+
+def _with_home(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_home(entry, name) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_home(entry, name) for entry in value]
+    return str(user_path(value, name)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

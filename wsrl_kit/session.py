@@ -18,7 +18,7 @@ class SessionConfig:
     robot_url: str | None = parameter(
         None, "address of a robot's server, such as http://127.0.0.1:5000; it takes the place of exp_name"
     )
-    output_dir: str = parameter("runs/latest", "folder of the run: metrics, checkpoint and figures")
+    output_dir: str = parameter("runs/latest", "folder of the run: metrics, checkpoint and figures", path=True)
     live: bool | None = parameter(None, "widgets and a Stop button; None: if a Jupyter front end is attached")
     resume: bool = parameter(True, "continue an unfinished run found in output_dir")
 

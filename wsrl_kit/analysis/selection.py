@@ -24,7 +24,7 @@ class ReportConfig:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}")
+    runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True)
     control: str | None = parameter(
         None, "arm that the others are compared with; None: rlpd_all, or the first where it is missing"
     )
