@@ -189,7 +189,7 @@ def test_the_pictures_are_those_of_the_robots_cameras():
     with served(exp_name=PIXELS, image_size=32) as server:
         assert post(server, "sim/status")["cameras"] == {"wrist_1": [32, 32], "wrist_2": [32, 32]}
         client = RobotClient(server.url)
-        seen, drawn = client.images(), server.arm.images()
+        seen, drawn = client.images({"wrist_1": (32, 32), "wrist_2": (32, 32)}), server.arm.images()
         client.close()
         assert list(seen) == ["wrist_1", "wrist_2"]
         for name, picture in seen.items():
