@@ -1,8 +1,11 @@
-"""Simulated robots behind servers of this process, for the tests of both sides."""
+"""Simulated robots behind servers of this process, and servers that answer anything, for the tests of both sides."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Event, Thread
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -51,3 +54,49 @@ def limits(pose: Any) -> np.ndarray:
 
 def move(x: float = 0.0, y: float = 0.0, z: float = 0.0, *rotation: float) -> np.ndarray:
     return np.array([x, y, z, *rotation, *[0.0] * (3 - len(rotation))], np.float32)
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket, Event], object]) -> Iterator[str]:
+    """The url of a server of one call a connection; `answer` says what it likes, until the event at the latest."""
+    ended = Event()
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            length = 0
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            self.rfile.read(length)
+            # The client hangs up when it has heard enough.
+            with suppress(OSError):
+                answer(self.connection, ended)
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = False
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            ended.set()
+            server.shutdown()
+            thread.join()
+
+
+def saying(body: bytes, head: bytes = b"HTTP/1.1 200 OK") -> Callable[[socket.socket, Event], object]:
+    """An answer for `answering`: a body with its length."""
+    return lambda link, _: link.sendall(b"%s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+
+
+def trickling(head: bytes, piece: bytes) -> Callable[[socket.socket, Event], object]:
+    """An answer for `answering` that never ends: `piece` every 10 ms."""
+
+    def answer(link: socket.socket, ended: Event) -> None:
+        link.sendall(head)
+        while not ended.wait(0.01):
+            link.sendall(piece)
+
+    return answer

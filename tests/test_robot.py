@@ -1,5 +1,6 @@
 """A robot behind a server as an environment: what a policy sees, where it may go, and contact that is lost."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -230,16 +231,20 @@ def test_a_seventh_action_moves_the_gripper_and_lets_it_rest(server):
 @pytest.mark.parametrize(
     ("faults", "sentence"),
     [
-        ({"silent": True}, "must answer within 0.2 s"),
-        ({"latency": 0.4}, "must answer within 0.2 s"),
+        ({"silent": True}, "must answer within 0.4 s"),
+        ({"latency": 0.8}, "must answer within 0.4 s"),
         ({"status": 500}, "must answer with status 200, found 500"),
         ({"state": {"vel": [*NAN, *NAN]}}, "must give finite numbers, found velocity"),
+        ({"state": {"force": [0.0, 0.0, 1e39]}}, "must give finite numbers, found force"),
+        ({"state": {"vel": [1e300] * 6}}, "must give finite numbers, found velocity"),
+        ({"state": {"gripper_pos": 1e30}}, "must give finite numbers, found gripper_position"),
+        ({"state": {"vel": ["0"] * 6}}, "must give vel as 6 numbers, found"),
         ({"state": {"pose": [0.7, 0.0, 0.2, 1, 0, 0, 0]}}, "found one 0.160 m and 0.00 rad outside"),
         ({"state": {"pose": [0.5, 0.0, 0.2, 0, 0, 0, 0]}}, "a quaternion of length 1"),
     ],
 )
 def test_when_contact_is_lost_the_robot_holds_and_the_episode_can_go_on(server, faults, sentence):
-    with driven(server, deadline=0.2) as robot:
+    with driven(server, deadline=0.4) as robot:
         robot.reset(seed=0)
         robot.step(move(z=-1.0))
         last = server.arm.state()["pose"]
@@ -266,6 +271,60 @@ def test_one_reading_that_makes_no_sense_is_never_seen(server, state):
         server.set_faults(Faults(state=state, endpoints=["getstate"], count=1))
         observation, *_ = robot.step(move())
         assert np.abs(observation).max() < 0.1
+
+
+def test_a_simulation_that_is_none_any_more_is_lost_contact(server):
+    with driven(server) as robot:
+        robot.reset(seed=0)
+        last = server.arm.state()["pose"]
+        status = server.endpoints.pop("sim/status")
+        with pytest.raises(RobotError, match="must be a simulated one still.*it was told to hold"):
+            robot.step(move())
+        assert server.arm.commands[-1] != last, "held where it was after the step"
+        server.endpoints["sim/status"] = status
+        robot.unwrapped.reconnect()
+        assert robot.step(move())[4]["success"] is False
+
+
+def test_an_interrupt_in_a_step_has_the_robot_hold(server):
+    with driven(server) as robot:
+        robot.reset(seed=0)
+        last = server.arm.state()["pose"]
+        server.set_faults(Faults(latency=0.5, endpoints=["getstate"]))
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                robot.step(move(z=-1.0))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert server.arm.commands[-1] == last != server.arm.commands[-2]
+
+
+def test_a_robot_that_does_not_hear_is_given_up_in_time_and_the_first_error_stays(server):
+    with driven(server, deadline=0.2, retries=0) as robot:
+        robot.reset(seed=0)
+        server.set_faults(Faults(silent=True))
+        begun = time.monotonic()
+        with pytest.raises(RobotError, match="/pose must answer within 0.2 s.*nor could it be told to hold"):
+            robot.step(move())
+        assert time.monotonic() - begun < 1.5
+
+
+def test_no_way_leads_from_where_no_arm_can_be(server):
+    with driven(server) as robot:
+        server.set_faults(Faults(state={"pose": [1e5, 0.0, 0.2, 1, 0, 0, 0]}))
+        with pytest.raises(RobotError, match="must give a pose within 5 m and 3.14 rad of the safety box"):
+            robot.reset(seed=0)
+        assert not server.arm.commands
+
+
+@pytest.mark.parametrize("angles", [(-np.pi, 0.0, 0.0), (3 * np.pi, 0.0, 0.0), (0.0, np.pi, np.pi)])
+def test_a_reset_pose_may_be_given_by_any_angles_of_its_rotation(server, angles):
+    with driven(server) as robot, driven(server, reset_pose=[0.5, 0.0, 0.19, *angles]) as other:
+        assert other.observation_space.high == pytest.approx(robot.observation_space.high)
+        other.reset(seed=0)
+        assert limits(server.arm.state()["pose"]) == pytest.approx([0.5, 0.0, 0.19, 0, 0, 0], abs=2e-3)
 
 
 def test_a_server_that_dies_in_an_episode_is_found_again_when_it_is_back(server):
@@ -306,7 +365,7 @@ def test_preflight_reads_and_moves_nothing(server):
         assert facts[0] == f"a simulated robot answers at {server.url[:-1]}"
         assert "within the safety box" in facts[1]
         assert server.arm.state() == before and not server.arm.commands
-        server.set_faults(Faults(state={"q": [*NAN, *NAN, 0.0]}))
+        server.set_faults(Faults(state={"force": NAN}))
         with pytest.raises(RobotError, match="must give finite numbers"):
             preflight(robot)
         server.set_faults(Faults(state={"pose": [0.5, 0.06, 0.2, 1.0, 0.0, 0.0, 0.0]}))
@@ -374,6 +433,7 @@ def test_nothing_is_left_open(server):
         ({"abs_pose_limit_low": [0.6, 0, 0, 0, 0, 0]}, "abs_pose_limit_low must not be above abs_pose_limit_high"),
         ({"reset_pose": [0.5, 0.0, 0.3, 3.14, 0.0, 0.0]}, "reset_pose must lie within"),
         ({"reset_pose": [0.5, 0.0, 0.3]}, "reset_pose must be a tuple"),
+        ({"reset_pose": [0.5, 0.0, 0.19, 0.0, 0.0, 0.0]}, "reset_pose must lie within"),
         ({"abs_pose_limit_high": [0.54, 0.04, 0.21, 3.3, 1.6, 0.2]}, r"the fifth lie within \[-1.5, 1.5\]"),
         ({"control_frequency": 0}, r"control_frequency must be a float in \[0.1, 1000\], found 0"),
         ({"cameras": {"wrist_1": 3}}, "cameras must be"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robot_samples import driven, served
-from wsrl_kit.envs.robot_cameras import crop_and_scale, open_camera
-from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.envs.robot_cameras import CroppedCamera, crop_and_scale, open_camera
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 
 
 def test_scaling_weighs_the_two_nearest_pixels_by_their_centres():
@@ -37,6 +37,44 @@ def test_what_is_cropped_is_rows_then_columns():
 def test_settings_that_do_not_fit_are_named(settings, sentence):
     with pytest.raises(ParameterError, match=sentence):
         open_camera("wrist_1", settings, 128, 1.0)
+
+
+class Device:
+    """A camera that does what a test says."""
+
+    def __init__(self, read):
+        self.read = read
+
+    def close(self):
+        raise RuntimeError("the device is gone")
+
+
+def broken():
+    raise RuntimeError("Frame didn't arrive within 1000")
+
+
+@pytest.mark.parametrize(
+    ("read", "sentence"),
+    [
+        (broken, "camera wrist_1 gives no picture: Frame didn't arrive within 1000"),
+        (lambda: None, "camera wrist_1 must give color pictures of at least 4 x 6 pixels, found"),
+        (lambda: np.zeros((4, 8), np.uint8), "found 4x8 of uint8"),
+        (lambda: np.zeros((4, 8, 4), np.uint8), "found 4x8x4 of uint8"),
+        (lambda: np.zeros((4, 8, 3), np.uint16), "found 4x8x3 of uint16"),
+        (lambda: np.zeros((4, 5, 3), np.uint8), "found 4x5x3 of uint8"),
+        (lambda: np.zeros((3, 8, 3), np.uint8), "found 3x8x3 of uint8"),
+    ],
+)
+def test_what_a_device_does_wrong_is_lost_contact(read, sentence):
+    camera = CroppedCamera("wrist_1", Device(read), [1, 4, 3, 6], 3)
+    with pytest.raises(RobotError, match=sentence):
+        camera.read()
+    camera.close()
+
+
+def test_a_picture_that_fits_is_cut_and_scaled():
+    picture = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    assert np.array_equal(CroppedCamera("w", Device(lambda: picture), [1, 4, 3, 6], 3).read(), picture[1:4, 3:6])
 
 
 @pytest.mark.skipif(find_spec("pyrealsense2") is not None, reason="pyrealsense2 is installed")

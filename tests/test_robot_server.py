@@ -1,12 +1,15 @@
 """The simulated robot server: HIL-SERL's endpoints, what they do to the robot, and its clock."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from urllib.error import HTTPError
 
 import numpy as np
@@ -26,6 +29,29 @@ HOLE = np.array([0.5, 0.0, 0.15])
 def server() -> Iterator[RobotServer]:
     with served() as server:
         yield server
+
+
+def port_of(server: RobotServer) -> int:
+    return int(server.url.rstrip("/").rpartition(":")[2])
+
+
+def request(endpoint: bytes, body: bytes, headers: bytes = b"Host: localhost\r\n") -> bytes:
+    return b"POST /%s HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (endpoint, headers, len(body), body)
+
+
+def talk(server: RobotServer, sent: bytes) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port_of(server)), 10.0) as link:
+        link.sendall(sent)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += link.recv(1 << 16)
+        head, _, body = received.partition(b"\r\n\r\n")
+        line, *lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        while len(body) < int(headers["content-length"]):
+            body += link.recv(1 << 16)
+    return int(line.split()[1]), headers, body.decode()
 
 
 def commanded(server: RobotServer, place: list[float], steps: int = 10) -> np.ndarray:
@@ -148,6 +174,135 @@ def test_what_makes_no_sense_is_refused_in_a_sentence_and_moves_nothing(server, 
     assert server.arm.state() == before
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"arr": [Infinity, 0, 0.2, 1, 0, 0, 0]}',
+        b'{"arr": [1e308, 0, 0.2, 1, 0, 0, 0]}',
+        b'{"arr": [0.5, 0, 1e9, 1, 0, 0, 0]}',
+        b'{"arr": [0.5, 0, 0.2, 1e308, 1e308, 0, 0]}',
+        b'{"arr": [0.5, 0, 0.2, 1e-320, 0, 0, 0]}',
+        b'{"arr": [0.5, 0, 0.2, 0, 0, 0, 0]}',
+        b'{"arr": [' + b"9" * 400 + b", 0, 0.2, 1, 0, 0, 0]}",
+        b'{"arr": [' + b"9" * 5000 + b", 0, 0.2, 1, 0, 0, 0]}",
+        b'{"arr": [true, 0, 0.2, 1, 0, 0, 0]}',
+        b'{"arr": "<b>x"}',
+        b"[" * 100_000,
+        b'{"arr": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b"null",
+        b"{",
+        b"\xff\xfe",
+    ],
+    ids=lambda body: body[:24].decode(errors="replace"),
+)
+def test_a_pose_of_nonsense_is_refused_as_plain_text(server, body):
+    before = server.arm.state()
+    status, headers, said = talk(server, request(b"pose", body))
+    assert (status, headers["content-type"]) == (400, "text/plain; charset=utf-8")
+    assert said.startswith("/pose: ") and "<" not in said and len(said) <= 500
+    assert server.arm.state() == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Host: evil.example\r\n",
+        b"Host: 127.0.0.1.evil.example\r\n",
+        b"Host: localhost@evil.example\r\n",
+        b"Host: 192.168.1.5\r\n",
+        b"Host: 127.0.0.1\r\nHost: evil.example\r\n",
+        b"Host: \r\n",
+        b"Host: [\r\n",
+        b"",
+        b"Host: 127.0.0.1\r\nOrigin: http://evil.example\r\n",
+        b"Host: 127.0.0.1\r\nOrigin: null\r\n",
+        b"Host: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n",
+    ],
+)
+@pytest.mark.parametrize("endpoint", [b"pose", b"jointreset", b"sim/faults"])
+def test_a_page_in_a_browser_moves_nothing(server, endpoint, headers):
+    before = server.arm.state()
+    body = b'{"arr": [0.5, 0.03, 0.2, 1, 0, 0, 0]}' if endpoint == b"pose" else b"{}"
+    status, answered, said = talk(server, request(endpoint, body, headers + b"Content-Type: text/plain\r\n"))
+    assert (status, answered["content-type"]) == (403, "text/plain; charset=utf-8")
+    assert "Origin" in said or "Host must be one of 127.0.0.1, ::1, localhost, found" in said
+    assert server.arm.state() == before and not server.arm.commands
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1", b"127.0.0.1:6000", b"localhost:5000", b"LOCALHOST", b"[::1]:5000"])
+def test_this_machine_by_any_name_of_its_loopback_may_call(server, host):
+    # As `requests.post(url + "getstate")` of HIL-SERL's environment sends it.
+    headers = b"Host: %s\r\nUser-Agent: python-requests/2.32\r\nAccept: */*\r\nConnection: keep-alive\r\n" % host
+    status, _, said = talk(server, request(b"getstate", b"", headers))
+    assert status == 200 and json.loads(said) == server.arm.state()
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"GET /<script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"OPTIONS /pose HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"POST /<script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"<script> /pose HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"<script>\r\n\r\n", 400),
+        (b"\xde\xad\xbe\xef\r\n\r\n", 400),
+        (b"POST / HTTP/9.9\r\n\r\n", 505),
+        (b"POST /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"POST /pose HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n", 400),
+        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n", 413),
+        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_call_is_refused_as_plain_text(server, sent, expected):
+    status, headers, said = talk(server, sent)
+    assert (status, headers["content-type"]) == (expected, "text/plain; charset=utf-8")
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "<" not in said and len(said) <= 500
+
+
+def test_a_body_that_is_cut_off_is_no_call(server):
+    with socket.create_connection(("127.0.0.1", port_of(server))) as link:
+        link.sendall(b"POST /jointreset HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{}")
+        before = server.arm.state()
+        link.shutdown(socket.SHUT_WR)
+        link.settimeout(5.0)
+        assert link.recv(1) == b""
+    assert server.arm.state() == before
+
+
+def test_connections_that_never_call_keep_nobody_out(server):
+    threads = threading.active_count()
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(RobotClient(server.url, deadline=5.0, retries=1)))
+        client.state()
+        for _ in range(200):
+            link = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(server))))
+            link.sendall(b"POST /pose HTTP/1.1\r\nX: ")
+        assert client.state().pose.shape == (7,)
+        assert threading.active_count() - threads < 80
+
+
+def test_a_call_that_trickles_is_ended(server, monkeypatch):
+    monkeypatch.setattr("wsrl_kit.robot.server._PATIENCE", 0.3)
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port_of(server))) as link:
+        link.settimeout(0.02)
+        link.sendall(b"POST /pose HTTP/1.1\r\nX: ")
+        ended = False
+        while not ended and time.monotonic() - begun < 10:
+            try:
+                link.sendall(b"a")
+                ended = link.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
+    assert ended and time.monotonic() - begun > 0.3
+
+
 def test_an_episode_has_a_hole_of_its_own_and_the_same_for_the_same_seed(server):
     def hole(endpoint, body=None):
         post(server, endpoint, body)
@@ -189,7 +344,7 @@ def test_the_pictures_are_those_of_the_robots_cameras():
     with served(exp_name=PIXELS, image_size=32) as server:
         assert post(server, "sim/status")["cameras"] == {"wrist_1": [32, 32], "wrist_2": [32, 32]}
         client = RobotClient(server.url)
-        seen, drawn = client.images(), server.arm.images()
+        seen, drawn = client.images({"wrist_1": (32, 32), "wrist_2": (32, 32)}), server.arm.images()
         client.close()
         assert list(seen) == ["wrist_1", "wrist_2"]
         for name, picture in seen.items():
@@ -203,7 +358,7 @@ def test_a_closed_server_leaves_no_thread_and_no_port_behind():
         client = RobotClient(server.url)
         client.state()
         server.set_faults(server.faults_of("getstate"))
-        port = int(server.url.rstrip("/").rpartition(":")[2])
+        port = port_of(server)
         with pytest.raises(RobotError, match=f"can't listen on 127.0.0.1:{port}: "):
             RobotServer(server.arm, port=port)
     assert set(threading.enumerate()) == before
@@ -244,3 +399,34 @@ def test_the_command_refuses_what_it_does_not_have(capsys):
     assert "exp_name must be one of 'hirol_fixed_gripper', 'hirol_fixed_gripper_pixels'" in capsys.readouterr().err
     assert main(["robot-sim", "--exp_name", "hirol_fixed_gripper", "--speed", "-1"]) == 2
     assert main(["robot-sim", "--environment_options", "{'clearance': 1.0}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "sentence"),
+    [
+        (["--port", "70000"], 2, "port must be an int in [0, 65535], found 70000"),
+        (["--port", "-1"], 2, "port must be an int in [0, 65535], found -1"),
+        (["--port", "http"], 2, "port must be an int in [0, 65535], found 'http'"),
+        (["--port", "5000.5"], 2, "port must be an int in [0, 65535], found '5000.5'"),
+        (["--host", "192.0.2.1"], 1, "can't listen on 192.0.2.1:5000"),
+        (["--host", "a..b"], 1, "can't listen on a..b:5000"),
+        (["--speed", "nan"], 2, "speed must be a float, found"),
+        (["--speed", "1e-9"], 2, "speed must be 0 or from 0.01 to 1000, found 1e-09"),
+        (["--latency", "soon"], 2, "latency must be a float >= 0, found 'soon'"),
+    ],
+)
+def test_a_command_that_can_not_be_ends_in_a_sentence(capsys, flags, status, sentence):
+    threads = set(threading.enumerate())
+    # Where two threads would be left, no process ends: the arm's own, at a speed.
+    assert main(["robot-sim", "--exp_name", "hirol_fixed_gripper", *flags]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("wsrl-kit: error: ") and sentence in said and said.count("\n") == 1
+    assert set(threading.enumerate()) == threads
+
+
+def test_a_port_that_is_taken_ends_the_command(server, capsys):
+    port = str(port_of(server))
+    threads = set(threading.enumerate())
+    assert main(["robot-sim", "--exp_name", "hirol_fixed_gripper", "--port", port]) == 1
+    assert f"can't listen on 127.0.0.1:{port}: " in capsys.readouterr().err
+    assert set(threading.enumerate()) == threads

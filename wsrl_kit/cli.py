@@ -98,21 +98,23 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 def _add_robot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other opens it to the network")
-    parser.add_argument("--port", type=int, default=5000, help="0 for one that is free (default: 5000)")
-    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second; 0: in step with poses")
+    parser.add_argument("--port", default="5000", help="0 for one that is free (default: 5000)")
+    parser.add_argument("--speed", default="1.0", help="simulated seconds per second; 0: in step with poses")
     parser.add_argument("--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (with cameras)")
     parser.add_argument("--environment_options", default="{}", help="its options, a dict")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds by which every answer is late")
+    parser.add_argument("--latency", default="0.0", help="seconds by which every answer is late")
 
 
 def _serve_robot(options: argparse.Namespace) -> int:
     from wsrl_kit.parameters import check, parse
-    from wsrl_kit.robot.faults import Faults
+    from wsrl_kit.robot.faults import faults_from
     from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
 
     given = check("environment_options", parse(options.environment_options, dict), dict)
-    faults = Faults(latency=options.latency)
-    serve(RobotServer(simulated_arm(options.exp_name, given, options.speed), options.host, options.port, faults))
+    speed = check("speed", parse(options.speed, float), float)
+    port = check("port", parse(options.port, int), int, {"minimum": 0, "maximum": 65535})
+    faults = faults_from({"latency": parse(options.latency, float)})
+    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port, faults))
     return 0
 
 

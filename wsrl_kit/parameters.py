@@ -5,8 +5,8 @@ import copy
 import dataclasses
 import html
 import json
-import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -293,7 +293,9 @@ def _conform(value: Any, annotation: Any) -> Any:
     if kind is dict and isinstance(value, dict):
         of_key, of_value = arguments or (Any, Any)
         return {_conform(key, of_key): _conform(entry, of_value) for key, entry in value.items()}
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    # Compared, since an int of 400 digits is no float, and NaN is no less than anything.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if kind is float and is_number:
         return float(value)
     if annotation in (bool, str, NoneType) and isinstance(value, annotation):
         return value

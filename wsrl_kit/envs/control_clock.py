@@ -2,6 +2,9 @@
 
 import time
 
+SLOWEST, FASTEST = 0.01, 1000.0
+"""A simulated robot's seconds per second, where they are not 0: no step then takes longer than anyone waits for."""
+
 
 class ControlClock:
     """Deadlines one period apart, by the monotonic clock: a step's own work does not make the steps slower.

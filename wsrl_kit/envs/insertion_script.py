@@ -1,15 +1,14 @@
 """The scripted operator of the simulated insertion, at hand or behind a robot server."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from wsrl_kit.envs.insertion import ROTATION_SCALE, TRANSLATION_SCALE, InsertionEnv
-from wsrl_kit.envs.robot import RobotEnv
+from wsrl_kit.envs.robot import RobotEnv, simulation
 from wsrl_kit.envs.script import Script
-from wsrl_kit.errors import ExperimentError, RobotError
+from wsrl_kit.errors import ExperimentError
 
 # The script moves above the hole at 4 mm until it is within 3 mm of it, then presses down with at most 6 N: on the rim
 # that leaves so little friction that a correction of 1 mm still slides the peg.
@@ -44,18 +43,11 @@ def insertion_through_server(robot: RobotEnv) -> Script:
         )
 
     def tip() -> Float[np.ndarray, "6"]:
-        return np.array(_truth(robot)["tip_pose"])
+        return np.array(simulation(robot.client)["tip_pose"])
 
     # Relative to where the episode began, which is as good for a distance, and needs no further call.
-    hole = np.array(_truth(robot)["hole_position"])
+    hole = np.array(simulation(robot.client)["hole_position"])
     return _script(tip, lambda observation: observation[4:7], hole, robot.options.action_scale)
-
-
-def _truth(robot: RobotEnv) -> dict[str, Any]:
-    truth = robot.client.truth()
-    if truth is None:
-        raise RobotError(f"the server at {robot.client.url} must be a simulated one still, and is none any more")
-    return truth
 
 
 def _script(

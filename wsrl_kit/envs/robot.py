@@ -83,13 +83,16 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._clock = ControlClock(options.control_frequency, speed)
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
         size = options.image_size
+        shapes: dict[str, tuple[int, int]]
         shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
         low, high = _bounds(options)
         self._frames: Frames = KitFrames(low, high) if options.convention == "kit" else HilSerlFrames()
         states = gymnasium.spaces.Box(low, high)
         images = {name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8) for name, shape in sorted(shapes.items())}
         self.observation_space: gymnasium.Space = gymnasium.spaces.Dict({STATE: states, **images}) if images else states
-        self._images: Callable[[], Images] = self.client.images if self.simulated else self._read_cameras
+        self._images: Callable[[], Images] = self._read_cameras
+        if self.simulated:
+            self._images = lambda: self.client.images(shapes)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if options.gripper else 6,), np.float32)
         self._reset_pose = pose_of(options.reset_pose)
         self._episodes = 0
@@ -249,8 +252,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     def _success(self, reading: RobotState) -> bool | None:
         if self.options.target_pose is not None:
             return reached(reading.pose, self.options.target_pose, self.options.reward_threshold)
-        truth = self.client.truth() if self.simulated else None
-        return None if truth is None else truth["success"]
+        return simulation(self.client)["success"] if self.simulated else None
 
     def _observe(self, reading: RobotState) -> Any:
         state = self._frames.state(reading, self._reset_pose)
@@ -271,6 +273,18 @@ def preflight(environment: gymnasium.Env) -> list[str]:
     """
     robot = environment.unwrapped
     return robot.facts() if isinstance(robot, RobotEnv) else []
+
+
+def simulation(client: RobotClient) -> dict[str, Any]:
+    """What a simulated server says of itself, see `RobotClient.truth`.
+
+    Raises:
+        RobotError: it fails, or no longer says so.
+    """
+    truth = client.truth()
+    if truth is None:
+        raise RobotError(f"the server at {client.url} must be a simulated one still, and is none any more")
+    return truth
 
 
 def _bounds(options: RobotOptions) -> tuple[Float32[np.ndarray, "19"], Float32[np.ndarray, "19"]]:

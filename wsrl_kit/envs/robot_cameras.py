@@ -8,6 +8,7 @@ first row, end row, first column, end column, cut out before the picture is scal
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,7 +28,7 @@ class Camera(Protocol):
         """The newest RGB picture, top row first.
 
         Raises:
-            RobotError: there is none in time.
+            Exception: there is none in time; a RobotError from what `open_camera` returns.
         """
 
     def close(self) -> None:
@@ -35,22 +36,37 @@ class Camera(Protocol):
 
 
 class CroppedCamera:
-    """A camera whose pictures are cut and scaled to a square.
+    """A camera whose pictures are cut and scaled to a square; whatever goes wrong with it is a RobotError.
 
     Args:
+        name: for errors.
         camera: closed together with this one.
         crop: first row, end row, first column, end column; empty for the whole picture.
         size: height and width, pixels.
     """
 
-    def __init__(self, camera: Camera, crop: list[int], size: int) -> None:
-        self._camera, self._crop, self._size = camera, crop, size
+    def __init__(self, name: str, camera: Camera, crop: list[int], size: int) -> None:
+        self._name, self._camera, self._crop, self._size = name, camera, crop, size
 
     def read(self) -> UInt8[np.ndarray, "size size 3"]:
-        return crop_and_scale(self._camera.read(), self._crop, self._size)
+        try:
+            picture = self._camera.read()
+        except Exception as error:
+            # Drivers raise what they like.
+            raise RobotError(f"camera {self._name} gives no picture: {error}") from error
+        rows, columns = self._crop[1::2] or (1, 1)
+        shape, kind = np.shape(picture), np.asarray(picture).dtype
+        if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or shape[0] < rows or shape[1] < columns:
+            raise RobotError(
+                f"camera {self._name} must give color pictures of at least {rows} x {columns} pixels, found "
+                f"{'x'.join(map(str, shape))} of {kind}"
+            )
+        return crop_and_scale(picture, self._crop, self._size)
 
     def close(self) -> None:
-        self._camera.close()
+        # A device that is gone can't be given back, which hides no other error.
+        with suppress(Exception):
+            self._camera.close()
 
 
 def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: float) -> Camera:
@@ -77,14 +93,16 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
         )
     if len({"realsense", "opencv"} & chosen.keys()) != 1:
         raise ParameterError(f"camera {name} must have one of realsense, a serial number, and opencv, found {settings}")
-    kind = _RealSense if "realsense" in chosen else _OpenCV
+    kind, device = (_RealSense, chosen["realsense"]) if "realsense" in chosen else (_OpenCV, repr(chosen["opencv"]))
     try:
-        return CroppedCamera(kind(name, chosen, deadline), crop, size)
+        return CroppedCamera(name, kind(chosen, deadline), crop, size)
     except ImportError as error:
         package = "pyrealsense2" if "realsense" in chosen else "opencv-python-headless"
         raise ExperimentError(
             f"camera {name} needs a package that `pip install {package}` installs: {error}"
         ) from error
+    except Exception as error:
+        raise RobotError(f"camera {name} ({device}) can't be opened: {error}") from error
 
 
 def crop_and_scale(
@@ -112,10 +130,10 @@ def _places(
 
 
 class _RealSense:
-    def __init__(self, name: str, settings: Mapping[str, Any], deadline: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], deadline: float) -> None:
         import pyrealsense2
 
-        self._name, self._deadline = name, deadline
+        self._deadline = deadline
         self._pipeline = pyrealsense2.pipeline()
         configuration = pyrealsense2.config()
         configuration.enable_device(settings["realsense"])
@@ -126,16 +144,10 @@ class _RealSense:
             pyrealsense2.format.rgb8,
             settings.get("frame_rate", 30),
         )
-        try:
-            self._pipeline.start(configuration)
-        except RuntimeError as error:
-            raise RobotError(f"camera {name} ({settings['realsense']}) can't be opened: {error}") from error
+        self._pipeline.start(configuration)
 
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
-        try:
-            frames = self._pipeline.wait_for_frames(round(1000 * self._deadline))
-        except RuntimeError as error:
-            raise RobotError(f"camera {self._name} must give a picture within {self._deadline:g} s: {error}") from error
+        frames = self._pipeline.wait_for_frames(round(1000 * self._deadline))
         return np.array(frames.get_color_frame().get_data())
 
     def close(self) -> None:
@@ -143,16 +155,15 @@ class _RealSense:
 
 
 class _OpenCV:
-    def __init__(self, name: str, settings: Mapping[str, Any], deadline: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], deadline: float) -> None:
         import cv2
 
-        self._name = name
         milliseconds = round(1000 * deadline)
         self._capture = cv2.VideoCapture(
             settings["opencv"], cv2.CAP_ANY, [cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
         )
         if not self._capture.isOpened():
-            raise RobotError(f"camera {name} ({settings['opencv']!r}) can't be opened")
+            raise OSError("there is no such device")
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.get("width", 640))
         self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.get("height", 480))
         self._capture.set(cv2.CAP_PROP_FPS, settings.get("frame_rate", 30))
@@ -162,7 +173,7 @@ class _OpenCV:
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
         read, picture = self._capture.read()
         if not read:
-            raise RobotError(f"camera {self._name} gives no picture")
+            raise OSError("the device gave none")
         return np.ascontiguousarray(picture[..., ::-1])
 
     def close(self) -> None:

@@ -1,31 +1,33 @@
 """HIL-SERL's robot server as seen by its client: calls with deadlines, and what they answer, checked."""
 
 import json
+import re
+import reprlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from io import BytesIO
 from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from wsrl_kit.envs.control_clock import FASTEST, SLOWEST
+from wsrl_kit.envs.observations import STATE
+from wsrl_kit.envs.timed_http import Connection
 from wsrl_kit.errors import ParameterError, RobotError
 
-_SHAPES = {
-    "pose": (7,),
-    "vel": (6,),
-    "force": (3,),
-    "torque": (3,),
-    "q": (7,),
-    "dq": (7,),
-    "jacobian": (6, 7),
-    "gripper_pos": (),
-}
+_COUNTS = {"pose": 7, "vel": 6, "force": 3, "torque": 3}
+_PLACES = {"hole_position": 3, "tip_pose": 6}
+_LARGEST_ANSWER = 1 << 20
+"""Bytes of any answer but pictures; a state has less than 2000."""
+_LARGEST_HEADER = 1 << 10
+"""Bytes of one picture's file before its pixels."""
+_MOST_CAMERAS, _LARGEST_IMAGE = 16, 1024
+"""Of a simulated robot; pixels along an edge."""
 _PAUSE = 0.02
 """Seconds between two attempts."""
 _NOT_FOUND = 404
@@ -33,16 +35,13 @@ _NOT_FOUND = 404
 
 @dataclass(frozen=True)
 class RobotState:
-    """One answer of `/getstate`, in the robot's base frame where nothing else is said; its numbers may be nonsense.
+    """What is used of an answer of `/getstate`, in the robot's base frame; its numbers may be nonsense, such as NaN.
 
     Attributes:
         pose: of the tool: x, y, z, m, and quaternion (x, y, z, w).
         velocity: of the tool, m/s and rad/s.
         force: on the tool, in its own frame, N.
         torque: on the tool, in its own frame, N m.
-        joint_positions: rad.
-        joint_velocities: rad/s.
-        jacobian: tool velocity from joint velocities.
         gripper_position: 0 (closed) to 1 (open).
     """
 
@@ -50,9 +49,6 @@ class RobotState:
     velocity: Float64[np.ndarray, "6"]
     force: Float64[np.ndarray, "3"]
     torque: Float64[np.ndarray, "3"]
-    joint_positions: Float64[np.ndarray, "7"]
-    joint_velocities: Float64[np.ndarray, "7"]
-    jacobian: Float64[np.ndarray, "6 7"]
     gripper_position: float
 
 
@@ -65,7 +61,7 @@ class RobotClient:
 
     Args:
         url: of the server, "http://host:port".
-        deadline: seconds in which an attempt must be answered.
+        deadline: seconds in which an attempt must be answered, from the look-up of the name to the last byte.
         retries: further attempts, for what may be done twice.
 
     Raises:
@@ -78,10 +74,11 @@ class RobotClient:
             host, port = address.hostname, address.port or 80
         except ValueError:
             host = None
-        if address.scheme != "http" or not host or address.path.strip("/") or address.query:
+        named = host is not None and re.fullmatch(r"[\w.:%-]+", host, re.ASCII)
+        if host is None or not named or address.scheme != "http" or address.path.strip("/") or address.query:
             raise ParameterError(f"robot_url must be like 'http://127.0.0.1:5000', found {url!r}")
-        self.url = f"http://{host}:{port}"
-        self._connection = HTTPConnection(host, port)
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._connection = Connection(host, port)
         self._deadline = deadline
         self._attempts = 1 + retries
         self._lock = Lock()
@@ -98,25 +95,11 @@ class RobotClient:
             RobotError: as every method: no answer in time, an error status, or an answer of another form.
         """
         answer = self._json("getstate")
-        read = {}
-        for name, shape in _SHAPES.items():
-            try:
-                read[name] = np.array(answer[name], np.float64).reshape(shape)
-            except (KeyError, TypeError, ValueError) as error:
-                numbers = " x ".join(map(str, shape)) or "1"
-                raise RobotError(
-                    f"{self.url}/getstate must give {name} as {numbers} numbers, found {str(answer.get(name))[:80]}"
-                ) from error
-        return RobotState(
-            read["pose"],
-            read["vel"],
-            read["force"],
-            read["torque"],
-            read["q"],
-            read["dq"],
-            read["jacobian"],
-            float(read["gripper_pos"]),
-        )
+        read = {name: self._numbers("getstate", answer, name, count) for name, count in _COUNTS.items()}
+        gripper = answer.get("gripper_pos")
+        if not isinstance(gripper, float):
+            raise self._misfit("getstate", answer, "gripper_pos", "a number")
+        return RobotState(read["pose"], read["vel"], read["force"], read["torque"], gripper)
 
     def command(self, pose: Float[np.ndarray, "7"], attempts: int | None = None) -> None:
         """Make `pose` (x, y, z, m, and quaternion) the equilibrium of the impedance controller."""
@@ -139,94 +122,155 @@ class RobotClient:
         self._call("open_gripper" if opened else "close_gripper", attempts=1)
 
     def truth(self) -> dict[str, Any] | None:
-        """What a simulated server says of itself (`SimulatedArm.truth`); None from any other."""
-        status, answer = self._answer("sim/status")
-        return None if status == _NOT_FOUND else self._parsed("sim/status", self._good("sim/status", status, answer))
+        """What a simulated server says of itself (`SimulatedArm.truth`); None from any other.
+
+        Checked are `success`, `speed`, `cameras` (name to height and width), `hole_position` and `tip_pose`.
+        """
+        endpoint = "sim/status"
+        status, content = self._answer(endpoint)
+        if status == _NOT_FOUND:
+            return None
+        answer = self._parsed(endpoint, self._good(endpoint, status, content))
+        speed, cameras = answer.get("speed"), answer.get("cameras")
+        if not isinstance(answer.get("success"), bool):
+            raise self._misfit(endpoint, answer, "success", "true or false")
+        if not isinstance(speed, float) or not (speed == 0 or SLOWEST <= speed <= FASTEST):
+            raise self._misfit(endpoint, answer, "speed", f"0 or a number in [{SLOWEST:g}, {FASTEST:g}]")
+        if not isinstance(cameras, dict) or len(cameras) > _MOST_CAMERAS or not all(map(_is_camera, cameras.items())):
+            raise self._misfit(endpoint, answer, "cameras", "names of cameras with height and width")
+        places = {name: self._numbers(endpoint, answer, name, count) for name, count in _PLACES.items()}
+        if not all(np.isfinite(place).all() for place in places.values()):
+            raise RobotError(f"{self.url}/{endpoint} must give finite numbers, found {reprlib.repr(answer)}")
+        return answer | {"cameras": {name: (int(height), int(width)) for name, (height, width) in cameras.items()}}
 
     def new_simulated_episode(self, seed: int) -> None:
         """Have a simulated server draw its hole anew, and its arm stand above."""
         self._call("sim/reset", {"seed": seed})
 
-    def images(self) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """What the cameras of a simulated server see now."""
-        answer = self._call("images")
-        try:
-            with np.load(BytesIO(answer), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in sorted(arrays.files)}
-        except (ValueError, OSError, BadZipFile) as error:
-            raise RobotError(f"{self.url}/images must answer with pictures, found {answer[:40]!r}") from error
+    def images(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
+        """What the cameras of a simulated server see now.
+
+        Args:
+            shapes: height and width of each, as `truth` tells them.
+        """
+        sizes = {name: 3 * height * width for name, (height, width) in shapes.items()}
+        answer = self._call("images", largest=_LARGEST_ANSWER + sum(sizes.values()))
+        pictures = {}
+        for name, shape in shapes.items():
+            try:
+                pictures[name] = _picture(answer, name, shape)
+            except Exception as error:
+                # A zip file can be wrong in as many ways as there are exceptions.
+                raise RobotError(
+                    f"{self.url}/images must answer with a picture {name} of {shape[0]} x {shape[1]} pixels: "
+                    f"{_printable(str(error) or type(error).__name__)}"
+                ) from error
+        return pictures
 
     def _json(self, endpoint: str) -> dict[str, Any]:
         return self._parsed(endpoint, self._call(endpoint))
 
     def _parsed(self, endpoint: str, answer: bytes) -> dict[str, Any]:
+        """An object of JSON in which every number is a float, too large ones infinity."""
         try:
-            parsed = json.loads(answer)
-        except ValueError:
+            parsed = json.loads(answer, parse_int=float)
+        except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
             raise RobotError(f"{self.url}/{endpoint} must answer with a JSON object, found {answer[:80]!r}")
         return parsed
 
+    def _numbers(
+        self, endpoint: str, answer: Mapping[str, Any], name: str, count: int
+    ) -> Float64[np.ndarray, " count"]:
+        numbers = answer.get(name)
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != count
+            or not all(isinstance(each, float) for each in numbers)
+        ):
+            raise self._misfit(endpoint, answer, name, f"{count} numbers")
+        return np.array(numbers, np.float64)
+
+    def _misfit(self, endpoint: str, answer: Mapping[str, Any], name: str, expected: str) -> RobotError:
+        return RobotError(
+            f"{self.url}/{endpoint} must give {name} as {expected}, found {reprlib.repr(answer.get(name))}"
+        )
+
     def _call(
-        self, endpoint: str, body: Any = None, attempts: int | None = None, deadline: float | None = None
+        self,
+        endpoint: str,
+        body: Any = None,
+        attempts: int | None = None,
+        deadline: float | None = None,
+        largest: int = _LARGEST_ANSWER,
     ) -> bytes:
-        return self._good(endpoint, *self._answer(endpoint, body, attempts, deadline))
+        return self._good(endpoint, *self._answer(endpoint, body, attempts, deadline, largest))
 
     def _good(self, endpoint: str, status: int, answer: bytes) -> bytes:
         if status != 200:
-            said = " ".join(answer[:200].decode(errors="replace").split())
+            said = _printable(answer[:200].decode(errors="replace"))
             raise RobotError(f"{self.url}/{endpoint} must answer with status 200, found {status} ({said})")
         return answer
 
     def _answer(
-        self, endpoint: str, body: Any = None, attempts: int | None = None, deadline: float | None = None
+        self,
+        endpoint: str,
+        body: Any = None,
+        attempts: int | None = None,
+        deadline: float | None = None,
+        largest: int = _LARGEST_ANSWER,
     ) -> tuple[int, bytes]:
         """Status and body of the first answer that is no failure of the server, or else of the last attempt's."""
         deadline = deadline or self._deadline
         tries = attempts or self._attempts
+        content = b"" if body is None else json.dumps(body).encode()
         with self._lock:
             if tries == 1:
                 # A connection kept alive may have ended since, which only trying it would show.
-                self._connection.close()
+                self._connection.hang_up()
             for attempt in range(1, tries + 1):
                 last = attempt == tries
                 try:
-                    status, answer = self._exchange(endpoint, body, deadline)
-                except (OSError, HTTPException) as error:
-                    self._connection.close()
+                    status, answer = self._connection.post(f"/{endpoint}", content, deadline, largest)
+                except OSError as error:
                     if last:
                         raise RobotError(self._failure(endpoint, error, deadline, tries)) from error
-                except BaseException:
-                    # An interrupt: no half-read answer may be left for the next call.
-                    self._connection.close()
-                    raise
                 else:
                     if status < 500 or last:
                         return status, answer
                 time.sleep(_PAUSE)
         raise AssertionError("every attempt returns or raises")
 
-    def _exchange(self, endpoint: str, body: Any, deadline: float) -> tuple[int, bytes]:
-        end = time.monotonic() + deadline
-        connection = self._connection
-        connection.timeout = deadline
-        if connection.sock is not None:
-            connection.sock.settimeout(deadline)
-        content, headers = None, {}
-        if body is not None:
-            content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        connection.request("POST", f"/{endpoint}", content, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        if time.monotonic() > end:
-            # The socket's timeout is for each packet; an answer that trickles in is late all the same.
-            raise TimeoutError
-        return response.status, answer
-
-    def _failure(self, endpoint: str, error: Exception, deadline: float, tries: int) -> str:
+    def _failure(self, endpoint: str, error: OSError, deadline: float, tries: int) -> str:
         where = f"{self.url}/{endpoint}"
         attempts = "1 attempt" if tries == 1 else f"{tries} attempts"
         if isinstance(error, TimeoutError):
             return f"{where} must answer within {deadline:g} s, and did not in {attempts}"
-        return f"{where} can't be reached in {attempts}: {str(error) or type(error).__name__}"
+        return f"{where} can't be reached in {attempts}: {_printable(str(error) or type(error).__name__)}"
+
+
+def _is_camera(entry: tuple[str, Any]) -> bool:
+    name, shape = entry
+    sizes = shape if isinstance(shape, list) and len(shape) == 2 else [None]
+    fit = all(isinstance(size, float) and size.is_integer() and 8 <= size <= _LARGEST_IMAGE for size in sizes)
+    return fit and name.isidentifier() and name != STATE
+
+
+def _picture(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """One picture of an `.npz`, of which no more is unpacked than it may have."""
+    size = 3 * shape[0] * shape[1]
+    with ZipFile(BytesIO(answer)) as archive, archive.open(f"{name}.npy") as member:
+        content = BytesIO(member.read(size + _LARGEST_HEADER))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("it is written in an unknown form")
+    found = np.lib.format.read_array_header_1_0(content)
+    pixels = content.read()
+    if found != ((*shape, 3), False, np.dtype(np.uint8)) or len(pixels) != size:
+        raise ValueError(f"found shape {found[0]}, type {found[2]}, {len(pixels)} bytes")
+    return np.frombuffer(bytearray(pixels), np.uint8).reshape(*shape, 3)
+
+
+def _printable(said: str) -> str:
+    """The beginning of a foreign text on one line, without what a terminal would take for a command."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(said[:200].split()))

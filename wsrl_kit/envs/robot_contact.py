@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil
+from math import ceil, pi
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,10 @@ from wsrl_kit.errors import RobotError
 
 SPEED, TURN_SPEED = 0.1, 0.5
 """Of the ways that `go` takes, m/s and rad/s."""
+FARTHEST = 5.0
+"""Metres from the safety box beyond which no arm can be, so that no way is longer."""
+LARGEST_NUMBER = 1e6
+"""Of any unit; what is greater is no measurement, and its squares would overflow a float32."""
 
 
 class Contact:
@@ -41,8 +45,8 @@ class Contact:
             anywhere: the robot may be outside the box, as before and during a reset.
 
         Raises:
-            RobotError: the server fails, or its answer has numbers that are not finite, no unit quaternion, or a pose
-                outside the box.
+            RobotError: the server fails, or its answer has numbers that are not finite or too large, no unit
+                quaternion, or a pose outside the box.
         """
         reading = self._client.state()
         if self._problem(reading, anywhere):
@@ -54,14 +58,17 @@ class Contact:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What fails inside for want of contact also has the robot told to hold, and says what came of that."""
+        """On any error: command a hold; a RobotError's message then says what came of that."""
         try:
             yield
         except RobotError as error:
             raise RobotError(f"{error}; {self.let_go()}") from error
+        except BaseException:
+            self.let_go()
+            raise
 
     def let_go(self) -> str:
-        """Tell the robot to hold where it was last seen, and forget it; says what came of it."""
+        """Command a hold where the robot was last seen, once, and forget the reading; says what came of it."""
         last, self.reading = self.reading, None
         if last is None:
             return "where it is was never seen"
@@ -94,14 +101,16 @@ class Contact:
 
     def _problem(self, reading: RobotState, anywhere: bool) -> str | None:
         for name, value in vars(reading).items():
-            if not np.isfinite(value).all():
-                return f"must give finite numbers, found {name} {np.array(value).tolist()}"
+            if not (np.abs(value) <= LARGEST_NUMBER).all():
+                shown = np.array(value).tolist()
+                return f"must give finite numbers, found {name} {shown} (at most {LARGEST_NUMBER:g} is believed)"
         if abs(np.linalg.norm(reading.pose[3:]) - 1) > 0.01:
             return f"must give a pose with a quaternion of length 1, found {reading.pose[3:].tolist()}"
         distance, angle = self._box.excess(reading.pose)
-        if not anywhere and (distance > self._margin[0] or angle > self._margin[1]):
+        far, turned = (FARTHEST, pi) if anywhere else self._margin
+        if distance > far or angle > turned:
             return (
-                f"must give a pose within {self._margin[0]:g} m and {self._margin[1]:g} rad of the safety box, found "
-                f"one {distance:.3f} m and {angle:.2f} rad outside"
+                f"must give a pose within {far:g} m and {turned:.3g} rad of the safety box, found one {distance:.3f} m "
+                f"and {angle:.2f} rad outside"
             )
         return None

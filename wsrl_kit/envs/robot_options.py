@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import pi
 from typing import Any
 
+from wsrl_kit.envs.safety_box import SafetyBox
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import check_some, parameter, validate
 
@@ -88,8 +89,11 @@ class RobotOptions:
                 f"abs_pose_limit_low and abs_pose_limit_high must span at most a turn, and the fifth lie within "
                 f"[-1.5, 1.5], where Euler angles mean one rotation each, found {low} and {high}"
             )
-        if any(not lower <= at <= upper for lower, at, upper in zip(low, self.reset_pose, high, strict=True)):
+        reset_pose = SafetyBox(low, high).unwound(self.reset_pose)
+        if any(not lower <= at <= upper for lower, at, upper in zip(low, reset_pose, high, strict=True)):
             raise ParameterError(f"reset_pose must lie within {low} and {high}, found {self.reset_pose}")
+        # A roll of -pi is one of pi: from here on the angles are those of the box.
+        object.__setattr__(self, "reset_pose", tuple(reset_pose.tolist()))
 
 
 def robot_options(given: Mapping[str, Any]) -> RobotOptions:

@@ -23,6 +23,15 @@ class SafetyBox:
         lower, upper = np.array(low, np.float64), np.array(high, np.float64)
         self._middle, self._half = (lower + upper) / 2, (upper - lower) / 2
 
+    def unwound(self, place: Sequence[float]) -> Float64[np.ndarray, "6"]:
+        """The place, m and Euler angles, with each angle within half a turn of the middle of its limits."""
+        position, angles = np.array(place[:3], np.float64), np.array(place[3:], np.float64)
+        if abs(angles[1]) > np.pi / 2:
+            # Every rotation has a second triple of angles, the middle one of which lies beyond.
+            angles = euler_of(matrix_of_euler(angles))
+        turns = np.round((angles - self._middle[3:]) / (2 * np.pi))
+        return np.concatenate([position, angles - 2 * np.pi * turns])
+
     def clip(self, pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
         """The pose, m and quaternion, with every coordinate within its limits."""
         inside = self._middle + np.clip(self._offsets(pose), -self._half, self._half)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from wsrl_kit.envs.robot_contact import FARTHEST
 from wsrl_kit.envs.rotations import euler_of, matrix_of_quaternion
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import check
@@ -109,6 +110,9 @@ def endpoints(arm: SimulatedArm, set_faults: Callable[[Faults], None]) -> dict[s
 
 def _pose(given: Mapping[str, Any]) -> Float64[np.ndarray, "7"]:
     numbers = check("arr", given.get("arr"), list[float])
-    if len(numbers) != 7 or not np.linalg.norm(numbers[3:]) > 0:
-        raise ParameterError(f"arr must be x, y, z and a quaternion, found {numbers}")
+    if len(numbers) != 7 or max(map(abs, numbers)) > FARTHEST or abs(np.linalg.norm(numbers[3:]) - 1) > 0.01:
+        raise ParameterError(
+            f"arr must be x, y, z and a quaternion, found {numbers} (x, y, z within {FARTHEST:g} m, the quaternion of "
+            "length 1)"
+        )
     return np.array(numbers)

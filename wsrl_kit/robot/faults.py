@@ -16,7 +16,9 @@ class Faults:
     """
 
     latency: float = parameter(0.0, "every answer is this late, s", minimum=0.0)
-    status: int = parameter(200, "every answer has this HTTP status; only with 200 is anything done", minimum=200)
+    status: int = parameter(
+        200, "every answer has this HTTP status; only with 200 is anything done", minimum=200, maximum=599
+    )
     silent: bool = parameter(False, "calls are taken and never answered")
     frozen: bool = parameter(False, "simulated time stands still: the robot does not move and says the same for ever")
     state: dict = parameter({}, "entries of /getstate to answer in place of the true ones, such as {'vel': [nan, ...]}")

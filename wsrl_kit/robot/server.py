@@ -3,10 +3,16 @@
 import json
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from math import inf
+from socketserver import TCPServer, ThreadingMixIn
+from threading import TIMEOUT_MAX, Event, Lock, Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 from wsrl_kit.envs import INSERTION, PIXELS
 from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions, insertion_options
@@ -16,14 +22,23 @@ from wsrl_kit.robot.faults import Faults
 from wsrl_kit.robot.simulation import SimulatedArm
 
 LOCALHOST = "127.0.0.1"
+_LOOPBACK = (LOCALHOST, "localhost", "::1")
 _LARGEST_BODY = 1 << 20
+_MOST_CONNECTIONS = 64
+_PATIENCE = 30.0
+"""Seconds that a connection has for its next request, and to take an answer."""
+_MOST_SAID = 500
+"""Characters of an error."""
 
 
 class RobotServer:
     """Serves an arm until it is closed; every call is a POST, connections are kept alive.
 
+    No page in a browser can call it: a request with an `Origin`, or for a `Host` that is neither this machine's
+    loopback, nor `host`, nor the address that it came to, is refused.
+
     Args:
-        arm: closed together with the server.
+        arm: closed together with the server, also where this raises.
         host: the address to listen on. Whoever can reach it can move the robot: there is no password in HIL-SERL's API.
         port: 0 for one that is free.
         faults: how the server misbehaves from the start.
@@ -32,20 +47,20 @@ class RobotServer:
         url: where to reach it, ending with a slash.
 
     Raises:
-        RobotError: the address is not this machine's, or the port is taken.
+        RobotError: the address is not this machine's, or the port is taken or none.
     """
 
     def __init__(self, arm: SimulatedArm, host: str = LOCALHOST, port: int = 0, faults: Faults | None = None) -> None:
-        self.arm = arm
+        self.arm, self.host = arm, host
         self.closing = Event()
         self._lock = Lock()
         self.set_faults(faults or Faults())
         self.endpoints = endpoints(arm, self.set_faults)
         try:
             self._http = _Server((host, port), self)
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:
             arm.close()
-            raise RobotError(f"the robot server can't listen on {host}:{port}: {error.strerror}") from error
+            raise RobotError(f"the robot server can't listen on {host}:{port}: {error}") from error
         self.url = f"http://{host}:{self._http.server_address[1]}/"
         self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, name="robot server")
         self._thread.start()
@@ -86,81 +101,153 @@ class RobotServer:
             return faults
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingMixIn, TCPServer):
     # Joined when the server is closed, which first ends the connections that they wait on.
     daemon_threads = False
+    allow_reuse_address = True
+    request_queue_size = _MOST_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], robot: RobotServer) -> None:
         self.robot = robot
-        self._open: set[socket.socket] = set()
+        # When each connection's last request was answered; inf while one is.
+        self._since: dict[socket.socket, float] = {}
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
+        if len(self._since) >= _MOST_CONNECTIONS:
+            # A working client is never the one that has been silent longest.
+            silent, since = min(self._since.copy().items(), key=lambda entry: entry[1])
+            if since == inf:
+                return self.shutdown_request(request)
+            self._hang_up(silent)
+        self.answered(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
+        self._since.pop(request, None)
         super().shutdown_request(request)
 
+    def service_actions(self) -> None:
+        for connection, since in list(self._since.items()):
+            if time.monotonic() - since > _PATIENCE:
+                self._hang_up(connection)
+
+    def answering(self, request: Any) -> None:
+        self._since[request] = inf
+
+    def answered(self, request: Any) -> None:
+        self._since[request] = time.monotonic()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up in the middle is no event."""
+        # A client that hangs up in the middle is no event.
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def hang_up(self) -> None:
-        for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                # Its client was quicker.
-                continue
+        for connection in list(self._since):
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self._since.pop(connection, None)
+        # Unless its client was quicker.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Of an answer to what is no HTTP at all: with headers, which say that it is plain text.
+    default_request_version = "HTTP/1.0"
     # Headers and body leave in one packet, at once.
     wbufsize = -1
     disable_nagle_algorithm = True
+    timeout = _PATIENCE
     server: _Server
 
     def do_POST(self) -> None:
         robot, endpoint = self.server.robot, self.path.strip("/")
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > _LARGEST_BODY:
-            self.close_connection = True
-            return self._answer(413, f"a body must be at most {_LARGEST_BODY} bytes long")
-        body = self.rfile.read(length)
+        body = self._body()
+        if body is None:
+            return
+        if foreign := self._foreign():
+            return self.send_error(403, foreign)
+        self.server.answering(self.request)
         faults = robot.faults_of(endpoint)
         if faults.silent:
-            robot.closing.wait()
+            while self.connection.recv(1 << 16):
+                pass
             self.close_connection = True
-            return None
+            return
         if faults.latency:
-            robot.closing.wait(faults.latency)
+            robot.closing.wait(min(faults.latency, TIMEOUT_MAX))
         if faults.status != 200:
-            return self._answer(faults.status, "an error that was asked for")
+            return self._refuse(faults.status, "an error that was asked for")
         if endpoint not in robot.endpoints:
-            return self._answer(404, f"there is no /{endpoint}")
+            return self._refuse(404, f"there is no /{endpoint}")
         try:
             answer = robot.endpoints[endpoint](_fields(body))
-        except ParameterError as error:
-            return self._answer(400, f"/{endpoint}: {error}")
+        except (ParameterError, RecursionError) as error:
+            return self._refuse(400, f"/{endpoint}: {error}")
         if endpoint == "getstate":
             assert isinstance(answer, Mapping)
             answer = {**answer, **faults.state}
-        return self._answer(200, answer)
+        self._answer(200, answer)
+
+    def _body(self) -> bytes | None:
+        """The request's body; None where there is none to read, and the client was told so."""
+        length = self.headers.get("Content-Length", "0").strip()
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
+            self.send_error(400, "a body must have a Content-Length")
+        elif len(length) > 9 or int(length) > _LARGEST_BODY:
+            self.send_error(413, f"a body must be at most {_LARGEST_BODY} bytes long")
+        elif len(body := self.rfile.read(int(length))) == int(length):
+            return body
+        else:
+            self.close_connection = True
+        return None
+
+    def _foreign(self) -> str | None:
+        """What shows that a page in a browser sent this, whose own site may have any name."""
+        if "Origin" in self.headers:
+            return "a page in a browser may not call the robot (the request has an Origin)"
+        hosts = self.headers.get_all("Host", [])
+        known = {*_LOOPBACK, self.server.robot.host.lower(), self.connection.getsockname()[0]}
+        try:
+            names = [urlsplit(f"//{host}").hostname for host in hosts]
+        except ValueError:
+            names = []
+        if len(names) == 1 and names[0] in known:
+            return None
+        return f"Host must be one of {', '.join(sorted(known))}, found {', '.join(hosts) or 'none'}"
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that may not have been read to its end, so that nothing can follow."""
+        self.close_connection = True
+        self._refuse(code, message or self.responses[code][0])
+
+    def _refuse(self, status: int, said: str) -> None:
+        # Words of the request may be among it, and must be no page wherever they are shown.
+        plain = "".join(letter if letter.isprintable() and letter != "<" else "?" for letter in said[:_MOST_SAID])
+        self._answer(status, plain)
 
     def _answer(self, status: int, answer: Answer) -> None:
         if isinstance(answer, bytes):
             kind, body = "application/octet-stream", answer
         elif isinstance(answer, str):
-            kind, body = "text/html; charset=utf-8", answer.encode()
+            kind, body = "text/plain; charset=utf-8", answer.encode()
         else:
             kind, body = "application/json", json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        if status not in (204, 304):
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if status not in (204, 304):
+            self.wfile.write(body)
+        self.server.answered(self.request)
 
     def log_message(self, format: str, *_: Any) -> None:
         """Ten calls a second are not worth a line each."""
@@ -169,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _fields(body: bytes) -> Mapping[str, Any]:
     try:
         given = json.loads(body) if body else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParameterError(f"the body must be JSON, found {body[:50]!r}") from error
     if not isinstance(given, Mapping):
         raise ParameterError(f"the body must be a JSON object, found {body[:50]!r}")

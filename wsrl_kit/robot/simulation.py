@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from wsrl_kit.envs.cameras import Cameras
+from wsrl_kit.envs.control_clock import FASTEST, SLOWEST
 from wsrl_kit.envs.insertion import CONTROL_STEP, SUCCESS_DEPTH, InsertionEnv
 from wsrl_kit.envs.insertion_model import BASE_TO_HOLE, CAMERAS, PHYSICS_STEP
 from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions
@@ -41,7 +42,7 @@ class SimulatedArm:
 
     Args:
         options: the task's; a `PixelInsertionOptions` gives the robot its wrist cameras, which need OpenGL.
-        speed: simulated seconds per second, 0 for lockstep.
+        speed: simulated seconds per second, 0.01 to 1000; 0 for lockstep.
 
     Attributes:
         task: the robot and its hole.
@@ -49,13 +50,13 @@ class SimulatedArm:
         frozen: simulated time stands still as long as this is set (a fault, for tests).
 
     Raises:
-        ParameterError: a speed below 0.
+        ParameterError: a speed out of range.
         ExperimentError: cameras are asked for and no OpenGL library works.
     """
 
     def __init__(self, options: InsertionOptions, speed: float = 1.0) -> None:
-        if not speed >= 0:
-            raise ParameterError(f"speed must be at least 0, found {speed}")
+        if not (speed == 0 or SLOWEST <= speed <= FASTEST):
+            raise ParameterError(f"speed must be 0 or from {SLOWEST:g} to {FASTEST:g}, found {speed}")
         self.speed = speed
         self.commands: deque[list[float]] = deque(maxlen=1000)
         self.frozen = False
