@@ -258,7 +258,7 @@ class _Panel:
         self._status.value = html.escape(sentence, quote=False)
 
     def _show_news(self) -> None:
-        """The figure and the newest text together, so that the status tells of nothing that the figure does not show."""
+        """Shows figure and text together: the status tells of nothing that the figure does not show."""
         start = time.monotonic()
         self._text = self._latest
         if self._draw is None:
