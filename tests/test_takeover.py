@@ -158,7 +158,7 @@ def test_options_of_the_pad_are_checked_before_a_run(tmp_path) -> None:
     with pytest.raises(ParameterError, match="late must be one of 'hold', 'policy', found 'go'"):
         pads.show_pad("person", {"late": "go"}, live=True)
     config = settings(human="person", human_options={"stuck_steps": 3})
-    with pytest.raises(ParameterError, match="stuck_steps is no option of the human"):
+    with pytest.raises(ParameterError, match="there is no option of the human named stuck_steps"):
         run_finetune(config, tmp_path, Silent(), takeover=Takeover())
 
 
