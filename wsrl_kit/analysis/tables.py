@@ -66,6 +66,9 @@ class Column:
     digits: int | None = 2
 
 
+FACT_COLUMNS = (Column("quantity", "Quantity"), Column("value", "Value"))
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells with headings, and notes that belong under them. In a notebook it shows itself."""
@@ -219,8 +222,7 @@ def plain_table(title: str, rows: Sequence[Mapping[str, str | int | float]], not
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     """A row per fact, such as those of a run's summary, in words."""
-    columns = (Column("quantity", "Quantity"), Column("value", "Value"))
-    return Table(title, columns, tuple((_words(name), _fact(value)) for name, value in facts.items()))
+    return Table(title, FACT_COLUMNS, tuple((_words(name), _fact(value)) for name, value in facts.items()))
 
 
 def run_table(record: RunRecord, target: float = 0.8) -> Table:
@@ -232,9 +234,7 @@ def run_table(record: RunRecord, target: float = 0.8) -> Table:
         bound = ">" if is_censored(row, quantity) else ""
         body.append((_heading(quantity, target), Estimate(value, quantity.digits, bound)))
     end = f", last evaluated at step {row['last_step']:.0f}" if math.isfinite(row["last_step"]) else ""
-    return Table(
-        f"Result: {row['status']}{end}", (Column("quantity", "Quantity"), Column("value", "Value")), tuple(body)
-    )
+    return Table(f"Result: {row['status']}{end}", FACT_COLUMNS, tuple(body))
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]], target: float = 0.8, further_notes: Sequence[str] = ()) -> Table:
