@@ -176,8 +176,8 @@ def test_a_warmup_that_fails_is_said_once_and_the_other_runs_are_finished(source
     progress = StopAt(10**9)
     with pytest.raises(RunError) as caught:
         run_ablation(config, replace(ablation, worker_processes=1), tmp_path / "root", progress)
-    assert progress.texts[0] == "run 1 of 3: warmup seed 0, compiling"
-    assert "run 3 of 3: scratch seed 0" in [text.removesuffix(", compiling") for text in progress.texts]
+    # The second run will never be: its warmup has failed.
+    assert "run 3 of 3: scratch seed 0, compiling" in progress.texts
     assert progress.texts[-1] == "3 of 3 runs done"
     message = str(caught.value)
     assert message.startswith("1 of 3 runs failed: warmup seed 0: batch_size 16 needs at least as many")
