@@ -173,8 +173,12 @@ def test_a_warmup_that_fails_is_said_once_and_the_other_runs_are_finished(source
     write_hil_serl(tmp_path / "huge.pkl", huge)
     config = settings(offline_data_path=str(tmp_path / "huge.pkl"))
     ablation = AblationConfig(arms=["scratch", "warmup_wsrl"], seeds=[0], control="scratch")
+    progress = StopAt(10**9)
     with pytest.raises(RunError) as caught:
-        run_ablation(config, ablation, tmp_path / "root", Silent())
+        run_ablation(config, replace(ablation, worker_processes=1), tmp_path / "root", progress)
+    # The second run will never be: its warmup has failed.
+    assert "run 3 of 3: scratch seed 0, compiling" in progress.texts
+    assert progress.texts[-1] == "3 of 3 runs done"
     message = str(caught.value)
     assert message.startswith("1 of 3 runs failed: warmup seed 0: learning diverged")
     assert (read_run(tmp_path / "root").status, read_run(tmp_path / "root").message) == ("failed", message)

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.errors import DataError, Stopped
 from wsrl_kit.widgets import live
-from wsrl_kit.widgets.live import Progress, Training
+from wsrl_kit.widgets.live import COMPILING, Progress, Training
 
 PNG = b"\x89PNG"
 
@@ -45,8 +46,9 @@ def test_headless_does_the_work_and_shows_text_and_one_figure(
 
     training = Training(job, draw, live=False).start()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 21  # the first, and one for every 5 %
-    assert lines[-1] == "100%  step 1,000 of 1,000  success 1.00"
+    assert lines[0] == "starting and compiling"
+    assert len(lines) == 22  # the first step, and one for every 5 %
+    assert re.fullmatch(r"100%  step 1,000 of 1,000, \d:\d\d elapsed  success 1.00", lines[-1])
     (figure,) = shown
     assert figure.data.startswith(PNG)
     asyncio.run(training.finished())
@@ -68,6 +70,154 @@ def test_a_front_end_is_found_by_its_session(monkeypatch: pytest.MonkeyPatch) ->
     assert not Training(lambda progress: None, draw).live
 
 
+class Watch:
+    """A clock that stands still until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    stopped = Watch()
+    monkeypatch.setattr(live, "time", stopped)
+    return stopped
+
+
+def test_headless_text_tells_the_time_that_passed_and_the_time_left(
+    shown: list[Any], capsys: pytest.CaptureFixture[str], watch: Watch
+) -> None:
+    def job(progress: Progress) -> None:
+        watch.seconds += 60  # the first step waits for a compiler, which says nothing of the speed
+        progress.update(1, 101)
+        for step in range(2, 52):
+            watch.seconds += 2
+            progress.update(step, 101, "learning")
+        watch.seconds += 2
+        progress.update(1, 4_000, "the next part")
+        watch.seconds += 30
+        progress.update(2, 4_000, "the next part")
+
+    Training(job, live=False).start()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  1%  step 1 of 101, 1:00 elapsed"
+    assert "step 51 of 101 (1:40 left), 2:40 elapsed  learning" in lines[-2]
+    # 3,998 steps of 30 s each.
+    assert lines[-1] == "  0%  step 2 of 4,000 (33:19:00 left), 3:12 elapsed  the next part"
+
+
+def run_live(job: Callable[[Progress], None], draw: Callable[[], Figure] | None = None) -> Training:
+    training = Training(job, draw, live=True).start()
+    asyncio.run(training.finished())
+    return training
+
+
+def test_the_status_says_compiling_until_the_first_step_and_counts_seconds(
+    shown: list[Any], watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
+    compiled, done = threading.Event(), threading.Event()
+
+    def job(progress: Progress) -> None:
+        compiled.wait()
+        progress.update(3, 10, "learning")
+        done.wait()
+
+    training = Training(job, live=True).start()
+    _, _, status, *_ = parts(shown)
+    watch.seconds += 75
+    wait_until(lambda: status.value == f"{COMPILING}, 1:15 elapsed")
+    compiled.set()
+    wait_until(lambda: status.value == "step 3 of 10, 1:15 elapsed: learning")
+    watch.seconds += 20  # nothing is reported any more, and the clock goes on
+    wait_until(lambda: status.value == "step 3 of 10, 1:35 elapsed, the last report 0:20 ago: learning")
+    done.set()
+    asyncio.run(training.finished())
+
+
+def empty() -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.subplots()
+    return figure
+
+
+def test_there_is_no_image_before_there_is_something_to_see(shown: list[Any], watch: Watch) -> None:
+    pictures = []
+
+    def job(progress: Progress) -> None:
+        progress.update(1, 3)
+        pictures.append(parts(shown)[3])
+        watch.seconds += 60
+        progress.update(2, 3, "success 0.50")
+        pictures.append(parts(shown)[3])
+
+    run_live(job, lambda: draw() if pictures else empty())
+    # A browser shows an image without a picture as a broken one.
+    assert pictures[0] is None
+    assert bytes(pictures[1].value).startswith(PNG)
+
+
+def test_headless_no_empty_figure_is_shown(shown: list[Any]) -> None:
+    Training(lambda progress: None, empty, live=False).start()
+    assert not shown
+
+
+def test_the_status_tells_nothing_that_the_figure_does_not_show(shown: list[Any], watch: Watch) -> None:
+    measured, drawn, told = 0, [0], []
+
+    def slow() -> Figure:
+        watch.seconds += 1.0
+        drawn.append(measured)
+        return draw()
+
+    def job(progress: Progress) -> None:
+        nonlocal measured
+        for step in range(1, 31):
+            measured = step
+            progress.update(step, 30, f"success {step}")
+            told.append((int(parts(shown)[2].value.rsplit(" ", 1)[-1]), drawn[-1]))
+            watch.seconds += 1.0
+
+    run_live(job, slow)
+    assert all(said == seen for said, seen in told)
+    # Something new waits for four times what a drawing takes, not for ten times.
+    assert drawn == [0, 1, 5, 9, 13, 17, 21, 25, 29, 30]
+    assert parts(shown)[2].value.endswith("success 30")
+
+
+def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any]) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def job(progress: Progress) -> None:
+        progress.update(452, 900, "fine-tuning")
+        asked.set()
+        go_on.wait()
+        raise Stopped("stopped at step 452, saved; Run All continues")
+
+    training = Training(job, draw, live=True).start()
+    asked.wait()
+    bar, button, status, _ = parts(shown)
+    button.click()
+    assert (button.disabled, button.description, button.button_style) == (True, "Stopping", "")
+    wait_until(lambda: status.value.startswith("stopping ... step 452 of 900"))
+    go_on.set()
+    asyncio.run(training.finished())
+    assert (button.disabled, button.description, bar.bar_style) == (True, "Stopped", "warning")
+    assert status.value == "stopped at step 452, saved; Run All continues"
+
+
+def test_work_that_ends_although_it_was_asked_to_stop_is_finished(shown: list[Any]) -> None:
+    def job(progress: Progress) -> None:
+        progress.stop()
+        progress.update(5, 5)
+
+    run_live(job)
+    assert parts(shown)[1].description == "Finished"
+
+
 def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
     steps = []
 
@@ -79,8 +229,8 @@ def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
         raise Stopped("stopped by the user")
 
     training = Training(job, draw, live=True).start()  # returns at once: the job would never end by itself
-    _, button, text, figure = parts(shown)
     wait_until(lambda: len(steps) > 3)
+    _, button, text, figure = parts(shown)
     assert text.value.startswith("step ")
     assert bytes(figure.value).startswith(PNG)
     button.click()
@@ -89,13 +239,13 @@ def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
     assert button.description == "Stopped"
 
 
-def test_the_end_is_seen_in_the_widgets(shown: list[Any]) -> None:
+def test_the_end_is_seen_in_the_widgets(shown: list[Any], watch: Watch) -> None:
     training = Training(lambda progress: progress.update(5, 5), draw, live=True).start()
     asyncio.run(training.finished())
     bar, button, text, _ = parts(shown)
     assert (bar.value, bar.bar_style) == (1.0, "success")
     assert (button.disabled, button.description) == (True, "Finished")
-    assert text.value == "step 5 of 5"
+    assert text.value == "step 5 of 5, 0:00 elapsed"
 
 
 def test_an_error_is_shown_and_raised_where_the_result_is_needed(shown: list[Any]) -> None:
@@ -122,12 +272,13 @@ def test_a_figure_that_fails_does_not_end_the_work(shown: list[Any]) -> None:
     training = Training(job, broken, live=True).start()
     asyncio.run(training.finished())
     assert ended.is_set()
-    assert parts(shown)[2].value == "the figure could not be drawn: metrics.csv is missing"
+    assert parts(shown)[2].value.endswith("elapsed: the figure could not be drawn: metrics.csv is missing")
 
 
 def parts(shown: list[Any]) -> tuple[Any, Any, Any, Any]:
+    """Bar, button, status, and the figure's image, which is None until there is one."""
     (box,) = shown
     assert isinstance(box, ipywidgets.VBox)
-    row, text, figure = box.children
+    row, text, *figure = box.children
     bar, button = row.children
-    return bar, button, text, figure
+    return bar, button, text, figure[0] if figure else None

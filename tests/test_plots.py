@@ -8,8 +8,14 @@ from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, w
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.ablation import finetuning_runs
 from wsrl_kit.analysis.arms import COLOURS, arm_colours, arm_label, arm_order
-from wsrl_kit.analysis.figures import finetune_figure, source_figure, warmup_figure
-from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run
+from wsrl_kit.analysis.figures import (
+    ablation_figures,
+    comparison_figures,
+    finetune_figure,
+    source_figure,
+    warmup_figure,
+)
+from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run, restricted
 from wsrl_kit.analysis.statistics import iqm
 from wsrl_kit.runs import Run, read_run
 
@@ -109,11 +115,66 @@ def test_summary_points_are_one_per_seed_even_if_they_coincide(ax, records):
     rows = [reduce_run(record) for record in records]
     steps = QUANTITIES[0]
     plots.summary_points(ax, rows, steps)
-    dots = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [len(line.get_xdata()) for line in dots] == [3] * 5
-    for line in dots:
-        assert len(set(zip(line.get_xdata(), line.get_ydata(), strict=True))) == 3
+    for arm in ARMS:
+        dots = [line for line in ax.lines if line.get_marker() == "o" and to_hex(line.get_color()) == COLOURS[arm]]
+        places = np.concatenate([line.get_xydata() for line in dots])
+        assert len(np.unique(places, axis=0)) == 3
     assert [label.get_text() for label in ax.get_yticklabels()] == [arm_label(arm) for arm in ARMS]
+
+
+def test_what_was_not_reached_is_hollow(tmp_path, ax):
+    for seed, best in enumerate((0.9, 0.1)):
+        run = Run.open(tmp_path / str(seed), kind="finetune", arm="rlpd_all", seed=seed, parameters={})
+        for step in (0, 200, 400):
+            run.record("online", step, step, {"evaluation/success_sampled": best * (step > 0)})
+        run.finish({})
+    rows = restricted([reduce_run(record) for record in finetuning_runs(tmp_path)])
+    plots.summary_points(ax, rows, QUANTITIES[0])
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [(line.get_xdata().tolist(), line.get_markerfacecolor()) for line in dots] == [
+        ([200.0], COLOURS["rlpd_all"]),
+        ([400.0], "none"),
+    ]
+    # The mean is larger than the restricted one, from which the arrowhead points.
+    assert [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == ">"] == [[300.0]]
+    assert ax.get_xlabel() == "Steps to target\n(hollow: not reached by then)"
+    area = plots.new_figure()[1][0]
+    plots.summary_points(area, rows, next(quantity for quantity in QUANTITIES if quantity.name == "area_under_curve"))
+    assert area.get_xlabel() == "Area under curve"
+    assert {line.get_marker() for line in area.lines} <= {"o", "|", "None"}
+
+
+def test_a_run_that_was_never_good_has_no_recovery_in_the_figure(tmp_path, ax):
+    write_finetune(tmp_path / "a", "scratch", 0, budget=400)
+    rows = [reduce_run(record) for record in finetuning_runs(tmp_path)]
+    plots.summary_points(ax, rows, next(quantity for quantity in QUANTITIES if quantity.name == "recovery_steps"))
+    assert [text.get_text() for text in ax.texts] == ["no success at switch"]
+
+
+def test_axes_without_a_point_are_a_sentence(tmp_path):
+    run = Run.open(tmp_path / "a", kind="finetune", arm="", seed=0, parameters={"frozen_rollout_steps": 50})
+    figure = finetune_figure(read_run(tmp_path / "a"))
+    assert not any(ax.has_data() or ax.axison for ax in figure.axes)
+    run.record("online", 0, 0, {"evaluation/success_sampled": 0.0, "evaluation/success_deterministic": 0.0})
+    success, *others = finetune_figure(read_run(tmp_path / "a")).axes
+    assert success.axison and success.has_data()
+    assert [[text.get_text() for text in ax.texts] for ax in others] == [
+        ["Offline share of a batch: nothing recorded yet"],
+        ["Q value: nothing recorded yet"],
+        ["TD error: nothing recorded yet"],
+    ]
+    run.finish({})
+    assert finetune_figure(read_run(tmp_path / "a")).axes[2].texts[0].get_text() == "Q value: not recorded"
+
+
+def test_no_figure_is_wider_than_a_page_can_show(records):
+    rows = [reduce_run(record) for record in records]
+    figures = ablation_figures(records, rows) | comparison_figures(records, rows, "rlpd_all")
+    assert {name: figure.get_figwidth() for name, figure in figures.items() if figure.get_figwidth() > 14} == {}
+    stability = figures["stability"].axes
+    assert len(stability) == 5
+    named = [any(label.get_text() for label in ax.get_yticklabels()) for ax in stability]
+    assert named == [True, False, False, True, False]  # two lines of axes, with the arms' names on the left
 
 
 def test_what_was_not_recorded_is_said_in_the_figure(tmp_path, ax):

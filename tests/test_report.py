@@ -183,14 +183,16 @@ def test_a_task_without_success_is_compared_by_its_return(tmp_path):
             run.record("online", 100, 400, {"evaluation/return_sampled": seed + 10.0 * (arm == "mine")})
             run.finish({})
     made = write_report(select_runs(str(tmp_path)), tmp_path, "rlpd_all")
-    assert [(row[1], row[3].point, row[4].point) for row in made.differences.rows] == [("Final return", 10.0, 1.0)]
+    assert [(row[1], row[3].interval.point, row[4].point) for row in made.differences.rows] == [
+        ("Final return", 10.0, 1.0)
+    ]
     assert made.figures["performance_profiles"].axes[0].get_xlabel() == "Final return"
 
 
 def test_latex_is_balanced_and_every_row_is_as_wide_as_its_table(made):
     text = (made.root / "report.tex").read_text().replace("% \\usepackage{booktabs}\n", "")
     assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 2
-    tabulars = re.findall(r"\\begin\{tabular\}\{(lr*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
+    tabulars = re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
     assert len(tabulars) == text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") >= 2
     rules = [r"\toprule", r"\midrule", r"\bottomrule"]
     for columns, body in tabulars:

@@ -10,7 +10,17 @@ from synthetic_runs import ARMS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis.ablation import report
 from wsrl_kit.analysis.metrics import reduce_run
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval
-from wsrl_kit.analysis.tables import Column, Table, difference_table, format_cell, per_seed_csv, summary_table
+from wsrl_kit.analysis.tables import (
+    Column,
+    Table,
+    difference_table,
+    facts_table,
+    format_cell,
+    per_seed_csv,
+    plain_table,
+    run_table,
+    summary_table,
+)
 from wsrl_kit.errors import RunError
 from wsrl_kit.runs import Run, find_runs, read_run
 
@@ -68,10 +78,10 @@ def test_differences_are_paired_and_know_what_better_means(made):
     rows = {(row[0], row[1]): row for row in made.differences.rows}
     steps = rows["Warmup + decaying ratio (kit)", "Steps to 80%"]
     assert steps[2] == 5
-    assert steps[3].point < 0
+    assert steps[3].interval.point < 0
     assert steps[4].point == 1.0
     success = rows["From scratch", "Final success"]
-    assert success[3].point < 0
+    assert success[3].interval.point < 0
     assert success[4].point == 0.0
 
 
@@ -80,6 +90,96 @@ def test_everything_is_written_beside_the_runs(ablation, made):
         assert (ablation / name).read_text()
     assert {path.stem for path in (ablation / "figures").iterdir()} == set(made.figures)
     assert not list(ablation.glob("*.tmp"))
+
+
+def test_steps_of_runs_that_never_got_there_are_bounds(made):
+    steps = {row[0]: format_cell(row[3]) for row in made.summary.rows}
+    assert made.summary.columns[3].heading == "Steps to 80%"
+    assert steps["From scratch"] == "> 3000"
+    assert not any(cell.startswith(">") for arm, cell in steps.items() if arm != "From scratch")
+    text = made.summary.to_text()
+    assert ">: the arm has such runs, its mean is larger." in " ".join(text.split())
+    differences = {row[:2]: format_cell(row[3]) for row in made.differences.rows}
+    assert differences["From scratch", "Steps to 80%"].startswith("> ")
+    assert differences["RLPD, demos", "Steps to 80%"][0].isdigit()
+
+
+def test_a_difference_to_a_control_that_never_got_there_is_an_upper_bound(ablation):
+    rows = [reduce_run(record) for record in find_runs(ablation) if record.kind == "finetune"]
+    table = difference_table(rows, "scratch")
+    assert {format_cell(row[3])[:2] for row in table.rows if row[1] == "Steps to 80%"} == {"< "}
+
+
+def test_counts_are_whole_numbers(made):
+    for table, column in ((made.summary, "early_safety_box_clips"), (made.summary, "steps_to_target")):
+        place = [each.name for each in table.columns].index(column)
+        assert not any("." in format_cell(row[place]) for row in table.rows)
+    clips = [format_cell(row[3]) for row in made.differences.rows if row[1] == "Early box clips"]
+    assert clips and not any("." in cell for cell in clips)
+    assert format_cell(Interval(-0.3, -2.4, 0.2, 5), 0) == "0 [-2, 0]"
+
+
+def test_what_had_no_success_has_nothing_to_recover(made):
+    places = [[column.name for column in made.summary.columns].index(name) for name in ("dip_depth", "recovery_steps")]
+    cells = {row[0]: [format_cell(row[place]) for place in places] for row in made.summary.rows}
+    assert cells["From scratch"] == ["–", "–"]
+    assert "–" not in cells["Warmup + frozen rollouts (WSRL)"]
+    assert "Dip and steps to recover: over the runs with success at the switch." in made.summary.notes
+    assert not any("not recorded by every run" in note for note in made.summary.notes)
+
+
+def test_one_run_is_told_in_words(tmp_path):
+    run = Run.open(tmp_path, kind="finetune", arm="", seed=0, parameters={})
+    for step in (0, 200, 400):
+        run.record("online", step, step, {"evaluation/success_sampled": 0.0, "training/peak_contact_force": 9.0})
+    run.finish({})
+    table = run_table(read_run(tmp_path))
+    cells = {name: format_cell(value) for name, value in table.rows}
+    assert table.title == "Result: finished, last evaluated at step 400"
+    assert cells["Steps to 80%"] == "> 400"
+    assert cells["Early peak force (N)"] == "9.0"
+    # Nothing ever succeeded, nothing was recorded of these.
+    assert not {"Steps to recover", "Dip after switch", "Final return", "Early box clips"} & set(cells)
+    assert "_" not in table.to_text() and "nan" not in table.to_text()
+
+
+def test_facts_are_told_in_words():
+    facts = {"stopped_early": False, "gradient_steps": 3000, "recall": 0.98765432, "precision": float("nan")}
+    table = facts_table("Result", facts | {"arms": ["a", "b"]})
+    assert table.rows == (
+        ("Stopped early", "no"),
+        ("Gradient steps", "3000"),
+        ("Recall", "0.9877"),
+        ("Precision", "–"),
+        ("Arms", "a, b"),
+    )
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left():
+    rows = [{"source": "demos", "what_it_is": "a file", "episodes": 5, "mean_return": 0.5}]
+    rows += [{"source": "old", "what_it_is": "two", "episodes": 1200, "mean_return": float("nan")}]
+    table = plain_table("Sources", rows)
+    assert table.to_text().splitlines()[2:] == [
+        "Source  What it is  Episodes  Mean return",
+        "------  ----------  --------  -----------",
+        "demos   a file             5         0.50",
+        "old     two             1200            –",
+    ]
+    assert "| --- | --- | ---: | ---: |" in table.to_markdown()
+    assert "{llrr}" in table.to_latex()
+    html = table._repr_html_()
+    assert "<td style='text-align:right;white-space:nowrap'>1200</td>" in html
+    assert "<td style='text-align:left;overflow-wrap:anywhere'>two</td>" in html
+    assert plain_table("Runs", []).to_text() == "Runs\n\nFound\n-------\nnothing\n"
+
+
+def test_a_wide_table_continues_below_on_the_page(made):
+    html = made.summary._repr_html_()
+    tables = html.split("<table")[1:]
+    assert len(tables) > 2
+    assert all(f">{row[0]}</td>" in table for table in tables for row in made.summary.rows)
+    narrow = plain_table("T", [{"a": "x", "b": 1}])
+    assert narrow._repr_html_().count("<table") == 1
 
 
 def test_the_same_runs_give_the_same_bytes(ablation, made):
@@ -91,9 +191,10 @@ def test_the_same_runs_give_the_same_bytes(ablation, made):
 def test_text_fits_a_terminal_and_html_shows_all(made):
     text = made.summary.to_text()
     assert max(map(len, text.splitlines())) <= 118
-    assert all(column.heading in text for column in made.summary.columns)
     html = made._repr_html_()
-    assert html.count("<tr>") == len(made.summary.rows) + len(made.differences.rows) + 2
+    for heading in (column.heading for column in made.summary.columns):
+        assert all(word in text for word in heading.split())  # where it is wider than its cells it wraps
+        assert f">{heading}</th>" in html
     assert "n = 5: nominal 95 % intervals cover the true value in 89 % (IQM)" in html
 
 

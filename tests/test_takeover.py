@@ -12,10 +12,12 @@ import pytest
 from training_samples import settings
 from wsrl_kit import envs
 from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict, beside_person
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.runs import read_run
 from wsrl_kit.training.events import Silent
+from wsrl_kit.training.interventions import action_taken
 from wsrl_kit.training.jobs import run_finetune
 from wsrl_kit.widgets import takeover as pads
 
@@ -59,7 +61,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def takeover(clock: Clock) -> Takeover:
-    return Takeover(0.3, clock)
+    return Takeover(clock=clock)
 
 
 def test_what_is_held_counts_until_it_is_let_go_or_too_old(takeover: Takeover, clock: Clock) -> None:
@@ -103,10 +105,61 @@ def test_the_robot_does_what_the_person_holds_and_reports_it(takeover: Takeover,
     np.testing.assert_array_equal(info["intervene_action"], action)
     assert info["intervene_action"].dtype == np.float32
     np.testing.assert_array_equal(observation, policy.step(action)[0])
-    clock.seconds += 1.0  # the browser was closed
+    takeover.release()
     observation, _, _, _, info = person.step(STILL)
     assert "intervene_action" not in info
     np.testing.assert_array_equal(observation, policy.step(STILL)[0])
+
+
+FORWARD = np.full(6, 0.5, np.float32)
+"""What the policy would do."""
+
+
+@pytest.mark.parametrize("late", ["hold", "policy"])
+def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(late: str, clock: Clock) -> None:
+    takeover = Takeover(person_options({"late": late}), clock)
+    person, same = HumanTakeover(envs.make(ROBOT), takeover), envs.make(ROBOT)
+    person.reset(seed=3)
+    same.reset(seed=3)
+    takeover.hold(UP, seen=100.0)
+    clock.seconds += 1.0  # the browser was closed, or the network is gone
+    done = STILL if late == "hold" else FORWARD
+    for _ in range(3):
+        observation, _, _, _, info = person.step(FORWARD)
+        np.testing.assert_array_equal(observation, same.step(done)[0])
+        # What was done is recorded, and is nobody's intervention.
+        action, is_human = action_taken(FORWARD, info)
+        np.testing.assert_array_equal(action, done)
+        assert not is_human
+    assert takeover.holds == (late == "hold")
+    takeover.hold(UP, seen=101.0)
+    assert action_taken(FORWARD, person.step(FORWARD)[4])[1]
+    clock.seconds += 1.0
+    person.step(FORWARD)
+    takeover.release()  # it was let go meanwhile
+    assert not takeover.holds
+    np.testing.assert_array_equal(action_taken(FORWARD, person.step(FORWARD)[4])[0], FORWARD)
+
+
+def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: Takeover, clock: Clock) -> None:
+    takeover.hold(UP, seen=100.0)
+    takeover.release()
+    clock.seconds += 60.0
+    assert takeover.motion() is None and not takeover.holds
+
+
+def test_a_word_that_arrives_late_holds_the_robot(takeover: Takeover, clock: Clock) -> None:
+    clock.seconds = 105.0
+    takeover.hold(UP, seen=104.6)
+    assert takeover.motion() is None and takeover.holds
+
+
+def test_options_of_the_pad_are_checked_before_a_run(tmp_path) -> None:
+    with pytest.raises(ParameterError, match="late must be one of 'hold', 'policy', found 'go'"):
+        pads.show_pad("person", {"late": "go"}, live=True)
+    config = settings(human="person", human_options={"stuck_steps": 3})
+    with pytest.raises(ParameterError, match="there is no option of the human named stuck_steps"):
+        run_finetune(config, tmp_path, Silent(), takeover=Takeover())
 
 
 @pytest.mark.parametrize(
@@ -177,8 +230,10 @@ def pad(takeover: Takeover) -> ipywidgets.Widget:
     return pads.pad_of(takeover)
 
 
-def say(pad: ipywidgets.Widget, motion: list[float] | None, told: float | None, released: bool = False) -> None:
-    content = {"motion": motion, "told": told, "released": released}
+def say(
+    pad: ipywidgets.Widget, motion: list[float] | None, told: float | None, released: bool = False, kept: float = 0.0
+) -> None:
+    content = {"motion": motion, "told": told, "released": released, "kept": kept}
     message = {"content": {"data": {"method": "custom", "content": content}}, "buffers": []}
     pad.children[0].comm.handle_msg(message)
 
@@ -197,21 +252,23 @@ def test_the_pad_holds_and_lets_go(pad: ipywidgets.Widget, takeover: Takeover, c
     assert takeover.motion() is None
 
 
-def test_the_pad_is_told_the_time_and_who_acts(
+def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     pad: ipywidgets.Widget, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
     monkeypatch.setattr(type(pad.children[0].comm), "publish_msg", lambda _, kind, data, **rest: told.append(data))
     say(pad, UP, None)
     clock.seconds = 100.25
-    say(pad, UP, 100.0)
+    say(pad, UP, 100.0, kept=0.125)
     clock.seconds = 100.5
     say(pad, UP, 100.0)  # as a browser whose line is cut on the way back
+    say(pad, None, 100.25, released=True)
     answers = [data["content"] for data in told if data["method"] == "custom"]
     assert answers == [
-        {"time": 100.0, "acts": False},
-        {"time": 100.25, "acts": True},
-        {"time": 100.5, "acts": False},
+        {"time": 100.0, "acts": False, "holds": False, "delay": None},
+        {"time": 100.25, "acts": True, "holds": False, "delay": 0.125},
+        {"time": 100.5, "acts": False, "holds": True, "delay": 0.5},
+        {"time": 100.5, "acts": False, "holds": False, "delay": 0.25},
     ]
 
 
@@ -241,7 +298,11 @@ def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget
 def test_cameras_are_shown_at_most_ten_times_a_second(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
     environment = HumanTakeover(Camera(), takeover)
     environment.reset(seed=0)
+    first: list[bytes] = []
+    pad.children[3].observe(lambda change: first.append(change["new"][0].children[1].value), "children")
     say(pad, None, None)
+    # A browser shows an image without a picture as a broken one.
+    assert bytes(first[0]).startswith(b"\x89PNG")
     (column,) = pad.children[3].children
     label, image = column.children
     assert label.value == "wrist"
@@ -260,13 +321,13 @@ def test_cameras_are_shown_at_most_ten_times_a_second(pad: ipywidgets.Widget, ta
 def test_there_is_a_pad_only_for_a_person_and_only_where_they_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(pads, "display", shown.append)
-    assert pads.show_pad("none") is None
-    assert pads.show_pad("scripted", live=True) is None
+    assert pads.show_pad("none", {}) is None
+    assert pads.show_pad("scripted", {"stuck_steps": 3}, live=True) is None
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     with pytest.raises(ParameterError, match="human 'person' needs the notebook to run in JupyterLab"):
-        pads.show_pad("person")
+        pads.show_pad("person", {})
     assert not shown
-    assert isinstance(pads.show_pad("person", live=True), Takeover)
+    assert isinstance(pads.show_pad("person", {}, live=True), Takeover)
     assert len(shown) == 1
 
 
@@ -283,7 +344,7 @@ def test_a_run_without_a_pad_is_refused_before_it_begins(tmp_path) -> None:
 
 
 def test_a_run_records_what_a_person_does(tmp_path) -> None:
-    takeover = Takeover(dead_man_seconds=1e9)
+    takeover = Takeover(PersonOptions(late_seconds=1e9))
     takeover.hold(UP, takeover.now())
     config = settings(human="person", random_steps=14, online_steps=14, evaluation_episodes=0)
     run_finetune(config, tmp_path, Silent(), takeover=takeover)

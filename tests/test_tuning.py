@@ -30,8 +30,10 @@ def optuna_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
 def test_optuna_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scores(sources, tmp_path):
     pytest.importorskip("optuna")
     config, tuning = optuna_config(sources)
+    progress = StopAt(1)
     with pytest.raises(Stopped):
-        run_tuning(config, tuning, tmp_path, StopAt(1))
+        run_tuning(config, tuning, tmp_path, progress)
+    assert progress.texts[0].startswith("stage 1 of 2, 1 candidates on 1 seeds: run ")
     assert read_run(tmp_path).status == "stopped"
     run_tuning(config, tuning, tmp_path, Silent())
     trials = read_trials(tmp_path)

@@ -109,11 +109,18 @@ def same_checkpoint(first: Path, second: Path) -> bool:
 
 
 class StopAt:
-    """Progress that asks for the end at a step."""
+    """Progress that asks for the end at a step, and keeps what it was told.
+
+    Attributes:
+        texts: one after the other, without repetitions.
+    """
 
     def __init__(self, step: int) -> None:
         self._step = step
         self.stop_requested = False
+        self.texts: list[str] = []
 
     def update(self, step: int, total: int, text: str) -> None:
+        if text not in self.texts[-1:]:
+            self.texts.append(text)
         self.stop_requested = step >= self._step

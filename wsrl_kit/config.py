@@ -122,7 +122,7 @@ class WSRLConfig:
         "who takes over from the policy in training: nobody, a scripted operator, or a person at a pad in JupyterLab",
         choices=(NOBODY, "scripted", PERSON),
     )
-    human_options: dict = parameter({}, "when the scripted operator takes over and hands back; see HumanOptions")
+    human_options: dict = parameter({}, "options of the human: see HumanOptions (scripted) and PersonOptions (person)")
     intervention_capacity: int | None = parameter(
         None,
         "a human's transitions kept beside the offline data; 0: online alone; None: all, where one may be",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsrl_kit.analysis.arms import arm_order
-from wsrl_kit.analysis.metrics import QUANTITIES, Quantity, restricted
+from wsrl_kit.analysis.metrics import QUANTITIES, Quantity, is_censored, restricted
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference, probability_of_improvement
 
 COMPARED = (
@@ -28,12 +28,15 @@ class Comparison(NamedTuple):
     Attributes:
         difference: of IQMs (of restricted means where censored), arm minus control, over the seeds they share.
         better: probability that a run of the arm is better than one of the control.
+        bound: ">" where only the arm has runs that never got there, so that the difference is larger; "<" where only
+            the control has some; else "".
     """
 
     arm: str
     quantity: Quantity
     difference: Interval
     better: Interval
+    bound: str
 
 
 def compare(rows: Sequence[Mapping[str, Any]], control: str) -> list[Comparison]:
@@ -48,11 +51,14 @@ def compare(rows: Sequence[Mapping[str, Any]], control: str) -> list[Comparison]
     for arm in arm_order(row["arm"] for row in rows if row["arm"] != control):
         for quantity in (quantity for quantity in recorded(rows) if quantity.name in COMPARED):
             first, second = (by_seed(rows, name, quantity.name) for name in (arm, control))
-            if first.keys() & second.keys():
+            shared = [row for row in rows if row["seed"] in first.keys() & second.keys()]
+            if shared:
                 difference = paired_difference(first, second, mean if quantity.censored else iqm)
                 higher, lower = (quantity.better * np.array(list(values.values())) for values in (first, second))
                 better = probability_of_improvement(higher, lower)
-                comparisons.append(Comparison(arm, quantity, difference, better))
+                signs = censored_sign(shared, arm, quantity), censored_sign(shared, control, quantity)
+                bound = {(">", ""): ">", ("", ">"): "<"}.get(signs, "")
+                comparisons.append(Comparison(arm, quantity, difference, better, bound))
     return comparisons
 
 
@@ -66,6 +72,11 @@ def recorded(rows: Sequence[Mapping[str, Any]]) -> list[Quantity]:
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Rows of the runs that were finished."""
     return [row for row in rows if row["status"] == "finished"]
+
+
+def censored_sign(rows: Iterable[Mapping[str, Any]], arm: str, quantity: Quantity) -> str:
+    """`>` where some run of the arm never got there, so that its mean is larger than the restricted one; else ""."""
+    return ">" if any(row["arm"] == arm and is_censored(row, quantity) for row in rows) else ""
 
 
 def by_seed(rows: Iterable[Mapping[str, Any]], arm: str, name: str) -> dict[int, float]:

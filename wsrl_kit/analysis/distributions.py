@@ -68,7 +68,13 @@ def reached(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, lab
 
 
 def against_control(
-    ax: Axes, arms: Sequence[str], control: str, intervals: Mapping[str, Interval], indifferent: float, label: str
+    ax: Axes,
+    arms: Sequence[str],
+    control: str,
+    intervals: Mapping[str, Interval],
+    indifferent: float,
+    label: str,
+    bounds: Mapping[str, str] | None = None,
 ) -> Axes:
     """One row per arm: how it compares with the control, with its 95 % interval; dashed where neither is better.
 
@@ -79,7 +85,9 @@ def against_control(
         intervals: by arm, differences or probabilities.
         indifferent: the value that speaks for neither, 0 or 0.5.
         label: of the horizontal axis.
+        bounds: by arm ">" or "<", where the true difference is larger or smaller.
     """
+    bounds = bounds or {}
     colours = arm_colours(arms)
     order = [arm for arm in arm_order(arms) if arm != control]
     ax.axvline(indifferent, color=plots.NEUTRAL, linestyle="--", linewidth=1.0, zorder=1)
@@ -89,10 +97,10 @@ def against_control(
             continue
         point, low, high, _ = intervals[arm]
         ax.plot([low, high], [height] * 2, color=colours[arm], linewidth=7, alpha=0.3, solid_capstyle="butt")
-        ax.plot([point], [height], "|", color=colours[arm], markersize=15, markeredgewidth=3)
+        plots.draw_estimate(ax, point, height, colours[arm], bounds.get(arm, ""))
     ax.set_yticks(range(len(order)), [arm_label(arm) for arm in order])
     ax.set_ylim(max(1, len(order)) - 0.4, -0.6)
-    ax.set_xlabel(label)
+    ax.set_xlabel(label + (plots.HOLLOW if any(bounds.values()) else ""))
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=plots.GRID, linewidth=0.8)
     return ax

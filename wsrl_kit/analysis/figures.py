@@ -59,6 +59,7 @@ def ablation_figures(
     plots.switch_diagnostic(axes[0], records, "q")
     plots.switch_diagnostic(axes[1], records, "td_error")
     plots.shared_legend(figures["switch"], axes[0])
+    plots.blank_empty(axes, _is_running(records))
     return figures
 
 
@@ -84,16 +85,16 @@ def comparison_figures(
 def _against_control_figure(rows: Sequence[Mapping[str, Any]], control: str, target: float, final: str) -> Figure:
     arms = sorted({row["arm"] for row in rows})
     comparisons = compare(rows, control)
-    figure, axes = plots.new_figure(1, 4, 3.8, max(2.4, 0.5 * len(arms)))
+    figure, axes = plots.panel_figure(4, 4.6, max(2.4, 0.5 * len(arms)), across=2)
     for ax, name in zip(axes, ("steps_to_target", "area_under_curve", final), strict=False):
-        differences = {c.arm: c.difference for c in comparisons if c.quantity.name == name}
+        own = [c for c in comparisons if c.quantity.name == name]
+        differences, bounds = {c.arm: c.difference for c in own}, {c.arm: c.bound for c in own}
         heading = BY_NAME[name].heading.replace("target", f"{target:.0%}")
-        distributions.against_control(ax, arms, control, differences, 0.0, f"{heading}, minus control")
+        distributions.against_control(ax, arms, control, differences, 0.0, f"{heading}, minus control", bounds)
     better = {c.arm: c.better for c in comparisons if c.quantity.name == final}
     heading = f"Probability of better {BY_NAME[final].heading.lower()}"
     distributions.against_control(axes[3], arms, control, better, 0.5, heading).set_xlim(-0.03, 1.03)
-    for ax in axes[1:]:
-        ax.set_yticklabels([])
+    plots.names_on_the_left(axes)
     return figure
 
 
@@ -106,6 +107,7 @@ def learning_curves_figure(records: Sequence[RunRecord], target: float = 0.8) ->
         if kind == "success":
             ax.axhline(target, color=plots.NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
     plots.shared_legend(figure, axes[0])
+    plots.blank_empty(axes, _is_running(records))
     return figure
 
 
@@ -122,6 +124,7 @@ def warmup_figure(record: RunRecord) -> Figure:
         plots.run_metrics(ax, record, metrics, "warmup", "gradient_step", label)
     if kind == "success":
         axes[2].set_ylim(-0.03, 1.03)
+    plots.blank_empty(axes, _is_running([record]))
     return figure
 
 
@@ -156,6 +159,7 @@ def finetune_figure(record: RunRecord) -> Figure:
             "of these by the human": "training/episode_intervention_steps",
         }
         plots.run_metrics(axes[5], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
+    plots.blank_empty(axes, _is_running([record]))
     return figure
 
 
@@ -168,39 +172,43 @@ def source_figure(
         rows: of `data.quality.source_table`: `source`, `success_rate`, `transitions` and `weight_share` are drawn.
         returns: returns of the episodes by source; drawn as a histogram if given.
     """
-    figure, axes = plots.new_figure(columns=3 if returns is None else 4, width=3.8, height=2.8)
+    figure, axes = plots.panel_figure(3 if returns is None else 4, 4.4, 2.8, across=3 if returns is None else 2)
     names = [row["source"] for row in rows]
     columns = (("success_rate", "Success rate"), ("transitions", "Transitions"), ("weight_share", "Share of weight"))
     for ax, (key, label) in zip(axes, columns, strict=False):
         plots.source_bars(ax, names, np.array([row[key] for row in rows], dtype=float), label)
-    for ax in axes[1:3]:
-        ax.set_yticklabels([])
+    plots.names_on_the_left(axes[:3])
     if returns is not None:
         plots.return_histogram(axes[3], returns)
     return figure
 
 
 def _points_figure(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str], bars: str = "") -> Figure:
-    """One axes per quantity, as high as the arms need, their names on the first; a quantity as bars may follow."""
+    """One axes per quantity, as high as the arms need, their names on the left; a quantity as bars may follow."""
     arms = len({row["arm"] for row in rows})
-    figure, axes = plots.new_figure(
-        1, len(headings) + bool(bars), 4.6 if len(headings) <= 3 else 3.4, max(3.4, 0.5 * arms)
-    )
+    figure, axes = plots.panel_figure(len(headings) + bool(bars), 4.6, max(3.4, 0.5 * arms))
     for ax, (name, heading) in zip(axes, headings.items(), strict=False):
         plots.summary_points(ax, restricted(rows), BY_NAME[name], heading)
     if bars:
         plots.summary_bars(axes[-1], rows, BY_NAME[bars])
-    for ax in axes[1:]:
-        ax.set_yticklabels([])
+    plots.names_on_the_left(axes)
     return figure
 
 
+def _is_running(records: Sequence[RunRecord]) -> bool:
+    return any(record.status == "running" for record in records)
+
+
 def _evaluated(records: Sequence[RunRecord]) -> tuple[str, str]:
-    """Success where any run measured it, the return where the task reports no success; with its axis label."""
-    keys = [(phase, SUCCESS) for phase in PHASES]
-    if any(np.isfinite(record.metrics[key].value).any() for record in records for key in keys if key in record.metrics):
-        return "success", "Success rate"
-    return "return", "Return"
+    """Success, or the return where that alone was measured, since the task reports no success; with its axis label."""
+
+    def measured(metric: str) -> bool:
+        curves = (record.curve(metric, phase) for record in records for phase in PHASES)
+        return any(np.isfinite(curve.value).any() for curve in curves)
+
+    if measured("evaluation/return_sampled") and not measured(SUCCESS):
+        return "return", "Return"
+    return "success", "Success rate"
 
 
 def _modes(kind: str) -> dict[str, str]:

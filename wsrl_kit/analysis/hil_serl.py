@@ -73,6 +73,7 @@ def hil_serl_figure(root: Path) -> Figure:
     _alone(axes[3], tests)
     if axes[1].get_legend_handles_labels()[1]:
         plots.shared_legend(figure, axes[1])
+    plots.blank_empty(axes, any(run.status == "running" for run in [*trained, *tests]))
     return figure
 
 
@@ -81,7 +82,7 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
 
     Success is the task's own where it is known; `false` counts training episodes that succeeded by the classifier
     alone, `missed` those that succeeded by the task alone, `denied` the successes that the classifier saw and somebody
-    denied. Cycles are in s.
+    denied.
     """
     trained, tests = _runs(root)
     rows: list[dict[str, str | int | float]] = []
@@ -96,8 +97,8 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
             "false": int(((seen.success == 1) & (seen.task_success == 0)).sum()),
             "missed": int(((seen.success == 0) & (seen.task_success == 1)).sum()),
             "denied": int(record.curve("training/episode_denied_successes").value.sum()),
-            "first cycles": _mean(seen.seconds[:WINDOW]),
-            "last cycles": _mean(seen.seconds[-WINDOW:]),
+            "first cycles (s)": _mean(seen.seconds[:WINDOW]),
+            "last cycles (s)": _mean(seen.seconds[-WINDOW:]),
             "human at first": _mean(seen.human[:WINDOW]),
             "human at last": _mean(seen.human[-WINDOW:]),
         }

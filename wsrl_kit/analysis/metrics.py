@@ -14,6 +14,7 @@ from wsrl_kit.runs import RunRecord
 SUCCESS = "evaluation/success_sampled"
 INTERVENTION_RATE = "training/intervention_rate"
 EARLY_STEPS = 500
+NOTHING_TO_LOSE = "no success at switch"
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,38 @@ class Quantity:
         heading: column heading and axis label, with the unit.
         digits: decimals shown.
         better: +1 if more is better, -1 if less is better, 0 if neither.
-        censored: runs that never got there hold the budget, so that only a restricted mean is honest.
+        reached: key that says whether a run got there; one that did not holds the budget. "" where there is nothing to
+            reach.
         spent: key of what a run had spent of it by its last evaluation, where that differs between runs; see
             `restricted`.
+        absent: what a reader sees where a run has no such number.
     """
 
     name: str
     heading: str
     digits: int
     better: int
-    censored: bool = False
+    reached: str = ""
     spent: str = ""
+    absent: str = "not recorded"
+
+    @property
+    def censored(self) -> bool:
+        """Whether runs that never got there hold the budget, so that only a restricted mean is honest."""
+        return bool(self.reached)
 
 
 QUANTITIES = (
-    Quantity("steps_to_target", "Steps to target", 0, -1, censored=True),
-    Quantity("gradient_steps_to_target", "Gradient steps to target", 0, -1, censored=True, spent="gradient_steps"),
-    Quantity("seconds_to_target", "Seconds to target", 0, -1, censored=True, spent="seconds"),
+    Quantity("steps_to_target", "Steps to target", 0, -1, "reached_target"),
+    Quantity("gradient_steps_to_target", "Gradient steps to target", 0, -1, "reached_target", "gradient_steps"),
+    Quantity("seconds_to_target", "Seconds to target", 0, -1, "reached_target", "seconds"),
     Quantity("area_under_curve", "Area under curve", 2, +1),
     Quantity("final_success", "Final success", 2, +1),
     Quantity("final_success_deterministic", "Final success, deterministic", 2, +1),
     Quantity("final_return", "Final return", 2, +1),
     Quantity("switch_success", "Success at switch", 2, +1),
-    Quantity("dip_depth", "Dip after switch", 2, -1),
-    Quantity("recovery_steps", "Steps to recover", 0, -1, censored=True),
+    Quantity("dip_depth", "Dip after switch", 2, -1, absent=NOTHING_TO_LOSE),
+    Quantity("recovery_steps", "Steps to recover", 0, -1, "recovered", absent=NOTHING_TO_LOSE),
     Quantity("drawdown", "Drawdown (CVaR)", 2, -1),
     Quantity("dispersion", "Dispersion (IQR)", 2, -1),
     Quantity("early_peak_contact_force", "Early peak force (N)", 1, -1),
@@ -219,7 +228,7 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
     Returns:
         arm, seed, status, `reached_target` and `recovered` (1 or 0), `last_step`, what was spent up to the last
         evaluation within the budget (`gradient_steps`, `seconds`), and every name in `QUANTITIES`; nan where the run
-        did not record what is needed.
+        did not record what is needed. A run without success at the switch has no dip, and nothing to recover.
     """
     force, clips = early_safety(record)
     row: dict[str, Any] = {"arm": record.arm, "seed": record.seed, "status": record.status}
@@ -237,7 +246,8 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
         row |= {"gradient_steps_to_target": gradient_steps(record, reached_at)}
         row |= {"gradient_steps": gradient_steps(record, float(steps[-1]))}
         row |= {"seconds_to_target": seconds(record, reached_at), "seconds": seconds(record, float(steps[-1]))}
-        row |= {"dip_depth": dip.depth, "recovery_steps": dip.recovery_steps, "recovered": float(dip.recovered)}
+        if success[0] > 0:
+            row |= {"dip_depth": dip.depth, "recovery_steps": dip.recovery_steps, "recovered": float(dip.recovered)}
         row |= {"area_under_curve": area_under_curve(steps, success), "final_success": final(success)}
         row |= {"switch_success": float(success[0]), "drawdown": drawdown(success), "dispersion": dispersion(success)}
     for name, metric in (
@@ -259,15 +269,21 @@ def restricted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of `reduce_run` whose gradient steps and seconds to the target end at what every finished run had spent.
 
     Runs of equal length in environment steps differ in these, and a restricted mean compares only what is restricted
-    alike: a run that got there later counts with the restriction, as one that never did.
+    alike: a run that got there later counts with the restriction, as one that never did: see `is_censored`.
     """
-    changed = [dict(row) for row in rows]
+    changed = [{**row, "cut": ()} for row in rows]
     for quantity in (quantity for quantity in QUANTITIES if quantity.spent):
         spent = [row[quantity.spent] for row in rows if row["status"] == "finished"]
         limit = min((value for value in spent if math.isfinite(value)), default=math.inf)
         for row in changed:
-            row[quantity.name] = min(row[quantity.name], limit)
+            if row[quantity.name] > limit:
+                row[quantity.name], row["cut"] = limit, (*row["cut"], quantity.name)
     return changed
+
+
+def is_censored(row: Mapping[str, Any], quantity: Quantity) -> bool:
+    """Whether a run's number is only a lower bound: it had not got there by then."""
+    return quantity.censored and (row[quantity.reached] == 0.0 or quantity.name in row.get("cut", ()))
 
 
 def last_step(record: RunRecord) -> float:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
-from wsrl_kit.analysis.metrics import SUCCESS, Quantity
+from wsrl_kit.analysis.metrics import SUCCESS, Quantity, is_censored
 from wsrl_kit.analysis.statistics import align, bootstrap_band, bootstrap_interval, iqm, mean
 from wsrl_kit.runs import RunRecord
 
@@ -20,6 +20,7 @@ SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 NEUTRAL = "#555555"
 GRID = "#e4e4e4"
 SHOW_EVERY_SEED = 10
+HOLLOW = "\n(hollow: not reached by then)"
 MOST_BANDS = 6
 """Of more arms the bands would hide the curves."""
 
@@ -40,6 +41,39 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: floa
         ax.grid(axis="y", color=GRID, linewidth=0.8)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def panel_figure(count: int, width: float, height: float, across: int = 3) -> tuple[Figure, list[Axes]]:
+    """Like `new_figure`, with `count` axes in rows of at most `across`: a wider figure is small print on a page."""
+    columns = min(count, across)
+    figure, axes = new_figure(-(-count // columns), columns, width, height)
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
+
+
+def names_on_the_left(axes: Sequence[Axes]) -> None:
+    """Leaves the names of the rows on the first axes of every line of a figure."""
+    for ax in axes:
+        place = ax.get_subplotspec()
+        if place is not None and not place.is_first_col():
+            ax.set_yticklabels([])
+
+
+def blank_empty(axes: Sequence[Axes], is_running: bool) -> None:
+    """Axes without a point become a sentence: ticks and grid around nothing would look like a measurement."""
+    for ax in axes:
+        if not _has_points(ax):
+            sentence = f"{ax.get_ylabel()}: {'nothing recorded yet' if is_running else 'not recorded'}"
+            ax.clear()
+            ax.set_axis_off()
+            ax.text(0.5, 0.5, sentence, transform=ax.transAxes, ha="center", va="center", color=NEUTRAL)
+
+
+def _has_points(ax: Axes) -> bool:
+    """Whether anything is drawn at a place of the data; lines across the whole axes mark none."""
+    lines = [line for line in ax.lines if line.get_transform() == ax.transData]
+    return bool(ax.images) or any(np.isfinite(line.get_xydata()).all(axis=1).any() for line in lines)
 
 
 def shared_legend(figure: Figure, ax: Axes) -> None:
@@ -230,6 +264,8 @@ def return_histogram(ax: Axes, returns: Mapping[str, Float[np.ndarray, " episode
 def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, heading: str = "") -> Axes:
     """One row per arm: a dot per finished seed, the IQM (restricted mean if censored) with its 95 % interval.
 
+    Hollow: a seed that had not got there by then, and a mean over some such seeds, which is a lower bound.
+
     Args:
         ax: drawn on.
         rows: of `metrics.reduce_run`.
@@ -238,16 +274,23 @@ def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quanti
     """
     colours = arm_colours(row["arm"] for row in rows)
     arms = arm_order(colours)
+    is_bounded = False
     for height, arm in enumerate(arms):
-        values = _finished_values(rows, arm, quantity.name)
-        if not len(values):
-            say_not_recorded(ax, height)
+        own = [row for row in _finished(rows, arm) if math.isfinite(row[quantity.name])]
+        if not own:
+            say_not_recorded(ax, height, quantity.absent)
             continue
+        values = np.array([row[quantity.name] for row in own], dtype=float)
+        hollow = np.array([is_censored(row, quantity) for row in own])
+        is_bounded |= bool(hollow.any())
         interval = bootstrap_interval(values, mean if quantity.censored else iqm)
         # Seeds with the same value are drawn beside one another, so that each can be counted.
-        ax.plot(
-            values, height + 0.24 + _spread(values), "o", color=colours[arm], alpha=0.6, markersize=5, markeredgewidth=0
-        )
+        heights = height + 0.24 + _spread(values)
+        for kept, face in ((~hollow, colours[arm]), (hollow, "none")):
+            if kept.any():
+                ax.plot(
+                    values[kept], heights[kept], "o", color=colours[arm], alpha=0.6, markersize=5, markerfacecolor=face
+                )
         if math.isfinite(interval.low):
             ax.plot(
                 [interval.low, interval.high],
@@ -257,24 +300,32 @@ def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quanti
                 alpha=0.3,
                 solid_capstyle="butt",
             )
-        ax.plot([interval.point], [height], "|", color=colours[arm], markersize=15, markeredgewidth=3)
+        draw_estimate(ax, interval.point, height, colours[arm], ">" if hollow.any() else "")
     ax.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
     ax.set_ylim(len(arms) - 0.4, -0.6)
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
-    ax.set_xlabel(heading or quantity.heading)
+    ax.set_xlabel((heading or quantity.heading) + (HOLLOW if is_bounded else ""))
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
+
+
+def draw_estimate(ax: Axes, point: float, height: int, colour: str, bound: str) -> None:
+    """A point estimate as a tick; as a hollow arrowhead towards the true value where the point is only a bound."""
+    size, edge = (9, 2) if bound else (15, 3)
+    marker = bound or "|"
+    ax.plot([point], [height], marker, color=colour, markerfacecolor="none", markersize=size, markeredgewidth=edge)
 
 
 def summary_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, heading: str = "") -> Axes:
     """One horizontal bar per arm, as long as the IQM over its finished seeds, with the number: for memory."""
     colours = arm_colours(row["arm"] for row in rows)
     arms = arm_order(colours)
-    points = [bootstrap_interval(_finished_values(rows, arm, quantity.name), replicates=1).point for arm in arms]
+    values = [np.array([row[quantity.name] for row in _finished(rows, arm)], dtype=float) for arm in arms]
+    points = [bootstrap_interval(own[np.isfinite(own)], replicates=1).point for own in values]
     bars = ax.barh(range(len(arms)), np.nan_to_num(points), height=0.6, color=[colours[arm] for arm in arms])
-    texts = ["not recorded" if math.isnan(point) else f"{point:.{quantity.digits}f}" for point in points]
+    texts = [quantity.absent if math.isnan(point) else f"{point:.{quantity.digits}f}" for point in points]
     ax.bar_label(bars, texts, padding=4)
     ax.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
     ax.set_ylim(len(arms) - 0.4, -0.6)
@@ -284,14 +335,13 @@ def summary_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity
     return ax
 
 
-def say_not_recorded(ax: Axes, height: int | float) -> None:
+def say_not_recorded(ax: Axes, height: int | float, sentence: str = "not recorded") -> None:
     """In the row of an arm, or at a height, of which there is nothing to draw."""
-    ax.annotate("not recorded", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
+    ax.annotate(sentence, (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
 
 
-def _finished_values(rows: Sequence[Mapping[str, Any]], arm: str, name: str) -> Float[np.ndarray, " runs"]:
-    values = np.array([row[name] for row in rows if row["arm"] == arm and row["status"] == "finished"], dtype=float)
-    return values[np.isfinite(values)]
+def _finished(rows: Sequence[Mapping[str, Any]], arm: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["arm"] == arm and row["status"] == "finished"]
 
 
 def _spread(values: Float[np.ndarray, " runs"]) -> Float[np.ndarray, " runs"]:

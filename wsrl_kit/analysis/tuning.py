@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.metrics import reduce_run
-from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure
+from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, blank_empty, new_figure, panel_figure
 from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
 from wsrl_kit.analysis.tables import Cell, Column, Table
@@ -148,9 +148,10 @@ def effects_figure(root: Path) -> Figure:
         return new_figure()[0]
     space, seeds = record.parameters["search_space"], record.parameters["seeds"][: record.parameters["first_seeds"]]
     trials, label = read_trials(Path(root)), SCORES[record.parameters["score"]]
-    figure, axes = new_figure(columns=len(space), width=4.2, height=3.4)
+    figure, axes = panel_figure(len(space), 4.4, 3.4)
     for ax, (name, values) in zip(axes, space.items(), strict=True):
         effect(ax, trials, name, values, seeds, label)
+    blank_empty(axes, record.status == "running")
     return figure
 
 

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
+from wsrl_kit.config import PERSON
 from wsrl_kit.envs.horizon import newest_state, observation_horizon
 from wsrl_kit.envs.script import Script
 from wsrl_kit.envs.scripted import Policy, script_of, scripted_policy
@@ -21,6 +22,9 @@ from wsrl_kit.parameters import check_some, parameter, validate
 
 INTERVENTION = "intervene_action"
 """Where `info` holds a human's action."""
+
+HELD = "held_action"
+"""Where `info` holds the action of a robot that was held in place, which neither the policy nor a human chose."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,41 @@ class HumanOptions:
         validate(self)
 
 
+@dataclass(frozen=True)
+class PersonOptions:
+    """What the robot does when the word of a person at the pad comes too late.
+
+    Raises:
+        ParameterError: an option has a wrong type or is out of range.
+    """
+
+    late: str = parameter(
+        "hold",
+        "who acts when the browser's word is late while a key was held: nobody (the robot holds) or the policy",
+        choices=("hold", "policy"),
+    )
+    late_seconds: float = parameter(0.3, "age from which a word is late, s; more than the link's delay", minimum=0.05)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
 def human_options(given: Mapping[str, Any]) -> HumanOptions:
-    """Options from a mapping.
+    """Options of the scripted human from a mapping.
 
     Raises:
         ParameterError: an unknown name, a wrong type, a value out of range.
     """
     return HumanOptions(**check_some(HumanOptions, given, "option of the human"))
+
+
+def person_options(given: Mapping[str, Any]) -> PersonOptions:
+    """Options of a person at the pad from a mapping.
+
+    Raises:
+        ParameterError: an unknown name, a wrong type, a value out of range.
+    """
+    return PersonOptions(**check_some(PersonOptions, given, "option of the human"))
 
 
 class ScriptedHuman(gymnasium.Wrapper):
@@ -161,9 +193,11 @@ def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any
     Args:
         environment: from `make`.
         human: "scripted"; with any other the environment stays as it is, see `takeover` for a person.
-        options: of the scripted human, see `HumanOptions`.
+        options: `HumanOptions` of the scripted human, `PersonOptions` of a person, which are only checked here.
 
     Raises:
         ParameterError: an option has an unknown name, a wrong type or a value out of range.
     """
+    if human == PERSON:
+        person_options(options)
     return ScriptedHuman(environment, human_options(options)) if human == "scripted" else environment

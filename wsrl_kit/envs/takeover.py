@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from wsrl_kit.envs.human import INTERVENTION
+from wsrl_kit.envs.human import HELD, INTERVENTION, PersonOptions
 from wsrl_kit.envs.observations import STATE
 from wsrl_kit.envs.robot import RobotEnv
 from wsrl_kit.errors import ParameterError
@@ -41,12 +41,15 @@ class Verdict(StrEnum):
 class Takeover:
     """What passes between a person's pad and the robot's loop; each side may be in a thread of its own.
 
-    A dead man's switch: what is held counts for `dead_man_seconds` after the moment that the pad has last seen. The pad
+    A dead man's switch: what is held counts for `late_seconds` after the moment that the pad has last seen. The pad
     answers with the time that it was last told, so that no message that waited somewhere on its way keeps a robot
-    moving, nor a pad that says nothing more: its key was let go, its browser was closed, or the network is gone.
+    moving, nor a pad that says nothing more: its browser was closed, or the network is gone.
+
+    Nobody knows then what the person wants, so the robot holds until the pad says so in time: that a key is held, or
+    that none is any more. With `late="policy"` the policy acts instead.
 
     Args:
-        dead_man_seconds: greater than the way to the browser and back takes.
+        options: when a word is late, and who acts then.
         clock: seconds from any moment on; never goes back.
 
     Attributes:
@@ -54,13 +57,14 @@ class Takeover:
         asks: whether the robot waits for the person to say whether this is a success.
     """
 
-    def __init__(self, dead_man_seconds: float = 0.3, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, options: PersonOptions | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.frames: Frames = {}
         self.asks = False
-        self._patience = dead_man_seconds
+        self._options = options or PersonOptions()
         self._clock = clock
         self._lock = threading.Lock()
         self._motion: Float32[np.ndarray, 7] | None = None
+        self._is_late = False
         self._seen = 0.0
         self._verdict: Verdict | None = None
 
@@ -78,11 +82,12 @@ class Takeover:
         with self._lock:
             self._motion = np.clip(np.array(motion, np.float32), -1.0, 1.0)
             self._seen = min(seen, self._clock())
+            self._is_late = False
 
     def release(self) -> None:
         """From the pad: the person acts no more."""
         with self._lock:
-            self._motion = None
+            self._motion, self._is_late = None, False
 
     def decide(self, verdict: Verdict) -> None:
         """From the pad: the episode is over, and holds for the step under way; or the answer, where it is asked."""
@@ -90,12 +95,22 @@ class Takeover:
             self._verdict = verdict
 
     def motion(self) -> Float32[np.ndarray, "7"] | None:
-        """For the robot: what the person does now; None where they leave it to the policy."""
+        """For the robot: what the person does now; None where they do nothing, or nobody knows what: see `holds`."""
         with self._lock:
-            # Forgotten for good, lest a clock's jump or a late message bring it back.
-            if self._clock() - self._seen > self._patience:
-                self._motion = None
-            return self._motion
+            return self._heard()
+
+    @property
+    def holds(self) -> bool:
+        """For the robot: whether it shall hold, since the pad's word is late while something was held."""
+        with self._lock:
+            self._heard()
+            return self._is_late and self._options.late == "hold"
+
+    def _heard(self) -> Float32[np.ndarray, "7"] | None:
+        # Forgotten for good, lest a clock's jump or a late message bring it back.
+        if self._motion is not None and self._clock() - self._seen > self._options.late_seconds:
+            self._motion, self._is_late = None, True
+        return self._motion
 
     def show(self, observation: Any) -> None:
         """From the robot: what the cameras see now."""
@@ -135,7 +150,9 @@ class Takeover:
 class HumanTakeover(gymnasium.Wrapper):
     """Carries out a person's motion in place of the policy's action while they hold one, and ends episodes for them.
 
-    `info["intervene_action"]`, float32 in [-1, 1], is there at every step that the person acted in.
+    `info["intervene_action"]`, float32 in [-1, 1], is there at every step that the person acted in. Where their word is
+    late, the robot stands still (an action of zeros), and `info["held_action"]` is there instead: what was done is
+    recorded, but as no one's intervention, since nobody chose it and a policy shall not learn to stop halfway.
 
     A success is reward 1 and ends the episode (terminated), whatever the task says of that step; a failure is reward 0
     and ends it too. Both are `info["success"]`. An abort truncates it and leaves the step as it was. What was said
@@ -173,11 +190,13 @@ class HumanTakeover(gymnasium.Wrapper):
         time.sleep(max(0.0, self._last_step + self._period - time.monotonic()))
         self._last_step = time.monotonic()
         motion = self._takeover.motion()
+        taken: dict[str, Any] = {}
         if motion is not None:
-            action = motion[self._entries]
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if motion is not None:
-            info = info | {INTERVENTION: action}
+            taken = {INTERVENTION: motion[self._entries]}
+        elif self._takeover.holds:
+            taken = {HELD: np.zeros(len(self._entries), np.float32)}
+        observation, reward, terminated, truncated, info = self.env.step(next(iter(taken.values()), action))
+        info = info | taken
         self._takeover.show(observation)
         match self._takeover.take_verdict():
             case Verdict.SUCCESS:

@@ -87,6 +87,22 @@ class Progress(Protocol):
     def update(self, step: int, total: int, text: str) -> None: ...
 
 
+class NamedProgress:
+    """Progress of one part of a longer work: says which it is, and passes on what the part reports."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._progress.stop_requested
+
+    def update(self, step: int, total: int, text: str) -> None:
+        """Reports the part's `text` after its name."""
+        self._progress.update(step, total, f"{self._name}: {text}")
+
+
 class Silent:
     """Progress that nobody watches."""
 

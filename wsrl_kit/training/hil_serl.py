@@ -23,7 +23,7 @@ from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.runs import Run
 from wsrl_kit.training.ablation import grows
 from wsrl_kit.training.classifier import CLASSIFIER_FILE, run_classifier
-from wsrl_kit.training.events import Progress
+from wsrl_kit.training.events import NamedProgress, Progress
 from wsrl_kit.training.following import outcome_recorded
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_collect, run_finetune, run_warmup
 from wsrl_kit.training.observations import camera_shapes
@@ -132,16 +132,18 @@ def run_hil_serl(
         if plan.is_demonstrated:
             config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
         config = replace(config, reward_classifier=_classifier(config, plan, folder, progress))
+        runs = len(plan.seeds) * (plan.is_warmed_up + len(plan.arms))
+        numbers = (f"run {number} of {runs}" for number in range(1, runs + 1))
         for seed in plan.seeds:
             seeded = warm = replace(config, seed=seed)
             if plan.is_warmed_up:
-                place, named = folder / "warmup" / f"seed_{seed}", _Named(progress, f"seed {seed}")
-                warm = _warmed_up(seeded, place, named, resume)
+                named = NamedProgress(progress, f"{next(numbers)}, warmup seed {seed}")
+                warm = _warmed_up(seeded, folder / "warmup" / f"seed_{seed}", named, resume)
             for name in plan.arms:
                 arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
                 start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
                 own = replace(start, human=config.human if arm.human else NOBODY)
-                named = _Named(progress, f"{name}, seed {seed}")
+                named = NamedProgress(progress, f"{next(numbers)}, {name} seed {seed}")
                 run_finetune(own, target, named, arm=name, resume=resume)
                 if plan.final_episodes:
                     run_test(own, target, name, plan.final_episodes, named)
@@ -206,17 +208,3 @@ def _warmed_up(config: WSRLConfig, folder: Path, progress: Progress, resume: boo
     own = replace(config, offline_data_path=config.demo_path, demo_path=None)
     run_warmup(own, folder, progress, resume=resume)
     return replace(config, checkpoint_path=str(folder / WARMUP_FILE), demo_path=str(folder / FILTERED_FILE))
-
-
-class _Named:
-    """Progress that says which run it is of."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress, self._name = progress, name
-
-    @property
-    def stop_requested(self) -> bool:
-        return self._progress.stop_requested
-
-    def update(self, step: int, total: int, text: str) -> None:
-        self._progress.update(step, total, f"{self._name}: {text}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl_kit.envs.human import INTERVENTION
+from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.training.experience import Experience, Seen
 
@@ -29,6 +29,8 @@ def action_taken(
     Raises:
         ExperimentError: a human's action is not as many numbers in [-1, 1].
     """
+    if HELD in info:
+        return np.asarray(info[HELD], np.float32), False
     if INTERVENTION not in info:
         return action, False
     taken = np.asarray(info[INTERVENTION], np.float32)

@@ -20,7 +20,7 @@ from wsrl_kit.parameters import check_some, parameter, validate
 from wsrl_kit.runs import Run
 from wsrl_kit.training.ablation import padded, plan, run_ablation, with_files
 from wsrl_kit.training.arms import ARMS, COMMON, AblationConfig
-from wsrl_kit.training.events import Progress
+from wsrl_kit.training.events import NamedProgress, Progress
 from wsrl_kit.training.following import outcome_recorded
 from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.workers import finished, run_jobs
@@ -78,6 +78,12 @@ class TuningConfig:
             sizes.append(min(2 * sizes[-1], len(self.seeds)))
         return sizes
 
+    @property
+    def stages(self) -> int:
+        """Of the whole tuning: searches on the first rung, the other rungs, and the confirmation."""
+        searches = -(-self.trials // self.parallel_trials) if self.method == "optuna" else 1
+        return searches + len(self.rungs) - 1 + bool(self.confirmation_seeds)
+
 
 def _checked_values(name: str, values: Any, method: str) -> Any:
     """One entry of the search space with its values in the parameter's type."""
@@ -127,13 +133,14 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
             for folder in (TRIALS, CONFIRMATION):
                 shutil.rmtree(root / folder, ignore_errors=True)
         candidates: dict[str, dict[str, Any]] = {}
+        stages = (f"stage {number} of {tuning.stages}" for number in range(1, tuning.stages + 1))
 
         def evaluate(names: Iterable[str], seeds: list[int]) -> None:
             # All candidates are told of, since a warmup that several share is named after the first.
             ablation = AblationConfig(arms=list(names), variants=candidates, base_arm=tuning.base_arm, seeds=seeds)
             jobs = plan(config, ablation, root / TRIALS, padded(transitions))
-            stage = _Stage(progress, f"{len(ablation.arms)} candidates on {len(seeds)} seeds")
-            run_jobs(jobs, tuning.worker_processes, stage)
+            name = f"{next(stages)}, {len(ablation.arms)} candidates on {len(seeds)} seeds"
+            run_jobs(jobs, tuning.worker_processes, NamedProgress(progress, name))
 
         first = tuning.seeds[: tuning.first_seeds]
         for more in _grid(tuning) if tuning.method == "grid" else _suggestions(tuning, root):
@@ -154,7 +161,8 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
                 control="default",
                 worker_processes=tuning.worker_processes,
             )
-            run_ablation(config, ablation, root / CONFIRMATION, _Stage(progress, "confirmation"))
+            named = NamedProgress(progress, f"{next(stages)}, confirmation")
+            run_ablation(config, ablation, root / CONFIRMATION, named)
         run.finish({"winner": winner, "candidates": len(candidates), "transitions": transitions})
 
 
@@ -228,19 +236,3 @@ def _values(suggested: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str,
     return {
         name: values[suggested[name]] if isinstance(values, list) else suggested[name] for name, values in space.items()
     }
-
-
-class _Stage:
-    """Progress of one stage of the tuning, which says which it is."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress = progress
-        self._name = name
-
-    @property
-    def stop_requested(self) -> bool:
-        return self._progress.stop_requested
-
-    def update(self, step: int, total: int, text: str) -> None:
-        """Passes it on."""
-        self._progress.update(step, total, f"{self._name}: {text}")

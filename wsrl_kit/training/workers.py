@@ -96,7 +96,7 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
     failures: list[str] = []
     running: dict[Future[None], Job] = {}
     warming = {job.checkpoint for job in waiting if job.kind == "warmup"}
-    total = sum(job.steps for job in jobs)
+    total, before = sum(job.steps for job in jobs), sum(job.steps_done() for job in jobs)
     with ProcessPoolExecutor(workers, context, _prepare_worker, (core_queue, stop)) as pool:
         try:
             while waiting or running:
@@ -116,8 +116,9 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
                         if error is not None:
                             waiting = [later for later in waiting if later.checkpoint != job.checkpoint]
                 active = [job for future, job in running.items() if future.running()]
-                names = ", ".join(f"{job.arm} {job.config.seed}" for job in active[:workers])
-                progress.update(round(sum(job.steps_done() for job in jobs)), total, names)
+                steps = sum(job.steps_done() for job in jobs)
+                doing = _doing(len(jobs) - len(waiting) - len(running), len(jobs), active[:workers])
+                progress.update(round(steps), total, doing + (", compiling" if active and steps == before else ""))
                 if progress.stop_requested:
                     raise Stopped("stopped, every run saved where it was; Run All continues")
         except BaseException as error:
@@ -127,6 +128,15 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
                 raise RunError("a worker process died, killed or out of memory; run it again to resume") from error
             raise
     return failures
+
+
+def _doing(done: int, total: int, active: Sequence[Job]) -> str:
+    """`run 3 of 25: scratch seed 2`; of several at a time `runs 3 to 6 of 25: ...`."""
+    if not active:
+        return f"{done} of {total} runs done"
+    first, last = done + 1, done + len(active)
+    numbers = f"run {first}" if first == last else f"runs {first} to {last}"
+    return f"{numbers} of {total}: " + ", ".join(f"{job.arm} seed {job.config.seed}" for job in active)
 
 
 def finished(folder: Path, parameters: dict[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> bool:

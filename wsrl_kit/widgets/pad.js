@@ -3,6 +3,7 @@
 
 const PERIOD = 50; // ms between two messages
 const UNANSWERED = 20; // messages after which a kernel that is busy gets few more
+const SILENCE = 500; // ms without an answer, after which the pad says so
 const DEAD_ZONE = 0.15; // of a stick, which rests beside its middle
 
 // Entry of the motion (x, y, z, around x, y, z, gripper) and its sign; "stay" takes over and moves nothing.
@@ -40,13 +41,14 @@ function gamepad() {
 export default () => {
   const held = new Set(); // of all views of the pad together
   let told = null; // the kernel's time
+  let heardAt = 0; // when it was told, by the browser's clock, ms
   let unanswered = 0;
   let views = 0; // none: nobody can see who acts
   let ticks = 0;
   let wasHolding = false;
 
   function tick(model) {
-    if (views === 0) return;
+    if (views === 0 && !wasHolding) return;
     const { motion, stays } = gamepad();
     for (const { entry, sign } of held) motion[entry] += sign;
     const isHolding = held.size > 0 || stays || motion.some((value) => value !== 0);
@@ -55,13 +57,15 @@ export default () => {
     ticks += 1;
     if (unanswered > UNANSWERED && ticks % UNANSWERED !== 0 && !isReleased) return;
     unanswered += 1;
-    model.send({ motion: isHolding ? motion : null, released: isReleased, told });
+    const kept = (performance.now() - heardAt) / 1000;
+    model.send({ motion: isHolding ? motion : null, released: isReleased, told, kept });
   }
 
   return {
     initialize({ model }) {
       model.on("msg:custom", (message) => {
         told = message.time;
+        heardAt = performance.now();
         unanswered = 0;
       });
       const timer = setInterval(() => tick(model), PERIOD);
@@ -75,8 +79,11 @@ export default () => {
       pad.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys, which delete cells
       const state = document.createElement("div");
       const hint = "click here, then hold a key, a button or a stick";
+      const regain = "hold a key to act, let it go to hand back";
       state.textContent = hint;
-      pad.append(state);
+      const link = document.createElement("div");
+      link.className = "wsrl-pad-link";
+      pad.append(state, link);
 
       for (const motion of MOTIONS) {
         const button = document.createElement("button");
@@ -112,14 +119,24 @@ export default () => {
 
       const show = (message) => {
         pad.classList.toggle("wsrl-pad-acts", message.acts);
-        state.textContent = message.acts ? "you act" : `the policy acts: ${hint}`;
+        pad.classList.toggle("wsrl-pad-holds", message.holds);
+        if (message.acts) state.textContent = "you act";
+        else if (message.holds) state.textContent = `the robot holds, your word came too late: ${regain}`;
+        else state.textContent = `the policy acts: ${hint}`;
+        if (message.delay !== null) link.textContent = `link: ${Math.round(1000 * message.delay)} ms there and back`;
       };
+      const watchLink = setInterval(() => {
+        const silence = performance.now() - heardAt;
+        if (told === null || silence < SILENCE) return;
+        link.textContent = `link: no answer for ${(silence / 1000).toFixed(1)} s`;
+      }, SILENCE / 2);
       model.on("msg:custom", show);
       el.append(pad);
       views += 1;
       return () => {
         views -= 1;
         letGo();
+        clearInterval(watchLink);
         window.removeEventListener("blur", letGo);
         document.removeEventListener("visibilitychange", letGo);
         model.off("msg:custom", show);

@@ -1,6 +1,7 @@
 """The pad by which a person takes over from the policy in JupyterLab, with what the cameras see beside it."""
 
 import io
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.image import imsave
 from numpy import ndarray
 
 from wsrl_kit.config import PERSON
+from wsrl_kit.envs.human import person_options
 from wsrl_kit.envs.takeover import Frames, Takeover, Verdict
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import headless
@@ -22,18 +24,19 @@ QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b
 BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
 
 
-def show_pad(human: str, live: bool | None = None) -> Takeover | None:
+def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> Takeover | None:
     """Shows the pad if a person is to take over.
 
     Args:
         human: the parameter of that name.
+        options: the parameter `human_options`, see `PersonOptions`.
         live: whether a Jupyter front end is attached; None to find out.
 
     Returns:
         What the pad controls, for `run_finetune`; None if no person is asked for.
 
     Raises:
-        ParameterError: there is no front end.
+        ParameterError: there is no front end, or an option is wrong.
         ExperimentError: anywidget is not installed.
     """
     if human != PERSON:
@@ -42,7 +45,7 @@ def show_pad(human: str, live: bool | None = None) -> Takeover | None:
         raise ParameterError(
             "human 'person' needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
         )
-    takeover = Takeover()
+    takeover = Takeover(person_options(options))
     display(pad_of(takeover))
     return takeover
 
@@ -79,13 +82,17 @@ def _hear(
     message: dict[str, Any],
     buffers: Any,
 ) -> None:
-    """Passes on what the browser says is held, and answers with the time, who acts, the question, and new pictures."""
+    """Passes on what the browser says is held; answers with time, who acts, the link's delay, question and pictures."""
+    told = message["told"]
     if message["released"]:
         takeover.release()
-    elif message["motion"] is not None and message["told"] is not None:
+    elif message["motion"] is not None and told is not None:
         motion = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(message["motion"])]
-        takeover.hold(motion, message["told"])
-    keys.send({"time": takeover.now(), "acts": takeover.motion() is not None})
+        takeover.hold(motion, told)
+    now = takeover.now()
+    # There and back, without the time that the browser kept the last answer.
+    delay = None if told is None else max(0.0, now - told - message["kept"])
+    keys.send({"time": now, "acts": takeover.motion() is not None, "holds": takeover.holds, "delay": delay})
     question.value = QUESTION if takeover.asks else ""
     cameras.draw()
 
@@ -119,9 +126,11 @@ class _Cameras:
         self._next, self._shown = now + DRAW_SECONDS, frames
         if self._images.keys() != frames.keys():
             layout = ipywidgets.Layout(width="256px")
-            self._images = {name: ipywidgets.Image(format="png", layout=layout) for name in frames}
+            # With a picture from the first moment: a browser shows an image without one as broken.
+            self._images = {name: ipywidgets.Image(value=_png(frames[name]), layout=layout) for name in frames}
             titled = [ipywidgets.VBox([ipywidgets.Label(name), image]) for name, image in self._images.items()]
             self.row.children = titled
+            return
         for name, image in self._images.items():
             image.value = _png(frames[name])
 
