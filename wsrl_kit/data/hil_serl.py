@@ -15,9 +15,9 @@ from wsrl_kit.data.recording import Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.data.writing import written_whole
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
 
-SUCCESS_KEYS = ("succeed", "success", "is_success")
 # Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
 _TIMEOUT_KEY = "TimeLimit.truncated"
 

@@ -11,10 +11,10 @@ from gymnasium import spaces
 from jaxtyping import Float32, Shaped
 
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.hil_serl import SUCCESS_KEYS
 from wsrl_kit.data.recording import Recording, join, kind, success_from_rewards
 from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
+from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
 
 
