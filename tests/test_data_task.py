@@ -98,10 +98,10 @@ def test_actions_in_the_units_of_the_task_are_pointed_out(
 @pytest.mark.parametrize(
     ("recorded", "expected"),
     [
-        ({"exp_name": "Hopper-v5", "environment_options": {}}, "was recorded for Hopper-v5, not WsrlKitOwn-v0"),
+        ({"exp_name": "Hopper-v5", "environment_options": {}}, "was recorded for 'Hopper-v5', not WsrlKitOwn-v0"),
         (
             {"exp_name": NAME, "environment_options": {"goal": 2}},
-            "run.json beside it says: goal 2 instead of none given",
+            "run.json beside it says: 'goal' = 2 instead of none given",
         ),
         ({"exp_name": NAME, "environment_options": {"success_key": "x"}}, ""),
         ({"exp_name": 3, "environment_options": {}}, ""),
@@ -242,7 +242,7 @@ def test_warmup_learns_from_rescaled_actions_and_keeps_them_normalized(tmp_path:
     run_warmup(config, tmp_path / "run", Silent())
     for units in ("task", "normalized"):
         kept = load_offline_data(replace(config, action_units=units), str(tmp_path / "run" / "filtered_demos.pkl"))
-        assert np.abs(kept.actions).max() == pytest.approx(0.98, abs=0.02)
+        assert np.abs(kept.actions).max() == pytest.approx(max(np.abs(row["actions"]).max() for row in rows()))
 
 
 def test_success_is_read_under_the_name_that_the_user_gives(tmp_path: Path) -> None:

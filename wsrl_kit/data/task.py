@@ -143,18 +143,19 @@ def _other_task(path: Path, task: Task) -> str:
         return ""
     exp_name, options = recorded
     if exp_name != task.exp_name:
-        return f"was recorded for {exp_name}, not {task.exp_name}, as run.json beside it says"
+        return f"was recorded for {exp_name[:60]!r}, not {task.exp_name}, as run.json beside it says"
     given = task.environment_options
     names = sorted((options.keys() | given.keys()) - _ADDRESSES)
     other = [name for name in names if _plain(options.get(name)) != _plain(given.get(name))]
     if not other:
         return ""
-    differ = ", ".join(f"{name} {_option(options, name)} instead of {_option(given, name)}" for name in other)
+    differ = ", ".join(f"{_option(options, name)} instead of {_option(given, name)}" for name in other[:5])
     return f"was recorded with other environment_options, as run.json beside it says: {differ}"
 
 
 def _option(options: Mapping[str, Any], name: str) -> str:
-    return repr(options[name])[:60] if name in options else "none given"
+    # Names too come from a file: what is not printable is escaped.
+    return f"{name[:60]!r} = {repr(options[name])[:60]}" if name in options else "none given"
 
 
 def _plain(value: Any) -> Any:
