@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
 
 from data_samples import trajectory, upstream_rows, write_upstream
 from lerobot_samples import episode, write_lerobot
@@ -127,12 +130,13 @@ def test_a_damaged_run_json_says_nothing(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("shift", "options", "expected"),
     [
-        (-1, {}, "rewards of 0 for success and else -1, but those of WsrlKitOwn-v0 are 1 for success and else 0"),
+        (-1, {}, "rewards of 0 for success and else -1, but those of WsrlKitOwn-v0 are 0 without a success"),
         (-1, {"reward": -1.0}, ""),
         (-1, {"reward": -1.0, "success_reward": True}, "are 1 for success and else 0"),
         (0, {"reward": -1.0}, "rewards of 1 for success and else 0, but those of WsrlKitOwn-v0 are 0 for success"),
         (0, {"reward": -0.3}, "but those of WsrlKitOwn-v0 are others"),
-        (-0.2, {}, "rewards of others than 0 and 1"),
+        (-0.2, {"success_reward": True}, "rewards of others than 0 and 1"),
+        (-0.2, {}, ""),
         (-0.2, {"reward": -0.3}, ""),
     ],
 )
@@ -256,3 +260,33 @@ def test_success_is_read_under_the_name_that_the_user_gives(tmp_path: Path) -> N
     write_upstream(path, rows())
     kept = load_sources(str(path), conventions=Conventions(success_key="task_success"))
     np.testing.assert_array_equal(kept.episode_success, load_sources(str(path)).episode_success)
+
+
+def test_minari_has_bounds_of_its_own_and_success_under_any_name(tmp_path: Path) -> None:
+    none = np.full(2, np.finfo(np.float32).max)
+    actions = np.array([[0.05, 4.0], [-0.1, 1.0], [0.1, -2.0]], np.float32)
+    for name, bounds in {"bounded": BOUNDS, "unbounded": (-none, none)}.items():
+        (tmp_path / name / "data").mkdir(parents=True)
+        space = spaces.Box(bounds[0].astype(np.float32), bounds[1].astype(np.float32), dtype=np.float32)
+        storage = MinariStorage.new(
+            tmp_path / name / "data", observation_space=spaces.Box(-1, 1, (3,), np.float32), action_space=space
+        )
+        storage.update_metadata({"dataset_id": f"{name}-v0", "minari_version": minari.__version__})
+        episode = EpisodeBuffer(
+            observations=np.zeros((4, 3), np.float32),
+            actions=actions if name == "bounded" else actions / 4,
+            rewards=[0.5] * 3,
+            terminations=[False, False, True],
+            truncations=[False] * 3,
+            infos={"task_success": np.array([False, False, False, True])},
+        )
+        storage.update_episodes([episode])
+    expected = np.array([[0.5, 1.0], [-1.0, 0.0], [1.0, -1.0]], np.float32)
+    given = Conventions(success_key="task_success", action_bounds=BOUNDS)
+    bounded = load_sources(str(tmp_path / "bounded"), conventions=given)
+    np.testing.assert_allclose(bounded.actions, expected, atol=1e-6)
+    assert bounded.episode_success.tolist() == [1]
+    # Bounds that are none say nothing about units.
+    unbounded = load_sources(str(tmp_path / "unbounded"))
+    np.testing.assert_array_equal(unbounded.actions, actions / 4)
+    assert np.isnan(unbounded.episode_success).all()

@@ -16,6 +16,7 @@ from wsrl_kit.success import SUCCESS_KEYS, hint, similar_keys
 
 SUCCESS_IS_ONE = "1 for success and else 0"
 SUCCESS_IS_ZERO = "0 for success and else -1"
+ZERO_WITHOUT_SUCCESS = "0 without a success"
 OTHER_REWARDS = "others than 0 and 1, or -1 and 0"
 
 _NARROW = 0.5
@@ -35,7 +36,7 @@ class Task:
         environment_options: its options, as given.
         layout: sizes and cameras.
         action_bounds: lowest and highest actions in its own units.
-        rewards: `SUCCESS_IS_ONE`, `SUCCESS_IS_ZERO` or `OTHER_REWARDS`; "" where it is not known.
+        rewards: `SUCCESS_IS_ONE`, `SUCCESS_IS_ZERO` or `OTHER_REWARDS`; `ZERO_WITHOUT_SUCCESS` where no more is known.
         similar_keys: names in its `info` that sound like success, where it reports none.
     """
 
@@ -43,7 +44,7 @@ class Task:
     environment_options: Mapping[str, Any]
     layout: Layout
     action_bounds: tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]]
-    rewards: str = ""
+    rewards: str
     similar_keys: tuple[str, ...] = ()
 
 
@@ -51,7 +52,8 @@ def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task)
     """What in one file does not fit the task, as ends of a sentence that begins with its name."""
     found = [_other_task(Path(path), task), _other_units(recording, task)]
     rewards = reward_convention(recording.rewards)
-    if rewards and task.rewards and rewards != task.rewards:
+    guessed = task.rewards == ZERO_WITHOUT_SUCCESS
+    if rewards and (rewards == SUCCESS_IS_ZERO if guessed else rewards != task.rewards):
         found.append(f"has rewards of {rewards}, but those of {task.exp_name} are {task.rewards}")
     return [remark for remark in found if remark]
 
@@ -170,6 +172,8 @@ def _recorded_task(path: Path) -> tuple[str, dict[str, Any]] | None:
             return None
         parameters = json.loads(path.read_text())["parameters"]
         exp_name, options = parameters["exp_name"], parameters["environment_options"]
+        # What is nested too deeply to be shown is none of the kit's.
+        repr(options)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (exp_name, options) if isinstance(exp_name, str) and isinstance(options, dict) else None

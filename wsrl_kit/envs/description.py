@@ -10,7 +10,7 @@ import numpy as np
 from wsrl_kit.config import ACTION_UNITS, ROBOT, TASK_UNITS
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.layout import Layout
-from wsrl_kit.data.task import SUCCESS_IS_ONE, Task, reward_convention
+from wsrl_kit.data.task import SUCCESS_IS_ONE, ZERO_WITHOUT_SUCCESS, Task, reward_convention
 from wsrl_kit.envs import INSERTION, PIXELS, make
 from wsrl_kit.envs.observations import STATE
 from wsrl_kit.envs.wrappers import SuccessInfo, SuccessReward, action_bounds
@@ -86,8 +86,7 @@ def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
     similar = next(layer.similar_keys for layer in layers if isinstance(layer, SuccessInfo))
     if any(isinstance(layer, SuccessReward) for layer in layers):
         return SUCCESS_IS_ONE, similar
-    # Steps without success, as these are, pay 0 where success pays 1.
-    return reward_convention(np.array(rewards, np.float32)) or SUCCESS_IS_ONE, similar
+    return reward_convention(np.array(rewards, np.float32)) or ZERO_WITHOUT_SUCCESS, similar
 
 
 def _layers(environment: gymnasium.Env) -> list[gymnasium.Env]:
