@@ -251,7 +251,8 @@ def test_warmup_learns_from_rescaled_actions_and_keeps_them_normalized(tmp_path:
 
 def test_success_is_read_under_the_name_that_the_user_gives(tmp_path: Path) -> None:
     path = tmp_path / "demos"
-    said = [{"task_success": row["dones"], "succeed": False} for row in rows()]
+    other = {"steps": 1e300, "x" * 1000: 1.0, 3: None, "note": "text", "both": np.zeros(2)}
+    said = [other | {"task_success": row["dones"], "succeed": False} for row in rows()]
     write_upstream(path, [row | {"infos": info} for row, info in zip(rows(), said, strict=True)])
     assert load_sources(str(path)).episode_success.tolist() == [0, 0, 0]
     found = load_sources(str(path), conventions=Conventions(success_key="task_success"))

@@ -27,6 +27,9 @@ _UNITS_KEY, _UNITS = "action_units", "normalized"
 # Numbers that `infos` hold under so many names are kept, of those that occur most often.
 _MOST_INFOS = 100
 
+# Characters of such a name.
+_LONGEST_INFO = 100
+
 # What is wrong with a transition -> the transitions in which it is.
 _Problems = dict[str, list[int]]
 
@@ -162,9 +165,11 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
 def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
     """Single numbers under names that the kit gives no meaning, of which one may be the success."""
     known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
-    counts = Counter(name for row in rows for name in row.infos if isinstance(name, str) and name not in known)
-    names = [name for name, _ in counts.most_common(_MOST_INFOS)]
-    return {name: np.array([_number(row.infos.get(name)) for row in rows], np.float32) for name in names}
+    found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
+    names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
+    # Values beyond float32 become infinity, which is a success as well.
+    with np.errstate(over="ignore"):
+        return {name: np.array([_number(row.infos.get(name)) for row in rows]).astype(np.float32) for name in names}
 
 
 def _says_units(value: Any) -> bool:

@@ -128,7 +128,8 @@ def _of_steps(info: Any, count: int) -> Float32[np.ndarray, " time"]:
     values = None if info is None else np.asarray(info)
     if values is None or values.dtype.kind not in "biuf" or values.shape not in ((count,), (count + 1,)):
         return np.full(count, np.nan, np.float32)
-    return values[-count:].astype(np.float32)
+    with np.errstate(over="ignore"):
+        return values[-count:].astype(np.float32)
 
 
 def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
