@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from data_samples import three_sources, trajectory, upstream_rows, write_upstream
-from wsrl_kit.data.doctor import examine, render
+from wsrl_kit.cli import main
+from wsrl_kit.data.doctor import examine, examine_all, render
+from wsrl_kit.data.files import Paths, load_sources
 from wsrl_kit.data.hdf5 import write_hdf5
 from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.minari_format import write_minari
 from wsrl_kit.data.npz import write_npz
+from wsrl_kit.errors import DataError
 
 
 def test_a_healthy_file_is_described(tmp_path: Path) -> None:
@@ -111,3 +114,74 @@ def test_cut_recordings_are_a_fact_and_no_problem(tmp_path: Path) -> None:
 def test_unknown_success_is_said(tmp_path: Path) -> None:
     write_npz(tmp_path / "file", [trajectory(3, success=None, rewards=[0.1, 0.2, 0.3])])
     assert examine(tmp_path / "file").facts["success rate"] == "not recorded"
+
+
+def write_dumps(folder: Path) -> Path:
+    """What a HIL-SERL run leaves, in whose first thousand steps nobody intervened."""
+    for name, rows in (("buffer/transitions_1000", upstream_rows([5])), ("demo_buffer/transitions_1000", [])):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_upstream(folder / f"{name}.pkl", rows)
+    write_upstream(folder / "demo_buffer/transitions_2000.pkl", upstream_rows([3]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ("data", ["demos.pkl", "random.npz"]),
+        ("data/*.pkl", ["demos.pkl"]),
+        ("data/*.[pn]*", ["demos.pkl", "random.npz"]),
+        ("run", ["transitions_1000.pkl", "transitions_2000.pkl", "transitions_1000.pkl"]),
+        (["data/random.npz", "run/buffer"], ["random.npz", "transitions_1000.pkl"]),
+        ({"demos": "data/demos.pkl", "other": ["data/random.npz", "run"]}, 5),
+    ],
+)
+def test_the_doctor_reads_what_warmup_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], paths: Paths, names: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("no data")
+    write_upstream(tmp_path / "data" / "demos.pkl", upstream_rows([4]))
+    write_npz(tmp_path / "data" / "random.npz", [trajectory(6)])
+    write_dumps(tmp_path / "run")
+    reports = examine_all(paths)
+    assert [Path(report.path).name for report in reports] == names or len(reports) == names
+    assert sum(int(report.facts["transitions"]) for report in reports) == len(load_sources(paths))
+    assert main(["doctor", *(paths if isinstance(paths, list) else [str(paths)])]) == 0
+    assert "problem:" not in capsys.readouterr().out
+
+
+def test_what_warmup_would_refuse_is_a_problem_of_the_doctor(tmp_path: Path) -> None:
+    write_npz(tmp_path / "demos.npz", [trajectory(4)])
+    write_npz(tmp_path / "other.npz", [trajectory(4, observation_size=5)])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dumps").mkdir()
+    write_upstream(tmp_path / "dumps" / "transitions_1000.pkl", [])
+    write_upstream(tmp_path / "nothing.pkl", [])
+    demos = str(tmp_path / "demos.npz")
+    refused: list[Paths] = [
+        str(tmp_path / "*.npz"),
+        [demos, str(tmp_path / "absent.pkl")],
+        [demos, str(tmp_path / "*.hdf5")],
+        [demos, str(tmp_path / "empty")],
+        [demos, str(tmp_path / "nothing.pkl")],
+        {"demos": demos, "other": str(tmp_path / "other.npz")},
+        {"demos": demos, "other": []},
+        str(tmp_path / "dumps"),
+    ]
+    for paths in refused:
+        with pytest.raises(DataError):
+            load_sources(paths)
+        assert sum(len(report.problems) for report in examine_all(paths)) == 1, paths
+        assert main(["doctor", str(paths)]) == 1
+
+
+def test_a_name_in_infos_that_sounds_like_success_is_pointed_out(tmp_path: Path) -> None:
+    rows = [
+        row | {"rewards": -0.5, "infos": {"task_success": row["dones"], "grip": "open"}} for row in upstream_rows([3])
+    ]
+    facts = examine(write_upstream(tmp_path / "demos.pkl", rows)).facts
+    assert facts["success rate"] == (
+        "not recorded; info holds 'task_success': give success_key='task_success' in environment_options"
+    )

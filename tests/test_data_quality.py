@@ -31,6 +31,16 @@ def test_quality_by_hand() -> None:
     assert compute_data_quality(trajectory(4)) == pytest.approx(0.5 + 0.3 + 0.2 * 0.25)
 
 
+def test_where_success_is_unknown_shorter_is_not_better() -> None:
+    assert quality_of(None, [0.5]) == quality_of(None, [0.0] * 40 + [0.5])
+    assert quality_of(True, [0.5]) > quality_of(True, [0.0] * 40 + [0.5])
+
+
+def test_episodes_of_unknown_success_weigh_alike_whatever_their_length() -> None:
+    episodes = [trajectory(length, success=None, rewards=[0.0] * length) for length in (3, 30)]
+    assert len(np.unique(weigh(dataset(*episodes), {}).weight)) == 1
+
+
 @given(SUCCESS, st.lists(FINITE, min_size=1, max_size=60), FINITE, FINITE)
 @example(False, [1.0], 0.0, 2.2e-311)
 def test_quality_is_always_in_the_unit_interval(

@@ -6,7 +6,10 @@ import pytest
 from gymnasium import spaces
 
 from wsrl_kit.envs import make
+from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import ExperimentError, ParameterError
+
+LARGEST = np.finfo(np.float32).max
 
 
 class Task(gymnasium.Env):
@@ -102,6 +105,48 @@ def test_success_is_taken_from_info_as_a_bool(key, value):
     assert info["success"] is bool(value)
 
 
+def step(**options):
+    environment = make("WsrlKitTask-v0", options)
+    environment.reset(seed=0)
+    return environment.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("key", ("success", "is_success", "succeed"))
+@pytest.mark.parametrize("unknown", (None, float("nan"), np.float32(np.nan), np.array([np.nan])))
+def test_success_that_the_task_does_not_know_is_none(key, unknown):
+    _, reward, terminated, _, info = step(info={key: unknown}, success_reward=True)
+    assert (info["success"], reward, terminated) == (None, 0.0, False)
+
+
+@pytest.mark.parametrize("said", ("False", b"1", np.array([True, False]), [], [[1], [1, 2]], {"done": True}, object()))
+def test_success_that_is_no_single_truth_value_is_refused(said):
+    with pytest.raises(ExperimentError, match=r"'WsrlKitTask-v0' reports as info\['is_success'\] must be one truth"):
+        step(info={"is_success": said})
+
+
+def test_an_episode_succeeds_as_soon_as_one_step_is_known_to():
+    told = [succeeded(None, {"success": said}) for said in (None, False, True)]
+    assert told == [None, False, True]
+    assert [succeeded(before, {"success": None}) for before in (None, False, True)] == [None, False, True]
+
+
+def test_success_is_found_under_the_name_that_the_user_gives():
+    info = {"task_success": 1.0, "success": False}
+    told = step(info=info, success_key="task_success", success_reward=True)
+    assert (told[-1]["success"], *told[1:3]) == (True, 1.0, True)
+    assert step(info=info)[-1]["success"] is False
+    assert "success" not in step(info=info, success_key="done")[-1]
+    # The name that a reward classifier's wrapper gives the task's own success is free for it.
+    assert all("task_success" not in step(info=info, **given)[-1] for given in ({}, {"success_key": "task_success"}))
+    with pytest.raises(ParameterError, match="success_key must be"):
+        make("WsrlKitTask-v0", {"success_key": 3})
+
+
+def test_success_reward_names_what_sounds_like_success():
+    with pytest.raises(ExperimentError, match="does not; info holds 'task_success': give success_key='task_success'"):
+        step(info={"task_success": True}, success_reward=True, max_episode_steps=1)
+
+
 @pytest.mark.parametrize(
     ("action_space", "reason"),
     [
@@ -109,6 +154,10 @@ def test_success_is_taken_from_info_as_a_bool(key, value):
         (spaces.MultiDiscrete([2, 2]), "continuous"),
         (spaces.Box(0, 5, (2,), np.int64), "continuous"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite bounds"),
+        (spaces.Box(-LARGEST, LARGEST, (2,), np.float32), "finite bounds"),
+        (spaces.Box(-1, LARGEST, (2,), np.float32), "finite bounds"),
+        (spaces.Box(-np.inf, 1, (2,), np.float32), "finite bounds"),
+        (spaces.Box(np.array([-1.0, -1.1e6]), np.array([1.0, 1.0]), dtype=np.float64), "finite bounds"),
     ],
 )
 def test_actions_that_do_not_fit_are_refused(action_space, reason):

@@ -62,7 +62,10 @@ def _command(arguments: list[str]) -> int:
         "folder", nargs="?", type=user_path, metavar="DIR", help="of the copies; those there are kept (default: lab)"
     )
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", type=user_path, metavar="FILE")
+    doctor.add_argument("files", nargs="+", metavar="DATA", help="as offline_data_path: files, folders, globs, a dict")
+    doctor.add_argument("--exp_name", help="the task that the data are for; what does not fit it is a warning")
+    doctor.add_argument("--environment_options", default="{}", help="its options, a dict")
+    doctor.add_argument("--action_units", default="normalized", help="units of the actions: normalized, or task")
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
     exporting.add_argument(
         "checkpoint", type=user_path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz"
@@ -88,7 +91,7 @@ def _command(arguments: list[str]) -> int:
     if options.command == "robot-sim":
         return _serve_robot(options)
     if options.command == "doctor":
-        return _doctor(options.files)
+        return _doctor(options)
     return _convert(options)
 
 
@@ -185,10 +188,24 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _doctor(files: Sequence[Path]) -> int:
-    from wsrl_kit.data.doctor import examine, render
+def _doctor(options: argparse.Namespace) -> int:
+    from wsrl_kit.data.conventions import Conventions
+    from wsrl_kit.data.doctor import examine_all, render
+    from wsrl_kit.data.files import Paths
+    from wsrl_kit.parameters import check, parse
 
-    reports = [examine(path) for path in files]
+    # A single one may spell a list or a dict.
+    paths: Paths = parse(options.files[0], Paths) if len(options.files) == 1 else options.files
+    given = check("environment_options", parse(options.environment_options, dict), dict)
+    task, reading = None, Conventions(given.get("success_key"))
+    if options.exp_name is not None:
+        from wsrl_kit.envs.description import conventions, describe
+
+        task = describe(options.exp_name, given)
+        reading = conventions(options.exp_name, given, options.action_units)
+    elif options.action_units != "normalized":
+        raise ParameterError(f"action_units {options.action_units!r} needs the task's bounds: give exp_name")
+    reports = examine_all(paths, conventions=reading, task=task)
     for report in reports:
         print(render(report))
     return 1 if any(report.problems for report in reports) else 0

@@ -17,6 +17,12 @@ NOBODY = "none"
 PERSON = "person"
 """`human` where it is a person, at the pad of a notebook."""
 
+TASK_UNITS = "task"
+"""`action_units` where data files hold actions in the task's own units."""
+
+ACTION_UNITS = ("normalized", TASK_UNITS)
+"""What `action_units` may be."""
+
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
 
@@ -41,6 +47,11 @@ class WSRLConfig:
     # Offline data
     offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}", path=True)
     demo_path: Paths = parameter(None, "offline data for fine-tuning; same forms as offline_data_path", path=True)
+    action_units: str = parameter(
+        "normalized",
+        "units of actions in data files: normalized to [-1, 1], or the task's own, which its bounds then rescale",
+        choices=ACTION_UNITS,
+    )
     demo_weight: float = parameter(2.0, "weight of the source `demos`", minimum=0.0)
     source_weights: dict[str, float] = parameter(
         {"suboptimal": 1.0, "random": 0.5}, "weight of every other source by name; 1.0 for one not named", minimum=0.0

@@ -1,16 +1,28 @@
 """What a data file holds, and everything that is wrong with it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
 
-from wsrl_kit.data.files import read_recording
+from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
+from wsrl_kit.data.files import Paths, find_files, is_dump, read_recording
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.recording import Recording, gaps, layout, repair_timeouts, segment_ends, value_problems
-from wsrl_kit.errors import DataError
+from wsrl_kit.data.task import (
+    Task,
+    episode_success,
+    file_remarks,
+    sentences,
+    success_hint,
+    success_remarks,
+    task_remarks,
+)
+from wsrl_kit.errors import DataError, NoTransitionsError
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,10 @@ class Report:
         facts: name of a fact -> its value as text, in the order to print them.
         problems: one sentence each; empty for a healthy file.
         layout: sizes and cameras, None where it can't be read.
+        warnings: what does not fit the task, one sentence each.
+        success: 1, 0 or nan (unknown) of every episode.
+        info_names: what rows say in their `infos`.
+        is_empty: it is a dump of a run in which there was nothing to dump.
     """
 
     path: str
@@ -30,38 +46,86 @@ class Report:
     facts: dict[str, str]
     problems: tuple[str, ...]
     layout: Layout | None = None
+    warnings: tuple[str, ...] = ()
+    success: tuple[float, ...] = ()
+    info_names: frozenset[str] = frozenset()
+    is_empty: bool = False
 
 
-def examine_all(paths: Sequence[str | os.PathLike[str]], timeout_length: int | None = None) -> list[Report]:
-    """`examine` for files that are meant to be one dataset: one whose sizes or cameras are not the first one's says so.
+def examine_all(
+    paths: Paths | Sequence[str | os.PathLike[str]],
+    timeout_length: int | None = None,
+    conventions: Conventions = AS_WRITTEN,
+    task: Task | None = None,
+) -> list[Report]:
+    """`examine` for all that `load_sources` would read as one dataset, and what is wrong with it as one.
+
+    A file whose sizes or cameras are not the first one's says so, and so does a path that leads to no file.
 
     Args:
-        paths: files, or folders of Minari datasets.
-        timeout_length: as for `examine`.
+        paths: as for `load_sources`.
+        timeout_length, conventions, task: as for `examine`.
     """
-    reports: list[Report] = []
+    files, reports = _files(paths)
     first: tuple[str, Layout] | None = None
-    for report in (examine(path, timeout_length) for path in paths):
+    success: list[float] = []
+    names: set[str] = set()
+    for file in files:
+        report = examine(file, timeout_length, conventions, task)
         if report.layout is not None:
             first = first or (report.path, report.layout)
             if difference := report.layout.difference(first[1]):
                 odd = f"{report.path} {difference} as in {first[0]}."
                 report = replace(report, problems=(*report.problems, odd))
+        success += report.success
+        names |= report.info_names
         reports.append(report)
+    if task is not None and reports:
+        remarks = success_remarks(np.array(success, np.float32), names)
+        reports[-1] = replace(reports[-1], warnings=(*reports[-1].warnings, *remarks, *task_remarks(task)))
+    if files and all(report.is_empty for report in reports):
+        nothing = "the dumps hold no transitions."
+        reports[-1] = replace(reports[-1], problems=(*reports[-1].problems, nothing))
     return reports
 
 
-def examine(path: str | os.PathLike[str], timeout_length: int | None = None) -> Report:
+def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[Report]]:
+    """The files behind paths, each once, and a report for each path that leads to none."""
+    given: list[Any] = list(paths.values()) if isinstance(paths, Mapping) else [paths]
+    entries = [entry for each in given for entry in (each if each and isinstance(each, list | tuple) else [each])]
+    files: list[Path] = []
+    missing = []
+    for entry in entries:
+        try:
+            files += find_files(entry)
+        except DataError as error:
+            missing.append(Report(os.fspath(entry or ""), "", {}, (str(error),)))
+    return list(dict.fromkeys(files)), missing
+
+
+def examine(
+    path: str | os.PathLike[str],
+    timeout_length: int | None = None,
+    conventions: Conventions = AS_WRITTEN,
+    task: Task | None = None,
+) -> Report:
     """Reads a file as far as it can be read and reports all it finds; bad data is never an error here.
 
     Args:
         path: a file, or the folder of a Minari dataset or a LeRobotDataset.
         timeout_length: the task's time limit in transitions; None: inferred.
+        conventions: as for `load_sources`.
+        task: what the file is for; other sizes and missing cameras are problems then.
     """
+    name = os.fspath(path)
     try:
-        recording = read_recording(path)
+        recording = interpret(read_recording(path, None if task is None else tuple(task.layout.cameras)), conventions)
+    except NoTransitionsError as error:
+        # Of a run's dumps some may be empty; any other file should hold something.
+        is_problem = not is_dump(Path(path))
+        return Report(name, "", {"transitions": "0"}, (str(error),) if is_problem else (), is_empty=not is_problem)
     except DataError as error:
-        return Report(os.fspath(path), "", {}, (str(error),))
+        return Report(name, "", {}, (str(error),))
     found = [*recording.problems, *value_problems(recording)]
     broken = gaps(recording)
     if len(broken):
@@ -69,9 +133,22 @@ def examine(path: str | os.PathLike[str], timeout_length: int | None = None) -> 
             f"{len(broken)} gap(s): the observation after transition {broken[0]} is not the one it led to, though no "
             "end of an episode is recorded there (it is read as truncated)"
         )
-    problems = tuple(f"{os.fspath(path)}: {problem}." for problem in found)
-    facts = _facts(repair_timeouts(recording, timeout_length))
-    return Report(os.fspath(path), recording.format, facts, problems, layout(recording))
+    problems = [f"{name}: {problem}." for problem in found]
+    remarks: list[str] = []
+    if task is not None:
+        if difference := layout(recording).difference(task.layout):
+            problems.append(f"{name} {difference} as {task.exp_name} has.")
+        remarks = sentences((name, remark) for remark in file_remarks(path, recording, task))
+    return Report(
+        name,
+        recording.format,
+        _facts(repair_timeouts(recording, timeout_length)),
+        tuple(problems),
+        layout(recording),
+        tuple(remarks),
+        tuple(episode_success(recording).tolist()),
+        frozenset(recording.infos),
+    )
 
 
 def _facts(recording: Recording) -> dict[str, str]:
@@ -79,7 +156,7 @@ def _facts(recording: Recording) -> dict[str, str]:
     lengths = np.diff(ends, prepend=0)
     starts = ends - lengths
     returns = np.add.reduceat(recording.rewards.astype(np.float64), starts)
-    success = np.fmax.reduceat(recording.success, starts)
+    success = episode_success(recording)
     known = success[~np.isnan(success)]
     terminated, truncated = recording.terminated[ends - 1], recording.truncated[ends - 1]
     actions = recording.actions
@@ -90,7 +167,9 @@ def _facts(recording: Recording) -> dict[str, str]:
         "observation": f"{recording.observation_kind}, {recording.observations.shape[1]} flat",
         "action": f"{recording.action_kind}, from {actions.min():.4g} to {actions.max():.4g}",
         "reward": f"from {recording.rewards.min():.4g} to {recording.rewards.max():.4g}",
-        "success rate": f"{known.mean():.1%} of {len(known)} episodes" if len(known) else "not recorded",
+        "success rate": f"{known.mean():.1%} of {len(known)} episodes"
+        if len(known)
+        else f"not recorded{success_hint(recording.infos)}",
         "return": _spread(returns),
         "length": _spread(lengths),
         "ends": f"{terminated.sum()} terminated, {(truncated & ~terminated).sum()} truncated, "
@@ -125,7 +204,8 @@ def _spread(values: Float[np.ndarray, " episode"] | Integer[np.ndarray, " episod
 
 
 def render(report: Report) -> str:
-    """The report as text, a line per fact and per problem."""
+    """The report as text, a line per fact, per warning and per problem."""
     lines = [report.path, *(f"  {name:<18} {value}" for name, value in report.facts.items())]
+    lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  problem: {problem}" for problem in report.problems] or ["  no problems found"]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
 from wsrl_kit.data.hil_serl import read_hil_serl
@@ -69,7 +70,13 @@ def read_file(
     return segments(repair_timeouts(_read_strictly(Path(path), cameras), timeout_length))
 
 
-def load_sources(paths: Paths, timeout_length: int | None = None, cameras: Sequence[str] | None = None) -> Dataset:
+def load_sources(
+    paths: Paths,
+    timeout_length: int | None = None,
+    cameras: Sequence[str] | None = None,
+    conventions: Conventions = AS_WRITTEN,
+    inspect: Callable[[Path, Recording], object] | None = None,
+) -> Dataset:
     """Reads all sources into one dataset.
 
     Args:
@@ -83,6 +90,8 @@ def load_sources(paths: Paths, timeout_length: int | None = None, cameras: Seque
             of the task; None: inferred (see `repair_timeouts`).
         cameras: the cameras that the policy sees; images of others are passed over. None: all that the files hold; ():
             none, states only.
+        conventions: how files call success, and in which units their actions are.
+        inspect: is shown every file and what it holds, before a problem in it is refused.
 
     Raises:
         DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
@@ -97,10 +106,10 @@ def load_sources(paths: Paths, timeout_length: int | None = None, cameras: Seque
             for file in files:
                 progress.update()
                 try:
-                    recordings.append(_read_strictly(file, cameras))
+                    recordings.append(_read_strictly(file, cameras, conventions, inspect))
                 except NoTransitionsError:
                     # A run also dumps the demonstrations of a time in which nobody intervened.
-                    if _is_dump(file):
+                    if is_dump(file):
                         continue
                     raise
                 first = first or (file, layout(recordings[0]))
@@ -132,13 +141,23 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
     }
 
 
+def find_files(paths: Paths) -> list[Path]:
+    """All files that `load_sources` reads.
+
+    Raises:
+        DataError: nothing was given or found.
+    """
+    return list(dict.fromkeys(file for files in expand(paths).values() for file in files))
+
+
 def _source_name(file: Path) -> str:
-    if _is_dump(file) and file.parent.name in _DUMPS:
+    if is_dump(file) and file.parent.name in _DUMPS:
         return _DUMPS[file.parent.name]
     return re.sub(r"[-_ ]*(v?\d+)?$", "", file.stem) or file.stem
 
 
-def _is_dump(file: Path) -> bool:
+def is_dump(file: Path) -> bool:
+    """Whether a file is named as a HIL-SERL run names its dumps, of which some may be empty."""
     return re.fullmatch(r"transitions_\d+", file.stem) is not None
 
 
@@ -240,8 +259,15 @@ def _read_hdf5_of_either_kind(path: Path) -> Recording:
     return read_hdf5(path)
 
 
-def _read_strictly(path: Path, cameras: Sequence[str] | None) -> Recording:
-    recording = read_recording(path, cameras)
+def _read_strictly(
+    path: Path,
+    cameras: Sequence[str] | None,
+    conventions: Conventions = AS_WRITTEN,
+    inspect: Callable[[Path, Recording], object] | None = None,
+) -> Recording:
+    recording = interpret(read_recording(path, cameras), conventions)
+    if inspect is not None:
+        inspect(path, recording)
     problems = [*recording.problems, *value_problems(recording)]
     if problems:
         raise DataError(f"{path}: {problems[0]}.")

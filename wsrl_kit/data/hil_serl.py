@@ -14,12 +14,21 @@ from wsrl_kit.data.hil_serl_observation import Observation, Unreadable, numbers,
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
 from wsrl_kit.writing import written_whole
 
-SUCCESS_KEYS = ("succeed", "success", "is_success")
 # Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
 _TIMEOUT_KEY = "TimeLimit.truncated"
+
+# Units of actions, in files that this kit writes; and what it writes there.
+_UNITS_KEY, _UNITS = "action_units", "normalized"
+
+# Numbers that `infos` hold under so many names are kept, of those that occur most often.
+_MOST_INFOS = 100
+
+# Characters of such a name.
+_LONGEST_INFO = 100
 
 # What is wrong with a transition -> the transitions in which it is.
 _Problems = dict[str, list[int]]
@@ -147,8 +156,24 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
         timeouts_repaired=int((masked & timeout).sum()),
         problems=tuple(_sentences(problems)),
         grasp_penalty=None if np.isnan(penalty).all() else penalty,
+        infos=_other_infos(rows),
+        actions_in_unit=all(_says_units(row.infos.get(_UNITS_KEY)) for row in rows),
         **_frames(rows),
     )
+
+
+def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+    """Single numbers under names that the kit gives no meaning, of which one may be the success."""
+    known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
+    found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
+    names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
+    # Values beyond float32 become infinity, which is a success as well.
+    with np.errstate(over="ignore"):
+        return {name: np.array([_number(row.infos.get(name)) for row in rows]).astype(np.float32) for name in names}
+
+
+def _says_units(value: Any) -> bool:
+    return isinstance(value, str) and value == _UNITS
 
 
 def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
@@ -214,8 +239,8 @@ def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajecto
 
     Each frame is in the file once, whatever the observation horizon: observations refer to the frames of their episode.
     A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
-    `succeed`, and three entries that HIL-SERL ignores: `TimeLimit.truncated`, and where there are any `source` and
-    `weight`.
+    `succeed`, and entries that HIL-SERL ignores: `TimeLimit.truncated`, `action_units`, and where there are any
+    `source` and `weight`.
 
     Raises:
         DataError: there is no trajectory, or the file can't be written.
@@ -233,7 +258,7 @@ def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
     for step in range(len(trajectory)):
         last = step == len(trajectory) - 1
         truncated = last and not trajectory.terminated
-        infos: dict[str, Any] = {"succeed": trajectory.success, _TIMEOUT_KEY: truncated}
+        infos: dict[str, Any] = {"succeed": trajectory.success, _TIMEOUT_KEY: truncated, _UNITS_KEY: _UNITS}
         if trajectory.source:
             infos["source"] = trajectory.source
         if trajectory.weight is not None:

@@ -10,11 +10,12 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, Shaped
 
+from wsrl_kit.bounds import has_bounds, to_unit
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.hil_serl import SUCCESS_KEYS
 from wsrl_kit.data.recording import Recording, join, kind, success_from_rewards
 from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
+from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
 
 
@@ -92,9 +93,9 @@ def _flatten(space: spaces.Space, values: Any) -> Float32[np.ndarray, "time obse
 def _recording(episode: Any, observation_space: spaces.Space, action_space: spaces.Box) -> Recording:
     observations, actions = _flatten(observation_space, episode.observations), _flatten(action_space, episode.actions)
     low, high = (_flatten(action_space, bound[None])[0] for bound in (action_space.low, action_space.high))
-    if np.isfinite(low).all() and np.isfinite(high).all() and (high > low).all():
-        # Where the bounds are [-1, 1] already, this changes no bit.
-        actions = np.where((low == -1) & (high == 1), actions, 2 * (actions - low) / (high - low) - 1)
+    bounded = has_bounds(low, high)
+    if bounded:
+        actions = to_unit(actions, low, high)
     count = len(episode.rewards)
     terminated, truncated = np.asarray(episode.terminations, bool), np.asarray(episode.truncations, bool)
     # The next row is another episode's: what neither terminated nor was truncated was cut there.
@@ -117,6 +118,8 @@ def _recording(episode: Any, observation_space: spaces.Space, action_space: spac
         format="Minari",
         observation_kind=f"{observation_space}",
         action_kind=kind(np.asarray(episode.actions)[0]),
+        infos={name: _of_steps(values, count) for name, values in infos.items()},
+        actions_in_unit=bounded,
     )
 
 
@@ -125,7 +128,8 @@ def _of_steps(info: Any, count: int) -> Float32[np.ndarray, " time"]:
     values = None if info is None else np.asarray(info)
     if values is None or values.dtype.kind not in "biuf" or values.shape not in ((count,), (count + 1,)):
         return np.full(count, np.nan, np.float32)
-    return values[-count:].astype(np.float32)
+    with np.errstate(over="ignore"):
+        return values[-count:].astype(np.float32)
 
 
 def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:

@@ -23,9 +23,10 @@ def compute_data_quality(
 
     quality = 0.5 s + 0.3 r + 0.2 s (1 - (T - 1) / T_max)
 
-    where s is 1 for success, 0 for failure, 0.5 where unknown; r the return's place in `return_range`, clipped to
-    [0, 1] (0.5 if the range is a point); and T the length. It never falls with success or return, and never rises with
-    length; length counts only as far as the episode succeeded, because a short failure is no better than a long one.
+    where s is 1 for success and 0 for failure; r the return's place in `return_range`, clipped to [0, 1] (0.5 if the
+    range is a point); and T the length. Where success is unknown, quality = 0.35 + 0.3 r. It never falls with success
+    or return, and never rises with length. Length counts only where the episode is known to have succeeded: a short
+    failure is no better than a long one, and in many tasks without a success (a pole that falls) short is bad.
 
     Args:
         trajectory: the episode.
@@ -51,13 +52,14 @@ def _quality(
     longest_episode: int,
 ) -> Float[np.ndarray, " episode"]:
     lowest, highest = return_range
-    succeeded = np.nan_to_num(success.astype(np.float64), nan=0.5)
+    known = ~np.isnan(success)
+    succeeded = np.where(known, success, 0.5)
     place = np.full(len(returns), 0.5)
     if highest > lowest:
         # A range next to nothing makes places infinite, which are clipped like all that lie outside it.
         with np.errstate(over="ignore"):
             place = np.clip(np.nan_to_num((returns - lowest) / (highest - lowest), nan=0.5), 0, 1)
-    speed = np.clip(1 - (lengths - 1) / longest_episode, 0, 1)
+    speed = np.where(known, np.clip(1 - (lengths - 1) / longest_episode, 0, 1), 1.0)
     return _SUCCESS_SHARE * succeeded + _RETURN_SHARE * place + _SPEED_SHARE * succeeded * speed
 
 

@@ -4,7 +4,7 @@ Every reader returns a `Recording` and writes down what is wrong with the file i
 so that the loader can refuse the file and the doctor can list everything from the same reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,8 @@ class Recording:
             reader of episodes whose frames lie in time order gives `frame[:, None] + np.arange(1 - k, 1)`.
         next_stack: the same of the next observation: the row's stack moved on by one frame.
         stored_frames: how many frames of each camera the file holds, repeated ones counted.
+        infos: what else rows say in single numbers, by name; nan where a row does not.
+        actions_in_unit: the actions are known to be shares of the task's bounds, in [-1, 1].
     """
 
     observations: Float32[np.ndarray, "transition observation"]
@@ -71,6 +73,8 @@ class Recording:
     stack: Int64[np.ndarray, "transition horizon"] | None = None
     next_stack: Int64[np.ndarray, "transition horizon"] | None = None
     stored_frames: int = 0
+    infos: Mapping[str, Float32[np.ndarray, " transition"]] = field(default_factory=dict)
+    actions_in_unit: bool = False
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -117,9 +121,16 @@ def join(recordings: Sequence[Recording]) -> Recording:
         arrays["frames"] = {
             camera: [frame for recording in recordings for frame in recording.frames[camera]] for camera in first.frames
         }
+    unsaid = [np.full(len(recording), np.nan, np.float32) for recording in recordings]
+    infos = {
+        name: np.concatenate([each.infos.get(name, nan) for each, nan in zip(recordings, unsaid, strict=True)])
+        for name in dict.fromkeys(name for recording in recordings for name in recording.infos)
+    }
     return replace(
         first,
         **arrays,
+        infos=infos,
+        actions_in_unit=all(recording.actions_in_unit for recording in recordings),
         timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
         problems=tuple(problem for recording in recordings for problem in recording.problems),
         last_observations_recorded=all(recording.last_observations_recorded for recording in recordings),

@@ -43,7 +43,9 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
             Metaworld ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id,
             where "package:Id" imports the package that registers it. uint8 entries (height, width, 3) of a task's
             observations are its cameras, all else is state.
-        environment_options: for every task `observation_horizon`, which is 1 by default. For the simulated robot
+        environment_options: for every task `observation_horizon`, which is 1 by default, and `success_key`, the name
+            under which `info`, and `infos` in data files, say success; None: `success`, `is_success` or `succeed`, as
+            the kit's own robots always do. For the simulated robot
             `difficulty` ("easy", "default", "hard") and the fields of `InsertionOptions` (`PixelInsertionOptions` with
             cameras); for a robot behind a server the fields of `RobotOptions`. For every other task
             `max_episode_steps`, the time limit; `success_reward`, whether the reward is 1 at the first success, which
@@ -53,7 +55,8 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
             False for the others, which keep the rewards that they are known for.
 
     Returns:
-        The environment; `info["success"]` (bool) is there at every step where the task reports success.
+        The environment; `info["success"]` is there at every step where the task reports success, None where it reports
+        that it does not know.
 
     Raises:
         ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Where OpenGL is
@@ -63,7 +66,8 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     """
     given = dict(environment_options or {})
     horizon = check("observation_horizon", given.pop("observation_horizon", 1), int, {"minimum": 1})
-    environment = FiniteNumbers(_task(exp_name, given), exp_name)
+    success_key = check("success_key", given.pop("success_key", None), str | None)
+    environment = FiniteNumbers(_task(exp_name, given, success_key), exp_name)
     has_cameras = isinstance(environment.observation_space, gymnasium.spaces.Dict)
     return ObservationHorizon(environment, horizon) if has_cameras or horizon > 1 else environment
 
@@ -77,7 +81,7 @@ def is_simulation(environment: gymnasium.Env) -> bool:
     return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in SIMULATORS
 
 
-def _task(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
+def _task(exp_name: str, given: dict[str, Any], success_key: str | None) -> gymnasium.Env:
     """The task as it is at any one moment."""
     if exp_name == INSERTION:
         options = insertion_options(given, InsertionOptions)
@@ -95,8 +99,8 @@ def _task(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
     environment = _gymnasium_environment(exp_name, given)
     if environment.spec is None or environment.spec.max_episode_steps is None:
         environment = TimeLimit(environment, DEFAULT_TIME_LIMIT)
-    environment = flatten(environment, exp_name)
-    return SuccessReward(environment, exp_name) if success_reward else environment
+    flat = flatten(environment, exp_name, success_key)
+    return SuccessReward(flat, exp_name) if success_reward else flat
 
 
 def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:

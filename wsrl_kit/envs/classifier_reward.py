@@ -6,6 +6,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 
 from wsrl_kit.envs.confirmation import Confirm
+from wsrl_kit.envs.wrappers import TASK_SUCCESS
 
 CONFIRMED = "success_confirmed"
 """Key of `info` at the steps after which somebody was asked: what they said."""
@@ -24,7 +25,7 @@ class ClassifierReward(gymnasium.Wrapper):
     The task's own success neither rewards nor ends the episode; its failures and time limit still end it.
 
     `info["success"]` (bool) is the classifier's, at every step; `info["success_probability"]` what it is decided by;
-    `info["task_success"]` (bool) the task's own, where it reports one.
+    `info["task_success"]` the task's own, where it reports one: True, False, or None where it does not know.
 
     Where somebody confirms, a success is one once they say so: denied, it is none, the episode goes on, and they are
     asked again when it is seen anew, or after `ASK_AGAIN` steps of it. `info["success_confirmed"]` (bool) is there
@@ -67,10 +68,10 @@ class ClassifierReward(gymnasium.Wrapper):
         probability = self._probability(observation)
         success = self._decide(probability)
         if "success" in info:
-            info["task_success"] = info["success"]
+            info[TASK_SUCCESS] = info["success"]
         if self._confirm is not None:
             success = self._is_confirmed(success, observation, info, self._confirm)
-        failed = terminated and not info.get("task_success", False)
+        failed = terminated and not info.get(TASK_SUCCESS)
         info |= {"success": success, "success_probability": probability}
         return observation, float(success), success or failed, truncated, info
 

@@ -7,6 +7,7 @@ import gymnasium
 
 from wsrl_kit.envs.robot import RobotEnv
 from wsrl_kit.envs.takeover import Takeover
+from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.errors import ExperimentError
 
 Confirm = Callable[[Any, dict[str, Any]], bool | None]
@@ -27,10 +28,11 @@ def by_task(environment: gymnasium.Env) -> Confirm:
     if isinstance(robot, RobotEnv) and not robot.knows_success:
         raise ExperimentError(f"{sentence}, and the robot at {robot.client.url} does not")
 
-    def confirm(observation: Any, info: dict[str, Any]) -> bool:
-        if "task_success" not in info:
+    def confirm(observation: Any, info: dict[str, Any]) -> bool | None:
+        if TASK_SUCCESS not in info:
             raise ExperimentError(f"{sentence}, and {environment.unwrapped} does not")
-        return bool(info["task_success"])
+        said = info[TASK_SUCCESS]
+        return None if said is None else bool(said)
 
     return confirm
 

@@ -36,7 +36,7 @@ class StayAfterSuccess(gymnasium.Wrapper):
             ExperimentError: the task does not say whether it is done.
         """
         observation, _, terminated, truncated, info = self.env.step(action)
-        if "success" not in info:
+        if info.get("success") is None:
             raise ExperimentError(
                 "success and failure data are recorded on tasks that report success in their info, which this one does "
                 "not: give your own files as classifier_data"

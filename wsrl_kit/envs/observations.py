@@ -9,13 +9,12 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from jaxtyping import Float32
 
+from wsrl_kit.bounds import LARGEST_BOUND
 from wsrl_kit.errors import ExperimentError
 
 STATE = "state"
 """Name of the flat state among the observations of a task with cameras; no camera is called so."""
 
-_LARGEST_BOUND = 1e6
-"""A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be normalised by it."""
 _SMALLEST_IMAGE = 8
 """An array of floats, two of whose three axes are at least this long, is an image."""
 
@@ -100,7 +99,7 @@ def _bounds(
         raise ExperimentError(f"the observations of {name!r} must flatten to a fixed number of values, found {space}")
     low = np.concatenate([box.low.astype(np.float64) for box in boxes])
     high = np.concatenate([box.high.astype(np.float64) for box in boxes])
-    low[low < -_LARGEST_BOUND], high[high > _LARGEST_BOUND] = -np.inf, np.inf
+    low[low < -LARGEST_BOUND], high[high > LARGEST_BOUND] = -np.inf, np.inf
     return low.astype(np.float32), high.astype(np.float32)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from wsrl_kit.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, Paths, WSRLConfig
-from wsrl_kit.data.files import expand, load_sources
+from wsrl_kit.data.files import expand
 from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.runs import Run, read_run
 from wsrl_kit.training.arms import ARMS, AblationConfig, naming
 from wsrl_kit.training.events import Progress
 from wsrl_kit.training.following import outcome_recorded
 from wsrl_kit.training.inputs import input_digests
-from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, load_offline_data
 from wsrl_kit.training.warmup import PADDING
 from wsrl_kit.training.workers import Job, finished, run_jobs
 
@@ -68,7 +68,7 @@ def with_files(config: WSRLConfig) -> tuple[WSRLConfig, int]:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others.
     """
     paths: Paths = {name: [str(path) for path in files] for name, files in expand(config.offline_data_path).items()}
-    return replace(config, offline_data_path=paths), len(load_sources(paths, cameras=()))
+    return replace(config, offline_data_path=paths), len(load_offline_data(config, paths, cameras=()))
 
 
 def padded(transitions: int) -> int:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from wsrl_kit.envs.classifier_reward import CONFIRMED
-from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 
 
 class EpisodeRecord:
@@ -26,7 +26,7 @@ class EpisodeRecord:
         """Follows one step."""
         self.rewards.append(reward)
         self._success = succeeded(self._success, info)
-        self._task_success = succeeded(self._task_success, info, "task_success")
+        self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
         if CONFIRMED in info:
             self._denied += not info[CONFIRMED]
 

@@ -1,6 +1,6 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.quality import weigh
+from wsrl_kit.data.recording import Recording
 from wsrl_kit.data.retention import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
 from wsrl_kit.envs.confirmation import Confirm, by_person, by_task
+from wsrl_kit.envs.description import conventions
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.reconnecting import reconnecting
 from wsrl_kit.envs.takeover import Takeover, beside_person
@@ -76,17 +78,24 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
     return dataset
 
 
-def load_offline_data(config: WSRLConfig, paths: Paths, cameras: Sequence[str] | None = None) -> Dataset:
+def load_offline_data(
+    config: WSRLConfig,
+    paths: Paths,
+    cameras: Sequence[str] | None = None,
+    inspect: Callable[[Path, Recording], object] | None = None,
+) -> Dataset:
     """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
 
     Args:
         cameras: names of those whose images are read; None: of all that there are.
+        inspect: as for `load_sources`.
 
     Raises:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
             data do not tell whole episodes.
     """
-    dataset = load_sources(paths, cameras=cameras)
+    reading = conventions(config.exp_name, config.environment_options, config.action_units)
+    dataset = load_sources(paths, cameras=cameras, conventions=reading, inspect=inspect)
     if config.conservative_loss == "calql":
         _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:

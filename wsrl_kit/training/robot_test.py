@@ -10,7 +10,7 @@ import numpy as np
 from wsrl_kit import envs, sac
 from wsrl_kit.config import WSRLConfig
 from wsrl_kit.envs.confirmation import by_task
-from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import Stopped
 from wsrl_kit.runs import Run
 from wsrl_kit.sac import SACConfig, SACState
@@ -89,6 +89,6 @@ def _play(
         observation, _, terminated, truncated, info = environment.step(action)
         length, done = length + 1, terminated or truncated
         success = succeeded(success, info)
-        task_success = succeeded(task_success, info, "task_success")
+        task_success = succeeded(task_success, info, TASK_SUCCESS)
     said = {"success": success, "task_success": task_success}
     return {name: np.nan if value is None else float(value) for name, value in said.items()} | {"length": float(length)}
