@@ -191,4 +191,5 @@ def test_every_preset_solves_the_probes(name: str, has_offline_term: bool) -> No
     close(value("time limit", [0.0] * 2, [-0.5, 0.5]), 1.0 / (1.0 - DISCOUNT), atol=0.25)
     column = jnp.array([[-1.0], [1.0]])
     action = sac.act(config, sac.policy(states["best action"]), column, jnp.zeros_like(column))
-    close(np.asarray(action)[:, 0], [-0.5, 0.5], atol=0.1)
+    # What the policy's actions lose of the best reward, 1: the action 0 and the ends of the range lose 0.25.
+    assert ((np.asarray(action)[:, 0] - [-0.5, 0.5]) ** 2).max() < 0.03

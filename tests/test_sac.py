@@ -382,7 +382,9 @@ def test_nothing_annealed_compiles_anew() -> None:
 
 def test_the_actor_step_is_the_same_in_parts_as_in_one_piece() -> None:
     state, batch = trained(), batch_of(4 * BATCH)
-    whole, parts = (sac.update_actor(CONFIG, state, batch, jax.random.key(0), parts=count) for count in (1, 4))
+    whole, parts = (
+        compiled(partial(sac.update_actor, CONFIG, parts=count))(state, batch, jax.random.key(0)) for count in (1, 4)
+    )
     assert_close(whole, parts)
 
 

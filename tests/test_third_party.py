@@ -197,9 +197,11 @@ def test_a_name_that_does_not_exist_is_refused_with_the_nearest(wrong, right):
         ("gym_hil/PandaPickCube-v0", "gym-hil", "gym_hil"),
     ],
 )
-def test_a_missing_package_is_named_with_the_command_that_installs_it(exp_name, extra, module):
-    if find_spec(module) is not None:
-        pytest.skip(f"{module} is installed")
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, exp_name, extra, module):
+    # Importing it fails, whether or not it is installed and was imported before.
+    monkeypatch.setitem(sys.modules, module, None)
+    for package in PACKAGES:
+        monkeypatch.delitem(sys.modules, package.module, raising=False)
     with pytest.raises(ExperimentError, match=rf"'{exp_name}' needs .*`pip install 'wsrl-kit\[{extra}\]'`"):
         make(exp_name)
 
@@ -274,8 +276,8 @@ def test_a_task_that_metaworld_does_not_have_is_refused_with_its_nearest():
         make("metaworld/dor-open-v3")
 
 
-@gym_hil_installed
 @can_draw
+@gym_hil_installed
 @pytest.mark.parametrize("kind", ("expert", "suboptimal"))
 def test_gym_hil_picks_its_cube(kind):
     options = {"success_reward": True, "random_block_position": True}
