@@ -1,5 +1,6 @@
 """The doctor says what a file holds and all that is wrong with it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from data_samples import three_sources, trajectory, upstream_rows, write_upstream
 from wsrl_kit.cli import main
 from wsrl_kit.data.doctor import examine, examine_all, render
-from wsrl_kit.data.files import Paths, load_sources
+from wsrl_kit.data.files import Paths, load_sources, read_file
 from wsrl_kit.data.hdf5 import write_hdf5
 from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.data.minari_format import write_minari
@@ -60,8 +61,8 @@ def test_the_doctor_does_not_stop_at_the_first_problem(tmp_path: Path) -> None:
     rows = upstream_rows([6, 6, 6])
     rows[1]["observations"] = {"state": np.full((1, 3), np.nan)}
     rows[4]["rewards"] = np.inf
-    rows[7]["actions"] = np.array([3.0, 0.0])
-    rows[8]["actions"] = np.array([-3.0, 0.0])
+    rows[7]["actions"] = np.array([30.0, 0.0])
+    rows[8]["actions"] = np.array([-30.0, 0.0])
     rows[10]["observations"] = {"state": np.zeros((1, 4))}
     rows[11]["observations"]["wrist"] = np.zeros((1, 4, 4, 3), np.uint8)
     del rows[13]["dones"]
@@ -71,7 +72,7 @@ def test_the_doctor_does_not_stop_at_the_first_problem(tmp_path: Path) -> None:
     for expected in (
         "observations of transition 1 are not finite",
         "rewards of transition 4 are not finite",
-        "the action of transition 7 holds 3, expected [-1, 1], as in 2 transitions in all",
+        "the action of transition 7 holds 30, expected [-1, 1], as in 2 transitions in all",
         "transition 10 has observations (1, 4)",
         "transition 11 has observations (1, 3), wrist (1, 4, 4, 3) and next_observations (1, 3)",
         "transition 13 has no 'dones'",
@@ -185,3 +186,19 @@ def test_a_name_in_infos_that_sounds_like_success_is_pointed_out(tmp_path: Path)
     assert facts["success rate"] == (
         "not recorded; info holds 'task_success': give success_key='task_success' in environment_options"
     )
+
+
+@pytest.mark.parametrize("write", [write_hil_serl, write_npz, write_hdf5, write_minari])
+def test_actions_beyond_one_are_clipped_and_a_fact(tmp_path: Path, write: Callable[..., None]) -> None:
+    data = trajectory(5)
+    data.actions[1:3] = [[1.1, 0.5], [-1.57, 1.09]]
+    write(tmp_path / "file-v0", [data])
+    report = examine(tmp_path / "file-v0")
+    assert report.problems == ()
+    assert report.facts["actions clipped"] == "2 of 5, the largest 1.57"
+    np.testing.assert_array_equal(read_file(tmp_path / "file-v0")[0].actions, np.clip(data.actions, -1, 1))
+
+
+def test_a_file_with_all_actions_in_range_says_nothing_of_clipping(tmp_path: Path) -> None:
+    write_npz(tmp_path / "file", three_sources())
+    assert "actions clipped" not in examine(tmp_path / "file").facts

@@ -26,6 +26,7 @@ from wsrl_kit.training import agent as agents
 from wsrl_kit.training import finetune
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.events import Silent
+from wsrl_kit.training.interventions import action_taken
 from wsrl_kit.training.jobs import run_finetune
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.trajectory import Trajectory
@@ -177,11 +178,32 @@ def test_what_a_human_did_is_kept_where_contact_is_lost_before_they_hand_back(mo
     np.testing.assert_array_equal(kept.transitions.observation[: int(kept.size)], [(0, 2), (0, 3), (0, 6)])
 
 
-@pytest.mark.parametrize("action", [np.array([0.2, 1.01]), np.array([np.nan, 0.0]), np.zeros(3)])
-def test_a_humans_action_out_of_range_is_refused_in_one_sentence(action, monkeypatch):
-    monkeypatch.setattr(Helped, "override", action)
-    with pytest.raises(ExperimentError, match=r"^info\['intervene_action'\] must be 2 numbers in \[-1, 1\], found \["):
-        run()
+@pytest.mark.parametrize(
+    "action",
+    [
+        np.array([0.2, 3.01]),
+        np.array([np.nan, 0.0]),
+        np.zeros(3),
+        np.zeros((2, 1)),
+        ["1", "0"],
+        [[1], [2, 3]],
+        "left",
+        {},
+    ],
+)
+def test_a_humans_action_out_of_range_is_refused_in_one_sentence(action):
+    with pytest.raises(
+        ExperimentError, match=r"^info\['intervene_action'\] must be 2 numbers in \[-1, 1\], found "
+    ) as caught:
+        action_taken(np.zeros(2, np.float32), {"intervene_action": action})
+    assert str(caught.value).isprintable()
+
+
+def test_a_humans_action_in_the_grippers_frame_is_clipped(monkeypatch):
+    monkeypatch.setattr(Helped, "override", [0.5, -1.57])
+    _, replay = run(intervention_capacity=20)
+    kept = replay.offline.transitions.action[: len(ROWS)]
+    np.testing.assert_array_equal(kept, np.tile(np.float32([0.5, -1.0]), (len(ROWS), 1)))
 
 
 SHOWN: list[tuple[Any, Any]] = []

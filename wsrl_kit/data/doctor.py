@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.files import Paths, find_files, is_dump, read_recording
 from wsrl_kit.data.layout import Layout
-from wsrl_kit.data.recording import Recording, gaps, layout, repair_timeouts, segment_ends, value_problems
+from wsrl_kit.data.recording import Recording, clipped, gaps, layout, repair_timeouts, segment_ends, value_problems
 from wsrl_kit.data.task import (
     Task,
     episode_success,
@@ -176,6 +176,8 @@ def _facts(recording: Recording) -> dict[str, str]:
         f"{(~truncated & ~terminated).sum()} cut off",
         "timeouts repaired": f"{recording.timeouts_repaired}",
     }
+    if count := int(clipped(recording).sum()):
+        facts["actions clipped"] = f"{count} of {len(recording)}, the largest {np.nanmax(np.abs(actions)):.4g}"
     if recording.frames:
         facts |= _camera_facts(recording)
     if recording.grasp_penalty is not None:

@@ -95,7 +95,7 @@ def load_sources(
 
     Raises:
         DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
-            lacks a camera, or holds NaN, infinity or actions out of [-1, 1].
+            lacks a camera, or holds NaN, infinity or actions beyond 3.
     """
     parts = []
     first: tuple[Path, Layout] | None = None

@@ -46,6 +46,10 @@ def _address(array: UInt8[np.ndarray, "..."]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+# Of each camera's frame, where it lies in memory, and in which order.
+_Place = tuple[tuple[int, tuple[int, ...]], ...]
+
+
 class FrameCollector:
     """Takes in the stacks of observations one after another and keeps each frame of them once.
 
@@ -59,8 +63,8 @@ class FrameCollector:
 
     def __init__(self, cameras: Sequence[str]) -> None:
         self.frames: dict[str, list[Frame]] = {camera: [] for camera in cameras}
-        self._index_of: dict[tuple[int, ...], int] = {}
-        self._seen: set[tuple[int, ...]] = set()
+        self._index_of: dict[_Place, int] = {}
+        self._seen: set[_Place] = set()
 
     @property
     def stored(self) -> int:
@@ -82,7 +86,7 @@ class FrameCollector:
         return indices
 
     def _index(self, frame: Mapping[str, Frame], guesses: Sequence[int]) -> int:
-        memory = tuple(_address(array) for array in frame.values())
+        memory = tuple((_address(array), array.strides) for array in frame.values())
         self._seen.add(memory)
         known = self._index_of.get(memory)
         for guess in guesses:

@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsrl_kit.data.frames import FrameCollector
-from wsrl_kit.data.hil_serl_observation import Observation, Unreadable, numbers, parse_observation
+from wsrl_kit.data.hil_serl_observation import (
+    LONGEST_NAME,
+    Observation,
+    Unreadable,
+    is_name,
+    numbers,
+    parse_observation,
+)
 from wsrl_kit.data.recording import Recording, kind, success_from_rewards
-from wsrl_kit.data.safe_pickle import load_pickle
+from wsrl_kit.data.safe_pickle import load_pickles
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
@@ -56,6 +63,8 @@ class _Row(NamedTuple):
 def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
 
+    Several lists that were pickled into one file are read as one.
+
     An observation is a dict with `state` and any number of cameras, or a flat array. Images are referred to, and not
     copied. A row or its `infos` may say `grasp_penalty`; `infos` may say success, and what `write_hil_serl` adds.
 
@@ -67,9 +76,11 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
         NoTransitionsError: the list is empty, as the dump of demonstrations is where nobody intervened.
         DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
     """
-    content = load_pickle(path)
-    if not isinstance(content, list | tuple):
-        raise DataError(f"{path}: expected a list of transitions, found {type(content).__name__}.")
+    content: list[Any] = []
+    for part in load_pickles(path):
+        if not isinstance(part, list | tuple):
+            raise DataError(f"{path}: expected a list of transitions, found {type(part).__name__}.")
+        content += part
     if not content:
         raise NoTransitionsError(f"{path} holds no transitions.")
     problems: _Problems = defaultdict(list)
@@ -106,8 +117,10 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
         )
     except KeyError as missing:
         raise Unreadable(f"has no {missing}") from None
-    except (TypeError, ValueError):
+    except ValueError:
         raise Unreadable("has rewards, masks or dones that are no single numbers") from None
+    if not is_name(infos.get("source", "")):
+        raise Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
     if row.mask not in (0, 1) or row.done not in (0, 1):
         raise Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
     if row.observation.shapes != row.next_observation.shapes:
@@ -118,7 +131,17 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
 
 
 def _single(value: Any) -> float:
-    return float(np.asarray(value).item())
+    """The one number that a number, or an array or list of one number, is.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, list | tuple):
+        (value,) = value
+    array = np.asarray(value) if isinstance(value, int | float | np.ndarray | np.generic) else np.empty(0)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{array.dtype} is no number")
+    return float(array.item())
 
 
 def _sentences(problems: _Problems) -> list[str]:
@@ -129,14 +152,14 @@ def _sentences(problems: _Problems) -> list[str]:
 
 
 def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
-    rewards = np.array([row.reward for row in rows], dtype=np.float32)
+    rewards = _float32(row.reward for row in rows)
     masked = np.array([row.mask == 0 for row in rows])
     ended = masked | np.array([row.done == 1 for row in rows])
-    timeout = np.array([bool(row.infos.get(_TIMEOUT_KEY)) for row in rows])
+    timeout = np.array([_number(row.infos.get(_TIMEOUT_KEY)) > 0 for row in rows])
     truncated = ended & (timeout | ~masked)
     told_apart = bool((ended & ~masked).any()) or any(_TIMEOUT_KEY in row.infos for row in rows)
     success_said = any(key in row.infos for row in rows for key in SUCCESS_KEYS)
-    penalty = np.array([row.grasp_penalty for row in rows], np.float32)
+    penalty = _float32(row.grasp_penalty for row in rows)
     return Recording(
         observations=_stack(row.observation.state for row in rows),
         actions=_stack(row.action for row in rows),
@@ -148,8 +171,8 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
         success=np.array([_success(row.infos) for row in rows], np.float32)
         if success_said
         else success_from_rewards(rewards, ended),
-        source=np.array([str(row.infos.get("source", "")) for row in rows]),
-        weight=np.array([_number(row.infos.get("weight")) for row in rows], np.float32),
+        source=np.array([row.infos.get("source", "") for row in rows]),
+        weight=_float32(_number(row.infos.get("weight")) for row in rows),
         format="HIL-SERL pickle",
         observation_kind=kind(rows[0].observation.state),
         action_kind=kind(rows[0].action),
@@ -196,9 +219,13 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
 
 def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
     flat = [vector.reshape(-1) for vector in vectors]
+    return _float32(np.concatenate(flat).reshape(len(flat), -1))
+
+
+def _float32(values: np.ndarray | Iterable[float]) -> np.ndarray:
     # Values beyond float32 become infinity, which is then reported as such.
     with np.errstate(over="ignore"):
-        return np.concatenate(flat).reshape(len(flat), -1).astype(np.float32)
+        return np.asarray(values if isinstance(values, np.ndarray) else list(values)).astype(np.float32)
 
 
 def _success(infos: dict[str, Any]) -> float:
@@ -210,7 +237,7 @@ def _number(value: Any) -> float:
     """The single number that an optional entry holds, nan where it holds none."""
     try:
         return _single(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return np.nan
 
 

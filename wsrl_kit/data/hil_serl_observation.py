@@ -7,6 +7,9 @@ import numpy as np
 
 from wsrl_kit.data.recording import kind
 
+LONGEST_NAME = 100
+"""Characters of the name of a camera or a source."""
+
 
 class Unreadable(Exception):
     """Why a transition can't be read, as the end of a sentence."""
@@ -44,7 +47,8 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
         Unreadable: it is none of these, a camera is missing, or images are no uint8 RGB of the state's horizon.
     """
     entries = observation if isinstance(observation, dict) else {"state": observation}
-    entries = {str(key): value for key, value in entries.items()}
+    if not all(is_name(key) for key in entries):
+        raise Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
     others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
     found = {key: value for key, value in others.items() if value.ndim >= (1 if value.dtype == np.uint8 else 3)}
     for key in others.keys() - found.keys():
@@ -76,6 +80,11 @@ def _stack(camera: str, images: np.ndarray) -> np.ndarray:
     return images if images.ndim == 4 else images[None]
 
 
+def is_name(value: Any) -> bool:
+    """Whether a camera or a source may be called so; what prints names need not look at them again."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
+
+
 def numbers(value: Any, name: str) -> np.ndarray:
     """The array that an entry holds, which must be of numbers.
 
@@ -92,9 +101,18 @@ def as_array(value: Any, name: str) -> np.ndarray:
     """The array that an entry holds.
 
     Raises:
-        Unreadable: it is a ragged list.
+        Unreadable: it is neither an array, nor a number, nor a regular list of these.
     """
+    if not _holds_numbers(value):
+        raise Unreadable(f"has {name} that are no numbers")
     try:
         return np.asarray(value)
     except ValueError:
         raise Unreadable(f"has {name} that are no array") from None
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether lists hold nothing else; a text among numbers would make numpy take a text's place for each of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_holds_numbers, value))
+    return isinstance(value, np.ndarray | np.generic | int | float)

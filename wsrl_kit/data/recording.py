@@ -15,6 +15,8 @@ from wsrl_kit.data.frames import Frames, differ
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.trajectory import Trajectory
 
+# HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
+LARGEST_ACTION = 3.0
 # Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
 ACTION_TOLERANCE = 1e-3
 
@@ -139,15 +141,15 @@ def join(recordings: Sequence[Recording]) -> Recording:
 
 
 def value_problems(recording: Recording) -> list[str]:
-    """What is wrong with the values: NaN, infinity, actions out of range, weights below 0, stacks that jump."""
+    """What is wrong with the values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
     problems = []
     for name in ("observations", "next_observations", "actions", "rewards"):
         values = getattr(recording, name).reshape(len(recording), -1)
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             problems.append(f"{name} of transition {bad[0]} are not finite (NaN or infinity){_more(bad)}")
-    # NaN compares false here: it is reported above.
-    bad = np.flatnonzero((np.abs(recording.actions) > 1 + ACTION_TOLERANCE).any(axis=1))
+    # NaN compares false here: it is reported above. Smaller actions are clipped (see `segments`).
+    bad = np.flatnonzero((np.abs(recording.actions) > LARGEST_ACTION).any(axis=1))
     if len(bad):
         worst = recording.actions[bad[0]][np.argmax(np.abs(recording.actions[bad[0]]))]
         problems.append(f"the action of transition {bad[0]} holds {worst:.4g}, expected [-1, 1]{_more(bad)}")
@@ -166,6 +168,11 @@ def value_problems(recording: Recording) -> list[str]:
                 f"next observation are not the newer ones of its observation{_more(bad)}"
             )
     return problems
+
+
+def clipped(recording: Recording) -> Bool[np.ndarray, " transition"]:
+    """The transitions whose actions reach out of [-1, 1], to which `segments` clips them."""
+    return (np.abs(recording.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
 
 
 def _more(rows: Integer[np.ndarray, " row"]) -> str:
@@ -253,7 +260,8 @@ def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode
 def segments(recording: Recording) -> list[Trajectory]:
     """Cuts a recording at episode ends and gaps; what ends without a recorded end is truncated.
 
-    The images of all segments are copied into one array per camera, of which each segment has its part.
+    Actions are clipped to [-1, 1]. The images of all segments are copied into one array per camera, of which each
+    segment has its part.
     """
     ends = segment_ends(recording)
     starts = np.concatenate([[0], ends[:-1]])

@@ -1,186 +1,159 @@
-"""An unpickler that knows numpy arrays, containers and numbers, and runs nothing else.
+"""Reads pickles that hold nothing but numpy arrays, containers, text and numbers.
 
-Unpickling can call whatever a file names. Here every name that a file may use stands for one of the few functions
-below, which check their arguments and build plain values; nothing of numpy or the standard library is handed to the
-file. Numpy's own `__setstate__` of dtypes, which trusts sizes and flags that the file gives, is never reached.
+Unpickling runs what a file says. Python's unpickler can be given harmless stand-ins for all names, but it still calls,
+copies and sets the state of these as often and in such an order as the file likes, allocates what the file declares,
+and hashes what the file calls a key; each of these has been an attack. So this reader has a stack machine of its own
+(`pickle_machine`), which knows the instructions of data and checks each one. It runs the whole file before numpy is
+touched, and leaves inert records of shape, dtype and bytes (`pickle_names`). Arrays are made of these records here, in
+one pass that also bounds what repeated references make of a small file.
 """
 
-import copyreg
-import functools
-import math
-import pickle
-import re
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsrl_kit.data.pickle_machine import Machine
+from wsrl_kit.data.pickle_names import Array, Bytearray, Damaged, Name, Refused
 from wsrl_kit.errors import DataError
 
-_NUMBER = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c8|c16)")
-_PLAIN_CODECS = ("latin1", "latin-1")
+DEEPEST = 50
+"""Containers inside one another."""
 
-
-class _Refused(Exception):
-    """A name that the file has no business with; carries the name."""
-
-
-class _Known:
-    """Stands for an allowed name. A file can call it, and nothing else: it has no state to be set."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("the state of a function can't be set")
-
-
-class _Dtype:
-    """A dtype of numbers under construction: its code, and the byte order that the state adds."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: Any, *_flags: Any) -> None:
-        self.code = _number_dtype(code).str.lstrip("<>|=")
-
-    def __setstate__(self, state: Any) -> None:
-        order = state[1]
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("unknown byte order")
-        self.code = order + self.code
-
-
-def _dtype_of(value: Any) -> np.dtype:
-    return _number_dtype(value.code if isinstance(value, _Dtype) else value)
-
-
-@functools.cache
-def _number_dtype(code: Any) -> np.dtype:
-    if not (isinstance(code, str) and _NUMBER.fullmatch(code)):
-        raise _Refused(f"numpy.dtype({code!r})")
-    return np.dtype(code)
-
-
-class _Array(np.ndarray):
-    """An array under construction, as `_reconstruct` leaves it; its state brings shape, dtype and bytes."""
-
-    def __setstate__(self, state: Any) -> None:
-        version, shape, dtype, is_fortran, data = state
-        content = data.encode("latin1") if isinstance(data, str) else data
-        # Numpy checks that the bytes fill the shape. (It wants a plain bool, though its type stubs say otherwise.)
-        super().__setstate__((version, shape, _dtype_of(dtype), bool(is_fortran), content))  # type: ignore[arg-type]
-
-
-def _ndarray(shape: Any, dtype: Any, buffer: Any, offset: Any = None) -> np.ndarray:
-    if offset is not None:
-        size = math.prod(shape) * _dtype_of(dtype).itemsize
-        if type(offset) is not int or not 0 <= offset <= offset + size <= len(buffer):
-            raise pickle.UnpicklingError("an array does not lie inside its bytes")
-        buffer = memoryview(buffer)[offset : offset + size]
-    return _frombuffer(buffer, dtype, shape, "C")
-
-
-_NDARRAY = _Known(_ndarray)
-
-
-def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    resolved, size = _dtype_of(dtype), math.prod(shape)
-    if len(buffer) != size * resolved.itemsize:
-        raise pickle.UnpicklingError("an array's bytes do not fill its shape")
-    return np.frombuffer(buffer, resolved, count=size).reshape(shape, order=order)
-
-
-def _reconstruct(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    if subtype is not _NDARRAY or tuple(shape) != (0,):
-        raise pickle.UnpicklingError("an array of another kind")
-    return np.empty(0, np.int8).view(_Array)
-
-
-def _jax_array(reconstruct: Any, arguments: Any, state: Any, *_type: Any) -> np.ndarray:
-    """JAX pickles an array as the steps that make its copy in numpy; the copy it is."""
-    if not (isinstance(reconstruct, _Known) and reconstruct.function is _reconstruct):
-        raise pickle.UnpicklingError("an array of another kind")
-    array = _reconstruct(*arguments)
-    array.__setstate__(state)
-    return array
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    data = data.encode("latin1") if isinstance(data, str) else data
-    return _frombuffer(data, dtype, ())[()]
-
-
-def _encode(text: Any, codec: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or codec not in _PLAIN_CODECS:
-        raise _Refused(f"_codecs.encode with {codec!r}")
-    return text.encode("latin1")
-
-
-def _empty_bytes() -> bytes:
-    return b""
-
-
-def _bytearray(content: Any = b"", codec: Any = "latin1") -> bytearray:
-    return bytearray(content if isinstance(content, bytes) else _encode(content, codec))
-
-
-_KNOWN: dict[tuple[str, str], _Known] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Known(_Dtype),
-    ("_codecs", "encode"): _Known(_encode),
-    ("collections", "OrderedDict"): _Known(dict),
-    # Parameters of networks, as flax and JAX (of 2022, and since) leave them.
-    ("flax.core.frozen_dict", "FrozenDict"): _Known(dict),
-    ("jax._src.device_array", "reconstruct_device_array"): _Known(_jax_array),
-    ("jax._src.array", "_reconstruct_array"): _Known(_jax_array),
-    # The same modules under their names of numpy 1 and numpy 2, and of Python 2 and Python 3.
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Known(_reconstruct) for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _Known(_scalar) for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _Known(_frombuffer) for core in ("core", "_core")},
-    **{
-        (module, function.__name__): _Known(function)
-        for module in ("builtins", "__builtin__")
-        for function in (list, dict, tuple, set, frozenset, complex)
-    },
-    **{(module, "bytes"): _Known(_empty_bytes) for module in ("builtins", "__builtin__")},
-    **{(module, "bytearray"): _Known(_bytearray) for module in ("builtins", "__builtin__")},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _KNOWN[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-    def persistent_load(self, identifier: Any) -> Any:
-        raise _Refused(f"persistent object {str(identifier)[:40]!r}")
+# Whoever walks what was read visits an object as often as it is referred to. Observations of horizon k show each frame
+# 2 k times.
+_LARGEST_RATIO = 32
+_SPARE_BYTES = 16 * 2**20
+_OBJECT_BYTES = 32
 
 
 def load_pickle(path: Path) -> Any:
-    """What a pickle holds, if that is nothing but numpy arrays, containers, text and numbers.
+    """What the one pickle in a file holds, if that is numpy arrays, containers, text and numbers.
+
+    Arrays are read-only and refer to the bytes that were read.
 
     Raises:
-        DataError: the file names anything else (which is refused by name and never run), or is no whole pickle.
+        DataError: the file names anything else (which is refused by name and never run), is no whole pickle, or holds
+            several.
     """
-    # Objects registered by extension code are taken from this cache without asking find_class.
-    copyreg.clear_extension_cache()
+    found = load_pickles(path)
+    if len(found) > 1:
+        raise DataError(f"{path} holds {len(found)} pickles after one another, expected one.")
+    return found[0]
+
+
+def load_pickles(path: Path) -> list[Any]:
+    """What each pickle in a file holds, as `load_pickle`; files grow by a pickle where one dump is appended to another.
+
+    Raises:
+        DataError: as `load_pickle`.
+    """
+    # Opening a pipe waits for a writer.
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file.")
     try:
         # From the file itself: one copy of large images in memory, not two.
         with path.open("rb") as file:
-            return _Unpickler(file).load()
-    except _Refused as refused:
+            size = os.fstat(file.fileno()).st_size
+            records = list(Machine(file, size).pickles())
+        builder = _Builder(_SPARE_BYTES + _LARGEST_RATIO * size)
+        return [builder.build(record)[0] for record in records]
+    except Refused as refused:
         raise DataError(
             f"{path} is refused: it asks for {refused}, and a data file may hold only numpy arrays, containers "
             "and numbers (nothing of it was run)."
         ) from None
-    # A damaged or hostile stream can make the unpickler stumble in any way.
-    except Exception as error:
-        raise DataError(f"{path} is truncated or damaged: {str(error) or type(error).__name__}.") from error
+    except Damaged as reason:
+        raise DataError(f"{path} is truncated or damaged: it {reason}.") from None
+    except MemoryError:
+        raise DataError(f"{path} does not fit into memory.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+class _Builder:
+    """Replaces records by arrays, in place where a container can be changed, and measures what is built."""
+
+    def __init__(self, largest_size: int) -> None:
+        self._largest_size = largest_size
+        # Id of a record or container -> it, what became of it, its size and its height; None: it is being built.
+        self._built: dict[int, tuple[Any, Any, int, int] | None] = {}
+
+    def build(self, record: Any, depth: int = 0) -> tuple[Any, int, int]:
+        """What a record stands for, its size in bytes with each object as often as it is referred to, and its height.
+
+        Raises:
+            Damaged: it holds itself, is nested too deep or too large, or is nothing that a value can be.
+            Refused: it is something that is no value.
+        """
+        kind = type(record)
+        if kind in _PLAIN:
+            return record, _plain_size(record), 0
+        key = id(record)
+        if key in self._built:
+            known = self._built[key]
+            if known is None:
+                raise Damaged("holds a container that holds itself")
+            return known[1:]
+        if kind is Array:
+            value, height = _array(record), 0
+            size = _OBJECT_BYTES + value.nbytes
+        elif kind is Bytearray:
+            value, size, height = bytearray(record.content), _OBJECT_BYTES + len(record.content), 0
+        elif kind in (list, dict, tuple):
+            if depth == DEEPEST:
+                raise Damaged(f"nests more than {DEEPEST} containers")
+            self._built[key] = None
+            value, size, height = self._container(record, depth)
+        elif kind in (set, frozenset):
+            # Of text and numbers, as the machine has checked.
+            value, size, height = record, sum(map(_plain_size, record), _OBJECT_BYTES), 1
+        else:
+            raise Refused(f"{record.title if kind is Name else 'a dtype'} as a value")
+        if height > DEEPEST:
+            raise Damaged(f"nests more than {DEEPEST} containers")
+        if size > self._largest_size:
+            raise Damaged("repeats its content so often that it would fill the memory")
+        self._built[key] = record, value, size, height
+        return value, size, height
+
+    def _container(self, record: Any, depth: int) -> tuple[Any, int, int]:
+        size, height, values = _OBJECT_BYTES, 0, []
+        for element in record.values() if type(record) is dict else record:
+            if type(element) in _PLAIN:
+                values.append(element)
+                size += _plain_size(element)
+                continue
+            value, its_size, its_height = self.build(element, depth + 1)
+            values.append(value)
+            size += its_size
+            if its_height > height:
+                height = its_height
+        if type(record) is tuple:
+            return tuple(values), size, height + 1
+        if type(record) is list:
+            record[:] = values
+            return record, size, height + 1
+        for key, value in zip(record, values, strict=True):
+            record[key] = value
+            size += _plain_size(key)
+        return record, size, height + 1
+
+
+_NUMBERS = frozenset((int, float, bool, complex, type(None)))
+_PLAIN = frozenset((*_NUMBERS, str, bytes))
+
+
+def _plain_size(value: Any) -> int:
+    return _OBJECT_BYTES if type(value) in _NUMBERS else _OBJECT_BYTES + len(value)
+
+
+def _array(record: Array) -> Any:
+    if record.content is None:
+        raise Damaged("holds an array without content")
+    flat = np.frombuffer(record.content, np.dtype(record.code), record.count, record.offset)
+    array = flat.reshape(record.shape, order="F" if record.is_fortran else "C")
+    if record.is_scalar:
+        return array[()]
+    return array if record.axes is None else array.transpose(record.axes)

@@ -1,17 +1,20 @@
 """What a human does in the policy's place: HIL-SERL's `info["intervene_action"]`.
 
-Where an environment's step reports it, that is the action that was taken, and it is the one recorded. Such steps are
+Where an environment's step reports it, that is the action that was taken, and it is the one recorded, clipped to
+[-1, 1]: HIL-SERL's wrappers report it in the gripper's frame, where a person's action can reach 1.7. Such steps are
 learned from like all others, and join the demonstrations as well, in whole segments: the consecutive steps of one
 take-over. A segment's last transition bootstraps from where the human handed back, unless the task ended there, and no
 transition spans a gap, since each holds its own next observation.
 """
 
+import reprlib
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
+from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.training.experience import Experience, Seen
@@ -27,18 +30,20 @@ def action_taken(
         info: of the step.
 
     Raises:
-        ExperimentError: a human's action is not as many numbers in [-1, 1].
+        ExperimentError: a human's action is not as many numbers, or one of them is beyond `LARGEST_ACTION`.
     """
     if HELD in info:
         return np.asarray(info[HELD], np.float32), False
     if INTERVENTION not in info:
         return action, False
-    taken = np.asarray(info[INTERVENTION], np.float32)
-    if taken.shape != action.shape or not (np.abs(taken) <= 1.0).all():
-        raise ExperimentError(
-            f"info[{INTERVENTION!r}] must be {len(action)} numbers in [-1, 1], found {info[INTERVENTION]}"
-        )
-    return taken, True
+    try:
+        taken = np.asarray(info[INTERVENTION])
+    except ValueError:
+        taken = np.empty(0)
+    if taken.dtype.kind not in "iuf" or taken.shape != action.shape or not (np.abs(taken) <= LARGEST_ACTION).all():
+        found = " ".join(reprlib.repr(info[INTERVENTION]).split())
+        raise ExperimentError(f"info[{INTERVENTION!r}] must be {len(action)} numbers in [-1, 1], found {found}")
+    return np.clip(taken, -1.0, 1.0).astype(np.float32), True
 
 
 class TakeOvers:
