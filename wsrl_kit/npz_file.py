@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -51,12 +52,10 @@ def _member(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.nd
     return array.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _fill(member: zipfile.ZipExtFile, content: UInt8[np.ndarray, " bytes"]) -> None:
-    view = memoryview(content)
-    for start in range(0, len(view), _PORTION):
-        portion = member.read(min(_PORTION, len(view) - start))
-        view[start : start + len(portion)] = portion
-        if len(portion) < min(_PORTION, len(view) - start):
-            raise ValueError("it ends too early")
+def _fill(member: Any, content: UInt8[np.ndarray, " bytes"]) -> None:
+    for start in range(0, len(content), _PORTION):
+        part = content[start : start + _PORTION]
+        # Too few bytes do not fit either.
+        part[:] = np.frombuffer(member.read(len(part)), np.uint8)
     # The end of the member: there the checksum is compared.
     member.read(1)

@@ -37,13 +37,13 @@ def reading(
         damaged: the sentence's predicate, for failures that say nothing about the file themselves.
 
     Raises:
-        WSRLKitError: the block raised one; its message becomes one line without control characters.
-        error: the block raised anything else, or `path` is a pipe, a socket or a device.
+        error: the block raised anything, or `path` is a pipe, a socket or a device. Where the block raised `error`
+            itself, its message stays, on one line and without control characters.
     """
     try:
         refuse_special(path, error)
         yield
-    except WSRLKitError as known:
+    except error as known:
         if (sentence := one_line(str(known))) == str(known):
             raise
         raise type(known)(sentence) from None

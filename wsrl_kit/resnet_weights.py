@@ -10,6 +10,7 @@ import numpy as np
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.errors import DataError
 from wsrl_kit.networks import mlp, pixels
+from wsrl_kit.reading import reading
 
 
 def load_resnet10(path: Path | str) -> dict[str, Any]:
@@ -25,11 +26,11 @@ def load_resnet10(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected HIL-SERL's file of ResNet-10 weights, resnet10_params.pkl")
-    found = load_pickle(path)
     trunk: mlp.Network = pixels.Trunk("resnet10")
     image = jnp.zeros((1, *pixels.RESNET_IMAGE_SIZE, 3), jnp.uint8)
     wanted = jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
-    return {"params": _matching(path, found, wanted, "")}
+    with reading(path, DataError):
+        return {"params": _matching(path, load_pickle(path), wanted, "")}
 
 
 def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str) -> dict[str, Any]:

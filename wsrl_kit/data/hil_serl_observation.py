@@ -7,6 +7,9 @@ import numpy as np
 
 from wsrl_kit.data.recording import kind
 
+# Height and width; beside it a state (k, S) has few rows.
+_SMALLEST_MAP = 16
+
 
 class Unreadable(Exception):
     """Why a transition can't be read, as the end of a sentence."""
@@ -46,7 +49,7 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
     entries = observation if isinstance(observation, dict) else {"state": observation}
     entries = {str(key): value for key, value in entries.items()}
     others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
-    found = {key: value for key, value in others.items() if value.ndim >= (1 if value.dtype == np.uint8 else 3)}
+    found = {key: value for key, value in others.items() if _is_image(value)}
     for key in others.keys() - found.keys():
         raise Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
     if "state" not in entries:
@@ -66,6 +69,12 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
                 f"({kind(state)}), expected one observation horizon"
             )
     return Observation(state, images)
+
+
+def _is_image(value: np.ndarray) -> bool:
+    """Whether an entry is a camera's, be it of a kind that the kit does not read, such as a depth map."""
+    is_pictured = value.dtype == np.uint8 and value.ndim > 0
+    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
 
 
 def _stack(camera: str, images: np.ndarray) -> np.ndarray:
