@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SECONDS, MEGABYTES = 10.0, 1000
-"""What one file may take at most."""
+"""What one file may take at most, of a processor and of memory."""
 
 LIMIT_MEGABYTES = 6000
 """Of address space beyond what the process has before it reads: where a file asks for more, reading it fails."""
@@ -364,7 +364,7 @@ def _altered(value: Any, random: Random) -> Any:
         with contextlib.suppress(ValueError):
             return json.dumps(_altered(json.loads(value), random))
     if isinstance(value, int | float) and random.random() < 0.4:
-        return value + random.choice([-1, 1, 7, 1000, 10**9])
+        return value + int(random.choice([-1, 1, 7, 1000, 10**9]))
     return _odd_value(random)
 
 
@@ -692,9 +692,9 @@ def _work(name: str, seed: int, start: int, stop: int) -> Iterator[dict[str, Any
             del content
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
-            before, begin = _peak_megabytes(), time.monotonic()
+            before, begin = _peak_megabytes(), time.process_time()
             found, why = _read(name, path)
-            seconds, megabytes = time.monotonic() - begin, _peak_megabytes() - before
+            seconds, megabytes = time.process_time() - begin, _peak_megabytes() - before
             if found != "failed" and (seconds > SECONDS or megabytes > MEGABYTES):
                 found, why = "failed", f"{seconds:.1f} s and {megabytes:.0f} MB: {found} {why}"
             yield {"number": number, "found": found, "why": why, "seconds": seconds, "megabytes": megabytes}

@@ -1,5 +1,6 @@
 """The weights of HIL-SERL's ResNet-10, pretrained on ImageNet, from its file `resnet10_params.pkl`."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,16 @@ def load_resnet10(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected HIL-SERL's file of ResNet-10 weights, resnet10_params.pkl")
+    with reading(path, DataError):
+        return {"params": _matching(path, load_pickle(path), _wanted(), "")}
+
+
+@functools.cache
+def _wanted() -> dict[str, Any]:
+    """The shapes of the trunk's parameters."""
     trunk: mlp.Network = pixels.Trunk("resnet10")
     image = jnp.zeros((1, *pixels.RESNET_IMAGE_SIZE, 3), jnp.uint8)
-    wanted = jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
-    with reading(path, DataError):
-        return {"params": _matching(path, load_pickle(path), wanted, "")}
+    return jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
 
 
 def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -24,9 +24,18 @@ def one_line(text: str, limit: int = LONGEST_SENTENCE) -> str:
     return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
 
 
+def for_figure(text: str) -> str:
+    """Text in which matplotlib finds no formula."""
+    return text.replace("$", r"\$")
+
+
 def for_spreadsheet(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Text that a spreadsheet does not take for a formula; numbers stay as they are."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
 
 
 def for_markdown(text: str) -> str:

@@ -11,6 +11,7 @@ from wsrl_kit.data.files import read_recording
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.recording import Recording, gaps, layout, repair_timeouts, segment_ends, value_problems
 from wsrl_kit.errors import DataError
+from wsrl_kit.text import printable
 
 
 @dataclass(frozen=True)
@@ -128,4 +129,4 @@ def render(report: Report) -> str:
     """The report as text, a line per fact and per problem."""
     lines = [report.path, *(f"  {name:<18} {value}" for name, value in report.facts.items())]
     lines += [f"  problem: {problem}" for problem in report.problems] or ["  no problems found"]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -132,19 +132,22 @@ def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _T
         if name not in folder.features:
             need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
             raise DataError(f"{folder.path} has no column {name!r}{need}.")
-    names = ["episode_index", *needed, *(name for name in optional if name in folder.features)]
+    # A table of millions of equal rows is a small file: before the rest is read, there must be as many as expected.
+    _check_lengths(folder, _columns(folder, ["episode_index"])["episode_index"][:, 0])
+    return _columns(folder, [*needed, *(name for name in optional if name in folder.features)])
+
+
+def _columns(folder: Folder, names: Sequence[str]) -> _Table:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for file in folder.data_files():
         with parquet(file) as opened:
-            table = opened.read(columns=names)
+            table = opened.read(columns=list(names))
         for name in names:
             parts[name].append(_numbers(file, name, table))
     try:
-        columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
     except ValueError as error:
         raise DataError(f"{folder.path}: columns differ in size from file to file: {error}.") from error
-    _check_lengths(folder, columns["episode_index"][:, 0])
-    return columns
 
 
 def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numbers"]:
