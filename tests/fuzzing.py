@@ -1,8 +1,8 @@
 """Small valid files of every format that the kit reads, damaged by chance or on purpose, and what reading them brings.
 
 Each input has a format, a seed and a number, which decide it. It is read by the kit's public readers in a process of
-its own, whose memory is limited and which is ended where it takes too long. `python tests/fuzzing.py npz 0 7` reads
-input 7 of seed 0 of a format and prints what came of it.
+its own, whose memory is limited and which is ended where it takes too long.
+`python tests/fuzzing.py 0 '[["npz", 7, 8]]'` reads input 7 of seed 0 of a format and prints what came of it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -671,7 +671,7 @@ def _peak_megabytes() -> float:
 
 
 def _work(name: str, seed: int, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Reads inputs one after another."""
+    """Reads inputs of one format one after another."""
     with tempfile.TemporaryDirectory(prefix="wsrl-kit-fuzzing-") as folder:
         path = Path(folder) / FORMATS[name].name
         FORMATS[name].write(path)
@@ -680,8 +680,7 @@ def _work(name: str, seed: int, start: int, stop: int) -> Iterator[dict[str, Any
         found, why = _read(name, path)
         yield {"number": -1, "found": found, "why": why, "seconds": 0.0, "megabytes": 0.0}
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = used + LIMIT_MEGABYTES * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT_MEGABYTES * 2**20, resource.RLIM_INFINITY))
         for number in range(start, stop):
             random = np.random.default_rng([seed, sorted(FORMATS).index(name), number])
             with warnings.catch_warnings():
@@ -700,55 +699,69 @@ def _work(name: str, seed: int, start: int, stop: int) -> Iterator[dict[str, Any
             yield {"number": number, "found": found, "why": why, "seconds": seconds, "megabytes": megabytes}
 
 
-def run(name: str, seed: int, count: int, first: int = 0) -> Outcome:
-    """Reads `count` inputs of a format, each process as many as it survives."""
-    counts, slowest, largest = {"read": 0, "refused": 0}, 0.0, 0.0
-    failures: list[Failure] = []
-    number, stop = first, first + count
-    while number < stop:
-        command = [sys.executable, __file__, name, str(seed), str(number), str(stop)]
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-            reached = number - 1
+def run(counts: Mapping[str, int], seed: int, first: int = 0) -> dict[str, Outcome]:
+    """Reads so many inputs of each format, in one process after another: each reads as many as it survives."""
+    outcomes = {name: Outcome(name, 0, 0, (), 0.0, 0.0) for name in counts}
+    work = [(name, first, first + count) for name, count in counts.items()]
+    while work:
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, __file__, str(seed), json.dumps(work)]
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment) as process,
+        ):
             for line in _lines(process):
                 said = json.loads(line)
-                reached = said["number"]
-                if said["found"] == "failed" or (reached == -1 and said["found"] != "read"):
-                    failures.append(Failure(name, reached, said["why"]))
-                elif reached >= 0:
-                    counts[said["found"]] += 1
-                slowest, largest = max(slowest, said["seconds"]), max(largest, said["megabytes"])
-                reached = max(reached, number - 1)
-            if reached + 1 < stop:
-                process.kill()
-                end = process.stderr.read().decode(errors="replace")[-2000:] if process.stderr else ""
-                what = f"the process ended with {process.wait()}, or did not answer: {end}"
-                failures.append(Failure(name, reached + 1, what))
-                reached += 1
-        number = reached + 1
-    return Outcome(name, counts["read"], counts["refused"], tuple(failures), slowest, largest)
+                name, number = said["format"], said["number"]
+                outcomes[name] = _counted(outcomes[name], said)
+                # What is left to do should the process end here.
+                work = work[[entry[0] for entry in work].index(name) :]
+                work[0] = (name, max(number + 1, work[0][1]), work[0][2])
+                if work[0][1] == work[0][2]:
+                    del work[0]
+            process.kill()
+            process.wait()
+            errors.seek(0)
+            end = errors.read().decode(errors="replace")[-2000:]
+        if work:
+            name, number, stop = work[0]
+            what = f"the process ended with {process.returncode}, or did not answer: {end}"
+            outcomes[name] = _counted(outcomes[name], {"number": number, "found": "failed", "why": what})
+            work[:1] = [(name, number + 1, stop)] if number + 1 < stop else []
+    return outcomes
+
+
+def _counted(outcome: Outcome, said: Mapping[str, Any]) -> Outcome:
+    number, found = said["number"], said["found"]
+    is_failure = found == "failed" or (number == -1 and found != "read")
+    return Outcome(
+        outcome.format,
+        outcome.read + (number >= 0 and found == "read"),
+        outcome.refused + (number >= 0 and found == "refused"),
+        (*outcome.failures, Failure(outcome.format, number, said["why"])) if is_failure else outcome.failures,
+        max(outcome.slowest_seconds, said.get("seconds", 0.0)),
+        max(outcome.largest_megabytes, said.get("megabytes", 0.0)),
+    )
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
     """A process's lines until it ends or is silent for too long; it has more time to begin."""
     assert process.stdout is not None
-    patience, rest = 300.0, b""
+    patience, rest = 600.0, b""
     while select.select([process.stdout], [], [], patience)[0]:
         if not (portion := os.read(process.stdout.fileno(), 2**16)):
             return
         *lines, rest = (rest + portion).split(b"\n")
         yield from lines
-        patience = 6 * SECONDS
+        # On a busy machine ten seconds of a processor last longer.
+        patience = 30 * SECONDS
 
 
-def main(arguments: list[str]) -> None:
-    name, seed, start = arguments[0], int(arguments[1]), int(arguments[2])
-    for said in _work(name, seed, start, int(arguments[3]) if len(arguments) > 3 else start + 1):
-        print(json.dumps(said), flush=True)
+def main(seed: int, work: Sequence[tuple[str, int, int]]) -> None:
+    for name, start, stop in work:
+        for said in _work(name, seed, start, stop):
+            print(json.dumps({"format": name} | said), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -49,7 +49,7 @@ def reading(
         raise type(known)(sentence) from None
     # Damaged bytes can make parsers raise anything, RecursionError and MemoryError among them.
     except Exception as reason:
-        raise error(one_line(f"{os.fspath(path)} {damaged}: {_reason(reason)}.")) from reason
+        raise error(one_line(f"{path} {damaged}: {_reason(reason)}.")) from reason
 
 
 def _reason(error: Exception) -> str:
@@ -69,9 +69,9 @@ def refuse_special(path: str | os.PathLike[str], error: type[WSRLKitError]) -> N
     except FileNotFoundError:
         return
     except (OSError, ValueError) as reason:
-        raise error(one_line(f"{os.fspath(path)} can't be read: {_reason(reason)}.")) from reason
+        raise error(one_line(f"{path} can't be read: {_reason(reason)}.")) from reason
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise error(one_line(f"{os.fspath(path)} is a pipe, a socket or a device, expected a file."))
+        raise error(one_line(f"{path} is a pipe, a socket or a device, expected a file."))
 
 
 def check_size(declared: int, stored: int, ratio: int = LARGEST_RATIO) -> None:

@@ -150,7 +150,10 @@ def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise DataError(f"The list of files for {what} is empty.")
-    found = [file for entry in entries for file in _expand_one(Path(entry).expanduser())]
+    found: list[Path] = []
+    for entry in entries:
+        with reading(entry, DataError, "can't be read"):
+            found += _expand_one(Path(entry).expanduser())
     return list(dict.fromkeys(found))
 
 

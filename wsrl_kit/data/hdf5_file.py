@@ -39,12 +39,13 @@ class File:
     Attributes:
         path: the file.
         root: its root group.
+        size: in bytes.
     """
 
     def __init__(self, path: Path, root: Any) -> None:
         self.path = path
         self.root = root
-        self._size = path.stat().st_size
+        self.size = path.stat().st_size
         self._declared = 0
 
     def find(self, name: str, group: Any = None) -> Any:
@@ -94,7 +95,7 @@ class File:
         if dataset.shape == ():
             return [str(dataset.asstr()[()])]
         # Every row may refer to one long text: portions of a length that is harmless even then.
-        length = max(_PORTION // max(self._size, 1), 64)
+        length = max(_PORTION // max(self.size, 1), 64)
         texts: list[str] = []
         for start in range(0, len(dataset), length):
             portion = dataset.asstr()[start : start + length].ravel().tolist()
@@ -122,7 +123,7 @@ class File:
         item = max(dataset.dtype.itemsize, dataset.id.get_type().get_size(), 1)
         self._declared += item * math.prod(dataset.shape)
         # A chunk is read as a whole, whatever is wanted of it.
-        check_size(self._declared + item * math.prod(dataset.chunks or ()), self._size)
+        check_size(self._declared + item * math.prod(dataset.chunks or ()), self.size)
 
 
 @contextmanager

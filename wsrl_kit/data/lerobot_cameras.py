@@ -96,7 +96,7 @@ def _gathered(
 def _pictures(folder: Folder, key: str) -> Iterator[Frame]:
     for file in folder.data_files():
         with parquet(file) as opened:
-            for batch in opened.iter_batches(columns=[key], batch_size=64):
+            for batch in opened.iter_batches(columns=[key], batch_size=8):
                 for stored in batch.column(key).to_pylist():
                     yield _picture(f"{file}: {key!r}", stored)
 

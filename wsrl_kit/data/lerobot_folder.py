@@ -134,6 +134,8 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
         if not within(path, file):
             raise DataError(f"{path}: {file.name} of meta/episodes lies outside of the folder.")
         with parquet(file) as opened:
+            if opened.metadata.num_rows > file.stat().st_size:
+                raise DataError(f"{file} declares {opened.metadata.num_rows} episodes, more than it can hold.")
             # Statistics of every column are most of these files.
             names = [name for name in opened.schema_arrow.names if not name.startswith("stats/")]
             episodes += opened.read(columns=names).to_pylist()

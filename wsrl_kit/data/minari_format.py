@@ -16,7 +16,7 @@ from wsrl_kit.data.hil_serl import SUCCESS_KEYS
 from wsrl_kit.data.recording import Recording, join, kind, source_names, success_from_rewards
 from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
-from wsrl_kit.reading import read_json, within
+from wsrl_kit.reading import check_size, read_json, within
 from wsrl_kit.trajectory import Trajectory
 
 _DATA = Path("data", "main_data.hdf5")
@@ -103,6 +103,8 @@ def _values(file: File, group: Any, name: str, space: spaces.Space) -> Shaped[np
     array = _array(file, group, name)
     if array.shape[1:] != (space.shape or ()):
         raise DataError(f"{file.path}: {group.name}/{name} has entries {array.shape[1:]}, expected {space.shape}.")
+    if isinstance(space, spaces.Discrete):
+        check_size(4 * len(array) * int(space.n), file.size)
     return _flatten(space, array)
 
 

@@ -14,7 +14,7 @@ from wsrl_kit.reading import check_size
 
 SEPARATOR = "/"
 
-MOST_ENTRIES = 100_000
+MOST_ENTRIES = 10_000
 """Of a list; flax's hold shapes and parts of arrays."""
 
 Leaves = dict[str, Any]
@@ -46,13 +46,13 @@ def read(path: Path) -> Leaves:
 
 def _read_msgpack(path: Path) -> Any:
     content = path.read_bytes()
-    _check_msgpack(0, content)
+    # Lists are allocated before they are read: those that declare more entries than any of flax's are refused first.
+    msgpack.unpackb(content, ext_hook=_check_array, max_array_len=MOST_ENTRIES, strict_map_key=False)
     return serialization.msgpack_restore(content)
 
 
-def _check_msgpack(_code: int, content: bytes) -> None:
-    """Refuses lists that declare more entries than any of flax's has: they are allocated before they are read."""
-    msgpack.unpackb(content, ext_hook=_check_msgpack, max_array_len=MOST_ENTRIES, strict_map_key=False)
+def _check_array(_code: int, content: bytes) -> None:
+    msgpack.unpackb(content, max_array_len=MOST_ENTRIES)
 
 
 def _read_orbax(path: Path) -> Any:
