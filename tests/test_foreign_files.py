@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -199,18 +200,18 @@ def written_run(folder: Path, arm: str) -> Path:
 # Other files and other programs
 
 
-def test_no_environment_is_made_because_a_dataset_names_it(tmp_path: Path) -> None:
-    made: list[str] = []
-    gymnasium.register("Foreign-v0", entry_point=lambda **_: made.append("environment"))
+def test_no_environment_is_made_because_a_dataset_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minari itself makes it where the metadata do not say the spaces: any function of any module, with arguments."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "foreign_module.py").write_text("")
+    gymnasium.register("Foreign-v0", entry_point="foreign_module:make")
     write_minari(tmp_path / "demos-v0", [trajectory()])
     path = tmp_path / "demos-v0" / "data" / "metadata.json"
-    metadata = json.loads(path.read_text())
+    metadata = json.loads(path.read_text()) | {"env_spec": gymnasium.spec("Foreign-v0").to_json()}
     del metadata["observation_space"]
-    path.write_text(
-        json.dumps(metadata | {"env_spec": gymnasium.spec("Foreign-v0").to_json().replace("null", '"x:y"')})
-    )
+    path.write_text(json.dumps(metadata))
     assert "does not say its observation_space" in refusal(tmp_path / "demos-v0")
-    assert made == []
+    assert "foreign_module" not in sys.modules
 
 
 @pytest.mark.parametrize("outside", ["../elsewhere.parquet", "/tmp/elsewhere.parquet", "link.parquet"])
