@@ -18,6 +18,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-inputs", type=int, default=300, help="damaged files to read, of all formats together")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="decides which damaged files these are")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A killed process may leave half a program behind, which is then compiled again.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")

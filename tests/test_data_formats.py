@@ -229,7 +229,7 @@ def test_minari_datasets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"next_observations": np.zeros((5, 4))}, r"'next_observations' has shape \(5, 4\), expected .* \(5, 3\)"),
         ({"rewards": np.zeros((5, 2))}, r"'rewards' has shape \(5, 2\), expected 5 rows"),
         ({"observations": np.full((5, 3), np.inf)}, r"observations of transition 0 are not finite"),
-        ({"rewards": np.array([{}] * 5)}, "is truncated or damaged: Object arrays cannot be loaded"),
+        ({"rewards": np.array([{}] * 5)}, "is truncated or damaged: 'rewards' is of dtype object"),
     ],
 )
 def test_bad_npz_files_are_refused(tmp_path: Path, change: dict, message: str) -> None:

@@ -12,6 +12,7 @@ import wsrl_kit
 from wsrl_kit.errors import ParameterError, WSRLKitError
 from wsrl_kit.parameters import user_path
 from wsrl_kit.templates import copy_templates, template_folder
+from wsrl_kit.text import printable
 
 # Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
 NOTEBOOKS = {
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(arguments)
     except WSRLKitError as error:
-        print(f"wsrl-kit: error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"wsrl-kit: error: {error}".split("\n"))), file=sys.stderr)
         return 2 if isinstance(error, ParameterError) else 1
 
 

@@ -24,10 +24,13 @@ from wsrl_kit.networks import flax_checkpoint
 from wsrl_kit.networks.flax_checkpoint import Leaves
 from wsrl_kit.networks.pixels import RESNET_CHANNELS
 from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.reading import reading
 from wsrl_kit.sac import SACConfig
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint
 from wsrl_kit.writing import written_whole
+
+DAMAGED = "is damaged or no checkpoint of HIL-SERL's"
 
 IMAGE_SIZE = 128
 """Height and width of HIL-SERL's camera images; its checkpoints do not tell them."""
@@ -100,19 +103,20 @@ def import_hil_serl(source: Path, target: Path, cameras: Sequence[str] | None = 
         CheckpointError: not HIL-SERL's, damaged, or of an agent that this kit does not have; naming the entry.
     """
     leaves = _read(source)
-    cameras = _camera_order(source, hil_serl_agent.cameras_there(group(leaves, "params")), cameras)
-    static = _static(source, leaves, cameras)
-    shapes = jax.eval_shape(
-        lambda: sac.create(
-            static, jax.random.key(0), jnp.zeros(static.observation_size), jnp.ones(static.observation_size)
+    with reading(source, CheckpointError, DAMAGED):
+        cameras = _camera_order(source, hil_serl_agent.cameras_there(group(leaves, "params")), cameras)
+        static = _static(source, leaves, cameras)
+        shapes = jax.eval_shape(
+            lambda: sac.create(
+                static, jax.random.key(0), jnp.zeros(static.observation_size), jnp.ones(static.observation_size)
+            )
         )
-    )
-    fresh = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in checkpoint.named_leaves(shapes)}
-    fresh["observation_scale"] += 1.0
-    learned = hil_serl_state.from_leaves(source, leaves, hil_serl_agent.from_agent(fresh, cameras))
-    # What HIL-SERL knows nothing of, the multiplier of CQL's term, starts at 0 with its optimizer.
-    agent = fresh | hil_serl_agent.to_agent(learned, cameras)
-    agent = jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(agent[name]) for name in fresh])
+        fresh = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in checkpoint.named_leaves(shapes)}
+        fresh["observation_scale"] += 1.0
+        learned = hil_serl_state.from_leaves(source, leaves, hil_serl_agent.from_agent(fresh, cameras))
+        # What HIL-SERL knows nothing of, the multiplier of CQL's term, starts at 0 with its optimizer.
+        agent = fresh | hil_serl_agent.to_agent(learned, cameras)
+        agent = jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(agent[name]) for name in fresh])
     agents.save_warmup(target, static, agent, agents.probe_zeros(static, 0), {"imported_from": str(source)})
     return static
 
@@ -155,12 +159,8 @@ def _check_action_size(source: Path, learned: Learned) -> None:
 def _read(source: Path) -> Leaves:
     if not source.exists():
         raise CheckpointError(f"{source} does not exist: expected a checkpoint of HIL-SERL's")
-    try:
+    with reading(source, CheckpointError, DAMAGED):
         return flax_checkpoint.read(source)
-    # Whatever it is instead can make msgpack and orbax raise nearly anything.
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{source} is damaged or no checkpoint of HIL-SERL's: {reason}") from error
 
 
 def _camera_order(source: Path, found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:

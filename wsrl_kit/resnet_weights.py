@@ -1,5 +1,6 @@
 """The weights of HIL-SERL's ResNet-10, pretrained on ImageNet, from its file `resnet10_params.pkl`."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from wsrl_kit.data.safe_pickle import load_pickle
 from wsrl_kit.errors import DataError
 from wsrl_kit.networks import mlp, pixels
+from wsrl_kit.reading import reading
 
 
 def load_resnet10(path: Path | str) -> dict[str, Any]:
@@ -25,11 +27,16 @@ def load_resnet10(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected HIL-SERL's file of ResNet-10 weights, resnet10_params.pkl")
-    found = load_pickle(path)
+    with reading(path, DataError):
+        return {"params": _matching(path, load_pickle(path), _wanted(), "")}
+
+
+@functools.cache
+def _wanted() -> dict[str, Any]:
+    """The shapes of the trunk's parameters."""
     trunk: mlp.Network = pixels.Trunk("resnet10")
     image = jnp.zeros((1, *pixels.RESNET_IMAGE_SIZE, 3), jnp.uint8)
-    wanted = jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
-    return {"params": _matching(path, found, wanted, "")}
+    return jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
 
 
 def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from jaxtyping import Float64, Int64
 from matplotlib.figure import Figure
 
 from wsrl_kit.errors import RunError
+from wsrl_kit.reading import read_json, reading
+from wsrl_kit.text import printable
 from wsrl_kit.writing import remove_partial, synced, written_whole
 
 PHASES = ("warmup", "online")
@@ -40,6 +42,20 @@ OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
 """Folders in a run's folder that the run itself writes."""
 ELSEWHERE = "give this one another output_dir (resume=False deletes the earlier run and starts anew)"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
+
+# What run.json holds, each of which type.
+FIELDS: dict[str, Any] = {
+    "kind": str,
+    "arm": str,
+    "seed": int,
+    "status": str,
+    "parameters": dict,
+    "inputs": dict,
+    "versions": dict,
+    "summary": dict,
+    "seconds": (int, float),
+    "message": str,
+}
 
 
 @dataclass(frozen=True)
@@ -350,7 +366,10 @@ def read_run(folder: Path) -> RunRecord:
         RunError: there is no run in it, or it is damaged.
     """
     folder = Path(folder)
-    content = _read_json(folder)
+    # Names become part of tables, figures, and what a terminal shows.
+    content: dict[str, Any] = {
+        name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
+    }
     return RunRecord(folder=folder, metrics=_read_metrics(folder / "metrics.csv"), **content)
 
 
@@ -368,30 +387,28 @@ def find_runs(root: Path) -> list[RunRecord]:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
-    expected = ("kind", "arm", "seed", "status", "parameters", "inputs", "versions", "summary", "seconds", "message")
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{folder} must hold a run, found no run.json in it") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} must hold a run's JSON, found a damaged file ({error})") from error
-    if isinstance(content, dict):
-        # Runs from before inputs were watched name none.
-        content.setdefault("inputs", {})
-    missing = [name for name in expected if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise RunError(f"{path} must hold {', '.join(expected)}, found no {missing[0]}")
-    if content["status"] not in STATUSES:
-        raise RunError(f"{path} must have a status of {', '.join(STATUSES)}, found {content['status']!r}")
-    return {name: content[name] for name in expected}
+    if not path.exists():
+        raise RunError(f"{folder} must hold a run, found no run.json in it")
+    with reading(path, RunError, "must hold a run's JSON, found a damaged file"):
+        content = read_json(path)
+        if isinstance(content, dict):
+            # Runs from before inputs were watched name none.
+            content.setdefault("inputs", {})
+        missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
+        if missing:
+            raise RunError(f"{path} must hold {', '.join(FIELDS)}, found no {missing[0]}")
+        for name, kind in FIELDS.items():
+            if not isinstance(content[name], kind) or isinstance(content[name], bool):
+                raise RunError(f"{path} must hold a {name} of another type, found {content[name]!r}")
+        if content["status"] not in STATUSES:
+            raise RunError(f"{path} must have a status of {', '.join(STATUSES)}, found {content['status']!r}")
+        return {name: content[name] for name in FIELDS} | {"seconds": float(content["seconds"])}
 
 
 def _complete_lines(path: Path) -> list[bytes]:
     """The header and all rows with their line ends, without a last line that a crash cut short."""
-    try:
+    with reading(path, RunError, "must be a readable file, found"):
         lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise RunError(f"{path} must be a readable file, found: {error.strerror}") from error
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     if not lines or lines[0] != HEADER.encode():
@@ -401,19 +418,21 @@ def _complete_lines(path: Path) -> list[bytes]:
 
 def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
     columns: dict[tuple[str, str], tuple[list[int], list[int], list[float]]] = {}
-    rows = csv.reader(line.decode(errors="replace") for line in _complete_lines(path)[1:])
-    for number, row in enumerate(rows, start=2):
-        try:
-            phase, environment_step, gradient_step, metric, value = row
-            parsed = int(environment_step), int(gradient_step), float(value)
-        except ValueError:
-            raise RunError(f"{path} must hold {HEADER.strip()} in line {number}, found {','.join(row)!r}") from None
-        for column, entry in zip(columns.setdefault((phase, metric), ([], [], [])), parsed, strict=True):
-            column.append(entry)  # type: ignore[attr-defined]
-    return {
-        key: Curve(np.array(environment, np.int64), np.array(gradient, np.int64), np.array(value, np.float64))
-        for key, (environment, gradient, value) in columns.items()
-    }
+    with reading(path, RunError):
+        rows = csv.reader(line.decode(errors="replace") for line in _complete_lines(path)[1:])
+        for number, row in enumerate(rows, start=2):
+            try:
+                phase, environment_step, gradient_step, metric, value = row
+                parsed = int(environment_step), int(gradient_step), float(value)
+            except ValueError:
+                raise RunError(f"{path} must hold {HEADER.strip()} in line {number}, found {','.join(row)!r}") from None
+            key = printable(phase), printable(metric)
+            for column, entry in zip(columns.setdefault(key, ([], [], [])), parsed, strict=True):
+                column.append(entry)  # type: ignore[attr-defined]
+        return {
+            key: Curve(np.array(environment, np.int64), np.array(gradient, np.int64), np.array(value, np.float64))
+            for key, (environment, gradient, value) in columns.items()
+        }
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
@@ -425,7 +444,9 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
             )
     before, now, absent = found["parameters"], wanted["parameters"], "not given"
     names = [name for name in {**now, **before} if before.get(name, absent) != now.get(name, absent)]
-    grown = [name for name in names if name in may_grow and name in before and now[name] > before[name]]
+    grown = [
+        name for name in names if name in may_grow and isinstance(before.get(name), int) and now[name] > before[name]
+    ]
     if others := [name for name in names if name not in grown]:
         changes = ", ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in others)
         raise RunError(

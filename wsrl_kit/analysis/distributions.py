@@ -12,6 +12,7 @@ from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.metrics import Quantity
 from wsrl_kit.analysis.statistics import Band, Interval, performance_profile, reached_band
+from wsrl_kit.text import for_figure
 
 
 def profiles(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Axes:
@@ -98,7 +99,7 @@ def against_control(
         point, low, high, _ = intervals[arm]
         ax.plot([low, high], [height] * 2, color=colours[arm], linewidth=7, alpha=0.3, solid_capstyle="butt")
         plots.draw_estimate(ax, point, height, colours[arm], bounds.get(arm, ""))
-    ax.set_yticks(range(len(order)), [arm_label(arm) for arm in order])
+    ax.set_yticks(range(len(order)), [for_figure(arm_label(arm)) for arm in order])
     ax.set_ylim(max(1, len(order)) - 0.4, -0.6)
     ax.set_xlabel(label + (plots.HOLLOW if any(bounds.values()) else ""))
     ax.grid(axis="y", visible=False)
@@ -108,7 +109,9 @@ def against_control(
 
 def _draw(ax: Axes, rows: Sequence[Mapping[str, Any]], arm: str, grid: np.ndarray, band: Band) -> None:
     colours = arm_colours(row["arm"] for row in rows)
-    ax.step(grid, band.point, where="post", color=colours[arm], linewidth=2.2, label=arm_label(arm), zorder=3)
+    ax.step(
+        grid, band.point, where="post", color=colours[arm], linewidth=2.2, label=for_figure(arm_label(arm)), zorder=3
+    )
     if len(colours) <= plots.MOST_BANDS:
         ax.fill_between(grid, band.low, band.high, step="post", color=colours[arm], alpha=0.12, linewidth=0)
 

@@ -11,6 +11,7 @@ from wsrl_kit.analysis import distributions, plots
 from wsrl_kit.analysis.comparison import compare
 from wsrl_kit.analysis.metrics import EARLY_STEPS, INTERVENTION_RATE, QUANTITIES, SUCCESS, restricted
 from wsrl_kit.runs import PHASES, RunRecord
+from wsrl_kit.text import for_figure
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
 TO_TARGET = {
@@ -32,7 +33,7 @@ def camera_figure(pictures: Mapping[str, UInt8[np.ndarray, "two image height wid
             ax.set_axis_off()
         for ax, image in zip(row, images, strict=False):
             ax.imshow(image)
-        row[0].set_title(label, loc="left", fontsize="small")
+        row[0].set_title(for_figure(label), loc="left", fontsize="small")
     return figure
 
 

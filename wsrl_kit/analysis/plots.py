@@ -14,6 +14,7 @@ from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.metrics import SUCCESS, Quantity, is_censored
 from wsrl_kit.analysis.statistics import align, bootstrap_band, bootstrap_interval, iqm, mean
 from wsrl_kit.runs import RunRecord
+from wsrl_kit.text import for_figure
 
 AXIS_LABELS = {"environment_step": "Online environment steps", "gradient_step": "Gradient steps"}
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -128,7 +129,7 @@ def learning_curves(
         for run, steps, values in drawn if len(drawn) <= SHOW_EVERY_SEED else ():
             style = "-" if run.status == "finished" else "--"
             ax.plot(steps, values, style, color=colours[arm], linewidth=0.8, alpha=0.35, zorder=2)
-        ax.plot([], [], color=colours[arm], linewidth=2.4, label=arm_label(arm))
+        ax.plot([], [], color=colours[arm], linewidth=2.4, label=for_figure(arm_label(arm)))
         if not finished:
             continue
         grid, values = align(finished)
@@ -174,7 +175,7 @@ def switch_diagnostic(ax: Axes, records: Sequence[RunRecord], quantity: str = "q
                 grid, values = align(curves)
                 ax.plot(grid, iqm(values.T), style, color=colours[arm], linewidth=1.8)
         if len(colours) > 1:
-            ax.plot([], [], color=colours[arm], linewidth=1.8, label=arm_label(arm))
+            ax.plot([], [], color=colours[arm], linewidth=1.8, label=for_figure(arm_label(arm)))
     for _, style, where in readings:
         ax.plot(
             [], [], style, color=NEUTRAL if len(colours) > 1 else colours[records[0].arm], linewidth=1.8, label=where
@@ -240,7 +241,7 @@ def source_bars(ax: Axes, names: Sequence[str], values: Float[np.ndarray, " sour
     ax.bar_label(
         bars, ["not known" if math.isnan(v) else f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in values], padding=4
     )
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [for_figure(name) for name in names])
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.grid(visible=False)
@@ -255,7 +256,7 @@ def return_histogram(ax: Axes, returns: Mapping[str, Float[np.ndarray, " episode
     for (name, values), colour in zip(returns.items(), SERIES_COLOURS, strict=False):
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
         ax.stairs(counts, edges, fill=True, color=colour, alpha=0.2)
-        ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{name} ({len(values)})")
+        ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{for_figure(name)} ({len(values)})")
     ax.legend(frameon=False)
     ax.set(xlabel=label, ylabel="Episodes")
     return ax
@@ -301,7 +302,7 @@ def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quanti
                 solid_capstyle="butt",
             )
         draw_estimate(ax, interval.point, height, colours[arm], ">" if hollow.any() else "")
-    ax.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
+    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
     ax.set_ylim(len(arms) - 0.4, -0.6)
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
@@ -327,7 +328,7 @@ def summary_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity
     bars = ax.barh(range(len(arms)), np.nan_to_num(points), height=0.6, color=[colours[arm] for arm in arms])
     texts = [quantity.absent if math.isnan(point) else f"{point:.{quantity.digits}f}" for point in points]
     ax.bar_label(bars, texts, padding=4)
-    ax.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
+    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
     ax.set_ylim(len(arms) - 0.4, -0.6)
     ax.margins(x=0.15)
     ax.grid(visible=False)

@@ -25,6 +25,7 @@ from wsrl_kit.analysis.metrics import (
 )
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm, mean
 from wsrl_kit.runs import RunRecord
+from wsrl_kit.text import for_markdown, for_spreadsheet
 
 WIDTH = 118
 """Characters that fit beside one another in a terminal, and in a notebook's page."""
@@ -100,11 +101,15 @@ class Table:
 
     def to_markdown(self) -> str:
         """A pipe table with its title above and its notes below."""
-        grid = [[cell.replace("|", "\\|") for cell in row] for row in self._grid()]
+        grid = [[for_markdown(cell) for cell in row] for row in self._grid()]
         lines = ["| " + " | ".join(row) + " |" for row in grid]
         rule = "|" + "|".join(" ---: " if right else " --- " for right in self._is_right()) + "|"
-        notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"**{self.title}**\n\n" + "\n".join([lines[0], rule, *lines[1:]]) + (f"\n\n{notes}\n" if notes else "\n")
+        notes = "\n".join(f"- {for_markdown(note)}" for note in self.notes)
+        return (
+            f"**{for_markdown(self.title)}**\n\n"
+            + "\n".join([lines[0], rule, *lines[1:]])
+            + (f"\n\n{notes}\n" if notes else "\n")
+        )
 
     def to_latex(self, width: int = WIDTH) -> str:
         """A `table*` for a paper that loads booktabs; columns beyond `width` characters continue in a tabular below."""
@@ -131,7 +136,8 @@ class Table:
         suffixes = [("", "_low", "_high", "_n") if is_wide else ("",) for is_wide in wide]
         writer.writerow([column.name + s for column, ends in zip(self.columns, suffixes, strict=True) for s in ends])
         for row in rows:
-            writer.writerow([part for cell in row for part in (cell if isinstance(cell, Interval) else (cell,))])
+            cells = [for_spreadsheet(cell) if isinstance(cell, str) else cell for cell in row]
+            writer.writerow([part for cell in cells for part in (cell if isinstance(cell, Interval) else (cell,))])
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:

@@ -23,6 +23,7 @@ from wsrl_kit.data.task import (
     task_remarks,
 )
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.text import printable
 
 
 @dataclass(frozen=True)
@@ -210,4 +211,4 @@ def render(report: Report) -> str:
     lines = [report.path, *(f"  {name:<18} {value}" for name, value in report.facts.items())]
     lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  problem: {problem}" for problem in report.problems] or ["  no problems found"]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

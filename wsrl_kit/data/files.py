@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.hdf5 import read_hdf5, require_h5py
+from wsrl_kit.data.hdf5 import read_hdf5
+from wsrl_kit.data.hdf5_file import open_hdf5
 from wsrl_kit.data.hil_serl import read_hil_serl
 from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.lerobot import read_lerobot
@@ -18,6 +19,7 @@ from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
 from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.reading import reading, refuse_special
 from wsrl_kit.trajectory import Trajectory
 
 # What a user may pass as offline_data_path or demo_path.
@@ -50,13 +52,14 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
         DataError: it is missing, empty, damaged, unsafe, or in no known format, or has none of the cameras.
     """
     path = Path(path)
-    reader = _reader(path)
-    if reader is None:
-        raise DataError(
-            f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
-            "a LeRobotDataset or the kit's npz."
-        )
-    return reader(path, cameras)
+    with reading(path, DataError):
+        reader = _reader(path)
+        if reader is None:
+            raise DataError(
+                f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
+                "a LeRobotDataset or the kit's npz."
+            )
+        return reader(path, cameras)
 
 
 def read_file(
@@ -166,13 +169,16 @@ def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise DataError(f"The list of files for {what} is empty.")
-    found = [file for entry in entries for file in _expand_one(Path(entry).expanduser())]
+    found: list[Path] = []
+    for entry in entries:
+        with reading(entry, DataError, "can't be read"):
+            found += _expand_one(Path(entry).expanduser())
     return list(dict.fromkeys(found))
 
 
 def _expand_one(path: Path) -> list[Path]:
     if path.is_dir():
-        if (path / "data").is_dir() or (path / _LEROBOT_FILE).exists():
+        if _folder_reader(path) is not None:
             return [path]
         dumps = [dump for folder in _DUMPS for dump in sorted((path / folder).glob("transitions_*.pkl"), key=_natural)]
         if dumps:
@@ -212,10 +218,8 @@ def _is_data(path: Path) -> bool:
 def _reader(path: Path) -> Reader | None:
     """The reader for a file's content, None for a content that is none of ours."""
     if path.is_dir():
-        if (path / _LEROBOT_FILE).exists():
-            return read_lerobot
-        is_minari = (path / "data" / "metadata.json").exists() or (path / _MINARI_FILE).exists()
-        return _states_only(read_minari) if is_minari else None
+        return _folder_reader(path)
+    refuse_special(path, DataError)
     try:
         with path.open("rb") as file:
             head = file.read(256)
@@ -234,6 +238,14 @@ def _reader(path: Path) -> Reader | None:
     return None
 
 
+def _folder_reader(path: Path) -> Reader | None:
+    """The reader for a folder that is one dataset, None for any other."""
+    if (path / _LEROBOT_FILE).exists():
+        return read_lerobot
+    is_minari = (path / _MINARI_FILE).exists() or (path / _MINARI_FILE.with_name("metadata.json")).exists()
+    return _states_only(read_minari) if is_minari else None
+
+
 def _states_only(read: Callable[[Path], Recording]) -> Reader:
     """A reader of a format in which the kit reads no images."""
 
@@ -246,12 +258,8 @@ def _states_only(read: Callable[[Path], Recording]) -> Reader:
 
 
 def _read_hdf5_of_either_kind(path: Path) -> Recording:
-    h5py = require_h5py(path)
-    try:
-        with h5py.File(path, "r") as file:
-            is_minari = "episode_0" in file and "observations" not in file
-    except OSError as error:
-        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+    with open_hdf5(path) as file:
+        is_minari = file.find("observations") is None and file.find("episode_0") is not None
     if is_minari:
         if path.parts[-2:] != _MINARI_FILE.parts:
             raise DataError(f"{path} is the data file of a Minari dataset, expected it in its folder, {_MINARI_FILE}.")

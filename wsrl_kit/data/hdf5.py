@@ -3,12 +3,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.hdf5_file import open_hdf5, require_h5py
 from wsrl_kit.data.npz import flat_recording
 from wsrl_kit.data.recording import Recording
 from wsrl_kit.data.writing import refuse_images
@@ -30,38 +30,23 @@ _NAMES = {
 }
 
 
-def require_h5py(path: Path) -> Any:
-    """The h5py package, which is optional.
-
-    Raises:
-        DataError: it is not installed; names the file that needs it and the command that installs it.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise DataError(f"{path} needs h5py, which `pip install 'wsrl-kit[data]'` installs.") from error
-    return h5py
-
-
 def read_hdf5(path: Path) -> Recording:
     """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
 
     Where the file has no `next_observations`, they are the observations of the next row. The row at the end of an
     episode has none: it is left out if the episode was truncated (as D4RL's own `qlearning_dataset` does), and keeps
-    its own observation if it was terminal, where the value after it is 0 whatever stands there.
+    its own observation if it was terminal, where the value after it is 0 whatever stands there. Such a file must have
+    `timeouts`; in a file with `next_observations` an episode also ends where these and the next row's observations
+    differ.
 
     Raises:
         DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
     """
-    h5py = require_h5py(path)
     arrays: dict[str, np.ndarray] = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for key, name in _NAMES.items():
-                if isinstance(file.get(key), h5py.Dataset):
-                    arrays[name] = file[key].asstr()[()] if name == "source" else file[key][()]
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+    with open_hdf5(path) as file:
+        for key, name in _NAMES.items():
+            if (found := file.find(key)) is not None:
+                arrays[name] = np.array(file.names(found), object) if name == "source" else file.numbers(found)
     for key in ("observations", "actions", "rewards", "terminals"):
         if _NAMES[key] not in arrays:
             raise DataError(f"{path} is no D4RL file: it has no {key!r}.")
@@ -72,6 +57,12 @@ def read_hdf5(path: Path) -> Recording:
     if uneven:
         found = arrays[_NAMES[uneven[0]]].shape
         raise DataError(f"{path}: {uneven[0]!r} has shape {found}, expected {count} rows as in 'rewards'.")
+    for key in ("terminals", "timeouts"):
+        flags = arrays.get(_NAMES[key])
+        if flags is not None and (flags.size != count or flags.dtype.kind not in "biuf"):
+            raise DataError(
+                f"{path}: {key!r} is {flags.dtype} {flags.shape}, expected one flag in each of {count} rows."
+            )
     if "next_observations" not in arrays:
         arrays = _with_next_observations(path, arrays)
     arrays.setdefault("truncated", np.zeros(len(arrays["rewards"]), dtype=bool))
@@ -79,10 +70,13 @@ def read_hdf5(path: Path) -> Recording:
 
 
 def _with_next_observations(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    terminated = arrays["terminated"].reshape(-1).astype(bool)
-    if "truncated" not in arrays and not terminated[-1]:
+    if "truncated" not in arrays:
+        # A time limit would look like a step from the end of one episode to the start of the next.
         raise DataError(f"{path} does not tell its episodes apart: it has neither 'timeouts' nor 'next_observations'.")
-    ends = terminated | arrays.get("truncated", terminated).reshape(-1).astype(bool)
+    terminated, truncated = (arrays[name].reshape(-1).astype(bool) for name in ("terminated", "truncated"))
+    if not (terminated | truncated).any():
+        raise DataError(f"{path} does not tell its episodes apart: 'terminals' and 'timeouts' mark no end of any.")
+    ends = terminated | truncated
     ends[-1] = True
     follows = np.minimum(np.arange(len(ends)) + 1, len(ends) - 1)
     # A terminal row keeps its own observation as the next one.
@@ -96,7 +90,7 @@ def _without_rows(
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     # The row before a dropped one becomes the end of its episode, unless it is one already.
     cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
-    arrays["truncated"] = cut | (arrays["truncated"].reshape(-1).astype(bool) if "truncated" in arrays else False)
+    arrays["truncated"] = cut | arrays["truncated"].reshape(-1).astype(bool)
     return {name: array[~dropped] for name, array in arrays.items()}
 
 

@@ -9,6 +9,8 @@ from wsrl_kit.data.recording import kind
 
 LONGEST_NAME = 100
 """Characters of the name of a camera or a source."""
+# Height and width; beside it a state (k, S) has few rows.
+_SMALLEST_MAP = 16
 
 
 class Unreadable(Exception):
@@ -50,7 +52,7 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
     if not all(is_name(key) for key in entries):
         raise Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
     others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
-    found = {key: value for key, value in others.items() if value.ndim >= (1 if value.dtype == np.uint8 else 3)}
+    found = {key: value for key, value in others.items() if _is_image(value)}
     for key in others.keys() - found.keys():
         raise Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
     if "state" not in entries:
@@ -70,6 +72,12 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
                 f"({kind(state)}), expected one observation horizon"
             )
     return Observation(state, images)
+
+
+def _is_image(value: np.ndarray) -> bool:
+    """Whether an entry is a camera's, be it of a kind that the kit does not read, such as a depth map."""
+    is_pictured = value.dtype == np.uint8 and value.ndim > 0
+    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
 
 
 def _stack(camera: str, images: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
             camera, or what reads it is not installed.
     """
     folder = open_folder(path)
-    states = _states(folder)
+    states = _states(folder, cameras)
     table = _table(
         folder, ["action", "next.reward", *states], ["next.done", "next.truncated", "next.success", _PENALTY]
     )
@@ -108,12 +108,14 @@ def _float32(values: Shaped[np.ndarray, "row _numbers"]) -> Float32[np.ndarray, 
         return values.astype(np.float32)
 
 
-def _states(folder: Folder) -> list[str]:
-    """The columns that make up the state."""
+def _states(folder: Folder, cameras: Sequence[str] | None) -> list[str]:
+    """The columns that make up the state; where cameras are named, maps of numbers such as depths are passed over."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
             if sum(size > 1 for size in feature["shape"]) > 1:
+                if cameras is not None:
+                    continue
                 raise DataError(
                     f"{folder.path}: {name!r} holds {feature['dtype']} arrays of shape {feature['shape']}, expected "
                     "vectors, or 8-bit images of dtype 'image' or 'video'."
@@ -130,19 +132,22 @@ def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _T
         if name not in folder.features:
             need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
             raise DataError(f"{folder.path} has no column {name!r}{need}.")
-    names = ["episode_index", *needed, *(name for name in optional if name in folder.features)]
+    # A table of millions of equal rows is a small file: before the rest is read, there must be as many as expected.
+    _check_lengths(folder, _columns(folder, ["episode_index"])["episode_index"][:, 0])
+    return _columns(folder, [*needed, *(name for name in optional if name in folder.features)])
+
+
+def _columns(folder: Folder, names: Sequence[str]) -> _Table:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for file in folder.data_files():
         with parquet(file) as opened:
-            table = opened.read(columns=names)
+            table = opened.read(columns=list(names))
         for name in names:
             parts[name].append(_numbers(file, name, table))
     try:
-        columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
     except ValueError as error:
         raise DataError(f"{folder.path}: columns differ in size from file to file: {error}.") from error
-    _check_lengths(folder, columns["episode_index"][:, 0])
-    return columns
 
 
 def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numbers"]:
@@ -171,9 +176,11 @@ def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numb
 
 def _check_lengths(folder: Folder, episode_of_row: Shaped[np.ndarray, " row"]) -> None:
     numbers = np.array([episode["episode_index"] for episode in folder.episodes], np.int64)
-    if np.array_equal(episode_of_row, np.repeat(numbers, folder.lengths)):
-        return
-    for number, length in zip(numbers, folder.lengths, strict=True):
-        if (found := int((episode_of_row == number).sum())) != length:
+    lengths = folder.lengths
+    counts = dict(zip(*(part.tolist() for part in np.unique(episode_of_row, return_counts=True)), strict=True))
+    for number, length in zip(numbers.tolist(), lengths.tolist(), strict=True):
+        if (found := counts.get(number, 0)) != length:
             raise DataError(f"{folder.path}: episode {number} has {found} rows of data, expected {length}.")
+    if len(set(numbers.tolist())) == len(numbers) and np.array_equal(episode_of_row, np.repeat(numbers, lengths)):
+        return
     raise DataError(f"{folder.path}: the rows of data are not in the order of their episodes.")

@@ -1,6 +1,7 @@
 """What lies where in the folder of a LeRobotDataset v3: `meta/info.json`, `meta/episodes`, `data`, `videos`."""
 
-import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from wsrl_kit.errors import DataError
+from wsrl_kit.reading import check_size, read_json, reading, within
+
+_FIELD = re.compile(r"{(video_key|(chunk_index|file_index)(:0?[1-9]?d)?)}")
 
 # Every episode's record says these.
 _OF_EPISODES = ("episode_index", "length", "data/chunk_index", "data/file_index")
@@ -66,12 +70,17 @@ class Folder:
         return path, float(begin), float(end)
 
     def _file(self, template: str, **values: Any) -> Path:
+        # Names of places, and how many digits a number has: any other format could make a name of any length.
+        if any(character in _FIELD.sub("", template) for character in "{}"):
+            raise DataError(f"{self.path}: no path can be made of the template {template!r}.")
         try:
             name = template.format(**values)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: no path can be made of the template {template!r}: {error}.") from error
         if not (self.path / name).is_file():
             raise DataError(f"{self.path} is incomplete: {name} is missing.")
+        if not within(self.path, self.path / name):
+            raise DataError(f"{self.path}: {name} lies outside of the folder.")
         return self.path / name
 
 
@@ -82,23 +91,22 @@ def open_folder(path: Path) -> Folder:
         DataError: they are missing, damaged, or those of another version.
     """
     file = path / "meta" / "info.json"
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        _check_version(path, str(info["codebase_version"]))
-        features = {
-            name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
-            for name, said in info["features"].items()
-        }
-        data_path, video_path = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
-        if not (frames_per_second := float(info["fps"])) > 0:
-            raise ValueError(f"fps is {frames_per_second:g}")
-        counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
-    except OSError as error:
-        raise DataError(f"{file} can't be read: {error.strerror or error}.") from error
-    except KeyError as missing:
-        raise DataError(f"{file} has no {missing}.") from missing
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged: {error}.") from error
+    if not within(path, file):
+        raise DataError(f"{path} is incomplete: meta/info.json is missing, or lies outside of the folder.")
+    with reading(file, DataError, "is damaged"):
+        info = read_json(file)
+        try:
+            _check_version(path, str(info["codebase_version"]))
+            features = {
+                name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
+                for name, said in info["features"].items()
+            }
+            data_path, video_path = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
+            if not 0 < (frames_per_second := float(info["fps"])) < math.inf:
+                raise ValueError(f"fps is {frames_per_second:g}")
+            counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
+        except KeyError as missing:
+            raise DataError(f"{file} has no {missing}.") from missing
     folder = Folder(path, features, frames_per_second, data_path, video_path, tuple(_episodes(path)))
     for name, found in (("episodes", len(folder.episodes)), ("frames", int(folder.lengths.sum()))):
         if found != counts[name]:
@@ -123,12 +131,16 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
         raise DataError(f"{path} is incomplete: meta/episodes holds no parquet file.")
     episodes: list[Mapping[str, Any]] = []
     for file in files:
+        if not within(path, file):
+            raise DataError(f"{path}: {file.name} of meta/episodes lies outside of the folder.")
         with parquet(file) as opened:
+            if opened.metadata.num_rows > file.stat().st_size:
+                raise DataError(f"{file} declares {opened.metadata.num_rows} episodes, more than it can hold.")
             # Statistics of every column are most of these files.
             names = [name for name in opened.schema_arrow.names if not name.startswith("stats/")]
             episodes += opened.read(columns=names).to_pylist()
     for name in _OF_EPISODES:
-        if not all(isinstance(episode.get(name), int) for episode in episodes):
+        if not all(isinstance(number := episode.get(name), int) and number >= 0 for episode in episodes):
             raise DataError(f"{path} is damaged: an episode in meta/episodes does not say its {name!r}.")
     return sorted(episodes, key=lambda episode: int(episode["episode_index"]))
 
@@ -138,15 +150,23 @@ def parquet(file: Path) -> Iterator[Any]:
     """A parquet file to read from.
 
     Raises:
-        DataError: it is damaged, or pyarrow is not installed.
+        DataError: it is damaged, declares more data than it can hold, or pyarrow is not installed.
     """
     try:
-        import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(f"{file} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
-    try:
-        with ParquetFile(file) as opened:
-            yield opened
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} is truncated or damaged: {' '.join(str(error).split())}.") from error
+    with reading(file, DataError), ParquetFile(file) as opened:
+        check_size(_declared_bytes(opened.metadata), file.stat().st_size)
+        yield opened
+
+
+def _declared_bytes(metadata: Any) -> int:
+    """What the columns of a parquet file take: uncompressed as stored, and as numbers of 8 bytes."""
+    total = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for index in range(group.num_columns):
+            column = group.column(index)
+            total += max(column.total_uncompressed_size, 8 * column.num_values, 8 * group.num_rows)
+    return total

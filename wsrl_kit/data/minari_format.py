@@ -1,8 +1,8 @@
-"""Minari datasets, through the `minari` package."""
+"""Minari datasets."""
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,19 @@ from jaxtyping import Float32, Shaped
 
 from wsrl_kit.bounds import has_bounds, to_unit
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.recording import Recording, join, kind, success_from_rewards
+from wsrl_kit.data.hdf5_file import File, open_hdf5
+from wsrl_kit.data.recording import Recording, join, kind, source_names, success_from_rewards
 from wsrl_kit.data.writing import refuse_images
 from wsrl_kit.errors import DataError
+from wsrl_kit.reading import check_size, read_json, within
 from wsrl_kit.success import SUCCESS_KEYS
 from wsrl_kit.trajectory import Trajectory
+
+_DATA = Path("data", "main_data.hdf5")
+_METADATA = Path("data", "metadata.json")
+
+# Of a discrete observation, each of which becomes a number.
+_MOST_CHOICES = 10_000
 
 
 def _require_minari(path: Path) -> Any:
@@ -29,32 +37,33 @@ def _require_minari(path: Path) -> Any:
 
 
 def read_minari(path: Path) -> Recording:
-    """Reads a dataset's folder (the one that holds `data/`).
+    """Reads a dataset's folder (the one that holds `data/`), in Minari's hdf5 format.
 
     Nested spaces are flattened in the order of `gymnasium.spaces.flatten`. Actions of a box with finite bounds are
-    scaled from these to [-1, 1], as the environments of this kit take them.
+    scaled from these to [-1, 1], as the environments of this kit take them. The episodes are read here rather than by
+    `minari.MinariDataset`, which makes the environment that the file names where the file does not say its spaces.
 
     Raises:
-        DataError: the dataset is damaged or empty, its spaces are not supported, or minari is not installed.
+        DataError: the dataset is damaged or empty, an episode has other observations than its actions need, its
+            spaces are not supported, or minari is not installed.
     """
-    minari = _require_minari(path)
-    # Whatever a damaged file makes minari, h5py or the json parser raise, it means the same to the user.
-    try:
-        dataset = minari.MinariDataset(path / "data")
-        observation_space, action_space = dataset.observation_space, dataset.action_space
-        if not isinstance(action_space, spaces.Box):
-            raise DataError(f"{path} has actions in {action_space}, expected a Box.")
-        if unsupported := _unsupported(observation_space, "observations"):
-            raise DataError(f"{path} {unsupported[0]}.")
-        episodes = [
-            _recording(episode, observation_space, action_space)
-            for episode in dataset.iterate_episodes()
-            if len(episode)
-        ]
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path} is truncated or damaged: {str(error) or type(error).__name__}.") from error
+    _require_minari(path)
+    for place in (_DATA, _METADATA):
+        if not within(path, path / place):
+            raise DataError(f"{path} is incomplete: {place} is missing, or outside of the folder.")
+    metadata = read_json(path / _METADATA)
+    if (format := metadata.get("data_format", "hdf5")) != "hdf5":
+        raise DataError(f"{path} is in Minari's format {format!r}, expected 'hdf5'.")
+    observation_space, action_space = (_space(path, metadata, f"{name}_space") for name in ("observation", "action"))
+    if not isinstance(action_space, spaces.Box):
+        raise DataError(f"{path} has actions in {action_space}, expected a Box.")
+    if unsupported := _unsupported(observation_space, "observations"):
+        raise DataError(f"{path} {unsupported[0]}.")
+    with open_hdf5(path / _DATA) as file:
+        if not 0 <= (count := int(metadata["total_episodes"])) <= len(file.root):
+            raise DataError(f"{path} holds {len(file.root)} episodes, expected {count} as in {_METADATA}.")
+        found = [_recording(path, file, number, observation_space, action_space) for number in range(count)]
+    episodes = [episode for episode in found if episode is not None]
     if not episodes:
         raise DataError(f"{path} holds no transitions.")
     recording = join(episodes)
@@ -62,6 +71,14 @@ def read_minari(path: Path) -> Recording:
         ended = recording.terminated | recording.truncated
         recording.success[:] = success_from_rewards(recording.rewards, ended)
     return recording
+
+
+def _space(path: Path, metadata: Mapping[str, Any], name: str) -> spaces.Space:
+    from minari.serialization import deserialize_space
+
+    if not isinstance(said := metadata.get(name), str):
+        raise DataError(f"{path}: {_METADATA} does not say its {name}, and the kit makes no environment from a file.")
+    return deserialize_space(said)
 
 
 def _unsupported(space: spaces.Space, name: str) -> list[str]:
@@ -72,64 +89,101 @@ def _unsupported(space: spaces.Space, name: str) -> list[str]:
         return [reason for key, part in enumerate(space.spaces) for reason in _unsupported(part, f"{name}/{key}")]
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2:
         return [f"has camera images under {name!r}, which the kit reads from HIL-SERL pickles and its own npz"]
+    if isinstance(space, spaces.Discrete) and space.n > _MOST_CHOICES:
+        return [f"has {name!r} in {space}, expected at most {_MOST_CHOICES} choices"]
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiBinary):
         return []
     return [f"has {name!r} in {space}, which is not supported"]
 
 
-def _flatten(space: spaces.Space, values: Any) -> Float32[np.ndarray, "time observation"]:
-    """`gymnasium.spaces.flatten` for all steps of an episode at once."""
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([_flatten(part, values[key]) for key, part in space.spaces.items()], axis=1)
-    if isinstance(space, spaces.Tuple):
-        return np.concatenate([_flatten(part, value) for part, value in zip(space.spaces, values, strict=True)], axis=1)
-    array = np.asarray(values)
+def _values(file: File, group: Any, name: str, space: spaces.Space) -> Shaped[np.ndarray, "time _size"]:
+    """An episode's observations or actions, flattened as by `gymnasium.spaces.flatten`."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces if isinstance(space, spaces.Dict) else {f"_index_{i}": s for i, s in enumerate(space)}
+        return np.concatenate([_values(file, group, f"{name}/{key}", part) for key, part in named.items()], axis=1)
+    array = _array(file, group, name)
+    if array.shape[1:] != (space.shape or ()):
+        raise DataError(f"{file.path}: {group.name}/{name} has entries {array.shape[1:]}, expected {space.shape}.")
+    if isinstance(space, spaces.Discrete):
+        check_size(4 * len(array) * int(space.n), file.size)
+    return _flatten(space, array)
+
+
+def _array(file: File, group: Any, name: str) -> Shaped[np.ndarray, "..."]:
+    if (found := file.find(name, group)) is None:
+        raise DataError(f"{file.path} has no {group.name}/{name}.")
+    return file.numbers(found)
+
+
+def _flatten(space: spaces.Space, array: Shaped[np.ndarray, "time *entry"]) -> Float32[np.ndarray, "time _size"]:
     if isinstance(space, spaces.Discrete):
         return (array[:, None] == space.start + np.arange(space.n)).astype(np.float32)
     with np.errstate(over="ignore"):
         return array.reshape(len(array), -1).astype(np.float32)
 
 
-def _recording(episode: Any, observation_space: spaces.Space, action_space: spaces.Box) -> Recording:
-    observations, actions = _flatten(observation_space, episode.observations), _flatten(action_space, episode.actions)
+def _recording(
+    path: Path, file: File, number: int, observation_space: spaces.Space, action_space: spaces.Box
+) -> Recording | None:
+    """An episode; None for one without a step."""
+    if (group := file.find(f"episode_{number}")) is None:
+        raise DataError(f"{path} has no episode {number}, expected {_METADATA}'s total_episodes of them.")
+    rewards, terminated, truncated = (_array(file, group, name) for name in ("rewards", "terminations", "truncations"))
+    count = len(rewards)
+    if count == 0:
+        return None
+    observations = _values(file, group, "observations", observation_space)
+    recorded_actions = _array(file, group, "actions")
+    actions = _values(file, group, "actions", action_space)
+    for name, array, expected in (
+        ("actions", actions, (count, actions.shape[1])),
+        ("observations", observations, (count + 1, observations.shape[1])),
+        ("rewards", rewards, (count,)),
+        ("terminations", terminated, (count,)),
+        ("truncations", truncated, (count,)),
+    ):
+        if array.shape != expected:
+            raise DataError(
+                f"{path}: episode {number} has {name} of shape {array.shape} to {count} rewards, expected {expected}."
+            )
     low, high = (_flatten(action_space, bound[None])[0] for bound in (action_space.low, action_space.high))
     bounded = has_bounds(low, high)
     if bounded:
         actions = to_unit(actions, low, high)
-    count = len(episode.rewards)
-    terminated, truncated = np.asarray(episode.terminations, bool), np.asarray(episode.truncations, bool)
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
     # The next row is another episode's: what neither terminated nor was truncated was cut there.
     truncated[-1] |= not terminated[-1]
-    infos = episode.infos or {}
-    said = next((infos[key] for key in SUCCESS_KEYS if key in infos), None)
-    source = np.atleast_1d(infos.get("source", [b""]))[0]
-    return Recording(
-        observations=observations[:-1],
-        actions=actions.astype(np.float32),
-        rewards=np.asarray(episode.rewards, np.float32),
-        next_observations=observations[1:],
-        terminated=terminated,
-        truncated=truncated,
-        may_be_timeout=np.zeros(count, dtype=bool),
-        success=_of_steps(said, count),
-        source=np.full(count, source.decode() if isinstance(source, bytes) else str(source)),
-        weight=_of_steps(infos.get("weight"), count),
-        grasp_penalty=_of_steps(infos["grasp_penalty"], count) if "grasp_penalty" in infos else None,
-        format="Minari",
-        observation_kind=f"{observation_space}",
-        action_kind=kind(np.asarray(episode.actions)[0]),
-        infos={name: _of_steps(values, count) for name, values in infos.items()},
-        actions_in_unit=bounded,
-    )
+    found = {name: file.find(f"infos/{name}", group) for name in file.names_in("infos", group)}
+    infos = {name: _of_steps(file, dataset, count) for name, dataset in found.items()}
+    source = file.names(found["source"])[:1] if "source" in found else []
+    unknown = np.full(count, np.nan, np.float32)
+    with np.errstate(over="ignore"):
+        return Recording(
+            observations=observations[:-1],
+            actions=actions.astype(np.float32),
+            rewards=rewards.astype(np.float32),
+            next_observations=observations[1:],
+            terminated=terminated,
+            truncated=truncated,
+            may_be_timeout=np.zeros(count, dtype=bool),
+            success=next((infos[key] for key in SUCCESS_KEYS if key in infos), unknown),
+            source=source_names(np.array((source or [""]) * count)),
+            weight=infos.get("weight", unknown),
+            grasp_penalty=infos.get("grasp_penalty"),
+            format="Minari",
+            observation_kind=f"{observation_space}",
+            action_kind=kind(recorded_actions[0]),
+            infos=infos,
+            actions_in_unit=bounded,
+        )
 
 
-def _of_steps(info: Any, count: int) -> Float32[np.ndarray, " time"]:
-    """An entry of `infos`, recorded after each step, or after the reset too (which is left out); nan without one."""
-    values = None if info is None else np.asarray(info)
-    if values is None or values.dtype.kind not in "biuf" or values.shape not in ((count,), (count + 1,)):
+def _of_steps(file: File, dataset: Any, count: int) -> Float32[np.ndarray, " time"]:
+    """An entry of `infos`, recorded after each step, or after the reset too (which is left out); nan if of others."""
+    if getattr(dataset, "shape", None) not in ((count,), (count + 1,)) or dataset.dtype.kind not in "biuf":
         return np.full(count, np.nan, np.float32)
     with np.errstate(over="ignore"):
-        return values[-count:].astype(np.float32)
+        return file.numbers(dataset)[-count:].astype(np.float32)
 
 
 def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:

@@ -8,7 +8,6 @@ observation's stack one later; and `observation_horizon`, the frames in a stack.
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.recording import Recording, kind, success_from_rewards
+from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards
 from wsrl_kit.errors import DataError
+from wsrl_kit.npz_file import load_arrays
 from wsrl_kit.trajectory import Trajectory
 from wsrl_kit.writing import written_whole
 
 _REQUIRED = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
 _OPTIONAL = ("success", "source", "weight", "grasp_penalty")
+_STACKS = ("frame", "observation_horizon")
 _IMAGES = "images/"
+_LONGEST_HORIZON = 100
 
 
 def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
@@ -38,20 +40,19 @@ def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
         DataError: the file is damaged, holds Python objects, lacks an array or a camera, or its arrays do not fit
             together.
     """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _REQUIRED + _OPTIONAL if name in file.files}
-            found = [name.removeprefix(_IMAGES) for name in file.files if name.startswith(_IMAGES)]
-            missing = [camera for camera in cameras or () if camera not in found]
-            if missing:
-                raise DataError(
-                    f"{path} has no images of {', '.join(missing)}, found {', '.join(sorted(found)) or 'no cameras'}."
-                )
-            wanted = sorted(found if cameras is None else cameras)
-            frames = {camera: file[_IMAGES + camera] for camera in wanted}
-            stacks = {name: file[name] for name in ("frame", "observation_horizon") if wanted and name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+
+    def is_wanted(name: str) -> bool:
+        if name.startswith(_IMAGES):
+            return cameras is None or name.removeprefix(_IMAGES) in cameras
+        return name in _REQUIRED + _OPTIONAL + _STACKS
+
+    found = load_arrays(path, is_wanted)
+    arrays = {name: array for name, array in found.items() if array is not None}
+    names = sorted(name.removeprefix(_IMAGES) for name in found if name.startswith(_IMAGES))
+    if missing := [camera for camera in cameras or () if camera not in names]:
+        raise DataError(f"{path} has no images of {', '.join(missing)}, found {', '.join(names) or 'no cameras'}.")
+    frames = {camera: arrays.pop(_IMAGES + camera) for camera in names if _IMAGES + camera in arrays}
+    stacks = {name: arrays.pop(name) for name in _STACKS if name in arrays}
     recording = flat_recording(path, arrays, "npz")
     return replace(recording, **_image_fields(path, len(recording), frames, stacks)) if frames else recording
 
@@ -75,11 +76,12 @@ def _image_fields(
         raise DataError(
             f"{path}: 'frame' and 'observation_horizon' are {newest.dtype} and {horizon.dtype}, expected integers."
         )
+    first, last, frame_count = int(newest.min()) - int(horizon) + 1, int(newest.max()) + 1, min(lengths.values())
+    if not 1 <= int(horizon) <= _LONGEST_HORIZON or first < 0 or last >= frame_count:
+        raise DataError(f"{path}: 'frame' refers to frames that are not among the {frame_count} it holds.")
     # Each stack ends at its newest frame.
     stack = newest.astype(np.int64)[:, None] + np.arange(1 - int(horizon), 1)
-    if stack.shape[1] == 0 or stack.min() < 0 or stack.max() + 1 >= min(lengths.values()):
-        raise DataError(f"{path}: 'frame' refers to frames that are not among the {min(lengths.values())} it holds.")
-    return {"frames": frames, "stack": stack, "next_stack": stack + 1, "stored_frames": min(lengths.values())}
+    return {"frames": frames, "stack": stack, "next_stack": stack + 1, "stored_frames": frame_count}
 
 
 def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
@@ -100,11 +102,19 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
             raise DataError(f"{path}: {name!r} has shape {array.shape}, expected {count} rows as in 'rewards'.")
         if name != "source" and array.dtype.kind not in "biuf":
             raise DataError(f"{path}: {name!r} has dtype {array.dtype}, expected numbers.")
-    if arrays["observations"].shape != arrays["next_observations"].shape:
+    observations = arrays["observations"]
+    if observations.ndim > 3 or (observations.ndim == 3 and observations.dtype == np.uint8):
+        raise DataError(
+            f"{path}: 'observations' are {kind(observations[0])} each, which look like camera images; expected numbers "
+            "of the state, and images as in a HIL-SERL pickle or the kit's npz."
+        )
+    if observations.shape != arrays["next_observations"].shape:
         raise DataError(
             f"{path}: 'next_observations' has shape {arrays['next_observations'].shape}, "
-            f"expected that of 'observations', {arrays['observations'].shape}."
+            f"expected that of 'observations', {observations.shape}."
         )
+    if 0 in (observations.size, arrays["actions"].size):
+        raise DataError(f"{path} holds observations or actions of size 0.")
     with np.errstate(over="ignore"):
         flat = {name: arrays[name].reshape(count, -1).astype(np.float32) for name in _REQUIRED[:4]}
     rewards = flat["rewards"][:, 0]
@@ -121,7 +131,7 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
         success=arrays["success"].reshape(count).astype(np.float32)
         if "success" in arrays
         else success_from_rewards(rewards, terminated | truncated),
-        source=arrays["source"].reshape(count).astype(str) if "source" in arrays else np.full(count, ""),
+        source=source_names(arrays["source"].reshape(count)) if "source" in arrays else np.full(count, ""),
         weight=arrays["weight"].reshape(count).astype(np.float32) if "weight" in arrays else unknown,
         grasp_penalty=arrays["grasp_penalty"].reshape(count).astype(np.float32) if "grasp_penalty" in arrays else None,
         format=name_of_format,

@@ -13,10 +13,15 @@ from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
 from wsrl_kit.data.frames import Frames, differ
 from wsrl_kit.data.layout import Layout
+from wsrl_kit.text import printable
 from wsrl_kit.trajectory import Trajectory
 
 # HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
 LARGEST_ACTION = 3.0
+
+# Characters; a folder's or an arm's name is shorter.
+LONGEST_NAME = 200
+
 # Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
 ACTION_TOLERANCE = 1e-3
 
@@ -185,6 +190,21 @@ def success_from_rewards(
     """Success where nothing but the reward tells: at recorded ends, if all rewards are 0 or 1, whether it is 1."""
     known = ended & bool(np.isin(rewards, (0, 1)).all())
     return np.where(known, rewards > 0, np.nan).astype(np.float32)
+
+
+def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"]:
+    """Names of sources as a file says them, as printable text.
+
+    Raises:
+        ValueError: one of them is no text, or longer than a name can be.
+    """
+    plain: dict[str | bytes, str] = {}
+    for name in names.tolist():
+        if name not in plain:
+            if not isinstance(name, str | bytes) or len(name) > LONGEST_NAME:
+                raise ValueError(f"a source has no name of at most {LONGEST_NAME} characters")
+            plain[name] = printable(name.decode() if isinstance(name, bytes) else name)
+    return np.array([plain[name] for name in names.tolist()])
 
 
 def with_source(recording: Recording, source: str) -> Recording:

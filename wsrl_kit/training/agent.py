@@ -15,7 +15,9 @@ from wsrl_kit.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
 from wsrl_kit.gripper import FIXED
+from wsrl_kit.parameters import check
 from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.reading import reading
 from wsrl_kit.replay import storage
 from wsrl_kit.resnet_weights import load_resnet10
 from wsrl_kit.sac import SACConfig, SACState
@@ -220,15 +222,18 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
     if "network" not in metadata:
         raise CheckpointError(f"{path} is a run's checkpoint: expected one written by offline warmup")
     own = _network(config)
-    for name in own | metadata["network"]:
-        # A checkpoint from before there was a parameter does not name it; its leaves tell whether it fits.
-        wanted = own.get(name)
-        found = metadata["network"].get(name, wanted)
-        if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
-            raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
-    size = metadata["probe_size"]
-    tree = checkpoint.load(path, {"agent": agent, "probe": probe_zeros(config, size)})
-    return tree["agent"], tree["probe"] if size else None
+    with reading(path, CheckpointError, checkpoint.DAMAGED):
+        for name in own | metadata["network"]:
+            # A checkpoint from before there was a parameter does not name it; its leaves tell whether it fits.
+            wanted = own.get(name)
+            found = metadata["network"].get(name, wanted)
+            if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
+                raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
+        size = check("probe_size", metadata["probe_size"], int, {"minimum": 0})
+        # Shapes alone: the file says how many rows there are.
+        probe = jax.eval_shape(lambda: probe_zeros(config, size))
+        tree = checkpoint.load(path, {"agent": agent, "probe": probe})
+        return tree["agent"], tree["probe"] if size else None
 
 
 def probe_zeros(config: SACConfig, size: int) -> Transition:

@@ -9,9 +9,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from wsrl_kit.errors import CheckpointError
+from wsrl_kit.npz_file import load_arrays
+from wsrl_kit.reading import LARGEST_JSON, reading
 from wsrl_kit.writing import written_whole
 
 METADATA = "__metadata__"
+DAMAGED = "is damaged or not a checkpoint"
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
@@ -32,11 +35,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or not a checkpoint of this kit.
     """
-    content = read(path, METADATA)[METADATA].tobytes()
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: its metadata are no JSON ({error})") from error
+    content = read(path, METADATA)[METADATA]
+    with reading(path, CheckpointError, DAMAGED):
+        if content.nbytes > LARGEST_JSON or not isinstance(metadata := json.loads(content.tobytes()), dict):
+            raise CheckpointError(f"{path} {DAMAGED}: its metadata are no JSON object")
+        return metadata
 
 
 def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
@@ -44,7 +47,8 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
 
     Args:
         template: a tree with the names, shapes and types that are needed, such as a fresh agent. Where it holds JAX's
-            arrays the result does; numpy's stay numpy's, since JAX would halve 64 bits.
+            arrays (or their shapes alone) the result holds JAX's arrays; numpy's stay numpy's, since JAX would halve
+            64 bits.
         prefix: of the names that `template` holds, where it is a part of the file.
 
     Raises:
@@ -53,7 +57,8 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
     arrays = read(path, prefix)
     leaves = []
     for name, leaf in named_leaves(template):
-        wanted = np.asarray(leaf)
+        # Only numbers of Python's own have no shape.
+        wanted = leaf if hasattr(leaf, "shape") else np.asarray(leaf)
         if name not in arrays:
             raise CheckpointError(f"{path} has no {name}: expected a checkpoint of the configured network")
         found = arrays[name]
@@ -62,7 +67,7 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
                 f"{path} holds {name} as {found.dtype}{list(found.shape)}, "
                 f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
             )
-        leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array) else found)
+        leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else found)
     extra = set(arrays) - {name for name, _ in named_leaves(template)} - {METADATA}
     if extra:
         raise CheckpointError(f"{path} holds {min(extra)}, which the configured network does not have")
@@ -77,15 +82,11 @@ def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: expected a checkpoint file")
-    try:
-        # Opened here, since np.load leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if METADATA in arrays.files:
-                return {name: arrays[name] for name in arrays.files if name.startswith(prefix)}
-    # Damaged bytes can make numpy and zipfile raise nearly anything: BadZipFile, NotImplementedError, TypeError ...
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
-    raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
+    with reading(path, CheckpointError, DAMAGED):
+        found = load_arrays(path, lambda name: name.startswith(prefix))
+        if METADATA not in found:
+            raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
+        return {name: array for name, array in found.items() if array is not None}
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:

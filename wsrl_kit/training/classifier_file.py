@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import gymnasium
 import jax
@@ -13,12 +13,17 @@ from wsrl_kit import reward_classifier
 from wsrl_kit.envs.classifier_reward import ClassifierReward
 from wsrl_kit.envs.confirmation import Confirm
 from wsrl_kit.errors import CheckpointError
+from wsrl_kit.parameters import check
 from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.reading import reading
 from wsrl_kit.reward_classifier import ClassifierState, Examples, RewardClassifier
 from wsrl_kit.training import checkpoint
 from wsrl_kit.training.observations import camera_shapes, parts, state_space
 
 KIND = "reward classifier"
+
+# No network that a robot's data can train is larger: what a file says beyond is not compiled.
+SIZES, MOST_LAYERS = {"minimum": 0, "maximum": 100_000}, 100
 
 
 class Decision(NamedTuple):
@@ -48,15 +53,35 @@ def load(path: Path) -> tuple[RewardClassifier, ClassifierState, Decision]:
     metadata = checkpoint.read_metadata(path)
     if metadata.get("kind") != KIND:
         raise CheckpointError(f"{path} is another checkpoint: expected a reward classifier, as notebook 07 writes it")
-    network = metadata["network"]
-    if network["pixels"] is not None:
-        network["pixels"] = PixelConfig(**network["pixels"] | {"cameras": tuple(network["pixels"]["cameras"])})
-    config = RewardClassifier(**network | {"hidden_sizes": tuple(network["hidden_sizes"])})
-    none = jnp.zeros(config.state_size)
-    # Shapes alone: fresh parameters would have to be computed, and are not wanted.
-    shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), none, none)
-    template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes._replace(optimizer=()))
-    return config, checkpoint.load(path, template), Decision(**metadata["decision"])
+    with reading(path, CheckpointError, checkpoint.DAMAGED):
+        config = _config(metadata["network"])
+        decision = Decision(**metadata["decision"])
+        steps = check("steps", decision.steps, int, {"minimum": 1})
+        threshold, release = (check(name, getattr(decision, name), float) for name in ("threshold", "release"))
+        # Shapes alone: fresh parameters would have to be computed, and are not wanted.
+        state = jax.ShapeDtypeStruct((config.state_size,), jnp.float32)
+        shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), state, state)
+        return config, checkpoint.load(path, shapes._replace(optimizer=())), Decision(threshold, release, steps)
+
+
+def _config(said: dict[str, Any]) -> RewardClassifier:
+    """The classifier that a file's metadata describe.
+
+    Raises:
+        Exception: of nearly any kind, where they describe none, or one of a size that none has.
+    """
+    return RewardClassifier(
+        state_size=check("state_size", said["state_size"], int, SIZES),
+        hidden_sizes=check("hidden_sizes", said["hidden_sizes"][:MOST_LAYERS], tuple[int, ...], SIZES),
+        dropout_rate=check("dropout_rate", said["dropout_rate"], float),
+        learning_rate=check("learning_rate", said["learning_rate"], float),
+        pixels=None if said["pixels"] is None else _pixels(said["pixels"]),
+    )
+
+
+def _pixels(said: dict[str, Any]) -> PixelConfig:
+    said, types = said | {"cameras": said["cameras"][:MOST_LAYERS]}, get_type_hints(PixelConfig)
+    return PixelConfig(**{name: check(name, value, types[name], SIZES) for name, value in said.items()})
 
 
 def rewarded(environment: gymnasium.Env, path: Path, name: str, confirm: Confirm | None = None) -> ClassifierReward:

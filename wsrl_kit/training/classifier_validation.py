@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer, UInt8
 
 from wsrl_kit.classifier_config import ClassifierConfig
+from wsrl_kit.errors import RunError
+from wsrl_kit.reading import reading
 from wsrl_kit.training.agent import SMALLEST_SCALE, stacks_of
 from wsrl_kit.training.classifier_data import load_data
 
@@ -44,9 +46,15 @@ class Validation:
 
 
 def read_validation(folder: Path) -> Validation:
-    """Reads what `run_classifier` has written into its folder."""
-    rows, _, label, probability = np.loadtxt(folder / VALIDATION_FILE, delimiter=",", skiprows=1, ndmin=2).T
-    return Validation(rows.astype(np.int64), label > 0, probability)
+    """Reads what `run_classifier` has written into its folder.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    path = folder / VALIDATION_FILE
+    with reading(path, RunError):
+        rows, _, label, probability = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).T
+        return Validation(rows.astype(np.int64), label > 0, probability)
 
 
 @dataclass(frozen=True)

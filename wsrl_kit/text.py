@@ -1,0 +1,43 @@
+"""Names from files as plain text: none of them is an order to a terminal, a figure, a page or a spreadsheet."""
+
+import unicodedata
+
+LONGEST_SENTENCE = 1000
+"""Characters of an error's message."""
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters, line ends, and marks of the direction of writing as escapes (`\x1b`)."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
+        for character in text
+    )
+
+
+# Control, format, surrogate, private, unassigned, and separators of lines and paragraphs.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def one_line(text: str, limit: int = LONGEST_SENTENCE) -> str:
+    """Printable text on one line; of a longer one, both ends."""
+    line = printable(" ".join(text.split("\n")))
+    return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
+
+
+def for_figure(text: str) -> str:
+    """Text in which matplotlib finds no formula."""
+    return text.replace("$", r"\$")
+
+
+def for_spreadsheet(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula; numbers stay as they are."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
+
+
+def for_markdown(text: str) -> str:
+    """Text in which Markdown finds neither HTML nor the end of a table's cell."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
