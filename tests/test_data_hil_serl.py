@@ -164,10 +164,15 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
         write_hil_serl(tmp_path / "nowhere" / "demos.pkl", [trajectory(3)])
 
 
+SIGNALLING = np.full((1, 3), 0x7FF0000000000001).view(np.float64)
+"""NaN of the kind that makes a cast to float32 warn."""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"observations": {"state": np.full((1, 3), np.nan)}}, "observations of transition 2 are not finite"),
+        ({"observations": {"state": SIGNALLING}}, "observations of transition 2 are not finite"),
         ({"next_observations": {"state": np.full((1, 3), np.inf)}}, "next_observations of transition 2 are not finite"),
         ({"rewards": np.nan}, "rewards of transition 2 are not finite"),
         ({"actions": np.array([0, np.nan], np.float32)}, "actions of transition 2 are not finite"),

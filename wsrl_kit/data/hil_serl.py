@@ -223,8 +223,8 @@ def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _float32(values: np.ndarray | Iterable[float]) -> np.ndarray:
-    # Values beyond float32 become infinity, which is then reported as such.
-    with np.errstate(over="ignore"):
+    # Values beyond float32 become infinity, and signalling NaN plain ones, which are then reported as such.
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values if isinstance(values, np.ndarray) else list(values)).astype(np.float32)
 
 
