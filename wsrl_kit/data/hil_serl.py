@@ -11,14 +11,13 @@ import numpy as np
 
 from wsrl_kit.data.frames import FrameCollector
 from wsrl_kit.data.hil_serl_observation import (
-    LONGEST_NAME,
     Observation,
     Unreadable,
     is_name,
     numbers,
     parse_observation,
 )
-from wsrl_kit.data.recording import Recording, kind, success_from_rewards
+from wsrl_kit.data.recording import LONGEST_NAME, Recording, kind, success_from_rewards
 from wsrl_kit.data.safe_pickle import load_pickles
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.success import SUCCESS_KEYS

@@ -5,10 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsrl_kit.data.recording import kind
+from wsrl_kit.data.recording import LONGEST_NAME, kind
 
-LONGEST_NAME = 100
-"""Characters of the name of a camera or a source."""
 # Height and width; beside it a state (k, S) has few rows.
 _SMALLEST_MAP = 16
 

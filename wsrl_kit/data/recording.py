@@ -20,7 +20,7 @@ from wsrl_kit.trajectory import Trajectory
 LARGEST_ACTION = 3.0
 
 # Characters; a folder's or an arm's name is shorter.
-LONGEST_NAME = 200
+LONGEST_NAME = 100
 
 # Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
 ACTION_TOLERANCE = 1e-3
