@@ -267,7 +267,7 @@ def test_a_name_of_any_length_is_refused(tmp_path: Path, name: str) -> None:
     """As many rows as there are would each take the longest name's memory."""
     for write, path in ((write_npz, tmp_path / "demos.npz"), (write_hdf5, tmp_path / "demos.hdf5")):
         write(path, [trajectory(source=name)])
-        assert "200 characters" in refusal(path)
+        assert "100 characters" in refusal(path)
 
 
 # What was misread in silence
