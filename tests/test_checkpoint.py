@@ -66,7 +66,7 @@ def test_a_disk_that_fails_leaves_the_earlier_checkpoint(saved: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device.*an earlier checkpoint there is intact$"):
+    with pytest.raises(CheckpointError, match="No space left on device; an earlier file there is intact$"):
         checkpoint.save(saved, small_tree(5.0), {})
     assert_identical(checkpoint.load(saved, small_tree()), small_tree())
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_up_while_writing_costs_one_sentence_and_nothing_else(
         [sys.executable, "-c", FULL_DISK, str(saved)], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stderr == ""
-    assert done.stdout == (f"{saved} could not be written (File too large); an earlier checkpoint there is intact\n")
+    assert done.stdout == (f"{saved} can't be written: File too large; an earlier file there is intact\n")
     assert_identical(checkpoint.load(saved, small_tree()), small_tree())
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
 

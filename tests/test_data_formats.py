@@ -116,7 +116,7 @@ def test_d4rl_success_in_infos_is_read(tmp_path: Path) -> None:
         ({"actions": None}, "is no D4RL file: it has no 'actions'"),
         ({"timeouts": None}, "does not tell its episodes apart"),
         ({"rewards": np.zeros(5)}, r"'observations' has shape \(6, 3\), expected 5 rows as in 'rewards'"),
-        ({"actions": np.full((6, 2), 2.0)}, r"the action of transition 0 holds 2, expected \[-1, 1\].*5 transitions"),
+        ({"actions": np.full((6, 2), 4.0)}, r"the action of transition 0 holds 4, expected \[-1, 1\].*5 transitions"),
         ({"rewards": np.array([0, np.nan, 0, 0, 0, 0])}, "rewards of transition 1 are not finite"),
         ({name: array[:0] for name, array in d4rl_arrays().items()}, "holds no transitions"),
         ({"observations": np.array([b"text"] * 6)}, "'observations' has dtype .*, expected numbers"),

@@ -251,7 +251,7 @@ def test_a_name_from_a_file_is_text_wherever_it_is_shown(tmp_path: Path) -> None
 def test_a_name_is_no_formula_no_page_and_no_sum(tmp_path: Path) -> None:
     names = ["=1+1", "<script>", "a|b", "$x_1$"]
     table = plain_table("=<b>", [{"source": name, "gain": -0.5} for name in names])
-    assert [line.split(",") for line in table.to_csv().splitlines()[1:3]] == [["'=1+1", "-0.50"], ["<script>", "-0.50"]]
+    assert [line.split(",") for line in table.to_csv().splitlines()[1:3]] == [["'=1+1", "-0.5"], ["<script>", "-0.5"]]
     assert all(text in table.to_markdown() for text in ("=1+1", "&lt;script&gt;", r"a\|b", "&lt;b&gt;"))
     assert "<script>" not in table._repr_html_()
     figure, (ax,) = plots.new_figure()
