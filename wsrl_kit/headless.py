@@ -23,7 +23,7 @@ THREADS = 4
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # NPROC: XLA on the CPU
 
 # After Ctrl-C the notebook's own cleaning up may take this long before its kernel is killed.
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 60.0
 
 
 class Interrupted(BaseException):

@@ -1,8 +1,11 @@
 """Long work in a notebook: in JupyterLab with a live figure, a progress bar and a Stop button, headless as text."""
 
 import asyncio
+import atexit
 import html
 import io
+import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +24,7 @@ TICK_SECONDS = 1.0  # between two looks at the clock while the work reports noth
 SILENT_SECONDS = 10.0  # without a report, after which the status says so
 TEXT_SECONDS = 10.0  # between two lines of headless text
 TEXT_SHARE = 0.05  # of the work, after which there is a line even before that
+END_SECONDS = 30.0  # that the work may take to save what it has, where the kernel ends
 COMPILING = "starting and compiling"
 
 
@@ -53,7 +57,8 @@ class Training:
 
     With a Jupyter front end, the work goes on in a background thread, and the second cell waits for it without keeping
     the kernel busy: the Stop button works meanwhile, and the cells below run when the work has ended, or has been
-    stopped. Headless, `start` does the work itself and prints a line of text now and then.
+    stopped. A kernel that is shut down or restarted lets the work save what it has. Headless, `start` does the work
+    itself and prints a line of text now and then.
 
     Args:
         job: the work; it calls `progress.update` and returns soon after `progress.stop_requested`.
@@ -83,6 +88,11 @@ class Training:
         if self._panel:
             self._panel.show(self.progress)
             self._thread.start()
+            atexit.register(self._end)
+            is_main = threading.current_thread() is threading.main_thread()
+            if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                # By way of what is registered, as any other end of the kernel.
+                signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         else:
             print(COMPILING, flush=True)
             self._job(self.progress)
@@ -111,6 +121,10 @@ class Training:
             raise self._failure
         if interrupted:
             raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
+
+    def _end(self) -> None:
+        self.progress.stop()
+        self._thread.join(END_SECONDS)
 
     def _work(self) -> None:
         assert self._panel is not None
