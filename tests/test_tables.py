@@ -172,7 +172,7 @@ def test_cells_are_readable():
 def test_markup_in_an_arms_name_is_escaped():
     table = Table("T", (Column("arm", "Arm"), Column("n", "n")), (("<b>|", 1),))
     assert "&lt;b&gt;" in table._repr_html_()
-    assert "<b>\\|" in table.to_markdown()
+    assert "&lt;b&gt;\\|" in table.to_markdown()
 
 
 def test_per_seed_csv_fills_what_a_row_lacks():
