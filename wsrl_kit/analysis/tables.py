@@ -305,7 +305,8 @@ def per_seed_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(buffer, names, restval="nan", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: (order.index(row["arm"]), row["seed"])))
+    for row in sorted(rows, key=lambda row: (order.index(row["arm"]), row["seed"])):
+        writer.writerow({name: for_spreadsheet(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
     return buffer.getvalue()
 
 
