@@ -157,7 +157,7 @@ def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_p
     OwnTask.steps, OwnTask.failures = 0, {47: failure}
     with pytest.raises(ExperimentError, match=FAILURES[failure]) as caught:
         run_finetune(settings(**OWN), tmp_path, Silent())
-    assert str(caught.value).endswith("(at step 46, saved; Run All continues)")
+    assert str(caught.value).endswith("(stopped at step 46, saved; Run All continues)")
     assert "\n" not in str(caught.value)
     assert (read_run(tmp_path).status, read_run(tmp_path).message) == ("failed", str(caught.value))
     assert position(tmp_path) == {"environment_step": 46, "episode": 3, "steps_in_episode": 0}
@@ -173,7 +173,7 @@ def test_a_failing_evaluation_loses_nothing_and_is_made_again(tmp_path):
     config = settings(**OWN | {"evaluation_episodes": 1, "online_steps": 60, "evaluation_interval": 40})
     # Of all steps 40 are in the evaluation before the first step: 20 in each mode.
     OwnTask.steps, OwnTask.failures = 0, {40 + 40 + 3: "exception"}
-    with pytest.raises(ExperimentError, match=r"the arm is gone \(at step 40, saved"):
+    with pytest.raises(ExperimentError, match=r"the arm is gone \(stopped at step 40, saved"):
         run_finetune(config, tmp_path, Silent())
     run_finetune(config, tmp_path, Silent())
     assert read_run(tmp_path).curve("evaluation/return_sampled").environment_step.tolist() == [0, 40, 60]

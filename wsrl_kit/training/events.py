@@ -16,7 +16,7 @@ def stopped(step: int) -> Stopped:
 
 def environment_failed(error: BaseException | None, step: int) -> WSRLKitError:
     """What a loop raises where the environment raised something, once everything is saved."""
-    kept = f"at step {step}, saved; Run All continues"
+    kept = f"stopped at step {step}, saved; Run All continues"
     if isinstance(error, WSRLKitError):
         return type(error)(f"{error} ({kept})")
     reason = " ".join(str(error).split())[:300]
