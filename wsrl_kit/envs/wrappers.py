@@ -104,13 +104,13 @@ class FiniteNumbers(gymnasium.Wrapper):
         self._step += 1
         self._check("observation", observation[STATE] if isinstance(observation, dict) else observation)
         try:
-            with np.errstate(over="ignore"):
-                number = np.asarray(reward, np.float32).item()
+            number = float(np.asarray(reward).item())
         except (TypeError, ValueError):
             raise ExperimentError(
                 f"{self._name!r} gave the reward {reward!r} at step {self._step} of an episode: expected one number"
             ) from None
-        self._check("reward", number)
+        with np.errstate(over="ignore"):
+            self._check("reward", np.float32(number))
         return observation, number, terminated, truncated, info
 
     def _check(self, what: str, values: Any) -> None:
