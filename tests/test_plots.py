@@ -243,3 +243,9 @@ def test_twelve_arms_are_told_apart_also_by_the_colour_blind(sight, known):
     apart = np.linalg.norm(oklab[:, None] - oklab[None, :], axis=-1)
     # Oklab distance: 0.02 is about what is just noticeable side by side.
     assert apart[np.triu_indices(12, 1)].min() > 0.04
+
+
+def test_an_axis_of_steps_counts_whole_ones_however_few_there_are(ax):
+    plots.schedules(ax, np.arange(1), {"offline ratio": np.ones(1)})
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    assert ax.get_xlim()[0] > -0.1 and ax.get_xlim()[1] >= 1

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.metrics import SUCCESS, Quantity, is_censored
@@ -368,7 +368,8 @@ def _mark_switch(ax: Axes, records: Sequence[RunRecord], against: str) -> None:
 
 def _step_axis(ax: Axes) -> Axes:
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    end = ax.dataLim.x1
-    if np.isfinite(end) and end > 0:
-        ax.set_xlim(-0.02 * end, 1.02 * end)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Where there is but the point at step 0, the axis still counts whole steps.
+    end = max(ax.dataLim.x1, 1.0) if np.isfinite(ax.dataLim.x1) else 1.0
+    ax.set_xlim(-0.02 * end, 1.02 * end)
     return ax
