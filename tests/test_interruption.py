@@ -240,8 +240,6 @@ def test_data_that_changed_since_are_refused(sources, tmp_path, kind):
 
 
 SAMPLERS = {
-    "uniform": {},
-    "proportional": {"use_prioritized_replay": True},
     "rank": {"use_prioritized_replay": True, "priority_kind": "rank"},
     "replay that is full": {"replay_capacity": 40},
     "a human's transitions": {"human": "scripted", "human_options": {"patience_steps": 9}},
