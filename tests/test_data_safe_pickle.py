@@ -542,5 +542,5 @@ def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path: Path, seed:
             load_bytes(tmp_path, bytes(content))
         except DataError as error:
             sentence = str(error)
-        assert len(sentence) < 400
+        assert len(sentence.replace(str(tmp_path), "")) < 400
         assert sentence.isprintable()
