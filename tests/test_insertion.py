@@ -1,6 +1,5 @@
 """The simulated robot: physics, conventions, safety and options."""
 
-
 import gymnasium
 import jaxtyping
 import mujoco

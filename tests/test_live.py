@@ -100,13 +100,16 @@ def test_headless_text_tells_the_time_that_passed_and_the_time_left(
         progress.update(1, 4_000, "the next part")
         watch.seconds += 30
         progress.update(2, 4_000, "the next part")
+        watch.seconds += 30
+        progress.update(3, 4_000, "the next part")
 
     Training(job, live=False).start()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "  1%  step 1 of 101, 1:00 elapsed"
-    assert "step 51 of 101 (1:40 left), 2:40 elapsed  learning" in lines[-2]
-    # 3,998 steps of 30 s each.
-    assert lines[-1] == "  0%  step 2 of 4,000 (33:19:00 left), 3:12 elapsed  the next part"
+    assert "step 51 of 101 (1:40 left), 2:40 elapsed  learning" in lines[-3]
+    # A single step says nothing yet; then 3,997 steps of 30 s each.
+    assert lines[-2] == "  0%  step 2 of 4,000, 3:12 elapsed  the next part"
+    assert lines[-1] == "  0%  step 3 of 4,000 (33:18:30 left), 3:42 elapsed  the next part"
 
 
 def run_live(job: Callable[[Progress], None], draw: Callable[[], Figure] | None = None) -> Training:

@@ -19,6 +19,7 @@ from wsrl_kit.data.minari_format import read_minari
 from wsrl_kit.data.npz import read_npz
 from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.parameters import user_path
 from wsrl_kit.reading import reading, refuse_special
 from wsrl_kit.trajectory import Trajectory
 
@@ -171,8 +172,9 @@ def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
         raise DataError(f"The list of files for {what} is empty.")
     found: list[Path] = []
     for entry in entries:
-        with reading(entry, DataError, "can't be read"):
-            found += _expand_one(Path(entry).expanduser())
+        path = user_path(os.fspath(entry))
+        with reading(path, DataError, "can't be read"):
+            found += _expand_one(path)
     return list(dict.fromkeys(found))
 
 

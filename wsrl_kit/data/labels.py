@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64, Integer
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.files import Paths, expand, load_sources
 from wsrl_kit.errors import DataError
+from wsrl_kit.parameters import user_path
 
 LABELS = ("failure", "success")
 """Words in a file's name that say what its rows are; their places are the labels."""
@@ -51,7 +52,7 @@ def load_labelled(paths: Paths, cameras: Sequence[str] | None = None) -> Dataset
 def _labelled_files(paths: Paths) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {name: [] for name in LABELS}
     for given in paths if isinstance(paths, list) else [paths]:
-        folder = Path(given).expanduser() if isinstance(given, str | Path) else None
+        folder = user_path(str(given)) if isinstance(given, str | Path) else None
         if folder is not None and folder.is_dir():
             found = [path for path in sorted(folder.iterdir()) if any(name in path.name.lower() for name in LABELS)]
         else:

@@ -48,12 +48,16 @@ def follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress)
     Raises:
         DivergenceError: with the last checkpoint, which is from before.
     """
-    latest = ""
+    latest, last = "", Step(0, 0, "")
     for event in _from_before_diverging(events, run):
         match event:
             case Measurement():
                 run.record(event.phase, event.environment_step, event.gradient_step, event.values)
-                latest = _evaluation_text(event.values) or latest
+                if evaluated := _evaluation_text(event.values):
+                    latest = evaluated
+                    if last.total:
+                        # No step follows the last evaluation.
+                        progress.update(last.step, last.total, last.text + latest)
             case Snapshot():
                 # Rows before the checkpoint that counts them, or a power cut would leave one that counts too many.
                 run.sync()
@@ -65,6 +69,7 @@ def follow(events: Iterator[Event | WarmupResult], run: Run, progress: Progress)
                 (run.folder / JUDGED).mkdir(exist_ok=True)
                 write_hil_serl(run.folder / JUDGED / name, [event.trajectory])
             case Step():
+                last = event
                 progress.update(event.step, event.total, event.text + latest)
             case WarmupResult():
                 return event

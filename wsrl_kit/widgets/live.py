@@ -22,6 +22,7 @@ DRAW_SECONDS = 2.0  # between two drawings of the live figure
 STATUS_SECONDS = 0.2  # between two changes of the live status
 TICK_SECONDS = 1.0  # between two looks at the clock while the work reports nothing
 SILENT_SECONDS = 10.0  # without a report, after which the status says so
+KNOWN_SECONDS = 3.0  # of work, after which its pace says how long the rest takes
 TEXT_SECONDS = 10.0  # between two lines of headless text
 TEXT_SHARE = 0.05  # of the work, after which there is a line even before that
 END_SECONDS = 30.0  # that the work may take to save what it has, where the kernel ends
@@ -138,10 +139,16 @@ class Training:
 
 
 class _Pace:
-    """Where the work is, how long it has taken, and how long its steps will take yet."""
+    """Where the work is, how long it has taken, and how long its steps will take yet.
+
+    Attributes:
+        step, total: of the last report; 0 before the first.
+        has_ended: nothing is waited for any more.
+    """
 
     def __init__(self) -> None:
         self.step, self.total = 0, 0
+        self.has_ended = False
         self._start = self._last = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque()
 
@@ -166,14 +173,16 @@ class _Pace:
             return f"{COMPILING}, {elapsed}"
         left, silence = self._left(), now - self._last
         steps = f"step {self.step:,} of {self.total:,}" + (f" ({_duration(left)} left)" if left else "")
-        waiting = f", the last report {_duration(silence)} ago" if silence >= SILENT_SECONDS else ""
+        is_silent = silence >= SILENT_SECONDS and not self.has_ended
+        waiting = f", the last report {_duration(silence)} ago" if is_silent else ""
         return f"{steps}, {elapsed}{waiting}"
 
     def _left(self) -> float:
         """Seconds; 0 where they are not known, or over."""
         then, before = self._samples[0]
-        done = self.step - before
-        return (self.total - self.step) * (self._last - then) / done if done else 0.0
+        seconds, done = self._last - then, self.step - before
+        # The first steps of a session wait for compiling and the first figure.
+        return (self.total - self.step) * seconds / done if done > 1 and seconds >= KNOWN_SECONDS else 0.0
 
 
 class _TextLines:
@@ -239,8 +248,12 @@ class _Panel:
         """Shows the last figure, and with it how the work ended: by itself (None), by Stop, or by a failure."""
         with self._lock:
             self._ended.set()
+            self._pace.has_ended = True
             self._show_news()
             self._show_status()
+            if outcome is None and not self._pace.total:
+                self._bar.value = 1.0
+                self._say("this was finished before: nothing was left to do")
             self._button.disabled, self._button.button_style, self._button.icon = True, "", ""
             self._button.description = "Finished" if outcome is None else "Failed"
             self._bar.bar_style = "success" if outcome is None else "danger"
