@@ -198,7 +198,7 @@ def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any
         progress.update(452, 900, "fine-tuning")
         asked.set()
         go_on.wait()
-        raise Stopped("stopped at step 452, saved; Run All continues")
+        raise Stopped("stopped at step 452, saved; Run All continues, as does the same command")
 
     training = Training(job, draw, live=True).start()
     asked.wait()
@@ -209,7 +209,7 @@ def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any
     go_on.set()
     asyncio.run(training.finished())
     assert (button.disabled, button.description, bar.bar_style) == (True, "Stopped", "warning")
-    assert status.value == "stopped at step 452, saved; Run All continues"
+    assert status.value == "stopped at step 452, saved; Run All continues, as does the same command"
 
 
 def test_work_that_ends_although_it_was_asked_to_stop_is_finished(shown: list[Any]) -> None:

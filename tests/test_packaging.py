@@ -117,3 +117,15 @@ def test_notebooks_are_committed_without_outputs() -> None:
         for cell in nbformat.read(path, as_version=4).cells:
             assert not cell.get("outputs"), path
             assert cell.get("execution_count") is None, path
+
+
+def test_the_folder_of_a_clone_does_not_hide_the_package_from_what_is_started_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "wsrl_kit" / "runs").mkdir(parents=True)
+    found = subprocess.run(
+        [sys.executable, "-c", "from wsrl_kit.runs import Run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr

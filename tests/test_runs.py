@@ -112,7 +112,9 @@ def test_another_run_in_the_folder_is_refused_by_what_differs_and_says_what_to_d
     with pytest.raises(RunError) as caught:
         open_run(tmp_path, **changes)
     assert sentence in str(caught.value)
-    assert str(caught.value).endswith("another output_dir (resume=False deletes the earlier run and starts anew)")
+    assert str(caught.value).endswith(
+        "another output_dir (--out); resume=False would delete the earlier run and start anew"
+    )
     assert (tmp_path / "run.json").read_bytes() == before
     # What was refused holds nothing.
     open_run(tmp_path)

@@ -40,7 +40,7 @@ STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
 OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
 """Folders in a run's folder that the run itself writes."""
-ELSEWHERE = "give this one another output_dir (resume=False deletes the earlier run and starts anew)"
+ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 
 # What run.json holds, each of which type.
@@ -194,7 +194,7 @@ class Run:
         except filelock.Timeout:
             raise RunError(
                 f"{self.folder} is being written to by {_holder(self.folder)}: wait until that run has ended or stop "
-                "it, or give this one another output_dir"
+                "it, or give this one another output_dir (--out)"
             ) from None
 
     @property

@@ -1,5 +1,6 @@
 """What a training loop yields, and what it is given to report to: the loop knows no files, plots or progress bars."""
 
+import traceback
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,16 +12,18 @@ from wsrl_kit.trajectory import Trajectory
 
 def stopped(step: int) -> Stopped:
     """What a loop raises where a stop was asked for, once everything is saved."""
-    return Stopped(f"stopped at step {step}, saved; Run All continues")
+    return Stopped(f"stopped at step {step}, saved; Run All continues, as does the same command")
 
 
 def environment_failed(error: BaseException | None, step: int) -> WSRLKitError:
     """What a loop raises where the environment raised something, once everything is saved."""
-    kept = f"stopped at step {step}, saved; Run All continues"
+    kept = f"stopped at step {step}, saved; Run All continues, as does the same command"
     if isinstance(error, WSRLKitError):
         return type(error)(f"{error} ({kept})")
     reason = " ".join(str(error).split())[:300]
-    return ExperimentError(f"the environment failed with {type(error).__name__}: {reason} ({kept})")
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return ExperimentError(f"the environment failed with {type(error).__name__}: {reason}{place} ({kept})")
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, res
                 doing = _doing(len(jobs) - len(waiting) - len(running), len(jobs), active[:workers])
                 progress.update(round(steps), total, doing + (", compiling" if active and steps == before else ""))
                 if progress.stop_requested:
-                    raise Stopped("stopped, every run saved where it was; Run All continues")
+                    raise Stopped("stopped, every run saved where it was; Run All continues, as does the same command")
         except BaseException as error:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
