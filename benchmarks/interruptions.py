@@ -1,7 +1,7 @@
 """Warmup, fine-tuning and ablation, interrupted at random moments in every way, and continued to the last byte.
 
 Each kind of run is done once undisturbed. Then, for each way of interrupting it, it is interrupted at random moments of
-its whole length, each time in a process of its own, and continued, until it has ended. What it ends with is compared
+its whole length, measured by what it has recorded, each time in a process of its own, and continued, until it has ended. What it ends with is compared
 with the undisturbed run, byte by byte.
 
     --moments N   interruptions of each kind and way (default 20)
@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -45,41 +44,40 @@ COMMON = {
 }
 
 
-def work(kind: str, folder: Path, data: Path, stop_after: float) -> None:
-    """One run in this process, whose Stop button is pressed after some seconds of work."""
+def work(kind: str, folder: Path, data: Path, button: Path) -> None:
+    """One run in this process, whose Stop button is pressed when a file appears."""
     from wsrl_kit.config import WSRLConfig
     from wsrl_kit.training.ablation import run_ablation
     from wsrl_kit.training.arms import AblationConfig
     from wsrl_kit.training.jobs import run_finetune, run_warmup
 
     class Button:
-        stop_requested = False
+        @property
+        def stop_requested(self) -> bool:
+            return button.exists()
 
         def update(self, step: int, total: int, text: str) -> None:
             """Nobody watches."""
 
-        def press(self) -> None:
-            self.stop_requested = True
-
     # A shell in whose background this runs ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    button = Button()
-    if stop_after:
-        timer = threading.Timer(stop_after, button.press)
-        timer.daemon = True
-        timer.start()
     config = WSRLConfig(**COMMON, offline_data_path=str(data), demo_path=None if kind != "finetune" else str(data))
     if kind == "ablation":
         arms = AblationConfig(arms=["warmup_decay", "rlpd_all"], seeds=[0])
-        run_ablation(config, arms, folder, button)
+        run_ablation(config, arms, folder, Button())
     else:
-        {"warmup": run_warmup, "finetune": run_finetune}[kind](config, folder, button)
+        {"warmup": run_warmup, "finetune": run_finetune}[kind](config, folder, Button())
 
 
-def process(kind: str, folder: Path, data: Path, stop_after: float = 0.0) -> subprocess.Popen[str]:
+def process(kind: str, folder: Path, data: Path, button: Path) -> subprocess.Popen[str]:
     """The run in a process of its own."""
-    command = [sys.executable, __file__, "--work", kind, str(folder), str(data), str(stop_after)]
+    command = [sys.executable, __file__, "--work", kind, str(folder), str(data), str(button)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def recorded(folder: Path) -> int:
+    """Bytes of metrics: how far the runs in a folder are."""
+    return sum(path.stat().st_size for path in folder.rglob("metrics.csv"))
 
 
 def content(root: Path) -> dict[str, Any]:
@@ -97,24 +95,30 @@ def content(root: Path) -> dict[str, Any]:
     return found
 
 
-def interrupted(kind: str, way: str, folder: Path, data: Path, length: float, moments: int, dice: random.Random) -> int:
-    """Interrupts a run again and again at random moments, then lets it end; how often it had not ended by itself."""
-    count = 0
-    # Each process works for a random share of the time that is left; starting takes as long again.
+def interrupted(kind: str, way: str, folder: Path, data: Path, length: int, moments: int, dice: random.Random) -> int:
+    """Interrupts a run again and again at random moments, then lets it end; how often it was running.
+
+    Args:
+        length: bytes of metrics of the undisturbed run.
+    """
+    count, button = 0, folder.with_suffix(".button")
     for left in range(moments, 0, -1):
-        seconds = dice.uniform(0.0, 2.0 * length / (left + 1))
-        running = process(kind, folder, data, stop_after=seconds + 6.0 if way == "stop" else 0.0)
-        if way == "stop":
-            running.communicate(timeout=900)
-        else:
-            deadline = time.monotonic() + seconds + 6.0
-            while running.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            if running.poll() is None:
+        before = recorded(folder)
+        # Any share of what is left, so that on average all moments fit.
+        goal = before + dice.uniform(0.0, 2.0 * max(length - before, 0) / (left + 1))
+        running = process(kind, folder, data, button)
+        while running.poll() is None and recorded(folder) < goal:
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0.0, 0.2))
+        if running.poll() is None:
+            count += 1
+            if way == "stop":
+                button.touch()
+            else:
                 os.kill(running.pid, getattr(signal, way))
-            running.communicate(timeout=900)
-        count += running.returncode != 0
-    last = process(kind, folder, data)
+        running.communicate(timeout=900)
+        button.unlink(missing_ok=True)
+    last = process(kind, folder, data, button)
     _, errors = last.communicate(timeout=3600)
     if last.returncode:
         raise SystemExit(f"{kind}, {way}: could not be continued:\n{errors}")
@@ -123,8 +127,8 @@ def interrupted(kind: str, way: str, folder: Path, data: Path, length: float, mo
 
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
-        kind, folder, data, stop_after = sys.argv[2:]
-        work(kind, Path(folder), Path(data), float(stop_after))
+        kind, *paths = sys.argv[2:]
+        work(kind, *map(Path, paths))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=20)
@@ -143,16 +147,14 @@ def main() -> None:
         run_collect(CollectConfig(environment_options=COMMON["environment_options"], **episodes), data, Silent())
         for kind in options.kinds:
             for way in options.ways:
-                # Every way in folders of the same names, which checkpoints and parameters hold.
                 start = time.monotonic()
-                if not (whole := Path(scratch) / "whole" / kind).exists():
-                    run = process(kind, whole, data)
+                whole, broken = Path(scratch) / "whole" / kind, Path(scratch) / way / kind
+                if not whole.exists():
+                    run = process(kind, whole, data, Path(scratch) / "none")
                     _, errors = run.communicate(timeout=3600)
                     if run.returncode:
                         raise SystemExit(f"{kind} failed undisturbed:\n{errors}")
-                    length = max(time.monotonic() - start - 6.0, 1.0)
-                broken = Path(scratch) / way / kind
-                count = interrupted(kind, way, broken, data, length, options.moments, dice)
+                count = interrupted(kind, way, broken, data, recorded(whole), options.moments, dice)
                 same = content(whole) == content(broken)
                 different += not same
                 result = {"kind": kind, "way": way, "interruptions": count, "same bytes": same}
