@@ -1,8 +1,8 @@
 """Warmup, fine-tuning and ablation, interrupted at random moments in every way, and continued to the last byte.
 
 Each kind of run is done once undisturbed. Then, for each way of interrupting it, it is interrupted at random moments of
-its whole length, measured by what it has recorded, each time in a process of its own, and continued, until it has ended. What it ends with is compared
-with the undisturbed run, byte by byte.
+its whole length, measured by what it has recorded, each time in a process of its own, and continued, until it has
+ended. What it ends with is compared with the undisturbed run, byte by byte.
 
     --moments N   interruptions of each kind and way (default 20)
     --seed N      of the moments
