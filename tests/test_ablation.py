@@ -156,7 +156,7 @@ def test_running_it_again_changes_nothing(done):
 
 
 def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs(done):
-    with pytest.raises(RunError, match=r"online_steps was 100, is 90\)"):
+    with pytest.raises(RunError, match="online_steps was 100, is 90"):
         run_ablation(replace(done.config, online_steps=90), AblationConfig(seeds=[0, 1, 2]), done.root, Silent())
 
 
