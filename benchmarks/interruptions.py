@@ -31,16 +31,16 @@ COMMON = {
     "environment_options": {"max_episode_steps": 25, "reset_height": 0.012},
     "hidden_sizes": [32, 32],
     "batch_size": 32,
-    "warmup_steps": 20_000,
-    "online_steps": 2_000,
+    "warmup_steps": 8_000,
+    "online_steps": 800,
     "update_to_data_ratio": 2,
     "human": "scripted",
     "human_options": {"stuck_steps": 8, "patience_steps": 15},
-    "warmup_evaluation_interval": 1_500,
+    "warmup_evaluation_interval": 700,
     "evaluation_interval": 170,
     "evaluation_episodes": 2,
     "log_interval": 37,
-    "checkpoint_interval": 130,
+    "checkpoint_interval": 60,
 }
 
 

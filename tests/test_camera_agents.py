@@ -19,6 +19,7 @@ from wsrl_kit.data.files import load_sources
 from wsrl_kit.data.hil_serl import write_hil_serl
 from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.runs import read_run
 from wsrl_kit.sac import SACConfig, SACState
 from wsrl_kit.training import agent as agents
 from wsrl_kit.training import checkpoint, finetune, learning, warmup
@@ -206,14 +207,24 @@ def test_a_stopped_run_that_sees_goes_on_to_the_same_end(tmp_path: Path) -> None
     config = spot(demo_path=str(demos), online_steps=300, frozen_rollout_steps=290, replay_capacity=40, batch_size=8)
     config = replace(config, evaluation_interval=300, evaluation_episodes=1)
     run_finetune(config, tmp_path / "whole", Silent())
+    # In the middle of an episode this task, which may be a robot for all that is known, would end it.
+    ends = read_run(tmp_path / "whole").curve("training/episode_length").environment_step
     with pytest.raises(Stopped):
-        run_finetune(config, tmp_path / "halves", StopAt(285))
+        run_finetune(config, tmp_path / "halves", StopAt(int(ends[ends >= 280][0])))
     blocks = sorted((tmp_path / "halves" / "frames").iterdir())
     assert 1 <= len(blocks) <= 2 and sum(path.stat().st_size for path in blocks) < 2 * 2 * 256 * 16 * 16 * 3
     run_finetune(config, tmp_path / "halves", Silent())
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "halves" / "metrics.csv").read_bytes()
     assert same_checkpoint(*(tmp_path / name / "checkpoint.npz" for name in ("whole", "halves")))
-    assert not (tmp_path / "halves" / "frames").exists()
+
+
+def test_a_finished_run_that_sees_goes_on_for_more_steps(tmp_path: Path) -> None:
+    config = spot(online_steps=30, frozen_rollout_steps=20, batch_size=8, evaluation_episodes=1)
+    run_finetune(config, tmp_path, Silent())
+    run_finetune(replace(config, online_steps=45), tmp_path, Silent())
+    assert read_run(tmp_path).status == "finished"
+    with np.load(tmp_path / "checkpoint.npz") as arrays:
+        assert (int(arrays["replay/online/size"]), int(arrays["frames/size"])) == (45, 45)
 
 
 def test_data_that_lack_what_the_task_shows_are_refused(tmp_path: Path) -> None:

@@ -386,3 +386,35 @@ def test_a_batch_keeps_its_bytes_as_long_as_anything_refers_to_it() -> None:
     assert (kept == 6).all()
     # Memory is used again: otherwise there would be one address for each of 17 batches, and two for each pair.
     assert len(addresses) <= 12
+
+
+@pytest.mark.parametrize("episode", [1, 3, 100])
+def test_a_ring_that_has_grown_shows_what_it_showed(episode: int) -> None:
+    """Episodes of a single step write two frames each, so that a ring for 12 transitions comes round."""
+    generator = np.random.default_rng(episode)
+    example = {"wrist": np.zeros((2, 3, 3, 3), np.uint8)}
+    ring, size, shown = frame_ring.create(12, example), 0, example
+
+    def add(ring: FrameRing, step: int) -> tuple[FrameRing, int]:
+        nonlocal shown
+        if step % episode == 0:
+            shown = {"wrist": np.repeat(generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8), 2, axis=0)}
+        frame = generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8)
+        then = {"wrist": np.concatenate([shown["wrist"][1:], frame])}
+        ring, lost = frame_ring.add(ring, shown, then)
+        expected.append((shown["wrist"], then["wrist"]))
+        shown = then
+        return ring, lost
+
+    expected: list[tuple[np.ndarray, np.ndarray]] = []
+    for step in range(12):
+        ring, lost = add(ring, step)
+        size += 1 - lost
+    ring = frame_ring.grown(ring, frame_ring.create(30, example))
+    for step in range(12, 30):
+        ring, lost = add(ring, step)
+        size += 1 - lost
+    rows = np.arange(30 - size, 30)
+    images, next_images = FrameBatches().gather(rows, ring.store)
+    for side, found in enumerate((images, next_images)):
+        np.testing.assert_array_equal(found["wrist"], np.stack([expected[row][side] for row in rows]))
