@@ -7,7 +7,7 @@
 Finished runs are kept: the same command goes on where it was. Beside the runs it writes verdicts.md, per_seed.csv and
 figures/*.png. A verdict is that of the 95 % interval of a difference paired by seed: it `holds` if the interval lies on
 the claimed side of 0, `does not` if on the other, and is `undecided` if it holds 0. How often such intervals are right
-stands in RESULTS.md, "Coverage of the intervals"; no correction is made for the number of comparisons.
+stands in docs/coverage.md; no correction is made for the number of comparisons.
 """
 
 import argparse
@@ -20,21 +20,18 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.ablation import finetuning_runs
-from wsrl_kit.analysis.comparison import by_seed, finished
-from wsrl_kit.analysis.metrics import QUANTITIES, finite_curve, reduce_run
-from wsrl_kit.analysis.report import write_report
+from wsrl_kit.analysis.metrics import QUANTITIES, by_seed, finished, finite_curve, reduce_run
+from wsrl_kit.analysis.report import finetuning_runs, write_report
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
 from wsrl_kit.analysis.tables import format_cell
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.notebook import read_notebook
+from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.parameters import build
-from wsrl_kit.runs import RunRecord, save_figure
-from wsrl_kit.training.ablation import run_ablation
-from wsrl_kit.training.arms import AblationConfig
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import RunRecord, save_figure
 from wsrl_kit.training.jobs import run_collect
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_ablation_warmup.ipynb"

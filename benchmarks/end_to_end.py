@@ -41,10 +41,10 @@ STARTS = 3
 
 def settings(network: str, **changes: Any) -> Any:
     """The ablation's parameters, as its kit arm has them, by priority, without evaluations or checkpoints."""
-    from wsrl_kit.config import WSRLConfig
-    from wsrl_kit.notebook import read_notebook
+    from wsrl_kit.config.config import WSRLConfig
+    from wsrl_kit.experiments.ablation import ARMS
+    from wsrl_kit.notebook.parameters import read_notebook
     from wsrl_kit.parameters import build
-    from wsrl_kit.training.ablation import ARMS
 
     defaults = read_notebook(NOTEBOOK).defaults | ARMS["warmup_decay"].overrides | NETWORKS[network]
     apart = {
@@ -58,14 +58,14 @@ def settings(network: str, **changes: Any) -> Any:
 
 def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     """A fine-tuning loop, warmed up; a turn is its next `STEPS` environment steps."""
-    from wsrl_kit import envs
     from wsrl_kit.data.dataset import Dataset
-    from wsrl_kit.data.quality import weigh
+    from wsrl_kit.data.weights import weigh
     from wsrl_kit.envs.collect import collect
-    from wsrl_kit.training import agent as agents
+    from wsrl_kit.envs.make import make
     from wsrl_kit.training import finetune
+    from wsrl_kit.training import start as agents
     from wsrl_kit.training.evaluation import Evaluator
-    from wsrl_kit.training.events import Step
+    from wsrl_kit.training.loop import Step
 
     config = settings(network, online_steps=WARM_UP_STEPS + rounds * STEPS + 1)
     episodes = [
@@ -75,7 +75,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     ]
     source_weights = {**config.source_weights, "demos": config.demo_weight}
     dataset = weigh(Dataset.from_trajectories(episodes), source_weights, config.success_weight_bonus)
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, dataset)
@@ -128,20 +128,21 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     import jax
     import numpy as np
 
-    from wsrl_kit.training import learning, randomness
-    from wsrl_kit.types import Transition
+    from wsrl_kit.agent import jax_tools
+    from wsrl_kit.replay.transition import Transition
+    from wsrl_kit.training import learner
 
     sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
-    key = randomness.key(config.seed, "sampling")
+    key = jax_tools.key(config.seed, "sampling")
     observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
     row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1), np.float32(0))
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learning.learn(static, sampler, shape, *state, *last, transition=row)
+        return learner.learn(static, sampler, shape, *state, *last, transition=row)
 
     def alone(*state: Any) -> Any:
-        return learning.learn(static, sampler, shape, *state, *last)
+        return learner.learn(static, sampler, shape, *state, *last)
 
     seconds: dict[Any, list[float]] = {both: [], alone: []}
     # Copied, since each call takes over the arrays that it is given.
@@ -165,7 +166,7 @@ print(time.perf_counter() - start)
 
 FIRST_STEP = """
 import json, pathlib, sys
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.training.jobs import run_finetune
 
 class FirstStep:

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from wsrl_kit import envs
 from wsrl_kit.envs.collect import collect
+from wsrl_kit.envs.make import INSERTION, make
 
 STEPS = 3000
 REPEATS = 5
@@ -16,7 +16,7 @@ EPISODES = 100
 
 def steps_per_second(difficulty: str) -> float:
     """Uniformly random actions, resets not counted."""
-    environment = envs.make(envs.INSERTION, {"difficulty": difficulty})
+    environment = make(INSERTION, {"difficulty": difficulty})
     actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, 6)).astype(np.float32)
     environment.reset(seed=0)
     busy = 0.0
@@ -38,7 +38,7 @@ def main() -> None:
         speed = statistics.median(steps_per_second(difficulty) for _ in range(REPEATS))
         cells = []
         for kind in ("expert", "suboptimal", "random"):
-            trajectories = collect(envs.INSERTION, {"difficulty": difficulty}, kind, episodes=EPISODES, seed=1)
+            trajectories = collect(INSERTION, {"difficulty": difficulty}, kind, episodes=EPISODES, seed=1)
             success = np.mean([trajectory.success for trajectory in trajectories])
             cells.append(f"{success:.2f}, {np.mean([len(trajectory) for trajectory in trajectories]):.0f} steps")
         print(f"| {difficulty} | {speed:,.0f} | {' | '.join(cells)} |", flush=True)

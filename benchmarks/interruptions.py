@@ -46,9 +46,8 @@ COMMON = {
 
 def work(kind: str, folder: Path, data: Path, button: Path) -> None:
     """One run in this process, whose Stop button is pressed when a file appears."""
-    from wsrl_kit.config import WSRLConfig
-    from wsrl_kit.training.ablation import run_ablation
-    from wsrl_kit.training.arms import AblationConfig
+    from wsrl_kit.config.config import WSRLConfig
+    from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
     from wsrl_kit.training.jobs import run_finetune, run_warmup
 
     class Button:
@@ -137,7 +136,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     options = parser.parse_args()
     from wsrl_kit.envs.collect import CollectConfig
-    from wsrl_kit.training.events import Silent
+    from wsrl_kit.runs.progress import Silent
     from wsrl_kit.training.jobs import run_collect
 
     dice, different = random.Random(options.seed), 0

@@ -40,7 +40,7 @@ from learner_setup import (
 )
 from turns import Contender, Measure, arguments, compare, machine, medians, show
 
-from wsrl_kit.training.learning import learn
+from wsrl_kit.training.learner import learn
 
 WIDTHS = (256, 256)
 ENSEMBLES = (2, 10)

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.uniform import Sampler
-from wsrl_kit.sac import SACConfig
+from wsrl_kit.replay.samplers import Sampler
+from wsrl_kit.replay.transition import Transition
 from wsrl_kit.training.experience import sampler_of
-from wsrl_kit.types import Transition
 
 OBSERVATION, ACTION, BATCH = 39, 28, 256
 SUBSET = 2

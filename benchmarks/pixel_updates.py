@@ -17,12 +17,12 @@ import numpy as np
 import turns
 from learner_setup import seconds_each, turn_length
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.pixels import PixelConfig
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training.learning import prepared, update_of
-from wsrl_kit.types import Transition
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.vision import PixelConfig
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.training.learner import prepared, update_of
 
 CAMERAS = ("wrist_1", "wrist_2")
 STATE, ACTION, UTD = 19, 6, 2

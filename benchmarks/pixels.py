@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import turns
 
-from wsrl_kit.replay import frame_ring
-from wsrl_kit.replay.frame_batches import FrameBatches
+from wsrl_kit.replay import frames as frame_ring
+from wsrl_kit.replay.frames import FrameBatches
 
 CAMERAS = ("wrist_1", "wrist_2")
 FRAME = (128, 128, 3)

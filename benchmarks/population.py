@@ -35,7 +35,7 @@ from learner_setup import (
 )
 from turns import Contender, Measure, arguments, compare, machine, medians, show
 
-from wsrl_kit.training.learning import learn, learning_step
+from wsrl_kit.training.learner import learn, learning_step
 
 WIDTHS, ENSEMBLE = (256, 256), 2
 UTD = 4

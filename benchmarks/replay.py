@@ -24,10 +24,9 @@ import numpy as np
 import turns
 
 from wsrl_kit.replay import mixture, storage
-from wsrl_kit.replay.prioritized import Proportional
-from wsrl_kit.replay.uniform import Sampler, Uniform
-from wsrl_kit.training import learning
-from wsrl_kit.types import Transition
+from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.training import learner
 
 CAPACITIES = (10**4, 10**5, 10**6)
 BATCH_SIZES = (256, 1024)
@@ -131,7 +130,7 @@ def kit_buffer(sampler: Sampler, replay: mixture.Replay, offline_ratio: float = 
 
     def do_add(row: Transition) -> None:
         nonlocal replay
-        replay = jax.block_until_ready(learning.add(sampler, replay, row))
+        replay = jax.block_until_ready(learner.add(sampler, replay, row))
 
     return Buffer(
         do_sample,

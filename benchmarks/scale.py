@@ -24,7 +24,7 @@ import replay
 import turns
 
 from wsrl_kit.replay import mixture, storage
-from wsrl_kit.replay.prioritized import Proportional
+from wsrl_kit.replay.samplers import Proportional
 
 SMALL, LARGE = 10**6, 10**7
 BATCH_SIZE = 256

@@ -32,12 +32,13 @@ def make(kind: str, folder: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsrl_kit import grasp, hil_serl_checkpoint, sac
-    from wsrl_kit.config import WSRLConfig
-    from wsrl_kit.pixels import PixelConfig
-    from wsrl_kit.training import agent as agents
-    from wsrl_kit.training import learning
-    from wsrl_kit.types import Transition
+    from wsrl_kit.agent import grasp, sac
+    from wsrl_kit.agent.vision import PixelConfig
+    from wsrl_kit.config.config import WSRLConfig
+    from wsrl_kit.hil_serl import checkpoint
+    from wsrl_kit.replay.transition import Transition
+    from wsrl_kit.training import learner
+    from wsrl_kit.training import start as agents
 
     has_cameras, has_gripper = kind != "states", kind in ("single", "dual")
     pixels = PixelConfig(CAMERAS, 128, 128) if has_cameras else None
@@ -76,7 +77,7 @@ def make(kind: str, folder: Path) -> None:
     @jax.jit
     def update(agent: sac.SACState, key: jax.Array) -> sac.SACState:
         prepared = sac.prepare(static, agent, batch, key)
-        return learning.update_of(static)(static, agent, one_update(prepared), key)[0]
+        return learner.update_of(static)(static, agent, one_update(prepared), key)[0]
 
     for step in range(STEPS):
         agent = update(agent, jax.random.key(step))
@@ -86,7 +87,7 @@ def make(kind: str, folder: Path) -> None:
         # So that not one choice is the best everywhere.
         agent.grasp.critic["params"]["Dense_0"]["bias"] -= _outputs_here(static, agent, inputs)["grasp_value"].mean(0)
     agents.save_warmup(folder / "agent.npz", static, agent, batch, {})
-    print(hil_serl_checkpoint.export(folder / "agent.npz", folder / "exported"))
+    print(checkpoint.export(folder / "agent.npz", folder / "exported"))
 
     outputs = _outputs_here(static, agent, inputs)
     inputs["reward"] = batch.reward
@@ -145,10 +146,11 @@ def back(kind: str, folder: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsrl_kit import hil_serl_checkpoint, sac
-    from wsrl_kit.training import agent as agents
+    from wsrl_kit.agent import sac
+    from wsrl_kit.hil_serl import checkpoint
+    from wsrl_kit.training import start as agents
 
-    static = hil_serl_checkpoint.import_hil_serl(folder / "trained", folder / "back.npz")
+    static = checkpoint.import_hil_serl(folder / "trained", folder / "back.npz")
     assert static.gripper == (kind if kind in ("single", "dual") else "fixed")
     fresh = sac.create(static, jax.random.key(0), jnp.zeros(STATE), jnp.ones(STATE))
     agent, _ = agents.load_warmup(folder / "back.npz", static, fresh)
@@ -158,7 +160,8 @@ def back(kind: str, folder: Path) -> None:
 def _outputs_here(static: Any, agent: Any, inputs: Arrays) -> Arrays:
     import jax.numpy as jnp
 
-    from wsrl_kit import gripper, sac, sac_state
+    from wsrl_kit.agent import gripper, sac
+    from wsrl_kit.agent import state as sac_state
 
     state, action, noise = (jnp.asarray(inputs[name]) for name in ("state", "action", "noise"))
     images = {camera: jnp.asarray(inputs[camera]) for camera in CAMERAS if camera in inputs}

@@ -6,10 +6,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wsrl_kit import envs
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.training.observations import CameraImages, parts
-from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import CameraImages, parts
 
 SIZE = 16
 NAME = "wsrl_kit_tests/Spot-v0"
@@ -58,7 +58,7 @@ def register() -> None:
 def record(episodes: int, noise: float = 0.3, **options: Any) -> list[Trajectory]:
     """Episodes of one who goes to the middle, with noise."""
     register()
-    environment = envs.make(NAME, options)
+    environment = make(NAME, options)
     generator = np.random.default_rng(0)
     trajectories = []
     for episode in range(episodes):

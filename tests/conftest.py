@@ -41,7 +41,7 @@ def forgotten_programs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def opengl() -> None:
     """For tests that draw: skips them, with the reason, where no OpenGL library works."""
-    from wsrl_kit.envs.opengl import create_context
+    from wsrl_kit.envs.rendering import create_context
     from wsrl_kit.errors import ExperimentError
 
     try:

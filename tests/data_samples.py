@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.data.trajectory import Trajectory
 
 
 def trajectory(

@@ -97,7 +97,7 @@ CAMERAS = {"wrist_1": (6, 5, 3), "wrist_2": (6, 5, 3)}
 
 def _read_data(path: Path) -> None:
     from wsrl_kit.data.doctor import examine, render
-    from wsrl_kit.data.files import load_sources
+    from wsrl_kit.data.sources import load_sources
     from wsrl_kit.errors import DataError
 
     # A report is never an error, whatever the file is.
@@ -120,25 +120,25 @@ def _write_pickle(path: Path) -> None:
 
 
 def _write_own_pickle(path: Path) -> None:
-    from wsrl_kit.data.hil_serl import write_hil_serl
+    from wsrl_kit.data.formats.hil_serl import write_hil_serl
 
     write_hil_serl(path, _trajectories(cameras=CAMERAS))
 
 
 def _write_npz(path: Path) -> None:
-    from wsrl_kit.data.npz import write_npz
+    from wsrl_kit.data.formats.npz import write_npz
 
     write_npz(path, _trajectories())
 
 
 def _write_npz_of_cameras(path: Path) -> None:
-    from wsrl_kit.data.npz import write_npz
+    from wsrl_kit.data.formats.npz import write_npz
 
     write_npz(path, _trajectories(cameras=CAMERAS, horizon=2))
 
 
 def _write_hdf5(path: Path) -> None:
-    from wsrl_kit.data.hdf5 import write_hdf5
+    from wsrl_kit.data.formats.d4rl import write_hdf5
 
     write_hdf5(path, _trajectories())
 
@@ -157,7 +157,7 @@ def _write_chunked_hdf5(path: Path) -> None:
 
 
 def _write_minari(path: Path) -> None:
-    from wsrl_kit.data.minari_format import write_minari
+    from wsrl_kit.data.formats.minari import write_minari
 
     write_minari(path, _trajectories())
 
@@ -170,7 +170,7 @@ def _write_lerobot(path: Path, video: bool) -> None:
 
 
 def _write_labelled(path: Path) -> None:
-    from wsrl_kit.data.npz import write_npz
+    from wsrl_kit.data.formats.npz import write_npz
 
     path.mkdir()
     for name in ("failure", "success"):
@@ -178,7 +178,7 @@ def _write_labelled(path: Path) -> None:
 
 
 def _read_labelled(path: Path) -> None:
-    from wsrl_kit.data.labels import load_labelled
+    from wsrl_kit.classifier.data import load_labelled
 
     load_labelled(str(path))
 
@@ -187,15 +187,15 @@ def _warmup_agent() -> Any:
     import jax
     import jax.numpy as jnp
 
-    from wsrl_kit import sac
-    from wsrl_kit.config import WSRLConfig
+    from wsrl_kit.agent import sac
+    from wsrl_kit.config.config import WSRLConfig
 
     static = sac.from_parameters(WSRLConfig(hidden_sizes=[4], critic_ensemble_size=2, critic_subset_size=2), 3, 2)
     return static, sac.create(static, jax.random.key(0), jnp.zeros(3), jnp.ones(3))
 
 
 def _write_warmup(path: Path) -> None:
-    from wsrl_kit.training import agent as agents
+    from wsrl_kit.training import start as agents
 
     static, state = _warmup_agent()
     agents.save_warmup(path, static, state, agents.probe_zeros(static, 2), {"seed": 0})
@@ -205,7 +205,7 @@ _AGENT: list[Any] = []
 
 
 def _read_warmup(path: Path) -> None:
-    from wsrl_kit.training import agent as agents
+    from wsrl_kit.training import start as agents
 
     _AGENT[:] = _AGENT or _warmup_agent()
     agents.load_warmup(path, *_AGENT)
@@ -215,24 +215,23 @@ def _write_classifier(path: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from wsrl_kit import reward_classifier
-    from wsrl_kit.training import classifier_file
+    from wsrl_kit.classifier import model
 
-    config = reward_classifier.RewardClassifier(3, (4,), 0.1, 1e-3)
-    state = reward_classifier.create(config, jax.random.key(0), jnp.zeros(3), jnp.ones(3))
-    classifier_file.save(path, config, state, classifier_file.Decision(0.5, 0.4, 2))
+    config = model.RewardClassifier(3, (4,), 0.1, 1e-3)
+    state = model.create(config, jax.random.key(0), jnp.zeros(3), jnp.ones(3))
+    model.save(path, config, state, model.Decision(0.5, 0.4, 2))
 
 
 def _read_classifier(path: Path) -> None:
-    from wsrl_kit.training import classifier_file
+    from wsrl_kit.classifier import model
 
-    classifier_file.load(path)
+    model.load(path)
 
 
 def _write_hil_serl(path: Path) -> None:
     from hil_serl_samples import exported, random_agent
-    from wsrl_kit import sac
-    from wsrl_kit.config import WSRLConfig
+    from wsrl_kit.agent import sac
+    from wsrl_kit.config.config import WSRLConfig
 
     config = WSRLConfig(hidden_sizes=[4], activation="tanh", critic_ensemble_size=2, critic_subset_size=2)
     static = sac.from_parameters(config, 3, 2)
@@ -240,7 +239,7 @@ def _write_hil_serl(path: Path) -> None:
 
 
 def _read_hil_serl(path: Path) -> None:
-    from wsrl_kit.hil_serl_checkpoint import import_hil_serl
+    from wsrl_kit.hil_serl.checkpoint import import_hil_serl
 
     import_hil_serl(path, path.with_name("imported.npz"))
 
@@ -253,13 +252,13 @@ def _write_resnet(path: Path) -> None:
 
 
 def _read_resnet(path: Path) -> None:
-    from wsrl_kit.resnet_weights import load_resnet10
+    from wsrl_kit.agent.vision import load_resnet10
 
     load_resnet10(path)
 
 
 def _write_run(path: Path) -> None:
-    from wsrl_kit.runs import Run
+    from wsrl_kit.runs.run import Run
 
     run = Run.open(
         path, kind="finetune", arm="warmup", seed=3, parameters={"discount": 0.9, "sizes": [1, 2], "x": None}
@@ -270,7 +269,7 @@ def _write_run(path: Path) -> None:
 
 
 def _read_run(path: Path) -> None:
-    from wsrl_kit.runs import find_runs, read_run
+    from wsrl_kit.runs.run import find_runs, read_run
 
     read_run(path)
     for record in find_runs(path):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
-from wsrl_kit import sac
-from wsrl_kit.hil_serl_checkpoint import export
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.hil_serl.checkpoint import export
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.training import start as agents
 
 DATA = Path(__file__).parent / "data"
 PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())

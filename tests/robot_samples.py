@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import gymnasium
 import numpy as np
 
-from wsrl_kit.envs import make
+from wsrl_kit.envs.make import make
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"

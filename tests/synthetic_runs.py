@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsrl_kit.runs import Run
+from wsrl_kit.runs.run import Run
 
 WARMUP_STEPS = 4_000
 # Success at the switch, at the end, rate of the climb per 1000 steps, depth of the dip, peak force (N), clips, bytes.

@@ -13,24 +13,24 @@ import psutil
 import pytest
 
 from training_samples import StopAt, settings
-from wsrl_kit.analysis.ablation import report
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.analysis.report import report
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
-from wsrl_kit.runs import RunRecord, read_run
-from wsrl_kit.training.ablation import AblationConfig, plan, run_ablation
-from wsrl_kit.training.events import Silent
+from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import RunRecord, read_run
 
 SEEDS = [0, 1]
 ARMS = AblationConfig().arms
 PROCESS = """
 import json, sys
 from pathlib import Path
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.training.ablation import AblationConfig, run_ablation
-from wsrl_kit.training.events import Silent
+from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.runs.progress import Silent
 
 if __name__ == "__main__":
     try:

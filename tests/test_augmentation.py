@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings, strategies
 
-from wsrl_kit.augmentation import random_crop, random_crops
+from wsrl_kit.agent.vision import random_crop, random_crops
 
 cropped = jax.jit(random_crop, static_argnums=2)
 

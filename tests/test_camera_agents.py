@@ -12,22 +12,25 @@ import pytest
 
 from camera_samples import NAME, record, register, write_demos
 from training_samples import StopAt, measured, same, same_checkpoint, settings, taken
-from wsrl_kit import envs, sac
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset, stacks_of
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
-from wsrl_kit.replay.frame_batches import FrameBatches
-from wsrl_kit.runs import read_run
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, learning, warmup
+from wsrl_kit.replay.frames import FrameBatches
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
+from wsrl_kit.training import finetune, learner, warmup
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Silent, Snapshot
 from wsrl_kit.training.jobs import run_finetune, run_warmup
+from wsrl_kit.training.loop import Snapshot
 from wsrl_kit.training.sight import dataset_frames, look
-from wsrl_kit.types import Transition
 
 SPOT = {
     "exp_name": NAME,
@@ -58,7 +61,7 @@ def dataset() -> Dataset:
 
 
 def fresh(config: WSRLConfig, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     environment.close()
     return static, agent
@@ -100,7 +103,7 @@ def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: D
     @jax.jit
     def step(agent: SACState, batch: Transition, seed: jax.Array) -> SACState:
         key = jax.random.key(seed)
-        return learning.update_of(static)(static, agent, learning.prepared(static, agent, batch, key), key)[0]
+        return learner.update_of(static)(static, agent, learner.prepared(static, agent, batch, key), key)[0]
 
     batch = jax.tree.map(lambda leaf: leaf[None], batch_of(config, dataset))
     lowered = jax.export.export(step, platforms=["cuda"])(agent, batch, jnp.int32(0))
@@ -133,7 +136,7 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     images, next_images = FrameBatches().gather(rows, store)
     assert {leaf.dtype for leaf in images.values()} == {np.dtype(np.float32)}
     batch = jax.tree.map(lambda column: column[rows], agents.to_transitions(config, dataset))
-    newest, following = agents.stacks_of(dataset, rows)
+    newest, following = stacks_of(dataset, rows)
     raw = batch._replace(
         images={name: frames[newest] for name, frames in dataset.images.items()},
         next_images={name: frames[following] for name, frames in dataset.images.items()},
@@ -142,7 +145,7 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     errors = [sac.td_errors(static, agent, each, jax.random.key(1)) for each in (raw, kept)]
     np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
     # What acting looks at is the same too.
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     state, shown = look(static, agent, environment.reset(seed=0)[0])
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
@@ -158,7 +161,7 @@ def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
     frames = dataset_frames(static, agent, dataset)
 
     def run(tree: Any) -> list[Any]:
-        environment = envs.make(config.exp_name, config.environment_options)
+        environment = make(config.exp_name, config.environment_options)
         return taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
 
     def start() -> Any:
@@ -180,7 +183,7 @@ def test_host_and_device_memory_give_the_same_run(dataset: Dataset) -> None:
         static, agent = fresh(config, dataset)
         frames = dataset_frames(static, agent, dataset)
         tree = finetune.initial_tree(config, static, agent, dataset)
-        environment = envs.make(config.exp_name, config.environment_options)
+        environment = make(config.exp_name, config.environment_options)
         events = taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
         ends.append(events[-1].tree["agent"])
     assert same(*ends)

@@ -12,11 +12,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.envs import make
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.collect import collect
-from wsrl_kit.envs.insertion_pixels import relative_pose
+from wsrl_kit.envs.insertion import relative_pose
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ParameterError
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
@@ -164,8 +164,8 @@ def test_threads_take_turns_in_drawing(robot):
 def test_another_process_draws_the_same_and_ends_in_peace_without_closing(robot):
     code = f"""
 import hashlib, numpy
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs import make
 environments = [make({PIXELS!r}) for _ in range(2)]
 for environment in environments:
@@ -226,7 +226,7 @@ def test_without_opengl_one_sentence_names_the_package(tmp_path: Path, backend: 
             (tmp_path / f"lib{name}.so{ending}").write_text("no library")
     inherited = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     environment = inherited | {"LD_LIBRARY_PATH": str(tmp_path)} | ({"MUJOCO_GL": backend} if backend else {})
-    code = f"from wsrl_kit.envs import make; make({STATES!r}).reset(); make({PIXELS!r}).reset()"
+    code = f"from wsrl_kit.envs.make import make; make({STATES!r}).reset(); make({PIXELS!r}).reset()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     sentence = result.stderr.splitlines()[-1]
     tried = f"MUJOCO_GL={backend} does not give" if backend else "neither EGL nor OSMesa gives"

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from jaxtyping import PyTree
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint
-from wsrl_kit.types import Transition
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.training import start as agents
 
 
 def small_tree(value: float = 0.1) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import wsrl_kit
 from data_samples import trajectory
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import NOTEBOOKS, main
-from wsrl_kit.data.npz import write_npz
-from wsrl_kit.templates import copy_templates, template_folder
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.notebook.templates import copy_templates, template_folder
 
 
 def test_help_and_doctor_do_not_wait_for_jax() -> None:
-    modules = "sys, wsrl_kit.cli, wsrl_kit.notebook, wsrl_kit.data.doctor"
+    modules = "sys, wsrl_kit.cli, wsrl_kit.notebook.parameters, wsrl_kit.data.doctor"
     code = f"import {modules}; sys.exit(bool({{'jax', 'papermill'}} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsrl_kit import parameters
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError
 
 

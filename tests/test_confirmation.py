@@ -15,28 +15,26 @@ from camera_samples import NAME, register
 from robot_samples import driven, served
 from test_critic_ensemble import compiled
 from training_samples import StopAt, same_checkpoint, settings
-from wsrl_kit import envs, pixels, reward_classifier
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.labels import load_labelled
-from wsrl_kit.envs.classifier_reward import ASK_AGAIN, CONFIRMED, ClassifierReward
-from wsrl_kit.envs.confirmation import by_person, by_task
-from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict
+from wsrl_kit.agent import vision
+from wsrl_kit.classifier import model
+from wsrl_kit.classifier.data import examples, load_labelled
+from wsrl_kit.classifier.model import Decision, Examples, RewardClassifier
+from wsrl_kit.classifier.reward import ASK_AGAIN, CONFIRMED, ClassifierReward
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import camera_shapes, stacked
 from wsrl_kit.errors import DataError, ExperimentError, ParameterError, Stopped
-from wsrl_kit.reward_classifier import Examples, RewardClassifier
-from wsrl_kit.runs import read_run
-from wsrl_kit.training import classifier_file
-from wsrl_kit.training.classifier_data import examples
-from wsrl_kit.training.classifier_file import Decision
-from wsrl_kit.training.events import Silent
-from wsrl_kit.training.following import JUDGED
+from wsrl_kit.robot.takeover import HumanTakeover, Takeover, Verdict, by_person, by_task
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.jobs import run_finetune
-from wsrl_kit.training.observations import camera_shapes, stacked
+from wsrl_kit.training.loop import JUDGED
 
 STILL = np.zeros(6, np.float32)
-create = compiled(reward_classifier.create, static_argnums=0)
-probability = compiled(reward_classifier.probability, static_argnums=0)
+create = compiled(model.create, static_argnums=0)
+probability = compiled(model.probability, static_argnums=0)
 
 
 class Told(gymnasium.Env):
@@ -104,10 +102,10 @@ def test_where_nobody_answers_there_is_no_success_and_no_word() -> None:
 
 
 def test_the_simulation_knows_and_others_are_refused() -> None:
-    confirm = by_task(envs.make("hirol_fixed_gripper"))
+    confirm = by_task(make("hirol_fixed_gripper"))
     assert [confirm(None, {"task_success": said}) for said in (True, False)] == [True, False]
     with pytest.raises(ExperimentError, match="needs somebody who knows whether the task is done"):
-        by_task(envs.make("Pendulum-v1"))(None, {})
+        by_task(make("Pendulum-v1"))(None, {})
 
 
 def test_a_real_robot_without_a_target_is_refused_before_it_moves() -> None:
@@ -134,7 +132,7 @@ def saying(takeover: Takeover, *verdicts: Verdict) -> Callable[[], bool]:
 
 def test_a_person_denies_confirms_and_aborts() -> None:
     takeover = Takeover()
-    environment = envs.make("hirol_fixed_gripper")
+    environment = make("hirol_fixed_gripper")
     person = saying(takeover, Verdict.FAILURE, Verdict.SUCCESS, Verdict.ABORT)
     confirm = by_person(environment, takeover, person)
     # Two episodes: asked after the first and third step, and after the second.
@@ -172,7 +170,7 @@ def test_a_robot_holds_while_a_person_thinks_and_the_time_is_no_overrun() -> Non
 
 def test_a_run_that_is_stopped_waits_for_nobody() -> None:
     takeover = Takeover()
-    assert by_person(envs.make("Pendulum-v1"), takeover, lambda: True)(np.zeros(3), {}) is None
+    assert by_person(make("Pendulum-v1"), takeover, lambda: True)(np.zeros(3), {}) is None
     assert not takeover.asks
 
 
@@ -197,7 +195,7 @@ def fooled(folder: Path, **changes: Any) -> WSRLConfig:
 
 
 def ignorant(path: Path, config: WSRLConfig) -> None:
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     environment.action_space.seed(0)
     observations = [environment.reset(seed=0)[0]]
     for _ in range(100):
@@ -205,13 +203,13 @@ def ignorant(path: Path, config: WSRLConfig) -> None:
         observations.append(environment.reset()[0] if terminated or truncated else observation)
     states, images = stacked(observations)
     shapes = camera_shapes(environment)
-    sight = replace(pixels.for_cameras(shapes, "small", 0), state_width=0) if shapes else None
+    sight = replace(vision.for_cameras(shapes, "small", 0), state_width=0) if shapes else None
     size = 0 if shapes else states.shape[1]
     static = RewardClassifier(size, (4,), 0.0, 1e-3, sight)
     state = create(static, jax.random.key(0), jnp.zeros(size), jnp.ones(size))
     seen = Examples(jnp.asarray(states[:, :size]), jnp.zeros(len(states)), images)
     threshold = float(np.quantile(probability(static, state, seen), 0.8))
-    classifier_file.save(path, static, state, Decision(threshold, threshold, 1))
+    model.save(path, static, state, Decision(threshold, threshold, 1))
 
 
 @pytest.mark.parametrize("task", ["robot", "cameras"])
@@ -240,7 +238,7 @@ def test_what_was_said_becomes_data_for_the_next_classifier(task: str, tmp_path:
     found = load_labelled([str(path) for path in failures] + [str(tmp_path / "success.pkl")])
     assert len(found) == len(failures) + 1
     # What it was shown is what the classifier took for a success.
-    static, state, decision = classifier_file.load(tmp_path / "classifier.npz")
+    static, state, decision = model.load(tmp_path / "classifier.npz")
     seen = examples(static, found, np.flatnonzero(found.rewards == 0))
     assert (np.asarray(probability(static, state, seen)) >= decision.threshold - 1e-6).all()
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, assert_moved, batch_of, compiled, fresh
-from wsrl_kit import conservative, losses, sac
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.sac import SACConfig, TermWeights
+from wsrl_kit.agent import losses, sac
+from wsrl_kit.agent.sac import SACConfig, TermWeights
+from wsrl_kit.config.config import WSRLConfig
 
 PARAMETERS = {"hidden_sizes": [8], "discount": 0.9, "critic_learning_rate": 1e-2, "cql_actions": 2}
 
@@ -72,11 +72,11 @@ def test_calibration_raises_values_to_the_return_and_stops_the_push_below_it() -
 
 def test_only_actions_of_the_policy_are_bounded() -> None:
     # One uniform action and two of the policy, all of value 0; the return is 1.
-    sampled = conservative.SampledActions(jnp.zeros((1, 3, ACTIONS)), jnp.zeros((1, 3)))
+    sampled = losses.SampledActions(jnp.zeros((1, 3, ACTIONS)), jnp.zeros((1, 3)))
 
     def gap(bound: jax.Array | None) -> float:
         zero = lambda rows, actions: jnp.zeros((1, len(rows)))  # noqa: E731
-        return float(conservative.gap(zero, sampled, jnp.zeros((1, OBSERVATIONS)), jnp.zeros((1, 1)), 1.0, bound)[0])
+        return float(losses.gap(zero, sampled, jnp.zeros((1, OBSERVATIONS)), jnp.zeros((1, 1)), 1.0, bound)[0])
 
     assert gap(None) == pytest.approx(math.log(3.0))
     assert gap(jnp.array([1.0])) == pytest.approx(math.log(1.0 + 2 * math.e))
@@ -88,7 +88,7 @@ def test_sampled_actions_come_with_the_density_that_they_were_drawn_with() -> No
 
     observation, following = jnp.full((3, OBSERVATIONS), 0.25), jnp.full((3, OBSERVATIONS), 0.75)
     count = 500
-    sampled = conservative.sample_actions(policy, observation, following, count, ACTIONS, jax.random.key(0))
+    sampled = losses.sample_actions(policy, observation, following, count, ACTIONS, jax.random.key(0))
     uniform, here, there = np.split(np.asarray(sampled.action), 3, axis=1)
     np.testing.assert_array_equal(here, 0.25)
     np.testing.assert_array_equal(there, 0.75)

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from training_samples import PENDULUM, measured, offline_data, same, settings, start_finetune, start_warmup, taken
-from wsrl_kit import envs
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError, DivergenceError
-from wsrl_kit.runs import read_run
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, warmup
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
+from wsrl_kit.training import finetune, warmup
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Silent, Snapshot
 from wsrl_kit.training.jobs import load_offline_data, run_finetune, run_warmup
+from wsrl_kit.training.loop import Snapshot
 
 CALQL = {
     "conservative_loss": "calql",
@@ -55,7 +57,7 @@ def test_the_term_fades_out_and_is_then_gone(sources) -> None:
     # A run that is resumed after the fade ends with the same bits.
     snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
     middle = next(tree for tree in snapshots if 50 < tree["environment_step"] < 100)
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, _ = agents.create(config, environment, dataset)
     resumed = taken(finetune.finetune(config, static, middle, environment, Evaluator(config), None))
     assert same(resumed[-1].tree, snapshots[-1])
@@ -103,7 +105,7 @@ def test_a_diverging_warmup_stops_with_a_diagnosis_and_its_last_good_checkpoint(
     assert record.message.startswith("learning diverged")
     assert not (tmp_path / "warmup.npz").exists()
     # The checkpoint is from before: its critics are in range, and a resumed run starts there.
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     dataset = load_offline_data(config, config.offline_data_path)
     _, agent = agents.create(config, environment, dataset)
     tree = checkpoint.load(tmp_path / "checkpoint.npz", warmup.initial_tree(agent))

@@ -7,18 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.networks import mlp
-from wsrl_kit.types import Transition
+from wsrl_kit.agent import networks, sac
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.replay.transition import Transition
 
 compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SIZE, WIDTHS, OBSERVATIONS, ACTIONS, BATCH = 4, (6, 5), 3, 2, 7
 
 
-def ensemble(size: int, shared_output: bool) -> mlp.CriticEnsemble:
-    return mlp.CriticEnsemble(size, WIDTHS, True, "tanh", 1.0, 0.0, shared_output)
+def ensemble(size: int, shared_output: bool) -> networks.CriticEnsemble:
+    return networks.CriticEnsemble(size, WIDTHS, True, "tanh", 1.0, 0.0, shared_output)
 
 
 def inputs(seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -32,7 +31,7 @@ def test_a_shared_output_is_one_layer_on_the_hidden_layers_of_each() -> None:
     random = np.random.default_rng(2)
     shapes = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), observation, action)["params"]
     parameters = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
-    output, (hidden_layers,) = parameters.pop(mlp.SHARED_OUTPUT), parameters.values()
+    output, (hidden_layers,) = parameters.pop(networks.SHARED_OUTPUT), parameters.values()
     assert output["kernel"].shape == (WIDTHS[-1], 1) and output["bias"].shape == (1,)
     expected = []
     for member in range(SIZE):
@@ -45,7 +44,7 @@ def test_a_shared_output_is_one_layer_on_the_hidden_layers_of_each() -> None:
             hidden = np.tanh(normalised * norm["scale"][member] + norm["bias"][member])
         expected.append((hidden @ output["kernel"] + output["bias"])[:, 0])
     found = compiled(partial(network.apply, train=False))(
-        {"params": parameters | {mlp.SHARED_OUTPUT: output}}, observation, action
+        {"params": parameters | {networks.SHARED_OUTPUT: output}}, observation, action
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert len({float(value) for value in found[:, 0]}) == SIZE
@@ -60,7 +59,7 @@ def test_members_have_the_values_they_have_in_the_ensemble(shared_output: bool) 
     chosen = np.array([3, 1])
     two = compiled(
         lambda parameters: ensemble(2, shared_output).apply(
-            mlp.members(parameters, jnp.asarray(chosen)), observation, action, False
+            networks.members(parameters, jnp.asarray(chosen)), observation, action, False
         )
     )
     some = two(parameters)
@@ -87,5 +86,5 @@ def test_an_agent_with_a_shared_output_learns_and_takes_its_target_from_a_subset
     possible = 1.0 + config.discount * next_values[:3]
     assert np.abs(found - possible).min(axis=0).max() < 1e-3
     learned, _, _ = compiled(partial(sac.update_critic, config))(state, batch, jax.random.key(1))
-    before, after = (np.asarray(agent.critic["params"][mlp.SHARED_OUTPUT]["kernel"]) for agent in (state, learned))
+    before, after = (np.asarray(agent.critic["params"][networks.SHARED_OUTPUT]["kernel"]) for agent in (state, learned))
     assert np.all(before != after)

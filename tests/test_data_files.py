@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data_samples import dataset, trajectory, upstream_rows, write_upstream
-from wsrl_kit.data.files import expand, load_sources, read_file
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.npz import write_npz
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.data.sources import expand, load_sources, read_file
 from wsrl_kit.errors import DataError
 
 

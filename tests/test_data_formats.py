@@ -15,14 +15,14 @@ import pytest
 from gymnasium import spaces
 
 from data_samples import assert_same, dataset, three_sources, trajectory
-from wsrl_kit.data.files import load_sources, read_file
-from wsrl_kit.data.hdf5 import write_hdf5
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.minari_format import write_minari
-from wsrl_kit.data.npz import write_npz
-from wsrl_kit.data.quality import weigh
+from wsrl_kit.data.formats.d4rl import write_hdf5
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.minari import write_minari
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.data.sources import load_sources, read_file
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.weights import weigh
 from wsrl_kit.errors import DataError
-from wsrl_kit.trajectory import Trajectory
 
 Writer = Callable[[Path, Sequence[Trajectory]], None]
 WRITERS = pytest.mark.parametrize(

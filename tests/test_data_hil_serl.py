@@ -10,9 +10,9 @@ import pytest
 
 from data_samples import assert_same, dataset, three_sources, trajectory, upstream_rows, write_upstream
 from wsrl_kit.data.doctor import examine
-from wsrl_kit.data.files import load_sources, read_file
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.quality import weigh
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources, read_file
+from wsrl_kit.data.weights import weigh
 from wsrl_kit.errors import DataError
 
 

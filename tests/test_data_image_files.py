@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from data_samples import CAMERAS, assert_same, three_sources_with_images, trajectory, upstream_rows, write_upstream
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.doctor import examine, examine_all
-from wsrl_kit.data.files import expand, load_sources, read_file, read_recording
-from wsrl_kit.data.hdf5 import write_hdf5
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.minari_format import write_minari
-from wsrl_kit.data.npz import write_npz
+from wsrl_kit.data.formats.d4rl import write_hdf5
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.minari import write_minari
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.data.sources import expand, load_sources, read_file, read_recording
 from wsrl_kit.errors import DataError
 
 HORIZONS = pytest.mark.parametrize("horizon", [1, 3])

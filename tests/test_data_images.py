@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_samples import CAMERAS, assert_same, dataset, stacked, three_sources, three_sources_with_images, trajectory
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.retention import retain
+from wsrl_kit.data.weights import retain
 from wsrl_kit.errors import DataError
 
 # A naive store: both stacks of each row, by the row's (unlike any other) observation and next observation.

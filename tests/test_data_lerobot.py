@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lerobot_samples import episode, write_lerobot, write_records, write_video
 from wsrl_kit.data.doctor import examine
-from wsrl_kit.data.files import expand, load_sources, read_file
+from wsrl_kit.data.sources import expand, load_sources, read_file
 from wsrl_kit.errors import DataError
 
 CAMERAS = {"wrist_1": (16, 16), "wrist_2": (8, 24)}

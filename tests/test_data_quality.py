@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_samples import dataset, trajectory
-from wsrl_kit.data.quality import compute_data_quality, episode_quality, source_table, weigh
+from wsrl_kit.data.weights import compute_data_quality, episode_quality, source_table, weigh
 from wsrl_kit.errors import ParameterError
 
 SUCCESS = st.sampled_from([False, None, True])

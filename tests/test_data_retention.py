@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from data_samples import assert_same, dataset, trajectory
 from wsrl_kit.data.dataset import monte_carlo_returns
-from wsrl_kit.data.quality import episode_quality
-from wsrl_kit.data.retention import retain, retention_scores
+from wsrl_kit.data.weights import episode_quality, retain, retention_scores
 from wsrl_kit.errors import DataError, ParameterError
 
 

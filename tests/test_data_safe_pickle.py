@@ -17,8 +17,8 @@ import pytest
 from flax.core import FrozenDict
 
 from data_samples import upstream_rows, write_upstream
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.safe_pickle import load_pickle, load_pickles
+from wsrl_kit.data.formats.safe_pickle import load_pickle, load_pickles
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import DataError
 
 
@@ -128,7 +128,7 @@ def test_code_is_refused_by_name_and_never_run(tmp_path: Path, protocol: int, wh
         "copyreg _reconstructor",
         "copyreg add_extension",
         "collections defaultdict",
-        "wsrl_kit.data.safe_pickle load_pickle",
+        "wsrl_kit.data.formats.safe_pickle load_pickle",
     ],
 )
 def test_only_the_few_known_names_can_be_asked_for(tmp_path: Path, name: str) -> None:

@@ -19,16 +19,15 @@ from training_samples import settings
 from wsrl_kit.cli import main
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.doctor import examine_all
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hdf5 import write_hdf5
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.minari_format import write_minari
-from wsrl_kit.data.npz import write_npz
+from wsrl_kit.data.formats.d4rl import write_hdf5
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.minari import write_minari
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.task import Task
-from wsrl_kit.envs.description import describe
 from wsrl_kit.errors import DataError
-from wsrl_kit.training.data_check import check_data, load_and_check
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.training.inputs import check_data, describe, load_and_check
 from wsrl_kit.training.jobs import load_offline_data, run_warmup
 
 NAME = "WsrlKitOwn-v0"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from wsrl_kit.envs import make
+from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import succeeded
 from wsrl_kit.errors import ExperimentError, ParameterError
 

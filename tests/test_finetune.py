@@ -10,11 +10,12 @@ import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 from training_samples import PENDULUM, host, measured, offline_data, same, settings, start_finetune, taken
-from wsrl_kit import envs, sac
+from wsrl_kit.agent import sac
 from wsrl_kit.envs.collect import collect
+from wsrl_kit.envs.make import make
 from wsrl_kit.training import finetune
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Measurement, Snapshot, Step
+from wsrl_kit.training.loop import Measurement, Snapshot, Step
 
 PRIORITIZED = {"use_prioritized_replay": True}
 
@@ -45,9 +46,9 @@ def test_before_the_first_update_data_are_added_and_no_parameter_changes(sources
 
 
 def first_agent(config, sources):
-    from wsrl_kit.training import agent as agents
+    from wsrl_kit.training import start as agents
 
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, offline_data(config, sources))
     return static, host(agent)
 
@@ -102,7 +103,7 @@ def test_a_run_that_is_resumed_in_the_fade_ends_with_the_same_bits(sources):
     )
     dataset = offline_data(config, sources)
     trees = snapshots(taken(start_finetune(config, dataset)))
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, _ = first_agent(config, sources)
     resumed = taken(finetune.finetune(config, static, trees[1], environment, Evaluator(config), None))
     assert 0 < int(trees[1]["environment_step"]) < 80
@@ -171,7 +172,7 @@ def pushed() -> tuple[PushDown, list[Any]]:
     straight_above = {"hole_offset": 0.0, "reset_range": 0.0, "reset_rotation": 0.0, "reset_height": 0.03}
     options = straight_above | {"clearance": 0.002, "max_episode_steps": 8}
     config = settings(environment_options=options, log_interval=9)
-    environment = PushDown(envs.make(config.exp_name, config.environment_options))
+    environment = PushDown(make(config.exp_name, config.environment_options))
     return environment, taken(start_finetune(config, None, environment))
 
 
@@ -220,7 +221,7 @@ def test_evaluation_episodes_are_apart_from_all_others_and_the_same_for_every_ar
     for arm in arms:
         RESETS.clear()
         config = settings(**(recorded_pendulum | arm))
-        environment = envs.make(config.exp_name, config.environment_options)
+        environment = make(config.exp_name, config.environment_options)
         taken(start_finetune(config, None, environment))
         training = [seed for which, seed in RESETS if which == id(environment.unwrapped)]
         evaluation = [seed for which, seed in RESETS if which != id(environment.unwrapped)]

@@ -19,16 +19,17 @@ from fuzzing import _warmup_agent, _write_classifier, _write_hil_serl, _write_wa
 from lerobot_samples import episode, write_lerobot
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.tables import plain_table
+from wsrl_kit.classifier import model
 from wsrl_kit.data.doctor import examine, render
-from wsrl_kit.data.files import expand, load_sources, read_file
-from wsrl_kit.data.hdf5 import write_hdf5
-from wsrl_kit.data.minari_format import write_minari
-from wsrl_kit.data.npz import write_npz
+from wsrl_kit.data.formats.d4rl import write_hdf5
+from wsrl_kit.data.formats.minari import write_minari
+from wsrl_kit.data.formats.npz import write_npz
+from wsrl_kit.data.sources import expand, load_sources, read_file
 from wsrl_kit.errors import CheckpointError, DataError, RunError, WSRLKitError
-from wsrl_kit.hil_serl_checkpoint import import_hil_serl
-from wsrl_kit.runs import Run, read_run
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, classifier_file
+from wsrl_kit.hil_serl.checkpoint import import_hil_serl
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.run import Run, read_run
+from wsrl_kit.training import start as agents
 
 ORDER = "\x1b[31mred\n"
 
@@ -144,7 +145,7 @@ def test_a_classifier_of_another_size_than_its_file_is_refused(
     _write_classifier(tmp_path / "classifier.npz")
     change_metadata(tmp_path / "classifier.npz", lambda metadata: metadata["network"].update(change))
     with pytest.raises(CheckpointError, match=message):
-        classifier_file.load(tmp_path / "classifier.npz")
+        model.load(tmp_path / "classifier.npz")
 
 
 @pytest.mark.parametrize(

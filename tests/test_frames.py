@@ -11,13 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrl_kit.errors import DataError
-from wsrl_kit.replay import frame_ring, frames, mixture, storage
-from wsrl_kit.replay.frame_batches import FrameBatches
-from wsrl_kit.replay.frame_ring import FrameRing
-from wsrl_kit.replay.prioritized import Proportional, RankBased
-from wsrl_kit.replay.uniform import Sampler, Uniform
-from wsrl_kit.training import checkpoint
-from wsrl_kit.types import Transition
+from wsrl_kit.replay import frames, mixture, storage
+from wsrl_kit.replay.frames import FrameBatches, FrameRing
+from wsrl_kit.replay.samplers import Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.runs import checkpoint
 
 Stacks = Mapping[str, np.ndarray]
 Pair = tuple[Stacks, Stacks]
@@ -71,9 +69,9 @@ def assert_shows(shown: tuple[Mapping, Mapping], expected: list[Pair]) -> None:
 
 def filled(pairs: list[Pair], capacity: int, on_device: bool = False) -> tuple[FrameRing, list[int]]:
     """A ring after the given transitions, and the numbers of those held, by the drops that it told of."""
-    ring, held = frame_ring.create(capacity, pairs[0][0], on_device), list[int]()
+    ring, held = frames.create(capacity, pairs[0][0], on_device), list[int]()
     for number, (images, next_images) in enumerate(pairs):
-        ring, dropped = frame_ring.add(ring, images, next_images)
+        ring, dropped = frames.add(ring, images, next_images)
         held = [*held[dropped:], number][-capacity:]
         assert int(ring.size) == len(held)
     return ring, held
@@ -94,9 +92,9 @@ def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, 
 def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, horizon: int, capacity: int) -> None:
     values = st.lists(st.integers(0, 4), min_size=horizon, max_size=horizon).map(stack)
     pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=20))
-    ring, held = frame_ring.create(capacity, pairs[0][0]), list[int]()
+    ring, held = frames.create(capacity, pairs[0][0]), list[int]()
     for number, pair in enumerate(pairs):
-        ring, dropped = frame_ring.add(ring, *pair)
+        ring, dropped = frames.add(ring, *pair)
         held = [*held[dropped:], number][-capacity:]
         assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
 
@@ -114,9 +112,9 @@ def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
     pairs = [tuple(stack([int(v) for v in values[end - horizon + 1 : end + 1]]) for end in (n, n + 1)) for n in newest]
     store = frames.of_rows(seen, np.array(newest), horizon)
     capacity = len(newest) + spare
-    ring, held = frame_ring.filled(store, capacity), list(range(len(newest)))
+    ring, held = frames.filled(store, capacity), list(range(len(newest)))
     for added in data.draw(streams(horizon, is_unique=True)):
-        ring, dropped = frame_ring.add(ring, *added)
+        ring, dropped = frames.add(ring, *added)
         pairs.append(added)
         held = [*held[dropped:], len(pairs) - 1][-capacity:]
         assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
@@ -171,7 +169,7 @@ def test_one_long_episode_and_many_of_usual_length_drop_nothing() -> None:
 def test_image_memory_is_within_a_twentieth_of_the_frames_own() -> None:
     example = {camera: np.zeros((1, 128, 128, 3), np.uint8) for camera in ("wrist_1", "wrist_2")}
     # Memory of zeros is not taken before it is written.
-    ring = frame_ring.create(200_000, example)
+    ring = frames.create(200_000, example)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(ring))
     assert held < 1.05 * 200_000 * 2 * 128 * 128 * 3
     assert held < 20.7e9
@@ -180,9 +178,9 @@ def test_image_memory_is_within_a_twentieth_of_the_frames_own() -> None:
 def test_frames_may_be_features_and_are_told_apart_by_their_bits() -> None:
     values = np.array([0.0, -0.0, np.nan, 1.5], np.float32)
     pairs = [({"a": values[t, None, None]}, {"a": values[t + 1, None, None]}) for t in range(3)]
-    ring = frame_ring.create(4, pairs[0][0])
+    ring = frames.create(4, pairs[0][0])
     for pair in pairs:
-        ring, _ = frame_ring.add(ring, *pair)
+        ring, _ = frames.add(ring, *pair)
     assert int(ring.written) == 4
     images, next_images = GATHERER.gather(np.array([[0, 1, 2]]), ring.store)
     assert images["a"].shape == (1, 3, 1, 1)
@@ -201,9 +199,9 @@ def test_frames_may_be_features_and_are_told_apart_by_their_bits() -> None:
     ],
 )
 def test_images_that_do_not_fit_are_refused(images: Stacks, sentence: str) -> None:
-    ring = frame_ring.create(4, stack([0]))
+    ring = frames.create(4, stack([0]))
     with pytest.raises(DataError) as caught:
-        frame_ring.add(ring, stack([0]), images)
+        frames.add(ring, stack([0]), images)
     assert sentence in str(caught.value)
 
 
@@ -239,9 +237,9 @@ def test_replay_samples_held_rows_alone_and_gets_their_frames(sampler: Sampler) 
     @given(streams(1, is_unique=True, largest=20).filter(bool))
     def holds(pairs: list[Pair]) -> None:
         replay = mixture.create(sampler, offline, storage.create(CAPACITY, 2, 1))
-        ring, held, late = frame_ring.create(CAPACITY, pairs[0][0]), list[int](), None
+        ring, held, late = frames.create(CAPACITY, pairs[0][0]), list[int](), None
         for number, pair in enumerate(pairs):
-            ring, dropped = frame_ring.add(ring, *pair)
+            ring, dropped = frames.add(ring, *pair)
             if dropped:
                 replay = drop_oldest(sampler, replay, np.int32(dropped))
                 if late is not None:
@@ -340,10 +338,10 @@ def test_a_ring_read_back_goes_on_to_the_bit(
     half = 1 + cut % (len(pairs) - 1)
     ring, _ = filled(pairs[:half], 5)
     checkpoint.save(path, ring, {})
-    resumed = checkpoint.load(path, frame_ring.create(5, pairs[0][0]))
+    resumed = checkpoint.load(path, frames.create(5, pairs[0][0]))
     for pair in pairs[half:]:
-        ring, dropped = frame_ring.add(ring, *pair)
-        resumed, dropped_then = frame_ring.add(resumed, *pair)
+        ring, dropped = frames.add(ring, *pair)
+        resumed, dropped_then = frames.add(resumed, *pair)
         assert dropped == dropped_then
     assert_equal_to_the_bit(ring, resumed)
 
@@ -393,7 +391,7 @@ def test_a_ring_that_has_grown_shows_what_it_showed(episode: int) -> None:
     """Episodes of a single step write two frames each, so that a ring for 12 transitions comes round."""
     generator = np.random.default_rng(episode)
     example = {"wrist": np.zeros((2, 3, 3, 3), np.uint8)}
-    ring, size, shown = frame_ring.create(12, example), 0, example
+    ring, size, shown = frames.create(12, example), 0, example
 
     def add(ring: FrameRing, step: int) -> tuple[FrameRing, int]:
         nonlocal shown
@@ -401,7 +399,7 @@ def test_a_ring_that_has_grown_shows_what_it_showed(episode: int) -> None:
             shown = {"wrist": np.repeat(generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8), 2, axis=0)}
         frame = generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8)
         then = {"wrist": np.concatenate([shown["wrist"][1:], frame])}
-        ring, lost = frame_ring.add(ring, shown, then)
+        ring, lost = frames.add(ring, shown, then)
         expected.append((shown["wrist"], then["wrist"]))
         shown = then
         return ring, lost
@@ -410,7 +408,7 @@ def test_a_ring_that_has_grown_shows_what_it_showed(episode: int) -> None:
     for step in range(12):
         ring, lost = add(ring, step)
         size += 1 - lost
-    ring = frame_ring.grown(ring, frame_ring.create(30, example))
+    ring = frames.grown(ring, frames.create(30, example))
     for step in range(12, 30):
         ring, lost = add(ring, step)
         size += 1 - lost

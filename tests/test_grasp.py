@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 from jaxtyping import PyTree
 
 from training_samples import same, settings, taken
-from wsrl_kit import envs, grasp, gripper, sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import grasp, gripper, sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.state import GraspState
+from wsrl_kit.agent.vision import PixelConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import CheckpointError, ParameterError
-from wsrl_kit.pixels import PixelConfig
 from wsrl_kit.replay import storage
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.sac_state import GraspState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint, finetune, learning, warmup
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.training import finetune, learner, warmup
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Measurement, Snapshot
-from wsrl_kit.trajectory import Trajectory
-from wsrl_kit.types import Transition
+from wsrl_kit.training.loop import Measurement, Snapshot
 
 # Actions and choices
 
@@ -163,9 +165,9 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     def learn(state: SACState, batch: Transition) -> tuple[SACState, sac.Metrics]:
         def one_update(step: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(1), step)
-            return learning.update_of(config)(config, carry[0], batch, key)[:2]
+            return learner.update_of(config)(config, carry[0], batch, key)[:2]
 
-        nothing = {name: jnp.zeros(()) for name in learning.metric_names(config)}
+        nothing = {name: jnp.zeros(()) for name in learner.metric_names(config)}
         return jax.lax.fori_loop(0, 400, one_update, (state, nothing))
 
     state, metrics = learn(fresh(config), batch)
@@ -284,7 +286,7 @@ def recorded() -> Dataset:
 
 
 def start(config: WSRLConfig, resumed_from: Path | None = None) -> Iterator[Any]:
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, recorded())
     probe = agents.probe_batch(config, recorded(), finetune.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, recorded())
@@ -314,7 +316,7 @@ def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits(tmp_path: Path) -
 
 def test_a_checkpoint_of_another_gripper_is_refused(tmp_path: Path) -> None:
     config = settings(**RUN, holdout_fraction=0.5)
-    environment = envs.make(config.exp_name)
+    environment = make(config.exp_name)
     static, agent = agents.create(config, environment, recorded())
     events = warmup.warmup(config, static, warmup.initial_tree(agent), recorded(), Evaluator(config))
     *records, result = events

@@ -13,7 +13,7 @@ import pytest
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import main
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.notebook import check_values, read_notebook
+from wsrl_kit.notebook.parameters import check_values, read_notebook
 
 COMMAND = [str(Path(sys.executable).parent / "wsrl-kit"), "run"]
 SLOW = """\

@@ -32,15 +32,16 @@ from hil_serl_samples import (
     upstream_policy,
     upstream_values,
 )
-from wsrl_kit import hil_serl_agent, sac
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.cli import main
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError
-from wsrl_kit.hil_serl_checkpoint import export, import_hil_serl
-from wsrl_kit.pixels import PixelConfig
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import checkpoint
+from wsrl_kit.hil_serl import agent as hil_serl_agent
+from wsrl_kit.hil_serl.checkpoint import export, import_hil_serl
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.training import start as agents
 
 STATE_TREE = json.loads((DATA / "serl_state_agent_tree.json").read_text())
 NETWORKS = ("actor", "critic", "temperature")

@@ -26,14 +26,15 @@ from hil_serl_samples import (
     upstream_policy,
     upstream_values,
 )
-from wsrl_kit import hil_serl_agent, sac, sac_state
+from wsrl_kit.agent import sac, state
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.cli import main
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError
-from wsrl_kit.hil_serl_checkpoint import import_hil_serl
-from wsrl_kit.pixels import PixelConfig
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
+from wsrl_kit.hil_serl import agent as hil_serl_agent
+from wsrl_kit.hil_serl.checkpoint import import_hil_serl
+from wsrl_kit.training import start as agents
 
 DIFFERENCES = json.loads((DATA / "hil_serl_gripper_agent_trees.json").read_text())
 """Of upstream's trees from that of an agent without a learned gripper."""
@@ -80,8 +81,8 @@ def test_it_acts_and_values_the_same_by_hil_serls_networks(gripping: tuple[SACCo
         values = upstream_values(found, encoded, np.delete(action, grippers, axis=1), "VmapMLP_0/")
         expected = sac.action_values(static, agent._replace(critic=critic), observation, action, maps)
         assert np.abs(values - expected).max() < 2e-5
-        seen = sac_state.features(static, agent, sac_state.encoder(critic), observation, maps)
-        expected = sac_state.grasp_network(static).apply(grasp_critic, seen)
+        seen = state.features(static, agent, state.encoder(critic), observation, maps)
+        expected = state.grasp_network(static).apply(grasp_critic, seen)
         # Values are tens, whose last bit is 2e-6.
         np.testing.assert_allclose(upstream_grasp_values(found, encoded), expected, rtol=1e-5, atol=2e-5)
 

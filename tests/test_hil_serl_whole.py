@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from robot_samples import driven, move, served
-from wsrl_kit.analysis.hil_serl import episodes, hil_serl_figure, result_rows
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.human import HumanOptions, ScriptedHuman
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.runs import Run, read_run
-from wsrl_kit.training.hil_serl import HilSerlConfig
+from wsrl_kit.hil_serl.experiment import HilSerlConfig
+from wsrl_kit.hil_serl.figures import episodes, hil_serl_figure, result_rows
+from wsrl_kit.runs.run import Run, read_run
 
 
 def test_the_operators_are_through_the_server_what_they_are_in_the_simulation() -> None:

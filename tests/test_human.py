@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from training_samples import settings
-from wsrl_kit import envs
 from wsrl_kit.analysis.figures import finetune_figure
 from wsrl_kit.analysis.metrics import reduce_run
 from wsrl_kit.envs.human import HumanOptions, ScriptedHuman, human_options, with_human
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.runs import read_run
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.jobs import run_finetune
 
 ROBOT = "hirol_fixed_gripper"
@@ -23,7 +23,7 @@ STILL = np.zeros(6, np.float32)
 
 
 def robot(task: dict[str, Any] | None = None, **options: Any) -> ScriptedHuman:
-    return ScriptedHuman(envs.make(ROBOT, task), HumanOptions(**(NEVER | options)))
+    return ScriptedHuman(make(ROBOT, task), HumanOptions(**(NEVER | options)))
 
 
 def play(environment: gymnasium.Env, action: Any, seed: int = 0) -> tuple[list[bool], list[dict[str, Any]]]:
@@ -49,7 +49,7 @@ def segments(acted: list[bool]) -> list[tuple[bool, int]]:
 
 def test_with_a_human_random_actions_succeed() -> None:
     alone = [play(robot(), random_action, seed) for seed in range(8)]
-    helped = [play(ScriptedHuman(envs.make(ROBOT)), random_action, seed) for seed in range(8)]
+    helped = [play(ScriptedHuman(make(ROBOT)), random_action, seed) for seed in range(8)]
     assert sum(infos[-1]["success"] for _, infos in alone) == 0
     assert not any(any(acted) for acted, _ in alone)
     assert sum(infos[-1]["success"] for _, infos in helped) >= 7
@@ -139,7 +139,7 @@ def test_a_bad_option_of_the_human_is_refused(options: dict[str, Any], sentence:
 
 
 def test_a_task_without_a_script_has_no_scripted_human() -> None:
-    environment = with_human(envs.make("Pendulum-v1"), "scripted", {})
+    environment = with_human(make("Pendulum-v1"), "scripted", {})
     with pytest.raises(ExperimentError, match="needs a task with a script, found .*Pendulum"):
         environment.reset(seed=0)
 

@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from wsrl_kit.envs import make
 from wsrl_kit.envs.insertion import InsertionEnv
-from wsrl_kit.envs.scripted import scripted_policy
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.scripts import scripted_policy
 from wsrl_kit.errors import ExperimentError, ParameterError
 
 ROBOT = "hirol_fixed_gripper"

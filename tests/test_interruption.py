@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from training_samples import ROBOT, StopAt, same_checkpoint, settings
-from wsrl_kit import envs
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.envs.make import is_simulation, make
 from wsrl_kit.errors import ExperimentError, RunError, Stopped
-from wsrl_kit.runs import Run, read_run
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import Run, read_run
 from wsrl_kit.training.jobs import run_finetune, run_warmup
 
 JOBS = {"warmup": run_warmup, "finetune": run_finetune}
@@ -32,9 +32,9 @@ import json, signal, sys
 from pathlib import Path
 # A shell in whose background the tests run ignores it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.training import jobs
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
 
 config = WSRLConfig(**json.loads(sys.argv[2]))
 getattr(jobs, f"run_{sys.argv[1]}")(config, Path(sys.argv[3]), Silent())
@@ -187,8 +187,8 @@ def test_a_task_that_may_be_real_is_never_played_again_after_a_stop(tmp_path):
     assert OwnTask.steps == 45
     run_finetune(settings(**OWN), tmp_path, Silent())
     assert OwnTask.steps == 100
-    assert not envs.is_simulation(envs.make(OWN["exp_name"]))
-    assert envs.is_simulation(envs.make("Pendulum-v1")) and envs.is_simulation(envs.make("hirol_fixed_gripper"))
+    assert not is_simulation(make(OWN["exp_name"]))
+    assert is_simulation(make("Pendulum-v1")) and is_simulation(make("hirol_fixed_gripper"))
 
 
 def test_a_folder_belongs_to_one_run_at_a_time(sources, tmp_path):

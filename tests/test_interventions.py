@@ -13,23 +13,23 @@ import pytest
 
 from camera_samples import Spot, record
 from training_samples import StopAt, measured, same_checkpoint, settings, taken
-from wsrl_kit import envs
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.hil_serl import write_hil_serl
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, RobotError, Stopped
 from wsrl_kit.replay import mixture
-from wsrl_kit.replay.frame_batches import FrameBatches
-from wsrl_kit.replay.prioritized import Proportional
-from wsrl_kit.runs import read_run
-from wsrl_kit.training import agent as agents
+from wsrl_kit.replay.frames import FrameBatches
+from wsrl_kit.replay.samplers import Proportional
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune
+from wsrl_kit.training import start as agents
+from wsrl_kit.training.episode import action_taken
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Silent
-from wsrl_kit.training.interventions import action_taken
 from wsrl_kit.training.jobs import run_finetune
 from wsrl_kit.training.sight import dataset_frames
-from wsrl_kit.trajectory import Trajectory
 
 HELPED = {
     # Two take-overs in an episode, of which the second lasts to its time limit; one that ends in the terminal state;
@@ -81,7 +81,7 @@ def playing(offline: Dataset | None = None, **changes: Any) -> Iterator[Any]:
     task = {"exp_name": "wsrl_kit_tests/Helped-v0", "environment_options": {}, "batch_size": 3}
     lengths = {"online_steps": 24, "frozen_rollout_steps": 24, "log_interval": 4, "checkpoint_interval": 1}
     config = settings(**(task | lengths | {"evaluation_interval": 24} | changes))
-    environment = envs.make(config.exp_name)
+    environment = make(config.exp_name)
     static, agent = agents.create(config, environment, offline)
     tree = finetune.initial_tree(config, static, agent, offline)
     return finetune.finetune(config, static, tree, environment, Evaluator(config), None)
@@ -240,7 +240,7 @@ def helped_spot(**changes: Any) -> WSRLConfig:
 def test_the_demonstrations_show_what_the_cameras_showed(frame_memory):
     config = helped_spot(frame_memory=frame_memory)
     dataset = Dataset.from_trajectories(record(6, observation_horizon=2))
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     tree = finetune.initial_tree(config, static, agent, dataset)
     evaluator = Evaluator(replace(config, exp_name="wsrl_kit_tests/Spot-v0"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen
 
-from wsrl_kit.networks.layers import normalised_tanh, product
+from wsrl_kit.agent.networks import normalised_tanh, product
 
 ROWS, WIDTH = 6, 16
 

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from wsrl_kit.errors import DataError, Stopped
-from wsrl_kit.widgets import live
-from wsrl_kit.widgets.live import COMPILING, Progress, Training
+from wsrl_kit.notebook import live
+from wsrl_kit.notebook.live import COMPILING, Progress, Training
 
 PNG = b"\x89PNG"
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl_kit import losses
+from wsrl_kit.agent import losses
 
 
 def test_the_td_target_bootstraps_unless_the_episode_terminated() -> None:

@@ -19,7 +19,7 @@ from wsrl_kit.analysis.metrics import (
     steps_to_target,
     switch_dip,
 )
-from wsrl_kit.runs import Run, read_run
+from wsrl_kit.runs.run import Run, read_run
 
 STEPS = np.array([0.0, 100.0, 200.0, 300.0, 400.0])
 

@@ -15,12 +15,12 @@ import pytest
 
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis.tuning import read_trials
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.hil_serl_checkpoint import import_hil_serl
-from wsrl_kit.notebook import read_notebook
-from wsrl_kit.runs import find_runs, read_run
-from wsrl_kit.training import checkpoint
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.hil_serl.checkpoint import import_hil_serl
+from wsrl_kit.notebook.parameters import read_notebook
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.run import find_runs, read_run
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}

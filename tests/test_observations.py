@@ -7,9 +7,9 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl_kit.envs import make
 from wsrl_kit.envs.collect import collect
-from wsrl_kit.envs.horizon import ObservationHorizon
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import ObservationHorizon
 from wsrl_kit.errors import ExperimentError, ParameterError
 
 IMAGE = spaces.Box(0, 255, (4, 6, 3), np.uint8)

@@ -7,10 +7,10 @@ import pytest
 
 from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved, batch_of, compiled, trained
 from training_samples import settings, start_finetune, taken
-from wsrl_kit import official, sac
-from wsrl_kit.training.events import Measurement
+from wsrl_kit.agent import authors_order, sac
+from wsrl_kit.training.loop import Measurement
 
-update = compiled(official.update, static_argnums=0)
+update = compiled(authors_order.update, static_argnums=0)
 kit_update = compiled(sac.update, static_argnums=0)
 update_actor = compiled(sac.update_actor, static_argnums=0)
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from wsrl_kit.envs.packages import PACKAGES
+from wsrl_kit.envs.tasks import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 # Extras whose package wants another MuJoCo than the lock pins: each goes into an environment of its own.
@@ -89,7 +89,7 @@ def test_a_wheel_runs_the_notebooks_that_it_brought(tmp_path: Path) -> None:
     source, installed, folder = tmp_path / "source", tmp_path / "installed", tmp_path / "elsewhere"
     folder.mkdir()
     for name in ("wsrl_kit", "notebooks"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     # The backend that pip calls, without an environment of its own, for which it would need the network.
@@ -102,9 +102,9 @@ def test_a_wheel_runs_the_notebooks_that_it_brought(tmp_path: Path) -> None:
         path.name for path in (ROOT / "notebooks").glob("*.ipynb")
     }
     code = (
-        "import wsrl_kit, wsrl_kit.cli, wsrl_kit.notebook; print(wsrl_kit.__file__);"
+        "import wsrl_kit, wsrl_kit.cli, wsrl_kit.notebook.parameters; print(wsrl_kit.__file__);"
         "path = wsrl_kit.cli.template_folder() / wsrl_kit.cli.NOTEBOOKS['warmup'][0];"
-        "print(wsrl_kit.notebook.read_notebook(path).defaults['output_dir'])"
+        "print(wsrl_kit.notebook.parameters.read_notebook(path).defaults['output_dir'])"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     options: dict[str, Any] = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 60}
@@ -122,7 +122,7 @@ def test_notebooks_are_committed_without_outputs() -> None:
 def test_the_folder_of_a_clone_does_not_hide_the_package_from_what_is_started_beside_it(tmp_path: Path) -> None:
     (tmp_path / "wsrl_kit" / "runs").mkdir(parents=True)
     found = subprocess.run(
-        [sys.executable, "-c", "from wsrl_kit.runs import Run"],
+        [sys.executable, "-c", "from wsrl_kit.runs.run import Run"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from wsrl_kit.analysis.selection import ReportConfig
-from wsrl_kit.classifier_config import ClassifierConfig
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.analysis.report import ReportConfig
+from wsrl_kit.classifier.config import ClassifierConfig
+from wsrl_kit.config.config import SessionConfig, WSRLConfig
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import check_some, from_notebook, parameter, parse, table, validate
-from wsrl_kit.session import SessionConfig
-from wsrl_kit.templates import copy_templates
+from wsrl_kit.notebook.parameters import from_notebook
+from wsrl_kit.notebook.templates import copy_templates
+from wsrl_kit.parameters import check_some, parameter, parse, table, validate
 
 
 @dataclass(frozen=True)

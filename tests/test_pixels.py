@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from wsrl_kit import pixels
-from wsrl_kit.pixels import SHARED_TRUNK, PixelConfig
+from wsrl_kit.agent import vision
+from wsrl_kit.agent.vision import SHARED_TRUNK, PixelConfig
 
 HIL_SERL = json.loads((Path(__file__).parent / "data" / "hil_serl_encoder.json").read_text())
 """What HIL-SERL's own code gives for two cameras and a state of 19: the shape of every parameter of its encoder, and
@@ -68,8 +68,8 @@ def split(flat: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def small_parts() -> tuple[dict[str, Any], Any]:
-    trunks = pixels.create_trunks(SMALL, jax.random.key(0))
-    encoder = jax.jit(partial(pixels.create_encoder, SMALL), static_argnums=1)(jax.random.key(1), 5)
+    trunks = vision.create_trunks(SMALL, jax.random.key(0))
+    encoder = jax.jit(partial(vision.create_encoder, SMALL), static_argnums=1)(jax.random.key(1), 5)
     return trunks, encoder
 
 
@@ -79,15 +79,15 @@ def small_images(*batch: int) -> dict[str, jax.Array]:
     return {camera: jnp.asarray(random.integers(0, 256, shape, dtype=np.uint8)) for camera in SMALL.cameras}
 
 
-small_maps = compiled(partial(pixels.trunk_features, SMALL))
-small_vector = compiled(partial(pixels.encode, SMALL))
+small_maps = compiled(partial(vision.trunk_features, SMALL))
+small_vector = compiled(partial(vision.encode, SMALL))
 
 
 def test_every_parameter_has_the_name_and_the_shape_of_hil_serls() -> None:
     config = PixelConfig(("wrist_1", "wrist_2"), 128, 128)
     key = jax.random.key(0)
-    trunks = jax.eval_shape(partial(pixels.create_trunks, config), key)
-    encoder = jax.eval_shape(lambda: pixels.create_encoder(config, key, 19))
+    trunks = jax.eval_shape(partial(vision.create_trunks, config), key)
+    encoder = jax.eval_shape(lambda: vision.create_encoder(config, key, 19))
     trunk_shapes, encoder_shapes = split(SHAPES)
     assert jax.tree.map(lambda leaf: list(leaf.shape), trunks) == {SHARED_TRUNK: trunk_shapes}
     assert jax.tree.map(lambda leaf: list(leaf.shape), encoder) == encoder_shapes
@@ -96,8 +96,8 @@ def test_every_parameter_has_the_name_and_the_shape_of_hil_serls() -> None:
 def test_hil_serls_parameters_give_its_features() -> None:
     trunk, encoder = split(parameters_by_name())
     images, state = one_observation()
-    maps = compiled(partial(pixels.trunk_features, RESNET))({SHARED_TRUNK: trunk}, images)
-    found = compiled(partial(pixels.encode, RESNET))(encoder, maps, state)
+    maps = compiled(partial(vision.trunk_features, RESNET))({SHARED_TRUNK: trunk}, images)
+    found = compiled(partial(vision.encode, RESNET))(encoder, maps, state)
     np.testing.assert_allclose(found[0], HIL_SERL["encoded"], atol=1e-5)
 
 
@@ -105,8 +105,8 @@ def test_hil_serls_parameters_give_its_features() -> None:
 @given(height=strategies.integers(16, 200), width=strategies.integers(16, 200))
 def test_images_of_any_size_have_a_feature_map(height: int, width: int) -> None:
     small = PixelConfig(("wrist",), height, width, encoder="small")
-    assert pixels.feature_map_shape(small) == (math.ceil(height / 16), math.ceil(width / 16), 256)
-    assert pixels.feature_map_shape(PixelConfig(("wrist",), height, width)) == (4, 4, 512)
+    assert vision.feature_map_shape(small) == (math.ceil(height / 16), math.ceil(width / 16), 256)
+    assert vision.feature_map_shape(PixelConfig(("wrist",), height, width)) == (4, 4, 512)
 
 
 def test_the_small_trunk_by_hand() -> None:
@@ -190,7 +190,7 @@ def test_dropout_acts_on_what_the_cameras_show_and_only_with_a_key() -> None:
 
 def test_a_tenth_of_the_spatial_features_is_dropped() -> None:
     config = PixelConfig(("wrist",), 16, 16, encoder="small", camera_width=512, spatial_features=2)
-    shapes = jax.eval_shape(lambda: pixels.create_encoder(config, jax.random.key(0), 1))
+    shapes = jax.eval_shape(lambda: vision.create_encoder(config, jax.random.key(0), 1))
     encoder = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     camera = encoder["params"]["encoder_wrist"]
     # Every spatial feature is 1, and each has an output of its own, which the norm puts on one of two values.
@@ -198,12 +198,12 @@ def test_a_tenth_of_the_spatial_features_is_dropped() -> None:
     camera["Dense_0"]["kernel"] += np.eye(512, dtype=np.float32)
     camera["LayerNorm_0"]["scale"] += 1.0
     maps, state = {"wrist": np.full((100, 1, 1, 1, 256), 256, np.float32)}, np.zeros((100, 1), np.float32)
-    vector = compiled(partial(pixels.encode, config))(encoder, maps, state, jax.random.key(0))
+    vector = compiled(partial(vision.encode, config))(encoder, maps, state, jax.random.key(0))
     assert np.mean(vector[:, :512] < 0) == pytest.approx(0.1, abs=4 * 0.3 / np.sqrt(51_200))
 
 
 @pytest.mark.parametrize(("encoder", "names"), [("resnet10", {SHARED_TRUNK}), ("small", {"left", "right"})])
 def test_a_resnet_is_shared_by_the_cameras_and_a_small_trunk_is_not(encoder: str, names: set[str]) -> None:
     config = PixelConfig(("left", "right"), 16, 16, encoder=encoder)
-    trunks = jax.eval_shape(partial(pixels.create_trunks, config), jax.random.key(0))
+    trunks = jax.eval_shape(partial(vision.create_trunks, config), jax.random.key(0))
     assert set(trunks) == names == set(config.trunk_of.values())

@@ -6,7 +6,6 @@ from matplotlib.colors import to_hex, to_rgb
 
 from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.ablation import finetuning_runs
 from wsrl_kit.analysis.arms import COLOURS, arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.figures import (
     ablation_figures,
@@ -16,8 +15,9 @@ from wsrl_kit.analysis.figures import (
     warmup_figure,
 )
 from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run, restricted
+from wsrl_kit.analysis.report import finetuning_runs
 from wsrl_kit.analysis.statistics import iqm
-from wsrl_kit.runs import Run, read_run
+from wsrl_kit.runs.run import Run, read_run
 
 
 @pytest.fixture(scope="module")

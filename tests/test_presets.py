@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import SessionConfig, WSRLConfig
+from wsrl_kit.config.presets import PRESETS
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.notebook import check_values, read_notebook
-from wsrl_kit.parameters import build, from_notebook
-from wsrl_kit.presets import PRESETS
-from wsrl_kit.session import SessionConfig
+from wsrl_kit.notebook.parameters import check_values, from_notebook, read_notebook
+from wsrl_kit.parameters import build
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 STAGES = ["01_offline_warmup.ipynb", "02_robot_finetune.ipynb"]

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.presets import PRESETS
-from wsrl_kit.sac import SACConfig, SACState
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.config.presets import PRESETS
+from wsrl_kit.replay.transition import Transition
 from wsrl_kit.training.finetune import online
-from wsrl_kit.types import Transition
 
 DISCOUNT, BATCH, UPDATES = 0.8, 64, 3000
 

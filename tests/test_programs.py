@@ -18,8 +18,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 import jax
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.training.events import Silent
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.runs.progress import Silent
 from wsrl_kit.training.jobs import run_finetune
 
 events = []

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from wsrl_kit.replay import mixture, storage, sum_tree
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.prioritized import SMALLEST_PRIORITY, Proportional, RankBased
+from wsrl_kit.replay.samplers import SMALLEST_PRIORITY, Proportional, RankBased, Sampler, Uniform
 from wsrl_kit.replay.storage import Window
 from wsrl_kit.replay.sum_tree import FANOUT
-from wsrl_kit.replay.uniform import Sampler, Uniform
-from wsrl_kit.types import Transition
+from wsrl_kit.replay.transition import Transition
 
 LARGEST_POSITION = 1.0 - 2.0**-24
 

@@ -10,19 +10,16 @@ import pytest
 from matplotlib.colors import to_hex
 
 from synthetic_runs import write_ablation, write_finetune
-from wsrl_kit.analysis import distributions, plots
-from wsrl_kit.analysis.ablation import report
+from wsrl_kit.analysis import figures as distributions
+from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.arms import COLOURS, LABELS
-from wsrl_kit.analysis.comparison import compare
 from wsrl_kit.analysis.figures import BY_NAME, comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.latex import escape
-from wsrl_kit.analysis.metrics import reduce_run
-from wsrl_kit.analysis.report import setting_notes, write_report
-from wsrl_kit.analysis.selection import ReportConfig, choose_control, select_runs
+from wsrl_kit.analysis.metrics import compare, reduce_run
+from wsrl_kit.analysis.report import ReportConfig, choose_control, report, select_runs, setting_notes, write_report
 from wsrl_kit.analysis.statistics import paired_difference, probability_of_improvement
-from wsrl_kit.analysis.tables import Column, Table
+from wsrl_kit.analysis.tables import Column, Table, escape
 from wsrl_kit.errors import ParameterError, RunError
-from wsrl_kit.runs import Run
+from wsrl_kit.runs.run import Run
 
 ARMS = ("rlpd_all", "warmup_decay")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from flax.core import freeze
 
+from wsrl_kit.agent.vision import load_resnet10
 from wsrl_kit.errors import DataError
-from wsrl_kit.resnet_weights import load_resnet10
 
 PREFIX = "encoder_wrist_1/pretrained_encoder/"
 SHAPES = json.loads((Path(__file__).parent / "data" / "hil_serl_encoder.json").read_text())["shapes"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from training_samples import ROBOT, StopAt, same_checkpoint, settings
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import RunError, Stopped
-from wsrl_kit.runs import read_run
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.jobs import run_finetune, run_warmup
 
 JOBS = {"warmup": run_warmup, "finetune": run_finetune}
@@ -39,9 +39,9 @@ LONG = {
 PROCESS = """
 import json, sys
 from pathlib import Path
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.training import jobs
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs.progress import Silent
 
 config = WSRLConfig(**json.loads(sys.argv[2]))
 getattr(jobs, f"run_{sys.argv[1]}")(config, Path(sys.argv[3]), Silent())

@@ -17,24 +17,21 @@ from camera_samples import NAME, SIZE, register
 from data_samples import dataset as dataset_of
 from data_samples import trajectory, upstream_rows, write_upstream
 from training_samples import StopAt, same_checkpoint
-from wsrl_kit import envs, reward_classifier
-from wsrl_kit.analysis import thresholds
-from wsrl_kit.classifier_config import ClassifierConfig
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.labels import episodes_of_rows, hold_out, load_labelled
-from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.agent.vision import PixelConfig
+from wsrl_kit.classifier import figures, model
+from wsrl_kit.classifier.config import ClassifierConfig
+from wsrl_kit.classifier.data import episodes_of_rows, hold_out, load_labelled, record_labelled
+from wsrl_kit.classifier.model import Decision, Examples, RewardClassifier, rewarded
+from wsrl_kit.classifier.reward import ClassifierReward
+from wsrl_kit.classifier.train import lookalikes, read_validation, run_classifier
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.insertion import SUCCESS_DEPTH
-from wsrl_kit.envs.labelled import record_labelled
-from wsrl_kit.envs.scripted import scripted_policy
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.scripts import scripted_policy
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError, Stopped
-from wsrl_kit.pixels import PixelConfig
-from wsrl_kit.reward_classifier import Examples, RewardClassifier
-from wsrl_kit.runs import read_run
-from wsrl_kit.training import checkpoint, classifier_file
-from wsrl_kit.training.classifier import run_classifier
-from wsrl_kit.training.classifier_file import Decision, rewarded
-from wsrl_kit.training.classifier_validation import lookalikes, read_validation
-from wsrl_kit.training.events import Silent
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 
 # Episodes that begin near the hole, with room for the steps after an insertion.
 ROBOT = {"max_episode_steps": 40, "reset_height": 0.012, "difficulty": "easy"}
@@ -50,11 +47,11 @@ def toy(**changes: Any) -> ClassifierConfig:
 
 def test_successes_and_failures_have_half_of_the_loss_each() -> None:
     config = RewardClassifier(state_size=1, hidden_sizes=(4,), dropout_rate=0.0, learning_rate=1e-3)
-    state = reward_classifier.create(config, jax.random.key(0), jnp.zeros(1), jnp.ones(1))
+    state = model.create(config, jax.random.key(0), jnp.zeros(1), jnp.ones(1))
     examples = Examples(jnp.array([[2.0], [-1.0], [0.5], [0.1]]), jnp.array([1.0, 0.0, 0.0, 0.0]))
-    p = np.asarray(reward_classifier.probability(config, state, examples), np.float64)
+    p = np.asarray(model.probability(config, state, examples), np.float64)
     expected = (-np.log(p[0]) - np.log(1 - p[1:]).mean()) / 2
-    assert float(reward_classifier.loss(config, state, examples)) == pytest.approx(expected, rel=1e-5)
+    assert float(model.loss(config, state, examples)) == pytest.approx(expected, rel=1e-5)
 
 
 # Data
@@ -143,7 +140,7 @@ IS_SUCCESS = np.array([True, True, True, False, False, False, False, False])
 
 
 def test_the_rates_at_a_threshold_are_those_counted_by_hand() -> None:
-    rates = thresholds.sweep(PROBABILITY, IS_SUCCESS, np.array([0.1, 0.35, 0.7, 0.75, 0.95]))
+    rates = figures.sweep(PROBABILITY, IS_SUCCESS, np.array([0.1, 0.35, 0.7, 0.75, 0.95]))
     np.testing.assert_allclose(rates.precision, [3 / 7, 2 / 4, 2 / 3, 1.0, np.nan])
     np.testing.assert_allclose(rates.recall, [1.0, 2 / 3, 2 / 3, 2 / 3, 0.0])
     np.testing.assert_allclose(rates.false_positive_rate, [0.8, 0.4, 0.2, 0.0, 0.0])
@@ -158,8 +155,8 @@ def test_the_rates_at_a_threshold_are_those_counted_by_hand() -> None:
 def test_the_threshold_keeps_to_the_false_positives_allowed_and_loses_few_successes(
     limit: float, threshold: float
 ) -> None:
-    rates = thresholds.sweep(PROBABILITY, IS_SUCCESS)
-    place = thresholds.best(rates, limit)
+    rates = figures.sweep(PROBABILITY, IS_SUCCESS)
+    place = figures.best(rates, limit)
     assert rates.false_positive_rate[place] <= limit
     allowed = rates.false_positive_rate <= limit
     assert rates.recall[place] == rates.recall[allowed].max()
@@ -167,8 +164,8 @@ def test_the_threshold_keeps_to_the_false_positives_allowed_and_loses_few_succes
 
 
 def test_where_no_threshold_is_strict_enough_the_fewest_false_positives_are_taken() -> None:
-    rates = thresholds.sweep(np.array([0.999, 0.999, 0.5]), np.array([True, False, False]))
-    place = thresholds.best(rates, 0.1)
+    rates = figures.sweep(np.array([0.999, 0.999, 0.5]), np.array([True, False, False]))
+    place = figures.best(rates, 0.1)
     assert rates.false_positive_rate[place] == 0.5 and rates.recall[place] == 1.0
 
 
@@ -275,7 +272,7 @@ def test_the_same_seed_gives_the_same_classifier(tmp_path: Path) -> None:
 
 
 def test_the_classifier_rewards_an_insertion_and_ends_the_episode(robot_run: Path) -> None:
-    environment = rewarded(envs.make("hirol_fixed_gripper", ROBOT), robot_run / "classifier.npz", "the robot")
+    environment = rewarded(make("hirol_fixed_gripper", ROBOT), robot_run / "classifier.npz", "the robot")
     outcomes = []
     for episode in range(5):
         observation, _ = environment.reset(seed=100 + episode)
@@ -339,7 +336,7 @@ def test_an_image_classifier_learns_what_the_state_does_not_say(image_run: Path)
 
 def test_an_image_classifier_decides_on_what_cameras_see(image_run: Path) -> None:
     register()
-    environment = rewarded(envs.make(NAME), image_run / "classifier.npz", NAME)
+    environment = rewarded(make(NAME), image_run / "classifier.npz", NAME)
     environment.reset(seed=0)
     _, _, _, _, info = environment.step(np.ones(1, np.float32))
     assert 0.0 <= info["success_probability"] <= 1.0 and "task_success" in info
@@ -348,9 +345,9 @@ def test_an_image_classifier_decides_on_what_cameras_see(image_run: Path) -> Non
 def write_untrained(path: Path, size: int = SIZE, horizon: int = 1, cameras: tuple[str, ...] = ("back",)) -> None:
     sight = PixelConfig(cameras, size, size, horizon, encoder="small", is_frozen=False, state_width=0)
     config = RewardClassifier(0, (8,), 0.0, 1e-3, sight)
-    shapes = jax.eval_shape(partial(reward_classifier.create, config), jax.random.key(0), jnp.zeros(0), jnp.zeros(0))
+    shapes = jax.eval_shape(partial(model.create, config), jax.random.key(0), jnp.zeros(0), jnp.zeros(0))
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    classifier_file.save(path, config, state, Decision(0.5, 0.25, 1))
+    model.save(path, config, state, Decision(0.5, 0.25, 1))
 
 
 @pytest.mark.parametrize(
@@ -365,22 +362,22 @@ def test_a_classifier_of_other_cameras_is_refused(made: dict, sentence: str, tmp
     register()
     write_untrained(tmp_path / "classifier.npz", **made)
     with pytest.raises(CheckpointError, match=sentence):
-        rewarded(envs.make(NAME), tmp_path / "classifier.npz", NAME)
+        rewarded(make(NAME), tmp_path / "classifier.npz", NAME)
 
 
 def test_another_checkpoint_is_no_classifier(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "warmup.npz", {"agent": jnp.zeros(2)}, {"network": {}})
     with pytest.raises(CheckpointError, match="warmup.npz is another checkpoint: expected a reward classifier"):
-        rewarded(envs.make("Pendulum-v1"), tmp_path / "warmup.npz", "Pendulum-v1")
+        rewarded(make("Pendulum-v1"), tmp_path / "warmup.npz", "Pendulum-v1")
 
 
 def test_a_classifier_of_another_state_or_of_cameras_that_are_not_there_is_refused(
     robot_run: Path, image_run: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="states of size 19, but Pendulum-v1 has states of size 3"):
-        rewarded(envs.make("Pendulum-v1"), robot_run / "classifier.npz", "Pendulum-v1")
+        rewarded(make("Pendulum-v1"), robot_run / "classifier.npz", "Pendulum-v1")
     with pytest.raises(CheckpointError, match="trained on camera back, but Pendulum-v1 has no cameras"):
-        rewarded(envs.make("Pendulum-v1"), image_run / "classifier.npz", "Pendulum-v1")
+        rewarded(make("Pendulum-v1"), image_run / "classifier.npz", "Pendulum-v1")
 
 
 def test_weights_and_encoder_must_fit() -> None:

@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from robot_samples import PIXELS, STATES, driven, limits, move, post, served
-from wsrl_kit.envs import make
-from wsrl_kit.envs.control_clock import ControlClock
-from wsrl_kit.envs.insertion import InsertionEnv
-from wsrl_kit.envs.insertion_pixels import relative_pose
-from wsrl_kit.envs.robot import preflight
+from wsrl_kit.envs.insertion import InsertionEnv, relative_pose
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
-from wsrl_kit.robot.faults import Faults
-from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.control_clock import ControlClock
+from wsrl_kit.robot.environment import preflight
+from wsrl_kit.robot.server import Faults, RobotServer, simulated_arm
 
 LOW, HIGH = np.array([0.46, -0.04, 0.12, -0.2, -0.2, -0.2]), np.array([0.54, 0.04, 0.21, 0.2, 0.2, 0.2])
 """The default safety box, angles from the tool pointing straight down."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robot_samples import driven, served
-from wsrl_kit.envs.robot_cameras import CroppedCamera, crop_and_scale, open_camera
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
+from wsrl_kit.robot.cameras import CroppedCamera, crop_and_scale, open_camera
 
 
 def test_scaling_weighs_the_two_nearest_pixels_by_their_centres():

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from robot_samples import answering, saying, served, trickling
-from wsrl_kit.envs.robot_client import RobotClient
 from wsrl_kit.errors import ParameterError, RobotError
-from wsrl_kit.robot.faults import Faults
-from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.client import RobotClient
+from wsrl_kit.robot.server import Faults, RobotServer, simulated_arm
 
 STATE = {"pose": [0.5, 0, 0.19, 1, 0, 0, 0], "vel": [0] * 6, "force": [0] * 3, "torque": [0] * 3, "gripper_pos": 1}
 TRUTH = {"success": False, "speed": 0, "cameras": {}, "hole_position": [0] * 3, "tip_pose": [0] * 6}

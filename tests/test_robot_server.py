@@ -17,8 +17,8 @@ import pytest
 
 from robot_samples import PIXELS, limits, post, served
 from wsrl_kit.cli import main
-from wsrl_kit.envs.robot_client import RobotClient
 from wsrl_kit.errors import RobotError
+from wsrl_kit.robot.client import RobotClient
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 
 HOLE = np.array([0.5, 0.0, 0.15])

@@ -12,16 +12,15 @@ import pytest
 from robot_samples import served
 from training_samples import settings
 from wsrl_kit.analysis.figures import finetune_figure
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError, ParameterError, RobotError
 from wsrl_kit.parameters import build
-from wsrl_kit.robot.faults import Faults
-from wsrl_kit.robot.server import RobotServer
-from wsrl_kit.runs import read_run
-from wsrl_kit.training import checkpoint
-from wsrl_kit.training.events import Silent
+from wsrl_kit.robot.server import Faults, RobotServer
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.jobs import run_finetune
-from wsrl_kit.training.preflight import check
+from wsrl_kit.training.start import check
 
 QUICK = {"deadline": 0.2, "retries": 0, "max_episode_steps": 6}
 STEPS = {"online_steps": 30, "log_interval": 10, "checkpoint_interval": 100, "evaluation_episodes": 0}

@@ -6,13 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from wsrl_kit.envs.poses import apart, between, pose_of, reached
-from wsrl_kit.envs.rotations import (
+from wsrl_kit.robot.poses import (
+    apart,
+    between,
     euler_of,
     matrix_of_euler,
     matrix_of_quaternion,
     matrix_of_vector,
+    pose_of,
     quaternion_of,
+    reached,
     vector_of,
 )
 

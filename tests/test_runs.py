@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from full_disk import files_limited_to
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs import Run, find_runs, read_run
+from wsrl_kit.runs.run import Run, find_runs, read_run
 
 PARAMETERS = {"batch_size": 256, "hidden_sizes": [64, 64], "discount": 0.97, "checkpoint_path": None}
 
@@ -154,7 +154,7 @@ def test_a_folder_with_metrics_but_no_run_is_left_alone(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from wsrl_kit.runs import Run
+from wsrl_kit.runs.run import Run
 run = Run.open(Path(sys.argv[1]), kind="finetune", arm="kit", seed=3, parameters={})
 for step in range(50):
     run.record("online", step, step, {"a": float(step)})

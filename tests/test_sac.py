@@ -11,12 +11,14 @@ import optax
 import pytest
 from jaxtyping import PyTree
 
-from wsrl_kit import sac, sac_state
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import sac
+from wsrl_kit.agent import state as sac_state
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.replay import mixture, storage
-from wsrl_kit.replay.prioritized import Proportional
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.types import Transition
+from wsrl_kit.replay.samplers import Proportional
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.training.start import sac_config
 
 OBSERVATIONS, ACTIONS, BATCH = 3, 2, 16
 
@@ -291,7 +293,7 @@ def test_every_decaying_learning_rate_reaches_zero_at_the_end_of_the_run() -> No
     parameters = WSRLConfig(
         hidden_sizes=[8], warmup_steps=2, online_steps=3, update_to_data_ratio=4, learning_rate_schedule="linear"
     )
-    config = sac.from_parameters(parameters, OBSERVATIONS, ACTIONS)
+    config = sac_config(parameters, OBSERVATIONS, ACTIONS)
     state, batch, key = fresh(), batch_of(BATCH), jax.random.key(0)
     for critic_updates in (1, 1, 4, 4, 4):
         for _ in range(critic_updates):

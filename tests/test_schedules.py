@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl_kit import schedules
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent.state import learning_rate_schedule
+from wsrl_kit.config import schedules
+from wsrl_kit.config.config import WSRLConfig
 
 
 def offline_ratio(**changed: object) -> np.ndarray:
@@ -76,13 +77,13 @@ def test_behavior_cloning_fades_from_its_weight_in_warmup_and_only_after_one() -
     ],
 )
 def test_learning_rates_rise_and_then_take_their_shape(kind: str, expected: list[float]) -> None:
-    schedule = schedules.learning_rate(kind, 2.0, warmup_steps=2, decay_steps=6)
+    schedule = learning_rate_schedule(kind, 2.0, warmup_steps=2, decay_steps=6)
     np.testing.assert_allclose(schedules.evaluate(schedule, 8), 2.0 * np.array(expected), atol=1e-6)
 
 
 def test_a_learning_rate_without_a_rise_starts_at_its_peak() -> None:
     for kind in ("constant", "linear", "cosine"):
-        assert schedules.learning_rate(kind, 0.5, 0, 10)(0) == 0.5
+        assert learning_rate_schedule(kind, 0.5, 0, 10)(0) == 0.5
 
 
 def test_a_schedule_is_traced_and_compiles_once() -> None:

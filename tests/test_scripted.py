@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from wsrl_kit.envs import make
+from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.envs.collect import collect
-from wsrl_kit.envs.scripted import scripted_policy
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.scripts import scripted_policy
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.trajectory import Trajectory
 
 ROBOT = "hirol_fixed_gripper"
 

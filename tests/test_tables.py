@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from synthetic_runs import ARMS, write_ablation, write_finetune, write_warmup
-from wsrl_kit.analysis.ablation import report
 from wsrl_kit.analysis.metrics import reduce_run
+from wsrl_kit.analysis.report import report
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval
 from wsrl_kit.analysis.tables import (
     Column,
@@ -22,7 +22,7 @@ from wsrl_kit.analysis.tables import (
     summary_table,
 )
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs import Run, find_runs, read_run
+from wsrl_kit.runs.run import Run, find_runs, read_run
 
 
 @pytest.fixture(scope="module")

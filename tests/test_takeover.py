@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from training_samples import settings
-from wsrl_kit import envs
-from wsrl_kit.envs.classifier_reward import ClassifierReward
+from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.human import PersonOptions, person_options
-from wsrl_kit.envs.takeover import HumanTakeover, Takeover, Verdict, beside_person
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.runs import read_run
-from wsrl_kit.training.events import Silent
-from wsrl_kit.training.interventions import action_taken
+from wsrl_kit.notebook import pad as pads
+from wsrl_kit.robot.takeover import HumanTakeover, Takeover, Verdict, beside_person
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
+from wsrl_kit.training.episode import action_taken
 from wsrl_kit.training.jobs import run_finetune
-from wsrl_kit.widgets import takeover as pads
 
 ROBOT = "hirol_fixed_gripper"
 STILL = np.zeros(6, np.float32)
@@ -40,7 +40,7 @@ class Camera(gymnasium.Wrapper):
     """One picture beside the state; its brightness is the number of the step."""
 
     def __init__(self) -> None:
-        super().__init__(envs.make(ROBOT))
+        super().__init__(make(ROBOT))
         self._frames = np.zeros((2, 4, 4, 3), np.uint8)
 
     def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_motions_are_clipped_and_a_held_nothing_is_a_take_over(takeover: Takeove
 
 
 def test_the_robot_does_what_the_person_holds_and_reports_it(takeover: Takeover, clock: Clock) -> None:
-    person, policy = HumanTakeover(envs.make(ROBOT), takeover), envs.make(ROBOT)
+    person, policy = HumanTakeover(make(ROBOT), takeover), make(ROBOT)
     person.reset(seed=3)
     policy.reset(seed=3)
     action = np.float32([0, 0, 0.5, 0, 0, 0.25])
@@ -118,7 +118,7 @@ FORWARD = np.full(6, 0.5, np.float32)
 @pytest.mark.parametrize("late", ["hold", "policy"])
 def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(late: str, clock: Clock) -> None:
     takeover = Takeover(person_options({"late": late}), clock)
-    person, same = HumanTakeover(envs.make(ROBOT), takeover), envs.make(ROBOT)
+    person, same = HumanTakeover(make(ROBOT), takeover), make(ROBOT)
     person.reset(seed=3)
     same.reset(seed=3)
     takeover.hold(UP, seen=100.0)
@@ -167,7 +167,7 @@ def test_options_of_the_pad_are_checked_before_a_run(tmp_path) -> None:
     [("FetchReach-v4", [0, 0, 0.5, 1.0]), ("Swimmer-v5", None), ("Pendulum-v1", None)],
 )
 def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, takeover: Takeover) -> None:
-    environment = envs.make(exp_name)
+    environment = make(exp_name)
     if action is None:
         size = environment.action_space.shape[0]
         with pytest.raises(ParameterError, match=rf"human 'person' needs .* \(3, 4, 6, 7 numbers\), found {size}"):
@@ -192,7 +192,7 @@ def test_a_verdict_ends_the_episode_once(
     verdict: Verdict, reward: float, ends: tuple[bool, bool], success: bool, takeover: Takeover
 ) -> None:
     # A classifier that sees no success is overruled.
-    classified = ClassifierReward(envs.make(ROBOT), lambda _: 0.0, threshold=0.5, release=0.5, steps=1)
+    classified = ClassifierReward(make(ROBOT), lambda _: 0.0, threshold=0.5, release=0.5, steps=1)
     environment = HumanTakeover(classified, takeover)
     takeover.decide(verdict)  # of the episode before
     environment.reset(seed=0)
@@ -205,7 +205,7 @@ def test_a_verdict_ends_the_episode_once(
 
 
 def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: Takeover) -> None:
-    environment = beside_person(envs.make(ROBOT), takeover)
+    environment = beside_person(make(ROBOT), takeover)
     environment.reset(seed=0)
     environment.step(STILL)
     start = time.monotonic()
@@ -215,7 +215,7 @@ def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: Takeover
 
 
 def test_who_never_lets_go_ends_with_the_time_limit(takeover: Takeover) -> None:
-    environment = HumanTakeover(envs.make(ROBOT, {"max_episode_steps": 5}), takeover)
+    environment = HumanTakeover(make(ROBOT, {"max_episode_steps": 5}), takeover)
     environment.reset(seed=0)
     takeover.hold(UP, seen=100.0)
     ends = [environment.step(STILL)[3] for _ in range(5)]

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl_kit.networks import mlp, tanh_normal
+from wsrl_kit.agent import networks
 
 
 @pytest.mark.parametrize(("mean", "standard_deviation"), [(0.0, 1.0), (0.7, 0.3), (-1.5, 0.8), (0.0, 2.0)])
 def test_the_density_integrates_to_one(mean: float, standard_deviation: float) -> None:
     noise = jnp.linspace(-7.0, 7.0, 20_001)[:, None]
-    action, log_probability = tanh_normal.sample(
+    action, log_probability = networks.sample(
         jnp.full_like(noise, mean), jnp.full_like(noise, standard_deviation), noise
     )
     density = np.exp(np.asarray(log_probability, np.float64))
@@ -23,7 +23,7 @@ def test_the_log_probability_is_the_change_of_variables_summed_over_entries() ->
     mean, noise = generator.normal(size=(2, 50, 3))
     standard_deviation = generator.uniform(0.1, 1.0, size=(50, 3))
     inputs = (jnp.asarray(entry, jnp.float32) for entry in (mean, standard_deviation, noise))
-    action, log_probability = tanh_normal.sample(*inputs)
+    action, log_probability = networks.sample(*inputs)
 
     before_tanh = mean + standard_deviation * noise
     normal = -0.5 * noise**2 - np.log(standard_deviation * np.sqrt(2 * np.pi))
@@ -35,7 +35,7 @@ def test_the_log_probability_is_the_change_of_variables_summed_over_entries() ->
 @pytest.mark.parametrize("mean", [-1e4, -60.0, 60.0, 1e4])
 def test_values_and_gradients_stay_finite_where_the_action_rounds_to_its_bound(mean: float) -> None:
     def log_probability(mean: jax.Array, standard_deviation: jax.Array) -> tuple[jax.Array, jax.Array]:
-        action, value = tanh_normal.sample(mean, standard_deviation, jnp.array([[0.3]]))
+        action, value = networks.sample(mean, standard_deviation, jnp.array([[0.3]]))
         return value.sum(), action
 
     arguments = jnp.full((1, 1), mean), jnp.full((1, 1), 1e-5)
@@ -46,7 +46,7 @@ def test_values_and_gradients_stay_finite_where_the_action_rounds_to_its_bound(m
 
 @pytest.mark.parametrize("scale", [1e3, -1e3])
 def test_an_actor_driven_far_keeps_its_deviation_in_range_and_its_gradient_finite(scale: float) -> None:
-    actor = mlp.Actor(2, (8,), layer_norm=True, activation="tanh", output_scale=0.01)
+    actor = networks.Actor(2, (8,), layer_norm=True, activation="tanh", output_scale=0.01)
     observation = jnp.ones((3, 4))
     far = jax.tree.map(lambda leaf: leaf + scale, actor.init(jax.random.key(0), observation))
     _, standard_deviation = actor.apply(far, observation)

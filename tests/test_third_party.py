@@ -14,12 +14,12 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.envs import make
+from wsrl_kit.data.sources import load_sources
+from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.envs.collect import collect
-from wsrl_kit.envs.packages import PACKAGES
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.tasks import PACKAGES
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.trajectory import Trajectory
 
 FETCH = ("FetchReach-v4", "FetchPush-v4", "FetchPickAndPlace-v4")
 ADROIT = {
@@ -292,7 +292,7 @@ def test_gym_hil_picks_its_cube(kind):
 
 @gym_hil_installed
 def test_gym_hil_without_opengl_names_the_package_that_brings_it():
-    code = f"from wsrl_kit.envs import make; make({GYM_HIL!r})"
+    code = f"from wsrl_kit.envs.make import make; make({GYM_HIL!r})"
     environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "ExperimentError: tasks of gym-hil make an OpenGL renderer" in result.stderr and "libegl1" in result.stderr

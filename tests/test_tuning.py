@@ -6,11 +6,11 @@ import pytest
 
 from training_samples import StopAt, settings
 from wsrl_kit.analysis.tuning import read_trials, tuning_report
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError, Stopped
-from wsrl_kit.runs import Run, read_run
-from wsrl_kit.training.events import Silent
-from wsrl_kit.training.tuning import TuningConfig, run_tuning
+from wsrl_kit.experiments.tuning import TuningConfig, run_tuning
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import Run, read_run
 
 SPACE = {
     "min_offline_ratio": {"low": 0.0, "high": 0.5},

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from training_samples import same_checkpoint, settings
-from wsrl_kit.analysis.ablation import finetuning_runs, report
-from wsrl_kit.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, WSRLConfig
-from wsrl_kit.data.files import load_sources
+from wsrl_kit.analysis.report import finetuning_runs, report
+from wsrl_kit.config.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, WSRLConfig
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.runs import RunRecord, read_run
-from wsrl_kit.training.ablation import AblationConfig, plan, run_ablation
-from wsrl_kit.training.events import Silent
+from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import RunRecord, read_run
 from wsrl_kit.training.jobs import run_retention, run_warmup
 
 VARIANTS = {

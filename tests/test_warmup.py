@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from training_samples import ROBOT, host, measured, offline_data, same, settings, start_warmup, taken
-from wsrl_kit import envs, sac
+from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.quality import weigh
+from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.collect import collect
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import randomness, warmup
-from wsrl_kit.training.events import Snapshot, Step
+from wsrl_kit.training import start as agents
+from wsrl_kit.training import warmup
+from wsrl_kit.training.loop import Snapshot, Step
 
 
 def test_held_out_episodes_are_never_trained_on(sources):
@@ -42,9 +43,9 @@ def test_early_stopping_ends_it_and_gives_the_agent_that_was_best_on_held_out_ep
     assert result.steps == 6 * len(errors) < config.warmup_steps
     best = int(np.argmin(errors))
     assert best == len(errors) - 1 - config.early_stopping_patience
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, _ = agents.create(config, environment, dataset)
-    _, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
+    _, held_out = dataset.split_holdout(config.holdout_fraction, jax_tools.episode_seed(config.seed, "data"))
     assert np.abs(warmup.dataset_td_errors(config, static, result.agent, held_out)).mean() == np.float32(errors[best])
     # Resumed from its last snapshot it has nothing more to do.
     snapshot = next(event for event in reversed(events) if isinstance(event, Snapshot))
@@ -81,7 +82,7 @@ def test_it_learns_what_the_demonstrations_are_worth():
     events = list(start_warmup(config, dataset))
     losses = list(measured(events, "training/critic_loss").values())
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
-    environment = envs.make(config.exp_name, options)
+    environment = make(config.exp_name, options)
     static, fresh = agents.create(config, environment, dataset)
     rows = agents.to_transitions(settings(), dataset)
     is_demo = dataset.episode_source[dataset.episode_of_row] == dataset.source_names.index("demos")

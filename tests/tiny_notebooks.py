@@ -12,9 +12,9 @@ offline_data_path: "str | list[str] | None" = None
 output_dir: str = "runs/latest"
 """
 CONFIG = """\
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.parameters import from_notebook
-from wsrl_kit.session import SessionConfig
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.notebook.parameters import from_notebook
+from wsrl_kit.config.config import SessionConfig
 
 config, session = from_notebook(globals(), WSRLConfig, SessionConfig)
 """

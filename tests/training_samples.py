@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from wsrl_kit import envs
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.envs.collect import CollectConfig
-from wsrl_kit.training import agent as agents
+from wsrl_kit.envs.make import make
+from wsrl_kit.runs.progress import Silent
 from wsrl_kit.training import finetune, warmup
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Measurement, Silent, Snapshot
 from wsrl_kit.training.jobs import load_offline_data, run_collect
+from wsrl_kit.training.loop import Measurement, Snapshot
 
 # Short episodes that begin near the hole: the demonstrations touch it, and some succeed.
 ROBOT = {"max_episode_steps": 25, "reset_height": 0.012}
@@ -55,7 +56,7 @@ def offline_data(config: WSRLConfig, sources: Path) -> Dataset:
 
 
 def start_warmup(config: WSRLConfig, dataset: Dataset) -> Iterator[Any]:
-    environment = envs.make(config.exp_name, config.environment_options)
+    environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     return warmup.warmup(config, static, warmup.initial_tree(agent), dataset, Evaluator(config))
 
@@ -66,7 +67,7 @@ def start_finetune(
     environment: gymnasium.Env | None = None,
     probe_size: int = 0,
 ) -> Iterator[Any]:
-    environment = environment or envs.make(config.exp_name, config.environment_options)
+    environment = environment or make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     probe = agents.probe_batch(config, dataset, probe_size) if dataset and probe_size else None
     # One capacity for all tests, so that they share compiled programs.

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError, WSRLKitError
+from wsrl_kit.notebook.templates import copy_templates, template_folder
 from wsrl_kit.parameters import user_path
-from wsrl_kit.templates import copy_templates, template_folder
 from wsrl_kit.text import printable
 
 # Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
@@ -111,8 +111,7 @@ def _add_robot(parser: argparse.ArgumentParser) -> None:
 
 def _serve_robot(options: argparse.Namespace) -> int:
     from wsrl_kit.parameters import check, parse
-    from wsrl_kit.robot.faults import faults_from
-    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
+    from wsrl_kit.robot.server import RobotServer, faults_from, serve, simulated_arm
 
     given = check("environment_options", parse(options.environment_options, dict), dict)
     speed = check("speed", parse(options.speed, float), float)
@@ -123,7 +122,7 @@ def _serve_robot(options: argparse.Namespace) -> int:
 
 
 def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
-    from wsrl_kit.notebook import read_notebook
+    from wsrl_kit.notebook.parameters import read_notebook
 
     notebook = read_notebook(template_folder() / name)
     for parameter in notebook.defaults:
@@ -147,7 +146,7 @@ def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
-    from wsrl_kit.headless import Interrupted, run_notebook
+    from wsrl_kit.notebook.headless import Interrupted, run_notebook
 
     named = given.pop("output_dir", None)
     out = out or user_path(named or f"runs/{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}", "output_dir")
@@ -192,7 +191,7 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.doctor import examine_all, render
-    from wsrl_kit.data.files import Paths
+    from wsrl_kit.data.sources import Paths
     from wsrl_kit.parameters import check, parse
 
     # A single one may spell a list or a dict.
@@ -200,7 +199,7 @@ def _doctor(options: argparse.Namespace) -> int:
     given = check("environment_options", parse(options.environment_options, dict), dict)
     task, reading = None, Conventions(given.get("success_key"))
     if options.exp_name is not None:
-        from wsrl_kit.envs.description import conventions, describe
+        from wsrl_kit.training.inputs import conventions, describe
 
         task = describe(options.exp_name, given)
         reading = conventions(options.exp_name, given, options.action_units)
@@ -213,14 +212,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from wsrl_kit import hil_serl_checkpoint
+    from wsrl_kit.hil_serl import checkpoint
 
     cameras = options.cameras.split(",") if options.cameras else None
     if options.command == "export-hil-serl":
-        call = hil_serl_checkpoint.export(options.checkpoint, options.folder, cameras)
+        call = checkpoint.export(options.checkpoint, options.folder, cameras)
         print(f"{options.folder} is restored by the agent of {call}")
     else:
-        static = hil_serl_checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
+        static = checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
         encoder = ", encoder 'resnet10_frozen'" if static.pixels else ""
         gripper = f", gripper {static.gripper!r}" if static.learns_gripper else ""
         print(

@@ -1,4 +1,4 @@
-"""Dataclass fields as user-facing parameters: checked by type and range, read from a notebook, shown as a table."""
+"""Dataclass fields as user-facing parameters: checked by type and range, shown as a table."""
 
 import ast
 import copy
@@ -14,15 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.templates import root_of
 
 T = TypeVar("T")
-
-# Names with literal values that IPython itself puts into every notebook's namespace.
-IPYTHON_NAMES = frozenset({"In", "Out"})
-
-# In it Jupyter tells a kernel the path of its notebook.
-NOTEBOOK_VARIABLE = "JPY_SESSION_NAME"
 
 
 def parameter(
@@ -150,67 +143,6 @@ def unknown(name: str, known: Sequence[str], kind: str = "parameter") -> Paramet
     nearest = get_close_matches(name, known, n=1)
     suggestion = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
     return ParameterError(f"there is no {kind} named {name}: {suggestion}")
-
-
-def headless() -> bool:
-    """Whether no Jupyter front end is attached, as under papermill."""
-    return NOTEBOOK_VARIABLE not in os.environ
-
-
-def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[Any, ...]:
-    """Builds one instance of each dataclass from a notebook's variables, for the cell after the tagged one.
-
-    A field without a variable keeps its default. Where a field is no text, a text stands for the value that it spells:
-    papermill's `-p` makes texts of lists and dicts.
-
-    Headless, a variable with a literal value that is no field of any of the classes is refused, so that a misspelt
-    parameter can't be ignored in silence. In JupyterLab a user may have variables of their own, and one that was
-    misspelt and corrected is still there: what looks like a parameter is only named. There the notebook may be a copy
-    made by `wsrl-kit lab`: then the kernel goes to the folder in which that was started, so that a relative path means
-    what it means on the command line.
-
-    Args:
-        namespace: the notebook's `globals()`.
-        classes: parameter dataclasses; a field that several of them have is given to each.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
-    known = [field.name for parameters in classes for field in dataclasses.fields(parameters)]
-    if headless():
-        for name, value in namespace.items():
-            if name not in known and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
-                raise unknown(name, known)
-    else:
-        _enter_root()
-        for name in namespace.get("__annotations__", {}):
-            if name in namespace and name not in known and get_close_matches(name, known):
-                print(f"{name} has no effect: {unknown(name, known)}")
-    values = {**namespace}
-    for parameters in classes:
-        values |= _read_fields(parameters, values)
-    instances = tuple(build(parameters, values) for parameters in classes)
-    for instance in instances:
-        if not headless() and hasattr(instance, "output_dir"):
-            print(f"Relative paths begin at {Path.cwd()}. Results go to {Path(instance.output_dir).absolute()}.")
-    return instances
-
-
-def _read_fields(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that are fields of a dataclass, in their types; None stays, for a preset to replace."""
-    annotations, read = get_type_hints(parameters), {}
-    for field in dataclasses.fields(parameters):
-        if field.name in values:
-            value, annotation = values[field.name], annotations[field.name]
-            value = parse(value, annotation) if isinstance(value, str) else value
-            read[field.name] = None if value is None else check(field.name, value, annotation, field.metadata)
-    return read
-
-
-def _enter_root() -> None:
-    root = root_of(Path(os.environ[NOTEBOOK_VARIABLE]))
-    if root:
-        os.chdir(root)
 
 
 def build(parameters: type[T], values: Mapping[str, Any]) -> T:
@@ -366,11 +298,3 @@ def _expectation(annotation: Any, limits: Mapping[str, Any]) -> str:
     if maximum is not None:
         return f"{text} <= {maximum:.10g}"
     return text
-
-
-def _is_literal(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(_is_literal(entry) for pair in value.items() for entry in pair)
-    if isinstance(value, (list, tuple)):
-        return all(_is_literal(entry) for entry in value)
-    return type(value) in (bool, int, float, str, NoneType)

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.metrics import SUCCESS, Quantity, is_censored
 from wsrl_kit.analysis.statistics import align, bootstrap_band, bootstrap_interval, iqm, mean
-from wsrl_kit.runs import RunRecord
+from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import for_figure
 
 AXIS_LABELS = {"environment_step": "Online environment steps", "gradient_step": "Gradient steps"}

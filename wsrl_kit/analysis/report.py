@@ -1,5 +1,7 @@
-"""What a set of runs says, as tables and figures, and the files they are written to."""
+"""Select runs by folder, arm and seed, and write what they show as tables and figures."""
 
+import dataclasses
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +10,116 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.arms import arm_label, arm_order
-from wsrl_kit.analysis.figures import ablation_figures, comparison_figures
+from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
 from wsrl_kit.analysis.metrics import reduce_run, shared_budget
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
-from wsrl_kit.errors import RunError
-from wsrl_kit.runs import RunRecord, save_figure
-from wsrl_kit.writing import written_whole
+from wsrl_kit.errors import ParameterError, RunError
+from wsrl_kit.files import written_whole
+from wsrl_kit.parameters import parameter, validate
+from wsrl_kit.runs.run import RunRecord, find_runs, save_figure
+
+Runs = str | list[str] | dict[str, str | list[str]]
+USUAL_CONTROL = "rlpd_all"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What is reported.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True)
+    control: str | None = parameter(
+        None, "arm that the others are compared with; None: rlpd_all, or the first where it is missing"
+    )
+    target: float = parameter(0.8, "success rate that counts as reached", minimum=0.0, maximum=1.0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def select_runs(runs: Runs) -> list[RunRecord]:
+    """The fine-tuning runs in some folders, each with its warmup's metrics if that is there too.
+
+    Args:
+        runs: folders that hold runs, at any depth, or globs of such; a dict gives the runs in its folders a new arm.
+
+    Raises:
+        RunError: a folder holds no run or a damaged one, no run is one of fine-tuning, two runs have the same arm and
+            seed, or runs are of different tasks.
+    """
+    if isinstance(runs, Mapping):
+        records = [
+            dataclasses.replace(record, arm=arm)
+            for arm, paths in runs.items()
+            for record in _finetuning(_listed(paths))
+        ]
+    else:
+        records = _finetuning(_listed(runs))
+    if not records:
+        raise RunError(f"runs must hold at least one fine-tuning run, found none in {runs}")
+    _refuse_different_tasks(records)
+    _refuse_twins(records)
+    return records
+
+
+def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
+    """The arm that the others are compared with.
+
+    Raises:
+        ParameterError: there is no such arm among the runs.
+    """
+    arms = arm_order(record.arm for record in records)
+    if control is None:
+        return USUAL_CONTROL if USUAL_CONTROL in arms else arms[0]
+    if control not in arms:
+        raise ParameterError(f"control must be an arm of the runs ({', '.join(arms)}), found {control!r}")
+    return control
+
+
+def _listed(paths: str | list[str]) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths
+
+
+def _finetuning(paths: list[str]) -> list[RunRecord]:
+    found: dict[Path, RunRecord] = {}
+    for pattern in paths:
+        folders = [pattern] if Path(pattern).is_dir() else sorted(filter(Path.is_dir, map(Path, glob.glob(pattern))))
+        records = [record for folder in folders for record in find_runs(Path(folder))]
+        if not records:
+            raise RunError(f"{pattern} must be a folder that holds runs, or a glob of such, found no run")
+        found |= {record.folder.resolve(): record for record in records}
+    return finetuning(list(found.values()))
+
+
+def _refuse_different_tasks(records: Sequence[RunRecord]) -> None:
+    first = records[0]
+    for record in records[1:]:
+        if _task(record) != _task(first):
+            raise RunError(
+                f"all runs of a report must be of one task, found {_task(first)} in {first.folder} and "
+                f"{_task(record)} in {record.folder}"
+            )
+
+
+def _task(record: RunRecord) -> str:
+    options = record.parameters.get("environment_options") or {}
+    named = ", ".join(f"{name}={options[name]!r}" for name in sorted(options))
+    return f"{record.parameters.get('exp_name')}{f' ({named})' if named else ''}"
+
+
+def _refuse_twins(records: Sequence[RunRecord]) -> None:
+    folders: dict[tuple[str, int], Path] = {}
+    for record in records:
+        earlier = folders.setdefault((record.arm, record.seed), record.folder)
+        if earlier != record.folder:
+            raise RunError(
+                f"an arm must have one run of a seed, found seed {record.seed} of {arm_label(record.arm)} in {earlier} "
+                f"and {record.folder}: tell them apart by runs = {{arm: folders}}"
+            )
+
 
 OWN_TO_A_RUN = ("seed", "online_steps", "offline_data_path", "demo_path", "checkpoint_path")
 """Parameters that may differ between the runs of an arm, or show elsewhere in the report."""
@@ -116,3 +222,72 @@ def _different(records: Sequence[RunRecord]) -> list[str]:
     first, *others = [record.parameters for record in records]
     shared = [name for name in first if all(name in other for other in others)]
     return [name for name in shared if any(other[name] != first[name] for other in others)]
+
+
+def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report:
+    """Read every run under a folder and write its report beside them: see `write_report`.
+
+    It may be called at any time: runs that are not finished are shown, named, and left out of the numbers.
+
+    Args:
+        root: holds the runs; a warmup in it is joined to the fine-tuning runs that started from its checkpoint.
+        control: name of the arm that the others are compared with.
+        target: success rate of the steps-to-target column.
+
+    Raises:
+        RunError: no fine-tuning run is there, one is damaged, or the files can't be written.
+    """
+    return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
+
+
+def live_figure(root: Path) -> Figure:
+    """The learning curves of an ablation so far; empty axes before its first run has begun."""
+    return learning_curves_figure(finetuning(find_runs(root)) if Path(root).is_dir() else [])
+
+
+def finetuning_runs(root: Path) -> list[RunRecord]:
+    """The runs with an online phase, each with the metrics of its warmup if that is there too.
+
+    Raises:
+        RunError: there is none.
+    """
+    everything = find_runs(root)
+    records = finetuning(everything)
+    if not records:
+        warmups = sum(record.kind == "warmup" for record in everything)
+        raise RunError(f"{root} must hold at least one fine-tuning run, found {warmups} warmup runs and no other")
+    return records
+
+
+def finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
+    """Those of the runs that have an online phase, each with its warmup's metrics if that is among them.
+
+    Arms come in the order in which their ablation names them.
+    """
+    named = [arm for record in everything if record.kind == "ablation" for arm in record.parameters.get("arms", [])]
+    place = {arm: index for index, arm in enumerate(dict.fromkeys(named))}
+    warmups = [record for record in everything if record.kind == "warmup"]
+    records = [_with_warmup(record, warmups) for record in everything if record.kind == "finetune"]
+    return sorted(records, key=lambda record: place.get(record.arm, len(place)))
+
+
+def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
+    """The run with the metrics of the warmup whose checkpoint it started from, if that is among them.
+
+    A warmup's folder is compared from the run's ablation on, since both may have been moved together.
+    """
+    checkpoint = record.parameters.get("checkpoint_path")
+    if checkpoint is None:
+        return record
+    start = Path(checkpoint).parent.parts
+    for warmup in warmups:
+        place = _place(warmup.folder, record.folder.parent.parent)
+        if checkpoint == warmup.summary.get("checkpoint") or (place and start[-len(place) :] == place):
+            earlier = {key: curve for key, curve in warmup.metrics.items() if key[0] == "warmup"}
+            return dataclasses.replace(record, metrics=earlier | record.metrics, warmup_seconds=warmup.seconds)
+    return record
+
+
+def _place(folder: Path, root: Path) -> tuple[str, ...]:
+    """The way from a root to a folder, () where it is not below."""
+    return folder.relative_to(root).parts if folder.is_relative_to(root) else ()

@@ -13,19 +13,40 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsrl_kit.analysis.arms import arm_label, arm_order
-from wsrl_kit.analysis.comparison import by_seed, censored_sign, compare, finished, recorded
-from wsrl_kit.analysis.latex import escape
 from wsrl_kit.analysis.metrics import (
     EARLY_STEPS,
     NOTHING_TO_LOSE,
     Quantity,
+    by_seed,
+    censored_sign,
+    compare,
+    finished,
     is_censored,
+    recorded,
     reduce_run,
     restricted,
 )
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm, mean
-from wsrl_kit.runs import RunRecord
+from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import for_markdown, for_spreadsheet
+
+SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    # A row of a table that began with a bracket would be read as an option of the line end before it.
+    "[": "{[}",
+}
+
+
+def escape(text: str) -> str:
+    """Every character that LaTeX gives a meaning as itself; the hyphen of a negative number as a minus sign."""
+    escaped = "".join(SPECIAL.get(character, character) for character in text)
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", escaped)
+
 
 WIDTH = 118
 """Characters that fit beside one another in a terminal, and in a notebook's page."""

@@ -17,7 +17,7 @@ from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
 from wsrl_kit.analysis.tables import Cell, Column, Table
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs import RunRecord, find_runs, read_run
+from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 TRIALS, CONFIRMATION = "trials", "confirmation"
 """Folders of a tuning: the candidates' runs, and the ablation of the winner against the default."""

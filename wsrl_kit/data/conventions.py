@@ -1,12 +1,52 @@
-"""What data files leave open and their user knows: how they call success, and in which units their actions are."""
+"""What data files leave open: names of success, units of actions, and bounds of values."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float32, Float64, Shaped
 
-from wsrl_kit.bounds import to_unit
 from wsrl_kit.data.recording import Recording
+
+LARGEST_BOUND = 1e6
+"""A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be scaled by it."""
+
+
+def has_bounds(low: Shaped[np.ndarray, "..."], high: Shaped[np.ndarray, "..."]) -> bool:
+    """Whether every value is bounded on both sides."""
+    # A bound of NaN compares false, and is none either.
+    return bool((np.abs(low) <= LARGEST_BOUND).all() and (np.abs(high) <= LARGEST_BOUND).all())
+
+
+def to_unit(
+    values: Float[np.ndarray, "*batch action"], low: Float[np.ndarray, " action"], high: Float[np.ndarray, " action"]
+) -> Float32[np.ndarray, "*batch action"]:
+    """Values in [low, high] scaled to [-1, 1]; 0 where both bounds are one number.
+
+    Bounds of [-1, 1] change no bit.
+    """
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    width = np.where(high > low, high - low, 1.0)
+    # Values far beyond the bounds become infinite, and are refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.where(high > low, 2 * (values - low) / width - 1, 0 * values)
+        return np.where((low == -1) & (high == 1), values, scaled).astype(np.float32)
+
+
+SUCCESS_KEYS = ("succeed", "success", "is_success")
+"""Names of success in `info`: HIL-SERL's, Metaworld's, Gymnasium-Robotics' and gym-hil's."""
+
+
+def similar_keys(info: Iterable[object]) -> tuple[str, ...]:
+    """Names that sound like success; to be asked where none of those looked for is there."""
+    return tuple(sorted(key for key in info if isinstance(key, str) and "succ" in key.lower()))
+
+
+def hint(keys: Sequence[str]) -> str:
+    """The end of a sentence that says success is not recorded: what is there, and what to do; "" without names."""
+    if not keys:
+        return ""
+    return f"; info holds {', '.join(map(repr, keys))}: give success_key={keys[0]!r} in environment_options"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
 
-from wsrl_kit.data.frames import concatenate
-from wsrl_kit.data.layout import Layout
+from wsrl_kit.data.trajectory import Images, Layout, Trajectory, concatenate
 from wsrl_kit.errors import DataError, ParameterError
-from wsrl_kit.trajectory import Images, Trajectory
 
 
 @dataclass(frozen=True)
@@ -291,3 +289,11 @@ def returns_to_go(
         rows = np.repeat(endless, lengths)
         returns[rows] = rewards[rows] / (1 - discount)
     return returns.astype(np.float32)
+
+
+def stacks_of(
+    dataset: Dataset, rows: Integer[np.ndarray, " rows"]
+) -> tuple[Integer[np.ndarray, "rows horizon"], Integer[np.ndarray, "rows horizon"]]:
+    """Which of the dataset's frames each row's observation and its next observation show, oldest first."""
+    newest = dataset.frame_of_row[rows][:, None] + np.arange(1 - dataset.observation_horizon, 1)
+    return newest, newest + 1

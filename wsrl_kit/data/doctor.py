@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
-from wsrl_kit.data.files import Paths, find_files, is_dump, read_recording
-from wsrl_kit.data.layout import Layout
 from wsrl_kit.data.recording import Recording, clipped, gaps, layout, repair_timeouts, segment_ends, value_problems
+from wsrl_kit.data.sources import Paths, find_files, is_dump, read_recording
 from wsrl_kit.data.task import (
     Task,
     episode_success,
@@ -22,6 +21,7 @@ from wsrl_kit.data.task import (
     success_remarks,
     task_remarks,
 )
+from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.text import printable
 

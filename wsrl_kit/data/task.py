@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from wsrl_kit.data.layout import Layout
+from wsrl_kit.data.conventions import SUCCESS_KEYS, hint, similar_keys
 from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording, segment_ends
-from wsrl_kit.success import SUCCESS_KEYS, hint, similar_keys
+from wsrl_kit.data.trajectory import Layout
 
 SUCCESS_IS_ONE = "1 for success and else 0"
 SUCCESS_IS_ZERO = "0 for success and else -1"

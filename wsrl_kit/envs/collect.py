@@ -9,13 +9,11 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from wsrl_kit.envs import make
-from wsrl_kit.envs.horizon import observation_horizon
-from wsrl_kit.envs.observations import STATE
-from wsrl_kit.envs.scripted import Policy, scripted_policy
-from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.scripts import Policy, scripted_policy
+from wsrl_kit.envs.wrappers import STATE, observation_horizon, succeeded
 from wsrl_kit.parameters import parameter, validate
-from wsrl_kit.trajectory import Trajectory
 
 SOURCES = {"expert": "demos", "suboptimal": "suboptimal", "random": "random"}
 """Name of the data source that each kind of policy makes."""

@@ -13,10 +13,9 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from wsrl_kit.config import PERSON
-from wsrl_kit.envs.horizon import newest_state, observation_horizon
-from wsrl_kit.envs.script import Script
-from wsrl_kit.envs.scripted import Policy, script_of, scripted_policy
+from wsrl_kit.config.config import PERSON
+from wsrl_kit.envs.scripts import Policy, Script, script_of, scripted_policy
+from wsrl_kit.envs.wrappers import newest_state, observation_horizon
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.parameters import check_some, parameter, validate
 

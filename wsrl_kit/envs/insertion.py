@@ -1,16 +1,82 @@
 """The simulated robot: a Franka Panda inserts a square peg into a tight square hole, with HIL-SERL's conventions."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import asin, atan2
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
-from wsrl_kit.envs.insertion_model import HOME, PHYSICS_STEP, insertion_model
-from wsrl_kit.envs.insertion_options import InsertionOptions
-from wsrl_kit.envs.simulator import mujoco
+from wsrl_kit.envs.insertion_model import CAMERAS, HOME, LARGEST_IMAGE, PHYSICS_STEP, insertion_model
+from wsrl_kit.envs.rendering import Cameras, mujoco
+from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError
+from wsrl_kit.parameters import check, parameter, unknown, validate
+
+
+@dataclass(frozen=True)
+class InsertionOptions:
+    """Options of the insertion task; the defaults are the difficulty `default`.
+
+    Raises:
+        ParameterError: an option has a wrong type or is out of range.
+    """
+
+    clearance: float = parameter(0.0005, "hole width minus peg width, m", minimum=0.0001, maximum=0.005)
+    hole_offset: float = parameter(
+        0.003, "half range of the hole's x and y, hidden from the policy, m", minimum=0.0, maximum=0.01
+    )
+    reset_range: float = parameter(0.02, "half range of the tip's x and y at reset, m", minimum=0.0, maximum=0.03)
+    reset_rotation: float = parameter(0.05, "half range of the peg's yaw at reset, rad", minimum=0.0, maximum=0.2)
+    reset_height: float = parameter(0.04, "mean height of the tip at reset, +- 1 cm, m", minimum=0.012, maximum=0.045)
+    max_episode_steps: int = parameter(100, "time limit, control steps of 0.1 s", minimum=1)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class PixelInsertionOptions(InsertionOptions):
+    """Options of the insertion task with cameras.
+
+    Raises:
+        ParameterError: an option has a wrong type or is out of range.
+    """
+
+    image_size: int = parameter(
+        128, "height and width of the cameras' images, pixels", minimum=16, maximum=LARGEST_IMAGE
+    )
+    relative_pose: bool = parameter(
+        True, "tcp_pose relative to the reset's, which leaves where the hole is to the cameras, as in HIL-SERL"
+    )
+
+
+Options = TypeVar("Options", bound=InsertionOptions)
+
+DIFFICULTIES: dict[str, dict[str, Any]] = {
+    "easy": {"clearance": 0.001, "hole_offset": 0.0},
+    "default": {},
+    "hard": {"clearance": 0.0003, "hole_offset": 0.004, "reset_rotation": 0.1},
+}
+"""Options that each difficulty sets; the others keep their defaults."""
+
+
+def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
+    """Options of a `kind` from a mapping: `difficulty` names a preset, every other entry overrides one option of it.
+
+    Raises:
+        ParameterError: an unknown name or difficulty, a wrong type, a value out of range.
+    """
+    known = [field.name for field in fields(kind)]
+    for name in given:
+        if name != "difficulty" and name not in known:
+            raise unknown(name, ["difficulty", *known])
+    difficulty = check("difficulty", given.get("difficulty", "default"), str, {"choices": tuple(DIFFICULTIES)})
+    chosen = {name: value for name, value in given.items() if name != "difficulty"}
+    return kind(**{**DIFFICULTIES[difficulty], **chosen})
+
 
 CONTROL_STEP = 0.1
 """Length of one control step, s."""
@@ -152,3 +218,104 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
             mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._tip.id)
             self.data.qpos += np.linalg.pinv(jacobian) @ (pose - self._pose)
             mujoco.mj_forward(self.model, self.data)
+
+
+class WristCameras(gymnasium.Wrapper):
+    """Two cameras on the hand, beside the state of `InsertionEnv`; physics and rewards are untouched.
+
+    Observation, a dict: `state`, 19 float32 as `InsertionEnv` gives them, and `wrist_1` and `wrist_2`, RGB images,
+    uint8 (image_size, image_size, 3), seen from the front left and the front right of the peg.
+
+    With `relative_pose` the pose in the state (entries 4 to 9) is the tip's in its own frame at the reset: position, m,
+    and Euler angles xyz, rad, all 0 at the reset. Where the hole is then shows in the images alone. It is the pose of
+    HIL-SERL's RelativeFrame; that also turns velocities and actions into the frame of the tool, which here stays within
+    0.2 rad of the hole's, in which both remain.
+
+    OpenGL is first needed at the first reset, and its context freed by `close`.
+
+    Args:
+        environment: the task; its options say what is drawn.
+    """
+
+    def __init__(self, environment: InsertionEnv, options: PixelInsertionOptions) -> None:
+        super().__init__(environment)
+        self._task = environment
+        self._options = options
+        self._cameras: Cameras | None = None
+        self._reset_pose = np.zeros(6)
+        states = environment.observation_space
+        self._low, self._high = states.low.copy(), states.high.copy()
+        if options.relative_pose:
+            spread = [options.reset_range] * 2 + [RESET_HEIGHT_RANGE, 0.0, 0.0, options.reset_rotation]
+            middle = [0.0, 0.0, options.reset_height, 0.0, 0.0, 0.0]
+            self._low[POSE], self._high[POSE] = relative_bounds(
+                self._low[POSE], self._high[POSE], np.array(middle), np.array(spread)
+            )
+        image = gymnasium.spaces.Box(0, 255, (options.image_size, options.image_size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(
+            {STATE: gymnasium.spaces.Box(self._low, self._high)} | dict.fromkeys(CAMERAS, image)
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """A new episode.
+
+        Raises:
+            ExperimentError: there is no OpenGL library that works; names the packages that bring one.
+        """
+        if self._cameras is None:
+            self._cameras = Cameras(self._task.model, CAMERAS, self._options.image_size)
+        state, info = self.env.reset(seed=seed, options=options)
+        self._reset_pose = state[POSE].astype(np.float64)
+        return self._observe(state), info
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
+        state, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(state), reward, terminated, truncated, info
+
+    def close(self) -> None:
+        if self._cameras is not None:
+            self._cameras.close()
+            self._cameras = None
+        super().close()
+
+    def _observe(self, state: Float32[np.ndarray, "19"]) -> dict[str, np.ndarray]:
+        assert self._cameras is not None
+        if self._options.relative_pose:
+            state = state.copy()
+            state[POSE] = relative_pose(self._reset_pose, state[POSE].astype(np.float64))
+            state = np.minimum(np.maximum(state, self._low), self._high)
+        return {STATE: state, **self._cameras.draw(self._task.data)}
+
+
+def relative_pose(frame: Float64[np.ndarray, "6"], pose: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "6"]:
+    """`pose` as seen from `frame`; both are a position, m, and Euler angles xyz, rad, in one and the same frame."""
+    turn = _rotation(frame[3:]).T
+    rotation = turn @ _rotation(pose[3:])
+    angles = [
+        np.arctan2(rotation[2, 1], rotation[2, 2]),
+        np.arcsin(np.clip(-rotation[2, 0], -1.0, 1.0)),
+        np.arctan2(rotation[1, 0], rotation[0, 0]),
+    ]
+    return np.concatenate([turn @ (pose[:3] - frame[:3]), angles])
+
+
+def _rotation(angles: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3 3"]:
+    """The matrix that turns about the fixed axes x, then y, then z."""
+    quaternion, matrix = np.empty(4), np.empty(9)
+    mujoco.mju_euler2Quat(quaternion, angles, "XYZ")
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def relative_bounds(
+    low: Float[np.ndarray, "6"],
+    high: Float[np.ndarray, "6"],
+    middle: Float[np.ndarray, "6"],
+    spread: Float[np.ndarray, "6"],
+) -> tuple[Float[np.ndarray, "6"], Float[np.ndarray, "6"]]:
+    """A safety box (m, rad) as seen from anywhere that a reset puts the tip, which is `middle` +- `spread`."""
+    # A yaw of the reset mixes x with y, and roll with pitch, by its sine at most.
+    mixed = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0]) * spread[5] + 1.0
+    return (low - middle - spread) * mixed, (high - middle + spread) * mixed

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-from wsrl_kit.envs.packages import METAWORLD
+from wsrl_kit.envs.tasks import METAWORLD
 from wsrl_kit.parameters import check
 
 

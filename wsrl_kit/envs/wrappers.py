@@ -1,18 +1,177 @@
-"""Any Gymnasium environment in this kit's form: flat states (and cameras), actions in [-1, 1]^A, `success` in info."""
+"""Any Gymnasium environment in the kit's form: flat states, cameras, actions in [-1, 1]^A, `success` in info."""
 
 import textwrap
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TransformAction
-from jaxtyping import Float64
+from gymnasium.wrappers import TransformAction, TransformObservation
+from jaxtyping import Float32, Float64, Shaped
 
-from wsrl_kit.bounds import has_bounds
-from wsrl_kit.envs.observations import STATE, flat_observations
+from wsrl_kit.data.conventions import LARGEST_BOUND, SUCCESS_KEYS, has_bounds, hint, similar_keys
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.success import SUCCESS_KEYS, hint, similar_keys
+
+STATE = "state"
+"""Name of the flat state among the observations of a task with cameras; no camera is called so."""
+
+_SMALLEST_IMAGE = 8
+"""An array of floats, two of whose three axes are at least this long, is an image."""
+
+_Path = tuple[str | int, ...]
+
+
+def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Sort the entries of any observation into numbers and images.
+
+    Numbers make the flat float32 state, in the order of the space (of a Dict alphabetical, a discrete entry as
+    one-hot). uint8 entries of (height, width, 3) are cameras, named by their key ("pixels/front" is "front", as long as
+    no other camera has that name). Without cameras the observation is the state; with cameras it is a dict of `state`
+    and one image per camera. A task with images alone has the state (0.0,).
+
+    Raises:
+        ExperimentError: an entry is neither a fixed number of values nor an RGB image of bytes.
+    """
+    space = environment.observation_space
+    entries = list(_entries(space))
+    cameras = {path: entry for path, entry in entries if _is_image(path, entry, name)}
+    numbers = {path: entry for path, entry in entries if path not in cameras}
+    low, high = _bounds(numbers, space, name)
+
+    def state(observation: Any) -> Float32[np.ndarray, " state"]:
+        parts: list[Any] = [spaces.flatten(entry, _at(observation, path)) for path, entry in numbers.items()]
+        # Values beyond float32 become infinity, which is then refused as such.
+        with np.errstate(over="ignore"):
+            return np.concatenate(parts, dtype=np.float32, casting="unsafe") if parts else np.zeros(1, np.float32)
+
+    if not cameras:
+        return TransformObservation(environment, state, spaces.Box(low, high))
+    names = _camera_names(list(cameras))
+
+    def sort(observation: Any) -> dict[str, np.ndarray]:
+        return {STATE: state(observation)} | {key: _at(observation, path) for key, path in names.items()}
+
+    images = {key: cameras[path] for key, path in names.items()}
+    return TransformObservation(environment, sort, spaces.Dict({STATE: spaces.Box(low, high), **images}))
+
+
+def _entries(space: spaces.Space, path: _Path = ()) -> Iterator[tuple[_Path, spaces.Space]]:
+    """Where every entry of a nested space is, and its own space, in the order in which Gymnasium flattens them."""
+    if isinstance(space, spaces.Dict):
+        inner: Any = space.spaces.items()
+    elif isinstance(space, spaces.Tuple):
+        inner = enumerate(space.spaces)
+    else:
+        yield path, space
+        return
+    for key, entry in inner:
+        yield from _entries(entry, (*path, key))
+
+
+def _at(observation: Any, path: _Path) -> Any:
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def _is_image(path: _Path, space: spaces.Space, name: str) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    shape, is_bytes = space.shape, space.dtype == np.uint8
+    if is_bytes and len(shape) == 3 and shape[-1] == 3:
+        return True
+    looks_like_one = len(shape) == 3 and sorted(shape)[1] >= _SMALLEST_IMAGE and sorted(shape)[0] in (1, 3, 4)
+    if looks_like_one or (is_bytes and len(shape) >= 3):
+        order = ", channels first," if looks_like_one and shape[0] <= 4 else ""
+        raise ExperimentError(
+            f"the images of {name!r} must be uint8 of shape (height, width, 3), found {space.dtype}{order} "
+            f"of shape {shape} as {'/'.join(map(str, path)) or 'the observation'}"
+        )
+    return False
+
+
+def _bounds(
+    numbers: Mapping[_Path, spaces.Space], space: spaces.Space, name: str
+) -> tuple[Float32[np.ndarray, " state"], Float32[np.ndarray, " state"]]:
+    flat = [spaces.flatten_space(entry) for entry in numbers.values()] or [spaces.Box(0.0, 0.0, (1,), np.float32)]
+    boxes = [each for each in flat if isinstance(each, spaces.Box)]
+    if len(boxes) < len(flat):
+        raise ExperimentError(f"the observations of {name!r} must flatten to a fixed number of values, found {space}")
+    low = np.concatenate([box.low.astype(np.float64) for box in boxes])
+    high = np.concatenate([box.high.astype(np.float64) for box in boxes])
+    low[low < -LARGEST_BOUND], high[high > LARGEST_BOUND] = -np.inf, np.inf
+    return low.astype(np.float32), high.astype(np.float32)
+
+
+def _camera_names(paths: list[_Path]) -> dict[str, _Path]:
+    """The last part of each path where it tells the cameras apart, otherwise the whole; in alphabetical order."""
+    short = [str(path[-1]) if path else "image" for path in paths]
+    names = {}
+    for path, last in zip(paths, short, strict=True):
+        unique = short.count(last) == 1 and last != STATE
+        names[last if unique else "/".join(map(str, path))] = path
+    return dict(sorted(names.items()))
+
+
+class ObservationHorizon(gymnasium.Wrapper):
+    """The last k observations as one, oldest first; at a reset the first is repeated (HIL-SERL's `ChunkingWrapper`).
+
+    States follow one another in one flat vector (k x S,); the images of a camera stack to (k, height, width, 3), also
+    at k = 1.
+
+    Args:
+        environment: observes a flat state, or a dict of `state` and cameras.
+        horizon: k.
+    """
+
+    def __init__(self, environment: gymnasium.Env, horizon: int) -> None:
+        super().__init__(environment)
+        self.observation_horizon = horizon
+        self._last: deque[Any] = deque(maxlen=horizon)
+        self.observation_space = _stacked_space(environment.observation_space, horizon)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._last.extend([observation] * self.observation_horizon)
+        return self._stacked(), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._last.append(observation)
+        return self._stacked(), reward, terminated, truncated, info
+
+    def _stacked(self) -> Any:
+        if not isinstance(self._last[-1], Mapping):
+            return np.concatenate(self._last)
+        stacked = {key: np.stack([each[key] for each in self._last]) for key in self._last[-1]}
+        return stacked | {STATE: stacked[STATE].reshape(-1)}
+
+
+def observation_horizon(environment: gymnasium.Env) -> int:
+    """How many observations each observation of an environment from `make` holds."""
+    has_one = environment.has_wrapper_attr("observation_horizon")
+    return environment.get_wrapper_attr("observation_horizon") if has_one else 1
+
+
+def newest_state(observation: Any, horizon: int) -> Float32[np.ndarray, " state"]:
+    """The flat state of now, from an observation of an environment from `make`."""
+    states = observation[STATE] if isinstance(observation, Mapping) else observation
+    return states.reshape(horizon, -1)[-1]
+
+
+def _stacked_space(space: spaces.Space, horizon: int) -> spaces.Space:
+    if isinstance(space, spaces.Dict):
+        images = {key: _repeated(entry, horizon) for key, entry in space.spaces.items() if key != STATE}
+        return spaces.Dict({STATE: _stacked_space(space[STATE], horizon), **images})
+    assert isinstance(space, spaces.Box)
+    return spaces.Box(np.tile(space.low, horizon), np.tile(space.high, horizon), dtype=np.float32)
+
+
+def _repeated(space: spaces.Space, horizon: int) -> spaces.Box:
+    return spaces.Box(0, 255, (horizon, *(space.shape or ())), np.uint8)
+
 
 TASK_SUCCESS = "task_success"
 """Key of `info` for the task's own word beside that of a reward classifier, see `ClassifierReward`."""
@@ -216,3 +375,36 @@ def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -
     """
     said = info.get(key)
     return before if said is None else bool(before or said)
+
+
+CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
+
+
+def state_space(environment: gymnasium.Env) -> gymnasium.spaces.Box:
+    """Bounds of the flat state."""
+    space = environment.observation_space
+    if isinstance(space, gymnasium.spaces.Dict):
+        space = space[STATE]
+    assert isinstance(space, gymnasium.spaces.Box)
+    return space
+
+
+def camera_shapes(environment: gymnasium.Env) -> dict[str, tuple[int, ...]]:
+    """(horizon, height, width, channels) of each camera, by name; empty where there are none."""
+    space = environment.observation_space
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return {}
+    return {name: box.shape for name, box in sorted(space.items()) if name != STATE and box.shape is not None}
+
+
+def parts(observation: Any) -> tuple[Float32[np.ndarray, " observation"], CameraImages]:
+    """State and images of one observation."""
+    if not isinstance(observation, Mapping):
+        return observation, {}
+    return observation[STATE], {name: observation[name] for name in sorted(observation) if name != STATE}
+
+
+def stacked(observations: Sequence[Any]) -> tuple[Float32[np.ndarray, "batch observation"], CameraImages]:
+    """States and images of several observations, each with a leading axis."""
+    states, images = zip(*map(parts, observations), strict=True)
+    return np.stack(states), {name: np.stack([each[name] for each in images]) for name in images[0]}

@@ -8,9 +8,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.replay import storage, sum_tree
+from wsrl_kit.replay.samplers import Sampler
 from wsrl_kit.replay.storage import Storage
-from wsrl_kit.replay.uniform import Sampler
-from wsrl_kit.types import Batch, Transition
+from wsrl_kit.replay.transition import Batch, Transition
 
 
 class Replay(NamedTuple):

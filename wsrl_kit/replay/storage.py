@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
-from wsrl_kit.types import Transition
+from wsrl_kit.replay.transition import Transition
 
 
 class Storage(NamedTuple):

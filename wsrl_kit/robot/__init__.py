@@ -1,1 +1,1 @@
-"""A robot server that is simulated: HIL-SERL's HTTP API in front of the MuJoCo robot."""
+"""A robot behind HIL-SERL's HTTP server: environment, client, cameras, the human's pad, the simulated twin."""

@@ -1,4 +1,11 @@
-"""The HTTP server in front of the simulated arm: HIL-SERL's robot server, without the robot."""
+"""The simulated twin of HIL-SERL's robot server: its HTTP API in front of the simulated arm.
+
+Endpoints of the kit's own, which no real robot has:
+    images: the cameras' pictures of now, as a NumPy `.npz` of one uint8 (height, width, 3) RGB array per camera.
+    sim/status: the result of `SimulatedArm.truth`; its answer tells a client that the robot is simulated.
+    sim/reset: {"seed": n} or nothing; a new episode, with the arm above a hole drawn anew.
+    sim/faults: the fields of `Faults` that differ from their defaults; {} ends all faults.
+"""
 
 import json
 import signal
@@ -7,19 +14,158 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from math import inf
 from socketserver import TCPServer, ThreadingMixIn
 from threading import TIMEOUT_MAX, Event, Lock, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from wsrl_kit.envs import INSERTION, PIXELS
-from wsrl_kit.envs.insertion_options import InsertionOptions, PixelInsertionOptions, insertion_options
+import numpy as np
+from jaxtyping import Float64
+
+from wsrl_kit.envs.insertion import InsertionOptions, PixelInsertionOptions, insertion_options
+from wsrl_kit.envs.make import INSERTION, PIXELS
 from wsrl_kit.errors import ParameterError, RobotError
-from wsrl_kit.robot.endpoints import Answer, endpoints
-from wsrl_kit.robot.faults import Faults
-from wsrl_kit.robot.simulation import SimulatedArm
+from wsrl_kit.parameters import check, check_some, parameter, validate
+from wsrl_kit.robot.environment import FARTHEST
+from wsrl_kit.robot.poses import euler_of, matrix_of_quaternion
+from wsrl_kit.robot.simulated import CLOSED, OPEN, SimulatedArm
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How the server misbehaves, towards all calls but those under `/sim/`; the default is that it does not.
+
+    Raises:
+        ParameterError: a field has a wrong type or is out of range.
+    """
+
+    latency: float = parameter(0.0, "every answer is this late, s", minimum=0.0)
+    status: int = parameter(
+        200, "every answer has this HTTP status; only with 200 is anything done", minimum=200, maximum=599
+    )
+    silent: bool = parameter(False, "calls are taken and never answered")
+    frozen: bool = parameter(False, "simulated time stands still: the robot does not move and says the same for ever")
+    state: dict = parameter({}, "entries of /getstate to answer in place of the true ones, such as {'vel': [nan, ...]}")
+    endpoints: list[str] = parameter([], "calls that misbehave, such as ['pose']; empty for all")
+    count: int = parameter(0, "calls after which all is well again; 0 for never", minimum=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def hit(self, endpoint: str) -> bool:
+        """Whether a call of this endpoint misbehaves."""
+        return not endpoint.startswith("sim/") and (not self.endpoints or endpoint in self.endpoints)
+
+
+def faults_from(given: Mapping[str, Any]) -> Faults:
+    """Faults by name, for a server told over HTTP.
+
+    Raises:
+        ParameterError: there is no such fault, or its value does not fit.
+    """
+    return Faults(**check_some(Faults, given))
+
+
+Answer = Mapping[str, Any] | str | bytes
+Endpoint = Callable[[Mapping[str, Any]], Answer]
+"""From the fields of the request's JSON (none without a body) to a JSON object, a text, or bytes."""
+
+
+def endpoints(arm: SimulatedArm, set_faults: Callable[[Faults], None]) -> dict[str, Endpoint]:
+    """Every endpoint by its path without the leading slash; those that refuse their input raise ParameterError."""
+
+    def one(key: str, name: str | None = None) -> Endpoint:
+        return lambda _: {name or key: arm.state()[key]}
+
+    def text(answer: str, action: Callable[..., object], *arguments: Any) -> Endpoint:
+        def endpoint(_: Mapping[str, Any]) -> str:
+            action(*arguments)
+            return answer
+
+        return endpoint
+
+    def pose(given: Mapping[str, Any]) -> str:
+        arm.command(_pose(given))
+        return "Moved"
+
+    def euler(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        pose = np.array(arm.state()["pose"])
+        return {"pose": [*pose[:3].tolist(), *euler_of(matrix_of_quaternion(pose[3:])).tolist()]}
+
+    def update_param(given: Mapping[str, Any]) -> str:
+        arm.comply(given)
+        return "Updated compliance parameters"
+
+    def set_load(given: Mapping[str, Any]) -> str:
+        # The model has no gravity, and so no load to compensate.
+        check("mass", given.get("mass"), float, {"minimum": 0.0})
+        check("F_x_center_load", given.get("F_x_center_load"), list[float])
+        check("load_inertia", given.get("load_inertia"), list[float])
+        return "Set Load"
+
+    def move_gripper(given: Mapping[str, Any]) -> str:
+        # Robotiq's scale: 0 is open, 255 closed.
+        position = min(max(int(check("gripper_pos", given.get("gripper_pos"), float)), 0), 255)
+        arm.move_gripper(1 - position / 255)
+        return "Moved Gripper"
+
+    def images(_: Mapping[str, Any]) -> bytes:
+        buffer = BytesIO()
+        np.savez(buffer, allow_pickle=False, **arm.images())
+        return buffer.getvalue()
+
+    def reset(given: Mapping[str, Any]) -> str:
+        arm.new_episode(check("seed", given.get("seed"), int | None, {"minimum": 0}))
+        return "Reset"
+
+    def faults(given: Mapping[str, Any]) -> str:
+        set_faults(faults_from(given))
+        return "Set faults"
+
+    return {
+        "getstate": lambda _: arm.state(),
+        "getpos": one("pose"),
+        "getpos_euler": euler,
+        "getvel": one("vel"),
+        "getforce": one("force"),
+        "gettorque": one("torque"),
+        "getq": one("q"),
+        "getdq": one("dq"),
+        "getjacobian": one("jacobian"),
+        "get_gripper": one("gripper_pos", "gripper"),
+        "pose": pose,
+        "update_param": update_param,
+        "set_load": set_load,
+        "move_gripper": move_gripper,
+        "startimp": text("Started impedance", arm.start_controller),
+        "stopimp": text("Stopped impedance", arm.stop_controller),
+        "jointreset": text("Reset Joint", arm.new_episode),
+        "clearerr": lambda _: "Clear",
+        "activate_gripper": lambda _: "Activated",
+        "reset_gripper": text("Reset", arm.move_gripper, OPEN),
+        "open_gripper": text("Opened", arm.move_gripper, OPEN),
+        "close_gripper": text("Closed", arm.move_gripper, CLOSED),
+        "close_gripper_slow": text("Closed", arm.move_gripper, CLOSED),
+        "images": images,
+        "sim/status": lambda _: arm.truth(),
+        "sim/reset": reset,
+        "sim/faults": faults,
+    }
+
+
+def _pose(given: Mapping[str, Any]) -> Float64[np.ndarray, "7"]:
+    numbers = check("arr", given.get("arr"), list[float])
+    if len(numbers) != 7 or max(map(abs, numbers)) > FARTHEST or abs(np.linalg.norm(numbers[3:]) - 1) > 0.01:
+        raise ParameterError(
+            f"arr must be x, y, z and a quaternion, found {numbers} (x, y, z within {FARTHEST:g} m, the quaternion of "
+            "length 1)"
+        )
+    return np.array(numbers)
+
 
 LOCALHOST = "127.0.0.1"
 _LOOPBACK = (LOCALHOST, "localhost", "::1")

@@ -1,1 +1,1 @@
-"""Offline warmup, fine-tuning, evaluation and the ablation, as generators of events and the jobs that consume them."""
+"""Offline warmup and fine-tuning as generators of events, evaluation, and the jobs that notebooks call."""

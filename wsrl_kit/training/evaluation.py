@@ -10,13 +10,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray, Shaped
 
-from wsrl_kit import envs, sac
-from wsrl_kit.config import ROBOT, WSRLConfig
-from wsrl_kit.envs.wrappers import succeeded
+from wsrl_kit.agent import jax_tools, sac
+from wsrl_kit.agent.sac import Policy, SACConfig, SACState
+from wsrl_kit.config.config import ROBOT, WSRLConfig
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import parts, stacked, succeeded
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.sac import Policy, SACConfig, SACState
-from wsrl_kit.training import randomness
-from wsrl_kit.training.observations import parts, stacked
 
 MODES = ("sampled", "deterministic")
 
@@ -53,7 +52,7 @@ class Evaluator:
         self._seed = config.seed
         self._episodes = config.evaluation_episodes
         self._environments = [
-            envs.make(config.exp_name, config.environment_options) for _ in range(len(MODES) * self._episodes)
+            make(config.exp_name, config.environment_options) for _ in range(len(MODES) * self._episodes)
         ]
         self._noise_scale = np.repeat(np.array([1.0, 0.0], np.float32), self._episodes)
 
@@ -75,8 +74,8 @@ class Evaluator:
         """
         if not self._episodes:
             return {}
-        seeds = [randomness.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
-        key = jax.random.fold_in(randomness.key(self._seed, "evaluation"), count)
+        seeds = [jax_tools.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
+        key = jax.random.fold_in(jax_tools.key(self._seed, "evaluation"), count)
         outcomes = _play(config, sac.policy(agent), key, self._environments, seeds * len(MODES), self._noise_scale)
         success, total_reward, length = (column.reshape(len(MODES), -1).mean(axis=1) for column in outcomes.T)
         columns = {"success": success, "return": total_reward, "length": length}

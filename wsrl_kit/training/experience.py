@@ -10,19 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
-from wsrl_kit import sac
-from wsrl_kit.config import NOBODY, ROBOT, WSRLConfig
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.config.config import NOBODY, ROBOT, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.replay import frame_ring, frames, mixture, storage
-from wsrl_kit.replay.frame_batches import FrameBatches
-from wsrl_kit.replay.frame_ring import FrameRing
-from wsrl_kit.replay.frames import FrameStore
+from wsrl_kit.replay import frames, mixture, storage
+from wsrl_kit.replay.frames import FrameBatches, FrameRing, FrameStore
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.prioritized import Proportional, RankBased
-from wsrl_kit.replay.uniform import Sampler, Uniform
-from wsrl_kit.sac import SACConfig, SACState, TermWeights
-from wsrl_kit.training.agent import to_transitions
-from wsrl_kit.training.learning import (
+from wsrl_kit.replay.samplers import Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.transition import Images, Transition
+from wsrl_kit.training.learner import (
     add,
     add_offline,
     draw,
@@ -34,7 +31,7 @@ from wsrl_kit.training.learning import (
     set_returns,
 )
 from wsrl_kit.training.sight import dataset_frames, example
-from wsrl_kit.types import Images, Transition
+from wsrl_kit.training.start import to_transitions
 
 Shown = dict[str, Shaped[np.ndarray, "horizon ..."]]
 """By camera what replay keeps of one observation's images, as `sight.look` gives it."""
@@ -94,13 +91,13 @@ def initial_tree(
     ring: FrameRing | tuple[()] = ()
     demo_ring: FrameRing | tuple[()] = ()
     if static.pixels is not None:
-        ring = frame_ring.create(capacity, example(static, agent), on_device)
+        ring = frames.create(capacity, example(static, agent), on_device)
         if spare:
             store = None if offline is None else dataset_frames(static, agent, offline)
             if store is None:
-                demo_ring = frame_ring.create(rows, example(static, agent), on_device)
+                demo_ring = frames.create(rows, example(static, agent), on_device)
             else:
-                demo_ring = frame_ring.filled(store, rows, on_device)
+                demo_ring = frames.filled(store, rows, on_device)
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
@@ -114,7 +111,7 @@ def grown(config: WSRLConfig, tree: PyTree, larger: PyTree) -> PyTree:
     replay: Replay = larger["replay"]
     capacities = (storage.capacity(side) for side in (replay.offline, replay.online))
     rings = {
-        name: frame_ring.grown(tree[name], larger[name]) if isinstance(tree[name], FrameRing) else tree[name]
+        name: frames.grown(tree[name], larger[name]) if isinstance(tree[name], FrameRing) else tree[name]
         for name in ("frames", "demo_frames")
     }
     return tree | rings | {"replay": mixture.grown(sampler_of(config), tree["replay"], *capacities)}
@@ -156,7 +153,7 @@ class Experience:
         if self._offline is not None:
             images = float(sum(leaf.nbytes for leaf in self._offline.frames.values()))
         if isinstance(self._demo_ring, FrameRing):
-            slots = frame_ring.slots(self._demo_ring)
+            slots = frames.slots(self._demo_ring)
             images *= min(int(self._demo_ring.written), slots) / slots
         return float(self.replay.offline.size) * storage.bytes_per_transition(self.replay.offline) + images
 
@@ -180,7 +177,7 @@ class Experience:
             return
         for transition, shown, next_shown in segment:
             if isinstance(self._demo_ring, FrameRing):
-                self._demo_ring, dropped = frame_ring.add(self._demo_ring, shown, next_shown)
+                self._demo_ring, dropped = frames.add(self._demo_ring, shown, next_shown)
                 if dropped:
                     self.replay = drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
                     self._offline_size -= dropped
@@ -244,7 +241,7 @@ class Experience:
     def _add_frames(self, shown: Shown, next_shown: Shown) -> None:
         if not isinstance(self._ring, FrameRing):
             return
-        self._ring, dropped = frame_ring.add(self._ring, shown, next_shown)
+        self._ring, dropped = frames.add(self._ring, shown, next_shown)
         if dropped:
             self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
 

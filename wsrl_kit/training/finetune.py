@@ -14,29 +14,38 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, PRNGKeyArray, PyTree
 
-from wsrl_kit import envs, gripper, sac, schedules
-from wsrl_kit.config import PERSON, WSRLConfig
+from wsrl_kit.agent import gripper, jax_tools, sac
+from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.classifier.data import LABELS
+from wsrl_kit.classifier.reward import CONFIRMED
+from wsrl_kit.config import schedules
+from wsrl_kit.config.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
-from wsrl_kit.data.labels import LABELS
-from wsrl_kit.envs.classifier_reward import CONFIRMED
 from wsrl_kit.envs.collect import trajectory_of
-from wsrl_kit.envs.horizon import observation_horizon
-from wsrl_kit.envs.reconnecting import CONTACT_LOST
+from wsrl_kit.envs.make import is_simulation
+from wsrl_kit.envs.wrappers import observation_horizon
 from wsrl_kit.errors import DivergenceError, ExperimentError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.sac import SACConfig, SACState, TermWeights
-from wsrl_kit.training import experience, randomness, window
-from wsrl_kit.training.agent import learning_penalty, learning_reward
-from wsrl_kit.training.divergence import check_divergence
-from wsrl_kit.training.episode import EpisodeRecord
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.robot.environment import CONTACT_LOST
+from wsrl_kit.training import episode as window
+from wsrl_kit.training import experience
+from wsrl_kit.training.episode import EpisodeRecord, TakeOvers, Window, action_taken
 from wsrl_kit.training.evaluation import Evaluator, act
-from wsrl_kit.training.events import Event, Judgement, Measurement, Snapshot, Step, environment_failed, stopped
 from wsrl_kit.training.experience import Experience, Seen, Shown
-from wsrl_kit.training.interventions import TakeOvers, action_taken
+from wsrl_kit.training.loop import (
+    Event,
+    Judgement,
+    Measurement,
+    Snapshot,
+    Step,
+    check_divergence,
+    environment_failed,
+    stopped,
+)
 from wsrl_kit.training.sight import look
-from wsrl_kit.training.window import Window
-from wsrl_kit.types import Transition
+from wsrl_kit.training.start import learning_penalty, learning_reward, sac_config
 
 LOGGER = logging.getLogger("wsrl_kit")
 
@@ -117,7 +126,7 @@ def finetune(
             episode has ended, comes before it.
     """
     config = online(config)
-    static = sac.from_parameters(config, static.observation_size, static.action_size, static.pixels)
+    static = sac_config(config, static.observation_size, static.action_size, static.pixels)
     agent, memory = tree["agent"], Experience(config, tree, offline_frames)
     environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
     steps_to_repeat, evaluated = int(tree["steps_in_episode"]), int(tree["evaluated"])
@@ -130,14 +139,14 @@ def finetune(
     ratios = schedule["offline ratio"]
     # Uniform samples want no importance weights.
     betas = schedule.get("PER beta", np.zeros_like(ratios))
-    acting_key, sampling_key = (randomness.key(config.seed, purpose) for purpose in ("acting", "sampling"))
-    diagnosis_key = randomness.key(config.seed, "diagnosis")
+    acting_key, sampling_key = (jax_tools.key(config.seed, purpose) for purpose in ("acting", "sampling"))
+    diagnosis_key = jax_tools.key(config.seed, "diagnosis")
     conservative, cloning = schedule.get("conservative weight"), schedule.get("behavior-cloning weight")
     faded = config.conservative_fade_steps if config.conservative_online_weight == 0 else config.online_steps
     first_update = max(config.frozen_rollout_steps, config.random_steps)
     sampled = np.ones(1, np.float32)
     horizon = observation_horizon(environment)
-    can_repeat = envs.is_simulation(environment) and config.human != PERSON
+    can_repeat = is_simulation(environment) and config.human != PERSON
     next_checkpoint = environment_step + config.checkpoint_interval
     metrics: sac.Metrics = {}
 
@@ -189,13 +198,13 @@ def finetune(
         if is_stopping:
             raise stopped(environment_step)
         record, take_overs, done = EpisodeRecord(config.confirm_success), TakeOvers(memory), False
-        random_actions = np.random.default_rng(randomness.episode_seed(config.seed, "acting", episode))
+        random_actions = np.random.default_rng(jax_tools.episode_seed(config.seed, "acting", episode))
         steps_taken = 0
         try:
             if evaluation_is_due():
                 yield evaluation()
             with _environment_acts():
-                observation, _ = environment.reset(seed=randomness.episode_seed(config.seed, "episodes", episode))
+                observation, _ = environment.reset(seed=jax_tools.episode_seed(config.seed, "episodes", episode))
             state, shown = look(static, agent, observation)
             if steps_to_repeat:
                 known, count, steps_to_repeat = memory.newest_rows(steps_to_repeat), steps_to_repeat, 0
@@ -232,7 +241,7 @@ def finetune(
                     # CQL's term has faded out: the program without it takes over.
                     conservative = None
                     sizes = (static.observation_size, static.action_size, static.pixels)
-                    static = sac.from_parameters(replace(config, conservative_loss="none"), *sizes)
+                    static = sac_config(replace(config, conservative_loss="none"), *sizes)
                 ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
                 if environment_step < first_update:
                     memory.add(*step.seen)

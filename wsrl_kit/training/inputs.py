@@ -1,12 +1,37 @@
-"""The files that a run reads, and a digest of each, so that a run never goes on with others."""
+"""Input files of a run: their digests, the offline data, and the check of the data against the task."""
 
 import functools
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from wsrl_kit.config import WSRLConfig
-from wsrl_kit.data.files import expand
+import gymnasium
+import numpy as np
+
+from wsrl_kit.config.config import ACTION_UNITS, ROBOT, TASK_UNITS, Paths, WSRLConfig
+from wsrl_kit.data.conventions import Conventions
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.recording import Recording
+from wsrl_kit.data.sources import expand, load_sources
+from wsrl_kit.data.task import (
+    SUCCESS_IS_ONE,
+    ZERO_WITHOUT_SUCCESS,
+    Task,
+    file_remarks,
+    reward_convention,
+    sentences,
+    success_remarks,
+    task_remarks,
+)
+from wsrl_kit.data.trajectory import Layout
+from wsrl_kit.data.weights import weigh
+from wsrl_kit.envs.make import INSERTION, PIXELS, make
+from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
+from wsrl_kit.parameters import check
 
 INPUTS = {
     "warmup": ("offline_data_path", "encoder_weights"),
@@ -49,3 +74,165 @@ def _of_file(path: Path, size: int, modified: int) -> bytes:
     """Digest of one file, read again where size or time of change say that it is another."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+_STEPS = 5
+"""Random steps of a simulated task, after which it is known what its rewards and `info` look like."""
+
+
+def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
+    """The task. A robot is asked and not moved; a simulation makes a few steps.
+
+    Args:
+        exp_name, environment_options: as for `make`.
+
+    Raises:
+        ExperimentError: as `make`, or its first steps.
+        RobotError: the robot's server can't be reached.
+        ParameterError: an option is wrong.
+    """
+    with closing(make(exp_name, environment_options)) as environment:
+        rewards: str = SUCCESS_IS_ONE
+        similar: tuple[str, ...] = ()
+        if exp_name not in (ROBOT, INSERTION, PIXELS):
+            rewards, similar = _first_steps(environment)
+        bounds = action_bounds(environment)
+        return Task(exp_name, dict(environment_options), _layout(environment), bounds, rewards, similar)
+
+
+def conventions(exp_name: str, environment_options: Mapping[str, Any], action_units: str) -> Conventions:
+    """How data files of a task are to be read.
+
+    Args:
+        exp_name, environment_options: as for `make`.
+        action_units: one of `ACTION_UNITS`.
+
+    Raises:
+        WSRLKitError: the task's bounds are asked for, and it can't be made.
+        ParameterError: `action_units` is wrong.
+    """
+    check("action_units", action_units, str, {"choices": ACTION_UNITS})
+    bounds = None
+    if action_units == TASK_UNITS:
+        with closing(make(exp_name, environment_options)) as environment:
+            bounds = action_bounds(environment)
+    return Conventions(environment_options.get("success_key"), bounds)
+
+
+def _layout(environment: gymnasium.Env) -> Layout:
+    space, action_space = environment.observation_space, environment.action_space
+    assert action_space.shape is not None
+    if not isinstance(space, gymnasium.spaces.Dict):
+        assert space.shape is not None
+        return Layout(space.shape[0], action_space.shape[0])
+    shapes = {name: entry.shape for name, entry in space.items() if entry.shape is not None}
+    state = shapes.pop(STATE)
+    cameras = {name: shape[1:] for name, shape in sorted(shapes.items())}
+    return Layout(state[0], action_space.shape[0], cameras, next(iter(shapes.values()))[0])
+
+
+def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
+    """What the rewards stand for, and what in `info` sounds like success where it is not reported."""
+    generator = np.random.default_rng(0)
+    rewards = []
+    environment.reset(seed=0)
+    for _ in range(_STEPS):
+        action = generator.uniform(-1, 1, environment.action_space.shape).astype(np.float32)
+        _, reward, terminated, truncated, _ = environment.step(action)
+        rewards.append(float(reward))
+        if terminated or truncated:
+            break
+    layers = _layers(environment)
+    similar = next(layer.similar_keys for layer in layers if isinstance(layer, SuccessInfo))
+    if any(isinstance(layer, SuccessReward) for layer in layers):
+        return SUCCESS_IS_ONE, similar
+    return reward_convention(np.array(rewards, np.float32)) or ZERO_WITHOUT_SUCCESS, similar
+
+
+def _layers(environment: gymnasium.Env) -> list[gymnasium.Env]:
+    layers = [environment]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+def load_offline_data(
+    config: WSRLConfig,
+    paths: Paths,
+    cameras: Sequence[str] | None = None,
+    inspect: Callable[[Path, Recording], object] | None = None,
+) -> Dataset:
+    """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
+
+    Args:
+        cameras: names of those whose images are read; None: of all that there are.
+        inspect: as for `load_sources`.
+
+    Raises:
+        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
+            data do not tell whole episodes.
+    """
+    reading = conventions(config.exp_name, config.environment_options, config.action_units)
+    dataset = load_sources(paths, cameras=cameras, conventions=reading, inspect=inspect)
+    if config.conservative_loss == "calql":
+        _check_whole_episodes(dataset, paths)
+    if dataset.is_weighted:
+        return dataset
+    source_weights = {**config.source_weights, "demos": config.demo_weight}
+    return weigh(dataset, source_weights, config.success_weight_bonus, config.quality_weighting)
+
+
+def _check_whole_episodes(dataset: Dataset, paths: Paths) -> None:
+    problem = ""
+    if dataset.is_weighted:
+        problem = "found data that retention has cut: give those that they were chosen from"
+    elif dataset.episode_count == 1 and not dataset.terminated.any():
+        problem = f"found {len(dataset)} transitions in a row without the end of an episode"
+    if problem:
+        raise DataError(
+            f"conservative_loss 'calql' bounds values by the returns of whole episodes, but in {paths} {problem}"
+        )
+
+
+class _Inspection:
+    """Looks at every file as it is read, and says in the end what does not fit the task."""
+
+    def __init__(self, config: WSRLConfig) -> None:
+        self._task = describe(config.exp_name, config.environment_options)
+        if config.reward_classifier is not None:
+            self._task = replace(self._task, rewards=SUCCESS_IS_ONE)
+        self._remarks: list[tuple[str, str]] = []
+        self._info_names: set[str] = set()
+
+    def include(self, path: Path, recording: Recording) -> None:
+        self._remarks += [(str(path), remark) for remark in file_remarks(path, recording, self._task)]
+        self._info_names.update(recording.infos)
+
+    def sentences(self, dataset: Dataset | None) -> list[str]:
+        of_all = [] if dataset is None else success_remarks(dataset.episode_success, self._info_names)
+        return [*sentences(self._remarks), *of_all, *task_remarks(self._task)]
+
+
+def load_and_check(config: WSRLConfig, paths: Paths) -> tuple[Dataset, list[str]]:
+    """`load_offline_data`, and what in it does not fit the task, a sentence each.
+
+    Raises:
+        WSRLKitError: as `load_offline_data`, or the task can't be made.
+    """
+    inspection = _Inspection(config)
+    dataset = load_offline_data(config, paths, inspect=inspection.include)
+    return dataset, inspection.sentences(dataset)
+
+
+def check_data(config: WSRLConfig, paths: Paths) -> list[str]:
+    """What in data, read without images, does not fit the task, a sentence each; without paths, of the task alone.
+
+    Raises:
+        DataError: as `load_sources`.
+        WSRLKitError: the task can't be made.
+    """
+    inspection = _Inspection(config)
+    if paths is None:
+        return inspection.sentences(None)
+    reading = conventions(config.exp_name, config.environment_options, config.action_units)
+    return inspection.sentences(load_sources(paths, cameras=(), conventions=reading, inspect=inspection.include))

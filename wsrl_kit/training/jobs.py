@@ -1,39 +1,34 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
 
-from wsrl_kit import envs
-from wsrl_kit.config import PERSON, Paths, WSRLConfig
+from wsrl_kit.agent import jax_tools
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.classifier.model import rewarded
+from wsrl_kit.config.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.files import load_sources
-from wsrl_kit.data.hil_serl import write_hil_serl
-from wsrl_kit.data.quality import weigh
-from wsrl_kit.data.recording import Recording
-from wsrl_kit.data.retention import retain, retention_scores
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.weights import retain, retention_scores
 from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
-from wsrl_kit.envs.confirmation import Confirm, by_person, by_task
-from wsrl_kit.envs.description import conventions
 from wsrl_kit.envs.human import with_human
-from wsrl_kit.envs.reconnecting import reconnecting
-from wsrl_kit.envs.takeover import Takeover, beside_person
-from wsrl_kit.errors import DataError, ParameterError, Stopped
-from wsrl_kit.runs import Run
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import agent as agents
-from wsrl_kit.training import experience, finetune, frame_files, programs, randomness, warmup
-from wsrl_kit.training.classifier_file import rewarded
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import camera_shapes
+from wsrl_kit.errors import ParameterError, Stopped
+from wsrl_kit.replay import frame_files
+from wsrl_kit.robot.environment import reconnecting
+from wsrl_kit.robot.takeover import Confirm, Takeover, beside_person, by_person, by_task
+from wsrl_kit.runs.progress import Progress, outcome_recorded
+from wsrl_kit.runs.run import Run
+from wsrl_kit.training import experience, finetune, warmup
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Progress
-from wsrl_kit.training.following import follow, outcome_recorded, resumed, steps_of_checkpoint
-from wsrl_kit.training.inputs import input_digests
-from wsrl_kit.training.observations import camera_shapes
-from wsrl_kit.training.warmup import WarmupResult
-from wsrl_kit.trajectory import Trajectory
+from wsrl_kit.training.inputs import input_digests, load_offline_data
+from wsrl_kit.training.loop import WarmupResult, follow, resumed, steps_of_checkpoint
 
 WARMUP_FILE = "warmup.npz"
 FILTERED_FILE = "filtered_demos.pkl"
@@ -78,44 +73,6 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
     return dataset
 
 
-def load_offline_data(
-    config: WSRLConfig,
-    paths: Paths,
-    cameras: Sequence[str] | None = None,
-    inspect: Callable[[Path, Recording], object] | None = None,
-) -> Dataset:
-    """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
-
-    Args:
-        cameras: names of those whose images are read; None: of all that there are.
-        inspect: as for `load_sources`.
-
-    Raises:
-        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
-            data do not tell whole episodes.
-    """
-    reading = conventions(config.exp_name, config.environment_options, config.action_units)
-    dataset = load_sources(paths, cameras=cameras, conventions=reading, inspect=inspect)
-    if config.conservative_loss == "calql":
-        _check_whole_episodes(dataset, paths)
-    if dataset.is_weighted:
-        return dataset
-    source_weights = {**config.source_weights, "demos": config.demo_weight}
-    return weigh(dataset, source_weights, config.success_weight_bonus, config.quality_weighting)
-
-
-def _check_whole_episodes(dataset: Dataset, paths: Paths) -> None:
-    problem = ""
-    if dataset.is_weighted:
-        problem = "found data that retention has cut: give those that they were chosen from"
-    elif dataset.episode_count == 1 and not dataset.terminated.any():
-        problem = f"found {len(dataset)} transitions in a row without the end of an episode"
-    if problem:
-        raise DataError(
-            f"conservative_loss 'calql' bounds values by the returns of whole episodes, but in {paths} {problem}"
-        )
-
-
 def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str = "", resume: bool = True) -> Path:
     """Offline warmup on `offline_data_path`, and retention.
 
@@ -134,7 +91,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     if config.offline_data_path is None:
         raise ParameterError("offline_data_path must name the offline data, found None")
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
-    programs.keep()
+    jax_tools.keep()
     run = Run.open(
         folder,
         kind="warmup",
@@ -187,7 +144,7 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
     Raises:
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
-    programs.keep()
+    jax_tools.keep()
     dataset, static, agent = _warmup_start(config)
     agent, _ = agents.load_warmup(checkpoint_path, static, agent)
     return _retain(config, static, agent, dataset, target)
@@ -195,14 +152,14 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
 
 def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
     """The offline data, and a fresh agent that fits them and the environment."""
-    with closing(envs.make(config.exp_name, config.environment_options)) as environment:
+    with closing(make(config.exp_name, config.environment_options)) as environment:
         dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
         return dataset, *agents.create(config, environment, dataset)
 
 
 def _retain(config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, target: Path) -> int:
     errors = warmup.dataset_td_errors(config, static, agent, dataset)
-    seed = randomness.episode_seed(config.seed, "retention")
+    seed = jax_tools.episode_seed(config.seed, "retention")
     unit = config.retention_unit
     scores = retention_scores(config.retention_priority, dataset, errors, config.discount, unit, seed)
     kept = retain(dataset, scores, config.retention_ratio, unit)
@@ -245,7 +202,7 @@ def run_finetune(
             "human 'person' needs somebody at the pad that 02_robot_finetune.ipynb shows in JupyterLab: run it there, "
             "or give human 'scripted' or 'none'"
         )
-    programs.keep()
+    jax_tools.keep()
     run = Run.open(
         folder,
         kind="finetune",
@@ -296,7 +253,7 @@ def run_finetune(
 
 def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
-    environment = with_human(envs.make(config.exp_name, config.environment_options), config.human, config.human_options)
+    environment = with_human(make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.reward_classifier is not None:
         confirm = _confirm(environment, takeover, progress) if config.confirm_success else None
         environment = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)

@@ -12,17 +12,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, PyTree, Shaped, UInt8
 
-from wsrl_kit import envs, pixels
-from wsrl_kit.augmentation import random_crops
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import jax_tools, vision
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.vision import PixelConfig, random_crops
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.pixels import PixelConfig
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import CameraImages, camera_shapes, parts
 from wsrl_kit.replay import frames
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.sac import SACConfig, SACState
-from wsrl_kit.training import programs, randomness
-from wsrl_kit.training.observations import CameraImages, camera_shapes, parts
-from wsrl_kit.types import Images
+from wsrl_kit.replay.transition import Images
 
 FRAMES_AT_ONCE = 256
 """Frames per call where the features of a whole dataset are computed."""
@@ -74,9 +73,9 @@ def pictures_of_data(config: WSRLConfig, dataset: Dataset, count: int = 6) -> di
 def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
     """The same, of what the cameras see at the beginning of some episodes."""
     seen = []
-    with closing(envs.make(config.exp_name, config.environment_options)) as environment:
+    with closing(make(config.exp_name, config.environment_options)) as environment:
         if camera_shapes(environment):
-            seeds = (randomness.episode_seed(config.seed, "episodes", episode) for episode in range(count))
+            seeds = (jax_tools.episode_seed(config.seed, "episodes", episode) for episode in range(count))
             seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
     return _with_crops(
         config, {name: np.stack([images[name][-1] for images in seen]) for name in seen[0]} if seen else {}
@@ -84,7 +83,7 @@ def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.
 
 
 def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.ndarray, "two ..."]]:
-    key = randomness.key(config.seed, "diagnosis")
+    key = jax_tools.key(config.seed, "diagnosis")
     stacks = {name: frames[:, None] for name, frames in images.items()}
     cropped = random_crops(key, stacks, config.augmentation_padding)
     return {name: np.stack([images[name], np.asarray(cropped[name])[:, 0]]) for name in images}
@@ -94,14 +93,14 @@ def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict
     count = len(next(iter(images.values())))
     found = [
         jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()}))
-        for rows in programs.parts(count, FRAMES_AT_ONCE)
+        for rows in jax_tools.parts(count, FRAMES_AT_ONCE)
     ]
     return {name: np.concatenate([part[name] for part in found])[:count] for name in images}
 
 
 @partial(jax.jit, static_argnums=0)
 def _features(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Shaped[Array, "frames ..."]]:
-    return pixels.trunk_features(config, trunk, images)
+    return vision.trunk_features(config, trunk, images)
 
 
 def _shapes(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Any]:

@@ -1,29 +1,123 @@
-"""Stage 1, offline warmup: gradient steps on the weighted offline data, with held-out episodes and early stopping."""
+"""Stage 1, offline warmup: gradient steps on the weighted offline data, held-out episodes, early stopping."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
-from wsrl_kit import sac
-from wsrl_kit.config import WSRLConfig
+from wsrl_kit.agent import jax_tools, sac
+from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.replay import storage
-from wsrl_kit.replay.frame_batches import FrameBatches
-from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.sac import SACConfig, SACState, TermWeights
-from wsrl_kit.training import gradient_steps, programs, randomness
-from wsrl_kit.training.agent import learning_reward, to_transitions
-from wsrl_kit.training.divergence import check_divergence
+from wsrl_kit.replay.frames import FrameBatches, FrameStore
+from wsrl_kit.replay.storage import Storage
+from wsrl_kit.replay.transition import Images
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.events import Event, Measurement, Snapshot, Step, environment_failed, stopped
+from wsrl_kit.training.learner import metric_names, prepared, update_of
+from wsrl_kit.training.loop import (
+    Event,
+    Measurement,
+    Snapshot,
+    Step,
+    WarmupResult,
+    check_divergence,
+    environment_failed,
+    stopped,
+)
 from wsrl_kit.training.sight import dataset_frames
+from wsrl_kit.training.start import learning_reward, to_transitions
+
+TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metrics]]
+"""Agent (given up), first step, the one after the last, and the terms' weights; to the agent and its last metrics."""
+
+
+def on(rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: int, key: PRNGKeyArray) -> TakeSteps:
+    """The steps on a dataset; step n depends on the agent, `key` and n alone.
+
+    Without cameras all steps of a call are one compiled program. With them, batches of frames are put together in host
+    memory, each while the agent learns from the one before.
+
+    Args:
+        frames: what the rows show; None where there are no cameras.
+    """
+    if frames is None:
+        return lambda agent, start, end, weights: _on_states(
+            static, batch_size, agent, rows, key, np.int32(start), np.int32(end), weights
+        )
+    gather = FrameBatches().gather
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+
+    def take_steps(agent: SACState, start: int, end: int, weights: TermWeights) -> tuple[SACState, sac.Metrics]:
+        steps = np.arange(start, end, dtype=np.int32)
+        index = np.asarray(_draw(batch_size, rows, key, steps))
+        metrics: sac.Metrics = {}
+        coming = thread.submit(gather, index[0], frames)
+        for place, step in enumerate(steps):
+            images = coming.result()
+            if place + 1 < len(steps):
+                coming = thread.submit(gather, index[place + 1], frames)
+            agent, metrics = _on_images(static, agent, rows, index[place], images, key, step, weights)
+        return agent, metrics
+
+    return take_steps
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _on_states(
+    static: SACConfig,
+    batch_size: int,
+    agent: SACState,
+    rows: Storage,
+    key: PRNGKeyArray,
+    start: Integer[Array, ""],
+    end: Integer[Array, ""],
+    weights: TermWeights,
+) -> tuple[SACState, sac.Metrics]:
+    def one_step(step: Integer[Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
+        index = _rows_of_batch(batch_size, rows, key, step)
+        return _learn(static, carry[0], rows, index, None, key, step, weights)
+
+    nothing = {name: jnp.zeros(()) for name in metric_names(static)}
+    return jax.lax.fori_loop(start, end, one_step, (agent, nothing))
+
+
+def _rows_of_batch(
+    batch_size: int, rows: Storage, key: PRNGKeyArray, step: Integer[Array, ""]
+) -> Integer[Array, " batch"]:
+    sample_key, _ = jax.random.split(jax.random.fold_in(key, step))
+    return jax.random.randint(sample_key, (batch_size,), 0, rows.size)
+
+
+def _learn(
+    static: SACConfig,
+    agent: SACState,
+    rows: Storage,
+    index: Integer[Array, " batch"],
+    images: tuple[Images, Images] | None,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    weights: TermWeights,
+) -> tuple[SACState, sac.Metrics]:
+    """One step on the given rows, with what their observations and next observations show."""
+    _, update_key = jax.random.split(jax.random.fold_in(key, step))
+    batch = storage.gather(rows, index)
+    if images is not None:
+        batch = batch._replace(images=images[0], next_images=images[1])
+    batch = prepared(static, agent, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
+    agent, metrics, _ = update_of(static)(static, agent, batch, update_key, weights)
+    return agent, metrics
+
+
+_draw = partial(jax.jit, static_argnums=0)(jax.vmap(_rows_of_batch, in_axes=(None, None, None, 0)))
+_on_images = partial(jax.jit, static_argnums=0, donate_argnums=1)(_learn)
+
 
 PADDING = 1024
 """Datasets are padded to multiples of this, so that those of similar size share a compiled program."""
@@ -36,21 +130,6 @@ CALL_SECONDS = 0.5
 
 IMAGE_EVALUATION_ROWS = 256
 """The same, where each row has images."""
-
-
-@dataclass(frozen=True)
-class WarmupResult:
-    """What warmup ends with.
-
-    Attributes:
-        agent: the last agent, or the best on held-out episodes where early stopping is on.
-        steps: gradient steps taken.
-        stopped_early: whether early stopping ended it.
-    """
-
-    agent: SACState
-    steps: int
-    stopped_early: bool
 
 
 def initial_tree(agent: SACState) -> PyTree:
@@ -89,13 +168,13 @@ def warmup(
         Stopped: as asked for; a last `Snapshot` comes before it.
         DivergenceError: the critics have left the range of possible returns.
     """
-    training, held_out = dataset.split_holdout(config.holdout_fraction, randomness.episode_seed(config.seed, "data"))
+    training, held_out = dataset.split_holdout(config.holdout_fraction, jax_tools.episode_seed(config.seed, "data"))
     holdout = held_out or training
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     store = dataset_frames(static, tree["agent"], training)
     holdout_store = store if holdout is training else dataset_frames(static, tree["agent"], holdout)
-    take_steps = gradient_steps.on(rows, store, static, config.batch_size, randomness.key(config.seed, "warmup"))
+    take_steps = on(rows, store, static, config.batch_size, jax_tools.key(config.seed, "warmup"))
     weights = TermWeights(
         conservative=np.float32(config.conservative_weight) if static.is_conservative else None,
         behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
@@ -175,13 +254,13 @@ def dataset_td_errors(
     Args:
         store: what `dataset_frames` gives of the dataset, for who needs it more than once.
     """
-    key = randomness.key(config.seed, "diagnosis")
+    key = jax_tools.key(config.seed, "diagnosis")
     transitions = to_transitions(config, dataset)
     at_once = EVALUATION_ROWS if static.pixels is None else IMAGE_EVALUATION_ROWS
     gather = FrameBatches().gather
     store = dataset_frames(static, agent, dataset) if store is None else store
     errors = []
-    for rows in programs.parts(len(dataset), at_once):
+    for rows in jax_tools.parts(len(dataset), at_once):
         part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
             images, next_images = gather(rows, store)

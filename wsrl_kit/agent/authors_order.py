@@ -1,0 +1,80 @@
+"""The update in the order of the authors' code (WSRL, SERL, HIL-SERL), where a comparison needs it.
+
+Two things differ from `sac.update`, and both are artefacts of one train state for all networks:
+
+- At one critic update per environment step, the actor's gradient is taken on the critics from before that update.
+- At more, each network that is "not updated" is given a loss of zero, and so its optimizer a gradient of zero: Adam's
+  momentum moves it all the same. Actor and temperature coast through every critic update, and the critics through the
+  actor's.
+
+Two more of their differences are not reproduced: the temperature's gradient is taken on the actions of the actor's own
+loss, not on others at the next observations; and subsets of critics are drawn without repetition.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from wsrl_kit.agent import sac
+from wsrl_kit.agent.state import SACConfig, SACState, actor_optimizer, critic_optimizer, step, temperature_optimizer
+from wsrl_kit.replay.transition import Transition
+
+
+def update(
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    key: PRNGKeyArray,
+    weights: sac.TermWeights = sac.NO_TERMS,
+) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
+    """As `sac.update`, in the order of the authors' code."""
+    actor_key, critic_key = jax.random.split(key)
+    updates = batch.reward.shape[0]
+
+    def critic_step(
+        state: SACState, inputs: tuple[Transition, PRNGKeyArray]
+    ) -> tuple[SACState, tuple[sac.Metrics, Float[Array, " batch"]]]:
+        state, metrics, td_error = sac.update_critic(config, state, *inputs, weights.conservative)
+        return (_coast_actor(config, state) if updates > 1 else state), (metrics, td_error)
+
+    learned, (critic_metrics, td_error) = jax.lax.scan(
+        critic_step, state, (batch, jax.random.split(critic_key, updates))
+    )
+    metrics = jax.tree.map(jnp.mean, critic_metrics)
+    before = state._replace(updates=learned.updates) if updates == 1 else learned
+    acted, actor_metrics = sac.update_actor(
+        config, before, sac.merged(batch), actor_key, sac.actor_parts(config, batch), weights.behavior_cloning
+    )
+    if updates == 1:
+        state = acted._replace(
+            critic=learned.critic, target_critic=learned.target_critic, critic_optimizer=learned.critic_optimizer
+        )
+    else:
+        critic, optimizer = _coast(critic_optimizer(config), acted.critic_optimizer, acted.critic)
+        state = acted._replace(critic=critic, critic_optimizer=optimizer)
+    if config.cql_target_gap is not None:
+        state, multiplier_metrics = sac.update_multiplier(config, state, metrics["conservative_gap"])
+        actor_metrics |= multiplier_metrics
+    return state, metrics | actor_metrics, td_error
+
+
+def _coast_actor(config: SACConfig, state: SACState) -> SACState:
+    actor, own_optimizer = _coast(actor_optimizer(config), state.actor_optimizer, state.actor)
+    log_temperature, temperatures_optimizer = _coast(
+        temperature_optimizer(config), state.temperature_optimizer, state.log_temperature
+    )
+    return state._replace(
+        actor=actor,
+        actor_optimizer=own_optimizer,
+        log_temperature=log_temperature,
+        temperature_optimizer=temperatures_optimizer,
+    )
+
+
+def _coast(
+    optimizer: optax.GradientTransformation, optimizer_state: PyTree, parameters: PyTree
+) -> tuple[PyTree, PyTree]:
+    """A step on a gradient of zero: what is left of the momentum."""
+    return step(optimizer, jax.tree.map(jnp.zeros_like, parameters), optimizer_state, parameters)

@@ -1,0 +1,81 @@
+"""Learned grippers: a discrete critic for the gripper's entries of the action, beside the continuous agent.
+
+The critic is a DQN (Mnih et al. 2015) with double-DQN targets (van Hasselt et al. 2016), as in HIL-SERL (Luo et al.
+2024, arXiv 2410.21845). Its reward is the task's plus the penalty on the grasp action; the continuous critics do not
+see the penalty. Departures from the authors' code:
+
+- Its loss does not train the encoder; the features come from the continuous critics' loss.
+- It learns from the features after the continuous update, not before (no difference without images).
+- The target entropy counts the continuous entries only (theirs counts the grippers' too: `target_entropy`).
+- The penalty is scaled as rewards are (`reward_scale`; theirs has no scale).
+
+Priorities of replay are the continuous critics' TD errors.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Integer, PyTree
+
+from wsrl_kit.agent import gripper, losses
+from wsrl_kit.agent.state import (
+    GraspState,
+    SACConfig,
+    SACState,
+    encoder,
+    features,
+    grasp_network,
+    grasp_optimizer,
+    step,
+)
+from wsrl_kit.replay.transition import Transition
+
+METRICS = ("grasp_loss", "grasp_q_mean")
+
+
+def choose(config: SACConfig, critic: PyTree, seen: Float[Array, "batch feature"]) -> Integer[Array, " batch"]:
+    """The choice of the highest value for each example, as `gripper.joined` takes it; there is no exploration."""
+    return jnp.argmax(grasp_network(config).apply(critic, seen), axis=-1)
+
+
+def update(config: SACConfig, state: SACState, batch: Transition) -> tuple[SACState, dict[str, Float[Array, ""]]]:
+    """A step of the discrete critic and its target for each leading row of `batch`; all else stays as it is.
+
+    Args:
+        batch: arrays with leading axes (utd, batch), as `sac.prepare` gives them.
+
+    Returns:
+        The new state, and metrics (means over the steps).
+    """
+    assert isinstance(state.grasp, GraspState)
+
+    def one_step(grasp: GraspState, rows: Transition) -> tuple[GraspState, dict[str, Float[Array, ""]]]:
+        return _step(config, state, grasp, rows)
+
+    grasp, metrics = jax.lax.scan(one_step, state.grasp, batch)
+    return state._replace(grasp=grasp), jax.tree.map(jnp.mean, metrics)
+
+
+def _step(
+    config: SACConfig, state: SACState, grasp: GraspState, batch: Transition
+) -> tuple[GraspState, dict[str, Float[Array, ""]]]:
+    network = grasp_network(config)
+    seen = features(config, state, encoder(state.critic), batch.observation, batch.images)
+    next_seen, target_seen = (
+        features(config, state, encoder(critic), batch.next_observation, batch.next_images)
+        for critic in (state.critic, state.target_critic)
+    )
+    next_value = losses.double_q(network.apply(grasp.critic, next_seen), network.apply(grasp.target, target_seen))
+    penalty = 0.0 if batch.grasp_penalty is None else batch.grasp_penalty
+    target = losses.td_target(batch.reward + penalty, batch.mask, next_value, config.discount)
+    taken = gripper.choice(config.gripper, batch.action)
+
+    def loss(critic: PyTree) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+        value = losses.value_of_choice(network.apply(critic, seen), taken)
+        return jnp.mean(batch.weight * losses.squared_td_error(value[None], target)), value
+
+    (loss_value, value), gradient = jax.value_and_grad(loss, has_aux=True)(grasp.critic)
+    critic, optimizer = step(grasp_optimizer(config), gradient, grasp.optimizer, grasp.critic)
+    averaged = optax.incremental_update(critic, grasp.target, config.target_update_rate)
+    return GraspState(critic, averaged, optimizer), {"grasp_loss": loss_value, "grasp_q_mean": jnp.mean(value)}

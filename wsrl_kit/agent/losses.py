@@ -1,0 +1,179 @@
+"""Loss terms: pure functions of arrays that return one value per example.
+
+The caller adds the terms, multiplies by the examples' weights and takes the mean, once and last.
+A term that is off is absent from the sum.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, nn
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+
+def td_target(
+    reward: Float[Array, " batch"],
+    mask: Float[Array, " batch"],
+    next_value: Float[Array, " batch"],
+    discount: float,
+) -> Float[Array, " batch"]:
+    """One-step target `reward + discount * mask * next_value`, without gradient; mask = 1 - terminated."""
+    return lax.stop_gradient(reward + discount * mask * next_value)
+
+
+def squared_td_error(value: Float[Array, "ensemble batch"], target: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    """Squared TD error, mean over the ensemble (seed design, `critic_loss`; REDQ, Chen et al. 2021, equation 1)."""
+    return jnp.mean(jnp.square(value - target), axis=0)
+
+
+def value_of_choice(value: Float[Array, "batch choices"], choice: Integer[Array, " batch"]) -> Float[Array, " batch"]:
+    """A discrete critic's value of what was chosen."""
+    return jnp.take_along_axis(value, choice[:, None], axis=1)[:, 0]
+
+
+def double_q(
+    value: Float[Array, "batch choices"], target_value: Float[Array, "batch choices"]
+) -> Float[Array, " batch"]:
+    """Value of the next choice: the online critic makes it, the target critic values it.
+
+    Double DQN (van Hasselt et al. 2016, arXiv 1509.06461, section on double DQN).
+    """
+    return value_of_choice(target_value, jnp.argmax(value, axis=1))
+
+
+def soft_policy(
+    log_probability: Float[Array, " batch"], value: Float[Array, " batch"], temperature: Float[Array, ""]
+) -> Float[Array, " batch"]:
+    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7).
+
+    Args:
+        log_probability: of the policy's action.
+        value: of that action, the ensemble's values already made one: by the minimum in SAC and WSRL's code, by the
+            mean in REDQ (Chen et al. 2021, algorithm 1), RLPD and HIL-SERL.
+        temperature: of the entropy bonus.
+    """
+    return temperature * log_probability - value
+
+
+def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) -> Float[Array, " batch"]:
+    """How far the entropy estimate lies above its target (Haarnoja et al. 2018, equation 18, without the factor)."""
+    return lax.stop_gradient(-log_probability - target_entropy)
+
+
+def behavior_cloning(
+    action: Float[Array, "batch action"], data_action: Float[Array, "batch action"]
+) -> Float[Array, " batch"]:
+    """Squared distance of the policy's action to the data's, mean over its entries.
+
+    TD3+BC's term (Fujimoto and Gu 2021, equation 5), of a deterministic action there; unlike the likelihood it stays
+    finite for recorded actions at the bounds.
+    """
+    return jnp.mean(jnp.square(action - data_action), axis=-1)
+
+
+def conservative_gap(
+    sampled_value: Float[Array, "ensemble batch actions"],
+    log_density: Float[Array, "batch actions"],
+    value: Float[Array, "ensemble batch"],
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """CQL(H): how far sampled actions are valued above the data's, mean over the ensemble.
+
+    `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` over actions a_i drawn from
+    uniform and policy distributions (Kumar et al. 2020, equation 4, importance sampling of
+    appendix F). As in the
+    authors' code the sum over the samples is not divided by their number, which shifts the gap by a constant, and
+    gradient flows into the values alone.
+
+    Args:
+        sampled_value: Q of the sampled actions.
+        log_density: log of the density that each was drawn with.
+        value: Q of the data's actions.
+        temperature: of the log-sum-exp.
+    """
+    sampled = (sampled_value - lax.stop_gradient(log_density)) / temperature
+    return jnp.mean(temperature * nn.logsumexp(sampled, axis=-1) - value, axis=0)
+
+
+def calibrated(
+    sampled_value: Float[Array, "ensemble batch actions"], monte_carlo_return: Float[Array, " batch"]
+) -> Float[Array, "ensemble batch actions"]:
+    """Values not below the return that the data's own policy got from there: where they are, nothing pushes them down.
+
+    Cal-QL (Nakamoto et al. 2023, equation 5.1). For actions of the policy; random ones stay unbounded. A return of
+    -inf bounds nothing, which leaves CQL.
+    """
+    return jnp.maximum(sampled_value, monte_carlo_return[:, None])
+
+
+def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Array, "*batch"]:
+    """How far the conservative gap lies below the one aimed at: its product with the multiplier is minimised.
+
+    The Lagrange form of CQL (Kumar et al. 2020, appendix F): the multiplier grows while the gap is above its target.
+    """
+    return lax.stop_gradient(target_gap - gap)
+
+
+SamplePolicy = Callable[[Float[Array, "rows observation"], PRNGKeyArray], tuple[Array, Array]]
+"""Observations and a key to an action for each, and its log-probability."""
+
+ValueOf = Callable[[Float[Array, "rows observation"], Float[Array, "rows action"]], Array]
+"""Observations and actions to every critic's values, (ensemble, rows)."""
+
+
+class SampledActions(NamedTuple):
+    """Actions for each observation: uniform ones, the policy's, and the policy's at the next observation."""
+
+    action: Float[Array, "batch three_times_count action"]
+    log_density: Float[Array, "batch three_times_count"]
+
+
+def sample_actions(
+    sample_policy: SamplePolicy,
+    observation: Float[Array, "batch observation"],
+    next_observation: Float[Array, "batch observation"],
+    count: int,
+    action_size: int,
+    key: PRNGKeyArray,
+) -> SampledActions:
+    """Draws the actions of CQL(H) (Kumar et al. 2020, appendix F).
+
+    Args:
+        count: actions of each of the three kinds.
+    """
+    uniform_key, *policy_keys = jax.random.split(key, 3)
+    batch_size = len(observation)
+    actions = [jax.random.uniform(uniform_key, (batch_size, count, action_size), minval=-1.0, maxval=1.0)]
+    log_densities = [jnp.full((batch_size, count), -action_size * jnp.log(2.0))]
+    for rows, policy_key in zip((observation, next_observation), policy_keys, strict=True):
+        action, log_probability = sample_policy(jnp.repeat(rows, count, axis=0), policy_key)
+        actions.append(action.reshape(batch_size, count, action_size))
+        log_densities.append(log_probability.reshape(batch_size, count))
+    return SampledActions(jnp.concatenate(actions, axis=1), jnp.concatenate(log_densities, axis=1))
+
+
+def gap(
+    value_of: ValueOf,
+    sampled: SampledActions,
+    observation: Float[Array, "batch observation"],
+    value: Float[Array, "ensemble batch"],
+    temperature: float,
+    lower_bound: Float[Array, " batch"] | None,
+) -> Float[Array, " batch"]:
+    """The conservative gap of each example, see `losses.conservative_gap`.
+
+    Args:
+        value: of the data's actions.
+        temperature: of the log-sum-exp.
+        lower_bound: Monte-Carlo returns that bound the values of policy actions (Cal-QL); None for CQL.
+    """
+    batch_size, count, action_size = sampled.action.shape
+    values = value_of(jnp.repeat(observation, count, axis=0), sampled.action.reshape(-1, action_size))
+    values = values.reshape(-1, batch_size, count)
+    if lower_bound is not None:
+        # As in the authors' code random actions, a third of all, are not bounded.
+        uniform, by_policy = jnp.split(values, [count // 3], axis=-1)
+        values = jnp.concatenate([uniform, calibrated(by_policy, lower_bound)], axis=-1)
+    return conservative_gap(values, sampled.log_density, value, temperature)

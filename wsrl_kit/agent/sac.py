@@ -1,0 +1,437 @@
+"""Weighted soft actor-critic with a critic ensemble, for offline warmup and fine-tuning alike.
+
+SAC (Haarnoja et al. 2018) with REDQ's random-subset minimum (Chen et al. 2021), LayerNorm critics (RLPD, Ball et al.
+2023), CQL's and Cal-QL's term (Kumar et al. 2020, Nakamoto et al. 2023), and a weight on every example's loss. State is
+a pytree and every function is pure, so one agent, a `jax.vmap` over seeds, warmup and fine-tuning share this code. A
+network that is not updated is not touched: each step calls its own optimizer only. Where there are cameras, actor and
+critics see what the critics' encoder makes of images and state (as in HIL-SERL, Luo et al. 2024).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from wsrl_kit.agent import grasp, gripper, losses, networks
+from wsrl_kit.agent.state import (
+    ENSEMBLE_REDUCTIONS,
+    Policy,
+    SACConfig,
+    SACState,
+    actor_network,
+    actor_optimizer,
+    create,
+    critic_network,
+    critic_optimizer,
+    encoder,
+    ensemble,
+    features,
+    from_parameters,
+    frozen_features,
+    multiplier_optimizer,
+    policy,
+    step,
+    temperature_optimizer,
+    with_trunk,
+)
+from wsrl_kit.agent.vision import random_crops
+from wsrl_kit.replay.transition import NO_IMAGES, Images, Transition
+
+__all__ = [
+    "Metrics",
+    "NextAction",
+    "Policy",
+    "SACConfig",
+    "SACState",
+    "TermWeights",
+    "act",
+    "action_values",
+    "actor_parts",
+    "create",
+    "from_parameters",
+    "merged",
+    "metric_names",
+    "policy",
+    "prepare",
+    "td_errors",
+    "update",
+    "update_actor",
+    "update_critic",
+    "update_multiplier",
+    "with_trunk",
+]
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+Weight = Float[Array, ""] | np.floating | float | None
+
+
+class TermWeights(NamedTuple):
+    """Weights of the loss terms that are annealed; None where there is no such term, which a program then is without.
+
+    Attributes:
+        conservative: of CQL's term.
+        behavior_cloning: of the behavior-cloning term.
+    """
+
+    conservative: Weight = None
+    behavior_cloning: Weight = None
+
+
+NO_TERMS = TermWeights()
+
+LARGEST_MULTIPLIER = 1e6
+"""Bound of the multiplier of CQL's term, as in the authors' code."""
+
+
+def act(
+    config: SACConfig,
+    policy: Policy,
+    observation: Float[Array, "batch observation"],
+    noise: Float[Array, "batch continuous"],
+    images: Images = NO_IMAGES,
+) -> Float[Array, "batch action"]:
+    """Whole actions for standard normal noise on their continuous entries; zero noise gives the deterministic ones."""
+    seen = features(config, policy, policy.encoder, observation, frozen_features(config, policy, images))
+    mean, standard_deviation = actor_network(config).apply(policy.actor, seen)
+    action = jnp.tanh(mean + standard_deviation * noise)
+    if not config.learns_gripper:
+        return action
+    return gripper.joined(config.gripper, action, grasp.choose(config, policy.grasp_critic, seen))
+
+
+def action_values(
+    config: SACConfig,
+    state: SACState,
+    observation: Float[Array, "batch observation"],
+    action: Float[Array, "batch action"],
+    images: Images = NO_IMAGES,
+) -> Float[Array, "ensemble batch"]:
+    """Q(s, a) of every critic, of the action's continuous entries."""
+    return _values(config, state, observation, frozen_features(config, state, images), action)
+
+
+def _values(
+    config: SACConfig,
+    state: SACState,
+    observation: Float[Array, "batch observation"],
+    images: Images,
+    action: Float[Array, "batch action"],
+) -> Float[Array, "ensemble batch"]:
+    """The same, of images as `prepare` gives them."""
+    seen = features(config, state, encoder(state.critic), observation, images)
+    action = gripper.continuous(config.gripper, action)
+    return critic_network(config, config.critic_ensemble_size).apply(ensemble(state.critic), seen, action, False)
+
+
+def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
+    """TD error of each example, mean over the ensemble, signed; the target uses a random subset and action."""
+    batch = prepare(config, state, batch)
+    target = _target(config, state, batch, _next_action(config, state, batch, key))
+    value = _values(config, state, batch.observation, batch.images, batch.action)
+    return jnp.mean(value - target, axis=0)
+
+
+def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray | None = None) -> Transition:
+    """The batch as updates take it: images cropped at random, and passed through the trunk where that is frozen.
+
+    Once per batch: critics, targets and actor then share the trunk's work. Without images the batch is as it was.
+
+    Args:
+        batch: arrays with any leading axes.
+        key: of the crops; None: images are left whole.
+    """
+    if config.pixels is None:
+        return batch
+    images, next_images = batch.images, batch.next_images
+    if key is not None:
+        crop, next_crop = jax.random.split(key)
+        images = random_crops(crop, images, config.pixels.augmentation_padding)
+        next_images = random_crops(next_crop, next_images, config.pixels.augmentation_padding)
+    return batch._replace(
+        images=frozen_features(config, state, images), next_images=frozen_features(config, state, next_images)
+    )
+
+
+class NextAction(NamedTuple):
+    """The policy's actions at the next observation with their log-probability, and uniforms that order the critics.
+
+    One action, or several of which the target takes the best (`cql_max_target_backup`).
+    """
+
+    action: Float[Array, "*batch candidates action"]
+    log_probability: Float[Array, "*batch candidates"]
+    order: Float[Array, "*updates ensemble"]
+
+
+def metric_names(config: SACConfig) -> tuple[str, ...]:
+    """The metrics that `update` returns."""
+    names: tuple[str, ...] = ("critic_loss", "q_mean", "td_error", "actor_loss", "temperature", "entropy")
+    names += ("conservative_gap",) if config.is_conservative else ()
+    return names + (("conservative_multiplier",) if config.cql_target_gap is not None else ())
+
+
+def update_critic(
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    key: PRNGKeyArray,
+    conservative_weight: Weight = None,
+) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
+    """One critic and target step on the weighted mean of the loss terms; the actor and temperature stay as they are.
+
+    Returns:
+        The new state, metrics, and each example's TD error before the step (signed, mean over the ensemble).
+    """
+    target_key, loss_key = jax.random.split(key)
+    next_action = _next_action(config, state, batch, target_key)
+    return _step_critic(config, state, batch, next_action, loss_key, conservative_weight)
+
+
+def _step_critic(
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    next_action: NextAction,
+    key: PRNGKeyArray,
+    conservative_weight: Weight,
+) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
+    target = _target(config, state, batch, next_action)
+    action = gripper.continuous(config.gripper, batch.action)
+    network = critic_network(config, config.critic_ensemble_size)
+    if config.is_conservative:
+        sample_key, key = jax.random.split(key)
+        sampled = losses.sample_actions(
+            lambda seen, key: _sample_policy(config, state, seen, key),
+            features(config, state, encoder(state.critic), batch.observation, batch.images),
+            features(config, state, encoder(state.critic), batch.next_observation, batch.next_images),
+            config.cql_actions,
+            config.continuous_size,
+            sample_key,
+        )
+        assert conservative_weight is not None
+        factor = conservative_weight * jnp.minimum(jnp.exp(state.log_multiplier), LARGEST_MULTIPLIER)
+
+    def loss(critic: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, "ensemble batch"], Array | None]]:
+        def value_of(rows: Float[Array, "rows feature"], action: Float[Array, "rows action"]) -> Array:
+            return network.apply(ensemble(critic), rows, action, True, rngs={"dropout": key})
+
+        seen = features(config, state, encoder(critic), batch.observation, batch.images)
+        value, gap = value_of(seen, action), None
+        per_example = losses.squared_td_error(value, target)
+        if config.is_conservative:
+            bound = batch.monte_carlo_return if config.is_calibrated else None
+            gap = losses.gap(value_of, sampled, seen, value, config.cql_temperature, bound)
+            per_example += factor * gap
+        return jnp.mean(batch.weight * per_example), (value, gap)
+
+    (loss_value, (value, gap)), gradient = jax.value_and_grad(loss, has_aux=True)(state.critic)
+    critic, optimizer = step(critic_optimizer(config), gradient, state.critic_optimizer, state.critic)
+    td_error = jnp.mean(value, axis=0) - target
+    metrics = {"critic_loss": loss_value, "q_mean": jnp.mean(value), "td_error": jnp.mean(jnp.abs(td_error))}
+    if gap is not None:
+        metrics["conservative_gap"] = jnp.mean(batch.weight * gap)
+    new_state = state._replace(
+        critic=critic,
+        critic_optimizer=optimizer,
+        target_critic=optax.incremental_update(critic, state.target_critic, config.target_update_rate),
+        updates=state.updates + 1,
+    )
+    return new_state, metrics, td_error
+
+
+def update_actor(
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    key: PRNGKeyArray,
+    parts: int = 1,
+    behavior_cloning_weight: Weight = None,
+) -> tuple[SACState, Metrics]:
+    """One actor and one temperature step; the critics stay as they are.
+
+    Args:
+        behavior_cloning_weight: of the term that holds actions to the batch's; None: there is none.
+        parts: the gradient is summed over so many equal parts of the batch, one after another. It is the same but for
+            rounding; what is kept for the way back is that of one part, and stays in the processor's caches.
+    """
+    batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
+    temperature = jnp.exp(state.log_temperature)
+    critic = critic_network(config, config.critic_ensemble_size)
+    reduced = ENSEMBLE_REDUCTIONS[config.actor_value]
+
+    def actor_loss(
+        actor: PyTree, batch: Transition, noise: Float[Array, "part action"], dropout_key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Float[Array, " part"]]:
+        # The encoder is the critics': no gradient of the actor's goes into it.
+        inputs = (encoder(state.critic), batch.observation, batch.images)
+        seen = features(config, state, *inputs)
+        seen_by_actor = seen if config.pixels is None else features(config, state, *inputs, dropout_key)
+        mean, standard_deviation = actor_network(config).apply(actor, seen_by_actor)
+        action, log_probability = networks.sample(mean, standard_deviation, noise)
+        value = reduced(critic.apply(ensemble(state.critic), seen, action, False), axis=0)
+        per_example = losses.soft_policy(log_probability, value, temperature)
+        if behavior_cloning_weight is not None:
+            held = {"sampled": action, "mean": jnp.tanh(mean)}[config.behavior_cloning_action]
+            per_example += behavior_cloning_weight * losses.behavior_cloning(held, batch.action)
+        return jnp.mean(batch.weight * per_example), log_probability
+
+    def add_part(
+        total: PyTree, part: tuple[Transition, Float[Array, "part action"], PRNGKeyArray]
+    ) -> tuple[PyTree, tuple[Float[Array, ""], Float[Array, " part"]]]:
+        outputs, gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, *part)
+        return jax.tree.map(jnp.add, total, gradient), outputs
+
+    rows = (batch, jax.random.normal(key, batch.action.shape))
+    split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+    split = (*split, jax.random.split(jax.random.fold_in(key, 1), parts))
+    total, (loss_value, log_probability) = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, state.actor), split)
+    gradient = jax.tree.map(lambda leaf: leaf / parts, total)
+    log_probability = log_probability.reshape(-1)
+    actor, optimizer = step(actor_optimizer(config), gradient, state.actor_optimizer, state.actor)
+
+    def temperature_loss(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
+        gap = losses.entropy_gap(log_probability, config.target_entropy)
+        return jnp.mean(batch.weight * jnp.exp(log_temperature) * gap)
+
+    log_temperature, new_temperature_optimizer = step(
+        temperature_optimizer(config),
+        jax.grad(temperature_loss)(state.log_temperature),
+        state.temperature_optimizer,
+        state.log_temperature,
+    )
+    metrics = {"actor_loss": jnp.mean(loss_value), "temperature": temperature, "entropy": -jnp.mean(log_probability)}
+    new_state = state._replace(
+        actor=actor,
+        actor_optimizer=optimizer,
+        log_temperature=log_temperature,
+        temperature_optimizer=new_temperature_optimizer,
+    )
+    return new_state, metrics
+
+
+def update(
+    config: SACConfig,
+    state: SACState,
+    batch: Transition,
+    key: PRNGKeyArray,
+    weights: TermWeights = NO_TERMS,
+) -> tuple[SACState, Metrics, Float[Array, "utd batch"]]:
+    """One environment step's learning: a critic update per leading row of `batch`, then one actor update on all rows.
+
+    The order and the batch of the actor (all UTD batches together) are RLPD's and WSRL's.
+
+    Args:
+        batch: arrays with leading axes (utd, batch).
+        key: randomness of this call.
+        weights: of the annealed terms; CQL's is wanted where the configuration has that term.
+
+    Returns:
+        The new state, metrics (critic metrics are means over the updates), and every example's TD error.
+    """
+    actor_key, target_key, loss_key = jax.random.split(key, 3)
+    # The actor stays as it is until the critics' updates are done, so that one call gives all their next actions.
+    next_actions = _next_action(config, state, batch, target_key)
+
+    def critic_step(
+        state: SACState, inputs: tuple[Transition, NextAction, PRNGKeyArray]
+    ) -> tuple[SACState, tuple[Metrics, Float[Array, " batch"]]]:
+        state, metrics, td_error = _step_critic(config, state, *inputs, weights.conservative)
+        return state, (metrics, td_error)
+
+    inputs = (batch, next_actions, jax.random.split(loss_key, batch.reward.shape[0]))
+    state, (critic_metrics, td_error) = jax.lax.scan(critic_step, state, inputs)
+    metrics = jax.tree.map(jnp.mean, critic_metrics)
+    state, actor_metrics = update_actor(
+        config, state, merged(batch), actor_key, actor_parts(config, batch), weights.behavior_cloning
+    )
+    if config.cql_target_gap is not None:
+        state, multiplier_metrics = update_multiplier(config, state, metrics["conservative_gap"])
+        actor_metrics |= multiplier_metrics
+    return state, metrics | actor_metrics, td_error
+
+
+def update_multiplier(
+    config: SACConfig, state: SACState, conservative_gap: Float[Array, ""]
+) -> tuple[SACState, Metrics]:
+    """One step of the multiplier on CQL's term, towards a gap of `cql_target_gap` (weighted mean over examples)."""
+    assert config.cql_target_gap is not None
+    gap = losses.multiplier_gap(conservative_gap, config.cql_target_gap)
+    gradient = jax.grad(lambda log_multiplier: jnp.exp(log_multiplier) * gap)(state.log_multiplier)
+    log_multiplier, optimizer = step(
+        multiplier_optimizer(config), gradient, state.multiplier_optimizer, state.log_multiplier
+    )
+    metrics = {"conservative_multiplier": jnp.exp(state.log_multiplier)}
+    return state._replace(log_multiplier=log_multiplier, multiplier_optimizer=optimizer), metrics
+
+
+def merged(batch: Transition) -> Transition:
+    """The examples of all updates as one batch."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+
+
+CRITIC_ROWS = 4096
+"""Rows times critics that the actor's step takes at once: more leave the processor's caches (measured)."""
+
+
+def actor_parts(config: SACConfig, batch: Transition) -> int:
+    """The fewest parts of whole batches, for the actor's step, that keep to `CRITIC_ROWS`; or one for each batch."""
+    updates, batch_size = batch.reward.shape
+    fitting = max(1, CRITIC_ROWS // (config.critic_ensemble_size * batch_size))
+    return next(parts for parts in range(1, updates + 1) if updates % parts == 0 and updates // parts <= fitting)
+
+
+def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> NextAction:
+    """For batches with any leading axes: the axes before the last are updates, each with a subset of its own."""
+    candidates = config.cql_actions if config.cql_max_target_backup else 1
+    noise_key, order_key = jax.random.split(key)
+    leading = batch.reward.ndim
+    observation, images = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[leading:]), (batch.next_observation, batch.next_images)
+    )
+    seen = jnp.repeat(features(config, state, encoder(state.critic), observation, images), candidates, axis=0)
+    action, log_probability = _sample_policy(config, state, seen, noise_key)
+    return NextAction(
+        action.reshape(*batch.reward.shape, candidates, config.continuous_size),
+        log_probability.reshape(*batch.reward.shape, candidates),
+        jax.random.uniform(order_key, (*batch.reward.shape[:-1], config.critic_ensemble_size)),
+    )
+
+
+def _sample_policy(
+    config: SACConfig, state: SACState, seen: Float[Array, "rows feature"], key: PRNGKeyArray
+) -> tuple[Float[Array, "rows action"], Float[Array, " rows"]]:
+    """An action for each observation, and its log-probability."""
+    noise = jax.random.normal(key, (len(seen), config.continuous_size))
+    mean, standard_deviation = actor_network(config).apply(state.actor, seen)
+    return networks.sample(mean, standard_deviation, noise)
+
+
+def _target(config: SACConfig, state: SACState, batch: Transition, next_action: NextAction) -> Float[Array, " batch"]:
+    """TD target: minimum over a random subset of the target critics (REDQ; all of them where the sizes are equal).
+
+    Of several candidate actions it takes the one of the highest such value (CQL's max-target backup, Kumar et al. 2020,
+    appendix F).
+    """
+    batch_size, candidates, action_size = next_action.action.shape
+    target_encoder, target_ensemble = encoder(state.target_critic), ensemble(state.target_critic)
+    seen = features(config, state, target_encoder, batch.next_observation, batch.next_images)
+    seen = jnp.repeat(seen, candidates, axis=0)
+    if config.critic_subset_size < config.critic_ensemble_size:
+        _, chosen = jax.lax.top_k(next_action.order, config.critic_subset_size)
+        target_ensemble = networks.members(target_ensemble, chosen)
+    next_values = critic_network(config, config.critic_subset_size).apply(
+        target_ensemble, seen, next_action.action.reshape(-1, action_size), False
+    )
+    candidate_values = jnp.min(next_values, axis=0).reshape(batch_size, candidates)
+    best = jnp.argmax(candidate_values, axis=1, keepdims=True)
+    next_value = jnp.take_along_axis(candidate_values, best, axis=1)[:, 0]
+    if config.backup_entropy:
+        log_probability = jnp.take_along_axis(next_action.log_probability, best, axis=1)[:, 0]
+        next_value = next_value - jnp.exp(state.log_temperature) * log_probability
+    return losses.td_target(batch.reward, batch.mask, next_value, config.discount)

@@ -1,0 +1,395 @@
+"""What an agent is: sizes and constants, parameters, optimizers. How it acts and learns is `sac`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
+
+from wsrl_kit.agent import gripper, networks, vision
+from wsrl_kit.agent.parameters import AgentParameters
+from wsrl_kit.agent.vision import PixelConfig
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.replay.transition import Images
+
+Reduction = Callable[..., Array]
+
+ENSEMBLE_REDUCTIONS: dict[str, Reduction] = {"mean": jnp.mean, "minimum": jnp.min}
+"""How the actor's objective makes one value of the ensemble's: REDQ's, RLPD's and HIL-SERL's mean, SAC's minimum."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """What fixes the compiled program: sizes, and constants of the formulas. Names as in `WSRLConfig`.
+
+    Attributes:
+        critic_decay_steps: updates after which a decaying learning rate of the critics reaches 0.
+        actor_decay_steps: the same for actor and temperature, which take one step where the critics take UTD.
+        is_conservative: CQL's term is in the critics' loss.
+        is_calibrated: it is bounded by Monte-Carlo returns, which makes it Cal-QL's.
+        pixels: how images are seen; None for an agent that sees states alone.
+        gripper: the set-up (see `gripper`): actor and critics act on the `continuous_size` entries of the action that
+            are not a learned gripper's.
+    """
+
+    observation_size: int
+    action_size: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    output_scale: float
+    critic_ensemble_size: int
+    critic_subset_size: int
+    shared_critic_output: bool
+    actor_value: str
+    behavior_cloning_action: str
+    layer_norm: bool
+    dropout_rate: float
+    discount: float
+    target_update_rate: float
+    actor_learning_rate: float
+    critic_learning_rate: float
+    temperature_learning_rate: float
+    learning_rate_schedule: str
+    learning_rate_warmup_steps: int
+    critic_decay_steps: int
+    actor_decay_steps: int
+    initial_temperature: float
+    target_entropy: float
+    backup_entropy: bool
+    official_update_order: bool
+    is_conservative: bool
+    is_calibrated: bool
+    cql_actions: int
+    cql_temperature: float
+    cql_max_target_backup: bool
+    cql_target_gap: float | None
+    pixels: PixelConfig | None = None
+    gripper: str = gripper.FIXED
+
+    @property
+    def continuous_size(self) -> int:
+        """Entries of the action that are the actor's."""
+        return self.action_size - gripper.COUNTS[self.gripper]
+
+    @property
+    def learns_gripper(self) -> bool:
+        """Whether a discrete critic chooses grasp actions."""
+        return self.gripper != gripper.FIXED
+
+
+class GraspState(NamedTuple):
+    """The discrete critic of a learned gripper."""
+
+    critic: PyTree
+    target: PyTree
+    optimizer: PyTree
+
+
+class SACState(NamedTuple):
+    """Everything that learning changes, and the fixed normalisation of observations.
+
+    Attributes:
+        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). Where there are images,
+            {"ensemble": these, "encoder": {"maps": those of the encoder, "trunks": of its trunks, unless they are
+            frozen}}: the critics' loss trains all of it, and the target averages all of it.
+        log_temperature: logarithm of the entropy temperature.
+        log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
+        updates: critic updates so far.
+        observation_center, observation_scale: networks see `(observation - center) / scale`.
+        trunk: parameters of the images' frozen trunks, which no optimizer knows; () without any.
+        grasp: the discrete critic, where a gripper is learned; else ().
+    """
+
+    actor: PyTree
+    critic: PyTree
+    target_critic: PyTree
+    log_temperature: Float[Array, ""]
+    log_multiplier: Float[Array, ""]
+    actor_optimizer: PyTree
+    critic_optimizer: PyTree
+    temperature_optimizer: PyTree
+    multiplier_optimizer: PyTree
+    updates: Integer[Array, ""]
+    observation_center: Float[Array, " observation"]
+    observation_scale: Float[Array, " observation"]
+    trunk: PyTree = ()
+    grasp: GraspState | tuple[()] = ()
+
+
+class Policy(NamedTuple):
+    """What acting needs of an agent: fields of `SACState`, the encoder of its critics, and the discrete critic."""
+
+    actor: PyTree
+    observation_center: Float[Array, " observation"]
+    observation_scale: Float[Array, " observation"]
+    encoder: PyTree = ()
+    trunk: PyTree = ()
+    grasp_critic: PyTree = ()
+
+
+def from_parameters(
+    parameters: AgentParameters,
+    observation_size: int,
+    action_size: int,
+    pixels: PixelConfig | None = None,
+    *,
+    critic_updates: int = 0,
+    actor_updates: int = 0,
+) -> SACConfig:
+    """The static part of an agent, for an environment's sizes and cameras.
+
+    Args:
+        critic_updates, actor_updates: updates after which decaying learning rates reach 0; unused by constant ones.
+
+    Raises:
+        ParameterError: the actions do not fit the set-up of grippers.
+    """
+    gripper.check(parameters.gripper, action_size)
+    target_entropy = parameters.target_entropy
+    if target_entropy is None:
+        target_entropy = parameters.target_entropy_per_dimension * (action_size - gripper.COUNTS[parameters.gripper])
+    # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
+    decays = parameters.learning_rate_schedule != "constant"
+    is_conservative = parameters.conservative_loss != "none"
+    return SACConfig(
+        observation_size=observation_size,
+        action_size=action_size,
+        hidden_sizes=tuple(parameters.hidden_sizes),
+        activation=parameters.activation,
+        output_scale=parameters.output_scale,
+        critic_ensemble_size=parameters.critic_ensemble_size,
+        critic_subset_size=parameters.critic_subset_size,
+        shared_critic_output=parameters.shared_critic_output,
+        actor_value=parameters.actor_value,
+        behavior_cloning_action=parameters.behavior_cloning_action,
+        layer_norm=parameters.layer_norm,
+        dropout_rate=parameters.dropout_rate,
+        discount=parameters.discount,
+        target_update_rate=parameters.target_update_rate,
+        actor_learning_rate=parameters.actor_learning_rate,
+        critic_learning_rate=parameters.critic_learning_rate,
+        temperature_learning_rate=parameters.temperature_learning_rate,
+        learning_rate_schedule=parameters.learning_rate_schedule,
+        learning_rate_warmup_steps=parameters.learning_rate_warmup_steps,
+        critic_decay_steps=decays * critic_updates,
+        actor_decay_steps=decays * actor_updates,
+        initial_temperature=parameters.initial_temperature,
+        target_entropy=target_entropy,
+        backup_entropy=parameters.backup_entropy,
+        official_update_order=parameters.official_update_order,
+        is_conservative=is_conservative,
+        is_calibrated=parameters.conservative_loss == "calql",
+        cql_actions=parameters.cql_actions,
+        cql_temperature=parameters.cql_temperature,
+        cql_max_target_backup=is_conservative and parameters.cql_max_target_backup,
+        cql_target_gap=parameters.cql_target_gap if is_conservative else None,
+        pixels=pixels,
+        gripper=parameters.gripper,
+    )
+
+
+def create(
+    config: SACConfig,
+    key: PRNGKeyArray,
+    observation_center: Float[Array, " observation"],
+    observation_scale: Float[Array, " observation"],
+) -> SACState:
+    """A fresh agent."""
+    actor_key, critic_key = jax.random.split(key)
+    observation, action = jnp.zeros((1, config.observation_size)), jnp.zeros((1, config.continuous_size))
+    own_encoder: PyTree = {}
+    trunk: PyTree = ()
+    if config.pixels is not None:
+        trunk_key, encoder_key = jax.random.split(jax.random.fold_in(key, 2))
+        trunk = vision.create_trunks(config.pixels, trunk_key)
+        own_encoder["maps"] = vision.create_encoder(config.pixels, encoder_key, config.observation_size)
+        observation = jnp.zeros((1, config.pixels.encoded_size))
+        if not config.pixels.is_frozen:
+            own_encoder["trunks"], trunk = trunk, ()
+    actor = actor_network(config).init(actor_key, observation)
+    critic = critic_network(config, config.critic_ensemble_size).init(critic_key, observation, action, False)
+    if config.pixels is not None:
+        critic = {"ensemble": critic, "encoder": own_encoder}
+    grasp: GraspState | tuple[()] = ()
+    if config.learns_gripper:
+        values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
+        grasp = GraspState(values, jax.tree.map(jnp.copy, values), grasp_optimizer(config).init(values))
+    log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
+    return SACState(
+        actor=actor,
+        critic=critic,
+        target_critic=jax.tree.map(jnp.copy, critic),
+        log_temperature=log_temperature,
+        log_multiplier=log_multiplier,
+        actor_optimizer=actor_optimizer(config).init(actor),
+        critic_optimizer=critic_optimizer(config).init(critic),
+        temperature_optimizer=temperature_optimizer(config).init(log_temperature),
+        multiplier_optimizer=multiplier_optimizer(config).init(log_multiplier),
+        updates=jnp.zeros((), jnp.int32),
+        observation_center=jnp.asarray(observation_center, jnp.float32),
+        observation_scale=jnp.asarray(observation_scale, jnp.float32),
+        trunk=trunk,
+        grasp=grasp,
+    )
+
+
+def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACState:
+    """The agent with given parameters of the trunk that all its cameras share.
+
+    Raises:
+        ParameterError: it has a trunk for each camera.
+    """
+    assert config.pixels is not None
+    if vision.SHARED_TRUNK not in config.pixels.trunk_of.values():
+        raise ParameterError(
+            f"encoder_weights are those of a ResNet-10: encoder must be 'resnet10' or 'resnet10_frozen', "
+            f"found {config.pixels.encoder!r}"
+        )
+    trunks = {vision.SHARED_TRUNK: jax.tree.map(jnp.asarray, parameters)}
+    if config.pixels.is_frozen:
+        return state._replace(trunk=trunks)
+
+    def replaced(critic: PyTree) -> PyTree:
+        return critic | {"encoder": critic["encoder"] | {"trunks": jax.tree.map(jnp.copy, trunks)}}
+
+    return state._replace(critic=replaced(state.critic), target_critic=replaced(state.target_critic))
+
+
+def policy(state: SACState) -> Policy:
+    """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
+    grasp_critic = state.grasp.critic if isinstance(state.grasp, GraspState) else ()
+    normalisation = (state.observation_center, state.observation_scale)
+    return Policy(state.actor, *normalisation, encoder(state.critic), state.trunk, grasp_critic)
+
+
+def normalise(
+    agent: SACState | Policy, observation: Float[Array, "batch observation"]
+) -> Float[Array, "batch observation"]:
+    """What networks see of an observation."""
+    return (observation - agent.observation_center) / agent.observation_scale
+
+
+def features(
+    config: SACConfig,
+    agent: SACState | Policy,
+    encoder: PyTree,
+    observation: Float[Array, "batch observation"],
+    images: Images,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, "batch feature"]:
+    """What actor and critics see: the normalised state; where there are images, what the encoder makes of both.
+
+    Args:
+        encoder: parameters of the encoder, in training the online or the target critics' own.
+        images: as `prepare` gives them.
+        dropout_key: for the encoder's dropout in training; None: without.
+    """
+    state = normalise(agent, observation)
+    if config.pixels is None:
+        return state
+    maps = images if config.pixels.is_frozen else vision.trunk_features(config.pixels, encoder["trunks"], images)
+    return vision.encode(config.pixels, encoder["maps"], maps, state, dropout_key)
+
+
+def frozen_features(config: SACConfig, agent: SACState | Policy, images: Images) -> Images:
+    """Images after a frozen trunk; as they are where there is none, and where replay keeps what it made of them."""
+    if config.pixels is None or not config.pixels.is_frozen or any(leaf.dtype != jnp.uint8 for leaf in images.values()):
+        return images
+    return vision.trunk_features(config.pixels, agent.trunk, images)
+
+
+def ensemble(critic: PyTree) -> PyTree:
+    """The ensemble's part of the critics' parameters."""
+    return critic.get("ensemble", critic)
+
+
+def encoder(critic: PyTree) -> PyTree:
+    """The encoder's part of the critics' parameters; () where agents see states alone."""
+    return critic.get("encoder", ())
+
+
+def actor_network(config: SACConfig) -> networks.Network:
+    """Observation to mean and standard deviation of the action before tanh."""
+    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+    return networks.Actor(config.continuous_size, *layers)
+
+
+def critic_network(config: SACConfig, size: int) -> networks.Network:
+    """`size` critics, from observation and action to their values."""
+    return networks.CriticEnsemble(
+        size,
+        config.hidden_sizes,
+        config.layer_norm,
+        config.activation,
+        config.output_scale,
+        config.dropout_rate,
+        config.shared_critic_output,
+    )
+
+
+def grasp_network(config: SACConfig) -> networks.Network:
+    """Observation to the value of each choice of the grippers' commands; widths of layers as the others'."""
+    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
+    return networks.ChoiceCritic(gripper.choices(config.gripper), *layers)
+
+
+def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The actor's own."""
+    return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
+
+
+def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The critics' own."""
+    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
+
+
+def grasp_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The discrete critic's own, which steps as often as the critics'."""
+    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
+
+
+def temperature_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """The entropy temperature's own."""
+    return _adam(config, config.temperature_learning_rate, config.actor_decay_steps)
+
+
+def multiplier_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """That of the multiplier of CQL's term, with the critics' learning rate as in the authors' code."""
+    return _adam(config, config.critic_learning_rate, config.actor_decay_steps)
+
+
+def _adam(config: SACConfig, peak: float, decay_steps: int) -> optax.GradientTransformation:
+    kind, warmup_steps = config.learning_rate_schedule, config.learning_rate_warmup_steps
+    return optax.adam(learning_rate_schedule(kind, peak, warmup_steps, decay_steps))
+
+
+def step(
+    optimizer: optax.GradientTransformation, gradient: PyTree, optimizer_state: PyTree, parameters: PyTree
+) -> tuple[PyTree, PyTree]:
+    """One step of an optimizer: the new parameters and its new state."""
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
+    return optax.apply_updates(parameters, updates), optimizer_state
+
+
+def learning_rate_schedule(kind: str, peak: float, warmup_steps: int, decay_steps: int) -> optax.Schedule:
+    """Learning rate over the updates of one network: a linear rise, then constant, cosine or linear to zero.
+
+    Args:
+        kind: "constant", "cosine" or "linear".
+        peak: highest value.
+        warmup_steps: updates of the rise from 0; 0 for none.
+        decay_steps: updates after which cosine and linear reach 0, the rise included.
+    """
+    fall_steps = max(1, decay_steps - warmup_steps)
+    fall = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, fall_steps),
+        "linear": optax.linear_schedule(peak, 0.0, fall_steps),
+    }[kind]
+    if warmup_steps == 0:
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), fall], [warmup_steps])

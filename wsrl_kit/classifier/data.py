@@ -1,0 +1,303 @@
+"""Success and failure data of the reward classifier: recorded or read, labelled, held out, and in batches.
+
+HIL-SERL's `record_success_fail.py` writes the rows of one recording into two files, successes and failures, which
+splits its episodes. They are joined again here, so that no episode is both trained on and validated on.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int64, Integer
+
+from wsrl_kit.agent import jax_tools, vision
+from wsrl_kit.classifier.config import ClassifierConfig
+from wsrl_kit.classifier.model import Examples, RewardClassifier
+from wsrl_kit.data.dataset import Dataset, stacks_of
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.sources import Paths, expand, load_sources
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.envs.collect import collect
+from wsrl_kit.errors import DataError, ExperimentError, ParameterError
+from wsrl_kit.parameters import user_path
+
+LABELS = ("failure", "success")
+"""Words in a file's name that say what its rows are; their places are the labels."""
+
+
+def load_labelled(paths: Paths, cameras: Sequence[str] | None = None) -> Dataset:
+    """Reads success and failure files in any of the kit's formats; the rows of success files have reward 1, others 0.
+
+    What a row's label speaks of is its next observation: what the robot had come to when the row was recorded.
+
+    Args:
+        paths: files, globs or folders, as for `load_sources`. A file whose name has `success` or `failure` in it is
+            what that says; other files of a folder are passed over.
+        cameras: as for `load_sources`.
+
+    Raises:
+        DataError: there are none of one kind, a name says neither or both, a file is damaged, or layouts differ.
+    """
+    files = _labelled_files(paths)
+    trajectories = []
+    for label, name in enumerate(LABELS):
+        if not files[name]:
+            raise DataError(
+                f"the reward classifier needs files with '{name}' in their names, found "
+                f"{', '.join(path.name for found in files.values() for path in found) or 'none'} in {paths}"
+            )
+        for trajectory in load_sources([str(path) for path in files[name]], cameras=cameras).trajectories():
+            rewards = np.full(len(trajectory), label, np.float32)
+            trajectories.append(replace(trajectory, source=name, rewards=rewards, success=bool(label), weight=None))
+    return Dataset.from_trajectories(trajectories)
+
+
+def _labelled_files(paths: Paths) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {name: [] for name in LABELS}
+    for given in paths if isinstance(paths, list) else [paths]:
+        folder = user_path(str(given)) if isinstance(given, str | Path) else None
+        if folder is not None and folder.is_dir():
+            found = [path for path in sorted(folder.iterdir()) if any(name in path.name.lower() for name in LABELS)]
+        else:
+            found = [path for source in expand(given).values() for path in source]
+        for path in found:
+            named = [name for name in LABELS if name in path.name.lower()]
+            if len(named) != 1:
+                raise DataError(f"the name of {path} must have either 'success' or 'failure' in it, found {path.name}")
+            files[named[0]].append(path)
+    return files
+
+
+def episodes_of_rows(dataset: Dataset) -> Int64[np.ndarray, " transition"]:
+    """Numbers of the episodes that rows are of, where labels have cut these into segments.
+
+    A segment that begins with the very observation that another led to goes on from there: sensors do not repeat to the
+    last bit. Segments are compared over all files; what can't be told apart counts as one episode.
+    """
+    count, starts = dataset.episode_count, defaultdict(list)
+    last = dataset.episode_ends - 1
+    for segment, row in enumerate(dataset.episode_starts):
+        starts[_fingerprint(dataset, dataset.observations[row], dataset.frame_of_row[row])].append(segment)
+    parent = list(range(count))
+
+    def first_of(segment: int) -> int:
+        while parent[segment] != segment:
+            segment = parent[segment]
+        return segment
+
+    for segment, row in enumerate(last):
+        end = _fingerprint(dataset, dataset.next_observations[row], dataset.frame_of_row[row] + 1)
+        for other in starts.get(end, ()):
+            parent[first_of(other)] = first_of(segment)
+    _, episode = np.unique([first_of(segment) for segment in range(count)], return_inverse=True)
+    return episode.astype(np.int64)[dataset.episode_of_row]
+
+
+def _fingerprint(dataset: Dataset, state: np.ndarray, newest_frame: np.integer) -> bytes:
+    digest = hashlib.blake2b(state.tobytes())
+    for frames in dataset.images.values():
+        digest.update(frames[newest_frame].tobytes())
+    return digest.digest()
+
+
+def hold_out(
+    is_success: Bool[np.ndarray, " transition"],
+    episode: Integer[np.ndarray, " transition"],
+    fraction: float,
+    seed: int,
+) -> Bool[np.ndarray, " transition"]:
+    """Which rows are held out: those of whole episodes, drawn among the ones with a success and the ones without.
+
+    Args:
+        is_success: label of each row.
+        episode: episode of each row.
+        fraction: share of either kind of episodes to hold out, in (0, 1); rounded, but at least one of those with a
+            success, and never all.
+        seed: decides which.
+
+    Raises:
+        DataError: successes or failures would be missing on one of the sides.
+    """
+    generator = np.random.default_rng(seed)
+    with_success = np.unique(episode[is_success])
+    chosen = []
+    for kind in (with_success, np.setdiff1d(episode, with_success)):
+        if len(kind) > 1:
+            count = min(max(round(fraction * len(kind)), 1), len(kind) - 1)
+            chosen.append(generator.permutation(kind)[:count])
+    held_out = np.isin(episode, np.concatenate([[], *chosen]))
+    for name, rows in (("successes", is_success), ("failures", ~is_success)):
+        if not (rows & held_out).any() or not (rows & ~held_out).any():
+            raise DataError(
+                f"the reward classifier is judged on episodes that it has not seen, so {name} must come from at least "
+                f"two episodes, found {rows.sum()} {name} from {len(np.unique(episode[rows]))}"
+            )
+    return held_out
+
+
+class StayAfterSuccess(gymnasium.Wrapper):
+    """The operator stays for some steps after the success, and the reward says at every step whether the task is done.
+
+    Args:
+        environment: reports `info["success"]`.
+        steps: after the first success; the time limit still ends the episode.
+    """
+
+    def __init__(self, environment: gymnasium.Env, steps: int) -> None:
+        super().__init__(environment)
+        self._steps = steps
+        self._left: int | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._left = None
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: the task does not say whether it is done.
+        """
+        observation, _, terminated, truncated, info = self.env.step(action)
+        if info.get("success") is None:
+            raise ExperimentError(
+                "success and failure data are recorded on tasks that report success in their info, which this one does "
+                "not: give your own files as classifier_data"
+            )
+        if self._left is not None:
+            self._left -= 1
+        elif info["success"]:
+            self._left = self._steps
+        stays = self._left is not None and self._left > 0
+        failed = terminated and self._left is None
+        return observation, float(info["success"]), failed or (self._left is not None and not stays), truncated, info
+
+
+def record_labelled(
+    exp_name: str,
+    environment_options: Mapping[str, Any],
+    episodes: Mapping[str, int],
+    success_frames: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[Trajectory]:
+    """Episodes in which the reward of each step is 1 where the task is done after it, else 0.
+
+    Of an episode with a success the steps before it are failures that come near, the best there are.
+
+    Args:
+        exp_name, environment_options: as for `make`.
+        episodes: by kind of policy (see `collect`).
+        success_frames: observations of each success: the first, and more while the operator stays there.
+        seed: as for `collect`; episodes of different kinds differ too.
+        progress: called with 1 after every episode.
+
+    Raises:
+        ExperimentError: no such experiment, no such script for it, or a task that reports no success.
+        ParameterError: an option is wrong.
+    """
+    stay = partial(StayAfterSuccess, steps=success_frames - 1)
+    trajectories: list[Trajectory] = []
+    for number, (kind, count) in enumerate(episodes.items()):
+        own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        trajectories += collect(
+            exp_name, environment_options, kind, episodes=count, seed=own_seed, progress=progress, wrapper=stay
+        )
+    return trajectories
+
+
+RECORDED = tuple(f"{name}.pkl" for name in LABELS)
+"""Files of recorded data in a run's folder."""
+
+
+def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], None]) -> None:
+    """Records success and failure data into a run's folder.
+
+    Raises:
+        ParameterError: no episodes are asked for.
+        DataError: no episode succeeded, or nothing but successes was recorded.
+        ExperimentError: no such experiment, no script for it, or a task that reports no success.
+    """
+    if not config.episodes:
+        raise ParameterError("demo_episodes, suboptimal_episodes and random_episodes must not all be 0")
+    trajectories = record_labelled(
+        config.exp_name,
+        config.environment_options,
+        config.episodes,
+        config.success_frames,
+        config.seed,
+        lambda count: report(count, "recording successes and failures"),
+    )
+    dataset = Dataset.from_trajectories(trajectories)
+    for label, name in enumerate(LABELS):
+        rows = np.flatnonzero((dataset.rewards > 0) == label)
+        if len(rows) == 0:
+            raise DataError(
+                f"the scripts of {config.exp_name} gave no {name} in {len(trajectories)} episodes: change the numbers "
+                "of episodes or the task's options"
+            )
+        write_hil_serl(folder / RECORDED[label], dataset.select_transitions(rows).trajectories())
+
+
+def load_data(config: ClassifierConfig, folder: Path) -> Dataset:
+    """The success and failure data of a run: those given, or those that it recorded in its folder.
+
+    Raises:
+        DataError: as `load_labelled`.
+    """
+    paths: Paths = config.classifier_data or [str(folder / name) for name in RECORDED]
+    return load_labelled(paths, () if config.classifier_inputs == "state" else config.cameras)
+
+
+def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:
+    """The static part of a classifier for some data.
+
+    Raises:
+        DataError: images are asked for and there are none, or those of the cameras have different sizes.
+    """
+    shapes = {name: frames.shape[1:] for name, frames in sorted(dataset.images.items())}
+    inputs = config.classifier_inputs or ("images" if shapes else "state")
+    sight = None
+    if inputs != "state":
+        if not shapes:
+            raise DataError(f"classifier_inputs {inputs!r} needs data with images, found no cameras")
+        if len(set(shapes.values())) > 1:
+            raise DataError(f"the cameras of the classifier must see images of one size, found {shapes}")
+        stacks = {name: (dataset.observation_horizon, *shape) for name, shape in shapes.items()}
+        sight = vision.for_cameras(stacks, config.encoder, config.augmentation_padding)
+        if inputs == "images":
+            sight = replace(sight, state_width=0)
+    return RewardClassifier(
+        state_size=0 if inputs == "images" else dataset.observations.shape[1],
+        hidden_sizes=tuple(config.hidden_sizes),
+        dropout_rate=config.dropout_rate,
+        learning_rate=config.learning_rate,
+        pixels=sight,
+    )
+
+
+def balanced_rows(
+    config: ClassifierConfig, dataset: Dataset, held_out: Bool[np.ndarray, " transition"], step: int
+) -> Integer[np.ndarray, " batch"]:
+    """The rows of a step's batch, which depend on the seed and the step alone: as many successes as failures."""
+    generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "classifier", step))
+    halves = config.batch_size // 2, config.batch_size - config.batch_size // 2
+    kinds = (dataset.rewards > 0, dataset.rewards == 0)
+    pairs = zip(kinds, halves, strict=True)
+    return np.concatenate([generator.choice(np.flatnonzero(kind & ~held_out), half) for kind, half in pairs])
+
+
+def examples(static: RewardClassifier, dataset: Dataset, rows: Integer[np.ndarray, " rows"]) -> Examples:
+    """What a classifier sees of the next observations of some rows, and their labels."""
+    cameras = static.pixels.cameras if static.pixels else ()
+    _, stacks = stacks_of(dataset, rows)
+    images = {camera: dataset.images[camera][stacks] for camera in cameras}
+    states, labels = dataset.next_observations[rows, : static.state_size], dataset.rewards[rows]
+    return Examples(jnp.asarray(states), jnp.asarray(labels), images)

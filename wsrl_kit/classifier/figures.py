@@ -1,0 +1,146 @@
+"""Figures of a reward classifier: its learning curve, each threshold's error rates, its false successes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+from matplotlib.figure import Figure
+
+from wsrl_kit.analysis import plots
+from wsrl_kit.errors import DataError
+from wsrl_kit.runs.run import RunRecord
+
+GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
+"""Thresholds that are looked at."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rates at some thresholds; an example counts as success where its probability is at least the threshold.
+
+    Attributes:
+        threshold: increasing.
+        precision: share of true successes among those taken for successes; nan where none is.
+        recall: share of the successes that are taken for successes.
+        false_positive_rate: share of the failures that are taken for successes.
+    """
+
+    threshold: Float[np.ndarray, " thresholds"]
+    precision: Float[np.ndarray, " thresholds"]
+    recall: Float[np.ndarray, " thresholds"]
+    false_positive_rate: Float[np.ndarray, " thresholds"]
+
+
+def sweep(
+    probability: Float[np.ndarray, " examples"],
+    is_success: Bool[np.ndarray, " examples"],
+    thresholds: Float[np.ndarray, " thresholds"] = GRID,
+) -> Sweep:
+    """The rates of some examples at each threshold.
+
+    Raises:
+        DataError: there are no successes, or no failures.
+    """
+    if is_success.all() or not is_success.any():
+        raise DataError(f"a threshold needs successes and failures, found {is_success.sum()} of {is_success.size}")
+    taken = probability[None, :] >= thresholds[:, None]
+    true, false = (taken & is_success).sum(axis=1), (taken & ~is_success).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        precision = true / (true + false)
+    return Sweep(thresholds, precision, true / is_success.sum(), false / (~is_success).sum())
+
+
+def best(rates: Sweep, max_false_positive_rate: float) -> int:
+    """Place of the threshold to take: the best recall among those that take few enough failures for successes.
+
+    Of several with the same recall it is the middle one, as far from successes as from failures. Where all take too
+    many, it is of those with the fewest.
+    """
+    allowed = rates.false_positive_rate <= max(max_false_positive_rate, float(rates.false_positive_rate.min()))
+    equal = np.flatnonzero(allowed & (rates.recall == rates.recall[allowed].max()))
+    return int(equal[(len(equal) - 1) // 2])
+
+
+def learning_figure(record: RunRecord) -> Figure:
+    """Loss and accuracy of a classifier's run; also while it runs."""
+    figure, axes = plots.new_figure(columns=2, width=4.6, height=3.2)
+    losses = {"training": "training/loss", "validation": "validation/loss"}
+    plots.run_metrics(axes[0], record, losses, "warmup", "gradient_step", "Cross-entropy (nats)")
+    accuracy = {"Validation accuracy": "validation/accuracy"}
+    plots.run_metrics(axes[1], record, accuracy, "warmup", "gradient_step").set_ylim(0.45, 1.03)
+    plots.blank_empty(axes, record.status == "running")
+    return figure
+
+
+def threshold_figure(
+    probability: Float[np.ndarray, " examples"], is_success: Bool[np.ndarray, " examples"], threshold: float
+) -> Figure:
+    """The rates at every threshold, recall against false positives, and the probabilities themselves.
+
+    Args:
+        threshold: the one taken, which is marked.
+    """
+    rates = sweep(probability, is_success)
+    chosen = sweep(probability, is_success, np.array([threshold]))
+    figure, axes = plots.new_figure(columns=3, width=4.2, height=3.4)
+    curves = {
+        "precision": rates.precision,
+        "recall": rates.recall,
+        "false positive rate": rates.false_positive_rate,
+    }
+    for (name, values), colour in zip(curves.items(), plots.SERIES_COLOURS, strict=False):
+        axes[0].plot(rates.threshold, values, color=colour, linewidth=1.8, label=name)
+    axes[0].legend(frameon=False)
+    axes[0].set(xlabel="Threshold", ylabel="Share of validation examples", ylim=(-0.03, 1.03))
+    axes[1].plot(rates.false_positive_rate, rates.recall, ".-", color=plots.SERIES_COLOURS[0])
+    axes[1].plot(chosen.false_positive_rate, chosen.recall, "o", color=plots.SERIES_COLOURS[1], label="threshold taken")
+    axes[1].legend(frameon=False, loc="lower right")
+    axes[1].set(xlabel="False positive rate", ylabel="Recall", ylim=(-0.03, 1.03))
+    edges = np.linspace(0.0, 1.0, 41)
+    kinds = {"failures": ~is_success, "successes": is_success}
+    for (name, rows), colour in zip(kinds.items(), plots.SERIES_COLOURS[1:], strict=False):
+        counts, _ = np.histogram(probability[rows], edges)
+        axes[2].stairs(counts, edges, fill=True, alpha=0.5, color=colour, label=f"{name} ({rows.sum()})")
+    axes[2].set_yscale("symlog", linthresh=1.0)
+    axes[2].legend(frameon=False)
+    axes[2].set(xlabel="Probability of success", ylabel="Validation examples")
+    for ax in (axes[0], axes[2]):
+        ax.axvline(threshold, color=plots.NEUTRAL, linestyle=":", linewidth=1.2)
+    return figure
+
+
+def lookalike_figure(
+    probability: Float[np.ndarray, " failures"],
+    images: Mapping[str, UInt8[np.ndarray, "failures height width 3"]],
+    states: Float32[np.ndarray, "failures state"],
+    threshold: float,
+) -> Figure:
+    """The failures that look most like success: as pictures, or as states where there are no cameras.
+
+    Args:
+        probability: of success; those at or above the threshold are false positives, and marked as such.
+        images: by camera what it saw.
+        states: in standard deviations from the mean of the successes.
+    """
+    titles = [f"{value:.3f}" + ("\nfalse positive" if value >= threshold else "") for value in probability]
+    if not images:
+        return _state_figure(titles, states)
+    figure = Figure(figsize=(1.5 * len(titles), 1.9 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), len(titles), squeeze=False)
+    for row, frames in zip(axes, images.values(), strict=True):
+        for ax, frame, title in zip(row, frames, titles, strict=True):
+            ax.imshow(frame)
+            ax.set_axis_off()
+            ax.set_title(title, fontsize="small", color=plots.SERIES_COLOURS[1] if "\n" in title else plots.NEUTRAL)
+    return figure
+
+
+def _state_figure(titles: list[str], states: Float32[np.ndarray, "failures state"]) -> Figure:
+    figure, (ax,) = plots.new_figure(width=7.0, height=1.2 + 0.35 * len(titles))
+    drawn = ax.imshow(states, cmap="RdBu_r", vmin=-4.0, vmax=4.0, aspect="auto")
+    ax.set_yticks(range(len(titles)), [title.replace("\n", ", ") for title in titles])
+    ax.grid(visible=False)
+    ax.set(xlabel="Entry of the state", ylabel="Probability of success")
+    figure.colorbar(drawn, label="Standard deviations from the successes' mean")
+    return figure

@@ -1,0 +1,97 @@
+"""A task whose reward is what a classifier says of its observations: a real robot has no other."""
+
+from collections.abc import Callable
+from typing import Any, SupportsFloat
+
+import gymnasium
+
+from wsrl_kit.envs.wrappers import TASK_SUCCESS
+from wsrl_kit.robot.takeover import Confirm
+
+CONFIRMED = "success_confirmed"
+"""Key of `info` at the steps after which somebody was asked: what they said."""
+
+ASK_AGAIN = 10
+"""Steps from a success that was denied to the next question, where the classifier goes on to see it."""
+
+
+class ClassifierReward(gymnasium.Wrapper):
+    """Reward 1 at the success that a classifier sees, which terminates the episode, and 0 at every other step.
+
+    With hysteresis, so that one mistaken picture is no success: it is on after `steps` observations in a row with a
+    probability of at least `threshold`, and off again when the probability is below `release`. An episode whose first
+    observation looks done (the peg still in the hole) has no success before it has been off.
+
+    The task's own success neither rewards nor ends the episode; its failures and time limit still end it.
+
+    `info["success"]` (bool) is the classifier's, at every step; `info["success_probability"]` what it is decided by;
+    `info["task_success"]` the task's own, where it reports one: True, False, or None where it does not know.
+
+    Where somebody confirms, a success is one once they say so: denied, it is none, the episode goes on, and they are
+    asked again when it is seen anew, or after `ASK_AGAIN` steps of it. `info["success_confirmed"]` (bool) is there
+    where they answered.
+
+    Args:
+        environment: the task.
+        probability: of success, in [0, 1], from an observation as the environment gives it.
+        threshold: in [0, 1], at or above which a probability speaks for success.
+        release: at most the threshold.
+        steps: at least 1.
+        confirm: who is asked; None: nobody.
+    """
+
+    def __init__(
+        self,
+        environment: gymnasium.Env,
+        probability: Callable[[Any], float],
+        threshold: float,
+        release: float,
+        steps: int,
+        confirm: Confirm | None = None,
+    ) -> None:
+        super().__init__(environment)
+        self._probability = probability
+        self._threshold, self._release, self._steps = threshold, release, steps
+        self._confirm = confirm
+        self._streak = self._until_question = 0
+        self._is_on = self._was_off = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._streak = self._until_question = 0
+        self._is_on = False
+        self._was_off = self._probability(observation) < self._threshold
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = self.env.step(action)
+        probability = self._probability(observation)
+        success = self._decide(probability)
+        if "success" in info:
+            info[TASK_SUCCESS] = info["success"]
+        if self._confirm is not None:
+            success = self._is_confirmed(success, observation, info, self._confirm)
+        failed = terminated and not info.get(TASK_SUCCESS)
+        info |= {"success": success, "success_probability": probability}
+        return observation, float(success), success or failed, truncated, info
+
+    def _decide(self, probability: float) -> bool:
+        self._was_off |= probability < self._release
+        if not self._was_off:
+            return False
+        self._streak = self._streak + 1 if probability >= self._threshold else 0
+        self._is_on = probability >= self._release if self._is_on else self._streak >= self._steps
+        return self._is_on
+
+    def _is_confirmed(self, success: bool, observation: Any, info: dict[str, Any], confirm: Confirm) -> bool:
+        if not success:
+            self._until_question = 0
+            return False
+        if self._until_question > 0:
+            self._until_question -= 1
+            return False
+        self._until_question = ASK_AGAIN - 1
+        verdict = confirm(observation, info)
+        if verdict is not None:
+            info[CONFIRMED] = verdict
+        return bool(verdict)

@@ -1,0 +1,1 @@
+"""Parameters of runs: `WSRLConfig`, presets of published methods, schedules."""

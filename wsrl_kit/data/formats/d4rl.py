@@ -1,0 +1,118 @@
+"""D4RL's and RLPD's flat `.hdf5` files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.formats.hdf5_file import open_hdf5, require_h5py
+from wsrl_kit.data.formats.npz import flat_recording
+from wsrl_kit.data.recording import Recording, refuse_images
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.errors import DataError
+from wsrl_kit.files import written_whole
+
+_NAMES = {
+    "observations": "observations",
+    "actions": "actions",
+    "rewards": "rewards",
+    "terminals": "terminated",
+    "timeouts": "truncated",
+    "next_observations": "next_observations",
+    "infos/success": "success",
+    "infos/source": "source",
+    "infos/weight": "weight",
+    "infos/grasp_penalty": "grasp_penalty",
+}
+
+
+def read_hdf5(path: Path) -> Recording:
+    """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
+
+    Where the file has no `next_observations`, they are the observations of the next row. The row at the end of an
+    episode has none: it is left out if the episode was truncated (as D4RL's own `qlearning_dataset` does), and keeps
+    its own observation if it was terminal, where the value after it is 0 whatever stands there. Such a file must have
+    `timeouts`; in a file with `next_observations` an episode also ends where these and the next row's observations
+    differ.
+
+    Raises:
+        DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with open_hdf5(path) as file:
+        for key, name in _NAMES.items():
+            if (found := file.find(key)) is not None:
+                arrays[name] = np.array(file.names(found), object) if name == "source" else file.numbers(found)
+    for key in ("observations", "actions", "rewards", "terminals"):
+        if _NAMES[key] not in arrays:
+            raise DataError(f"{path} is no D4RL file: it has no {key!r}.")
+    count = len(np.atleast_1d(arrays["rewards"]))
+    if count == 0:
+        raise DataError(f"{path} holds no transitions.")
+    uneven = [key for key, name in _NAMES.items() if name in arrays and arrays[name].shape[:1] != (count,)]
+    if uneven:
+        found = arrays[_NAMES[uneven[0]]].shape
+        raise DataError(f"{path}: {uneven[0]!r} has shape {found}, expected {count} rows as in 'rewards'.")
+    for key in ("terminals", "timeouts"):
+        flags = arrays.get(_NAMES[key])
+        if flags is not None and (flags.size != count or flags.dtype.kind not in "biuf"):
+            raise DataError(
+                f"{path}: {key!r} is {flags.dtype} {flags.shape}, expected one flag in each of {count} rows."
+            )
+    if "next_observations" not in arrays:
+        arrays = _with_next_observations(path, arrays)
+    arrays.setdefault("truncated", np.zeros(len(arrays["rewards"]), dtype=bool))
+    return flat_recording(path, arrays, "D4RL hdf5")
+
+
+def _with_next_observations(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if "truncated" not in arrays:
+        # A time limit would look like a step from the end of one episode to the start of the next.
+        raise DataError(f"{path} does not tell its episodes apart: it has neither 'timeouts' nor 'next_observations'.")
+    terminated, truncated = (arrays[name].reshape(-1).astype(bool) for name in ("terminated", "truncated"))
+    if not (terminated | truncated).any():
+        raise DataError(f"{path} does not tell its episodes apart: 'terminals' and 'timeouts' mark no end of any.")
+    ends = terminated | truncated
+    ends[-1] = True
+    follows = np.minimum(np.arange(len(ends)) + 1, len(ends) - 1)
+    # A terminal row keeps its own observation as the next one.
+    follows[ends] = np.flatnonzero(ends)
+    arrays = {**arrays, "next_observations": arrays["observations"][follows]}
+    return _without_rows(arrays, ends & ~terminated)
+
+
+def _without_rows(
+    arrays: dict[str, Shaped[np.ndarray, "..."]], dropped: Bool[np.ndarray, " transition"]
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    # The row before a dropped one becomes the end of its episode, unless it is one already.
+    cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
+    arrays["truncated"] = cut | arrays["truncated"].reshape(-1).astype(bool)
+    return {name: array[~dropped] for name, array in arrays.items()}
+
+
+def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
+    """Writes D4RL's arrays with `timeouts` and `next_observations`; the rest under `infos`.
+
+    Raises:
+        DataError: there is no trajectory, their shapes differ, they hold images, the file can't be written, or h5py is
+            not installed.
+    """
+    h5py = require_h5py(Path(path))
+    refuse_images(path, trajectories)
+    dataset = Dataset.from_trajectories(trajectories)
+    sources = np.array(dataset.source_names, dtype=object)[dataset.episode_source]
+    arrays = {
+        "success": np.repeat(dataset.episode_success, dataset.episode_lengths),
+        "source": np.repeat(sources, dataset.episode_lengths),
+    }
+    if any(trajectory.weight is not None for trajectory in trajectories):
+        arrays["weight"] = dataset.weight
+    if dataset.grasp_penalty is not None:
+        arrays["grasp_penalty"] = dataset.grasp_penalty
+    with written_whole(path, DataError) as temporary, h5py.File(temporary, "w") as file:
+        for key, name in _NAMES.items():
+            if name in arrays or not key.startswith("infos/"):
+                file[key] = arrays[name] if name in arrays else getattr(dataset, name)

@@ -1,0 +1,148 @@
+"""HDF5 files from anyone: only what lies in the file itself is read, and no more than the file can hold.
+
+HDF5 can refer to other files (external links, external storage, virtual datasets), load code as a filter, and declare
+any size. Here each of these is refused before HDF5 follows it.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsrl_kit.data.recording import LONGEST_NAME
+from wsrl_kit.errors import DataError
+from wsrl_kit.files import check_size
+
+_PORTION = 2**26
+"""Bytes of text that are read at once."""
+
+
+def require_h5py(path: Path) -> Any:
+    """The h5py package, which is optional.
+
+    Raises:
+        DataError: it is not installed; names the file that needs it and the command that installs it.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f"{path} needs h5py, which `pip install 'wsrl-kit[data]'` installs.") from error
+    return h5py
+
+
+class File:
+    """A file that is open for reading.
+
+    Attributes:
+        path: the file.
+        root: its root group.
+        size: in bytes.
+    """
+
+    def __init__(self, path: Path, root: Any) -> None:
+        self.path = path
+        self.root = root
+        self.size = path.stat().st_size
+        self._declared = 0
+
+    def find(self, name: str, group: Any = None) -> Any:
+        """The group or dataset under a name, None where there is none.
+
+        Args:
+            name: names, separated by slashes.
+            group: where the name begins; None: the root.
+
+        Raises:
+            DataError: there is a link instead.
+        """
+        h5py = require_h5py(self.path)
+        found = self.root if group is None else group
+        for part in name.split("/"):
+            # This looks at the link itself, and does not follow it.
+            if not isinstance(found, h5py.Group) or not found.id.links.exists(part.encode()):
+                return None
+            if found.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+                raise DataError(f"{self.path}: {name!r} is a link to another place, expected the data themselves.")
+            found = found[part]
+        return found
+
+    def names_in(self, name: str, group: Any = None) -> list[str]:
+        """The names of what lies in a group, longer ones than names are left out; empty where there is no such group.
+
+        Raises:
+            DataError: as `find`.
+        """
+        found = self.find(name, group)
+        names = list(found) if isinstance(found, require_h5py(self.path).Group) else []
+        return [each for each in names if len(each) <= LONGEST_NAME]
+
+    def numbers(self, dataset: Any) -> np.ndarray:
+        """The numbers (or text of fixed length) of a dataset.
+
+        Raises:
+            DataError: it is of another kind, lies elsewhere, needs a filter that HDF5 would have to load, or is larger
+                than the file can hold.
+        """
+        self._check(dataset)
+        if dataset.dtype.kind not in "biufS":
+            raise DataError(f"{self.path}: {dataset.name!r} has dtype {dataset.dtype}, expected numbers.")
+        values = dataset[()]
+        return values.view(np.uint8) != 0 if values.dtype.kind == "b" else values
+
+    def names(self, dataset: Any) -> list[str]:
+        """The texts of a dataset, each as long as a name can be.
+
+        Raises:
+            DataError: as `numbers`, or a text is longer.
+        """
+        h5py = require_h5py(self.path)
+        self._check(dataset)
+        if h5py.check_string_dtype(dataset.dtype) is None:
+            raise DataError(f"{self.path}: {dataset.name!r} has dtype {dataset.dtype}, expected text.")
+        if dataset.shape == ():
+            return [str(dataset.asstr()[()])]
+        # Every row may refer to one long text: portions of a length that is harmless even then.
+        length = max(_PORTION // max(self.size, 1), 64)
+        texts: list[str] = []
+        for start in range(0, len(dataset), length):
+            portion = dataset.asstr()[start : start + length].ravel().tolist()
+            if max(map(len, portion), default=0) > LONGEST_NAME:
+                raise DataError(f"{self.path}: {dataset.name!r} holds names of more than {LONGEST_NAME} characters.")
+            texts += portion
+        return texts
+
+    def _check(self, dataset: Any) -> None:
+        h5py = require_h5py(self.path)
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{self.path}: {getattr(dataset, 'name', dataset)!r} is no array.")
+        properties = dataset.id.get_create_plist()
+        if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
+            raise DataError(f"{self.path}: {dataset.name!r} lies in other files, expected the data themselves.")
+        known = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
+        for index in range(properties.get_nfilters()):
+            if (number := properties.get_filter(index)[0]) not in known:
+                raise DataError(
+                    f"{self.path}: {dataset.name!r} is stored by filter {number}, expected gzip, lzf, shuffle or none."
+                )
+        if dataset.shape is None:
+            raise DataError(f"{self.path}: {dataset.name!r} is empty.")
+        # The files' types and numpy's: h5py converts between them.
+        item = max(dataset.dtype.itemsize, dataset.id.get_type().get_size(), 1)
+        self._declared += item * math.prod(dataset.shape)
+        # A chunk is read as a whole, whatever is wanted of it.
+        check_size(self._declared + item * math.prod(dataset.chunks or ()), self.size)
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[File]:
+    """Opens a file for reading; for use inside `reading`.
+
+    Raises:
+        DataError: h5py is not installed.
+        Exception: of nearly any kind, where the file is damaged.
+    """
+    with require_h5py(path).File(path, "r") as root:
+        yield File(path, root)

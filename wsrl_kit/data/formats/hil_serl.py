@@ -1,0 +1,423 @@
+"""HIL-SERL's demo files: one pickled flat list of transition dicts, several episodes one after another."""
+
+import os
+import pickle
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wsrl_kit.data.conventions import SUCCESS_KEYS
+from wsrl_kit.data.formats.safe_pickle import load_pickles
+from wsrl_kit.data.recording import LONGEST_NAME, Recording, kind, success_from_rewards
+from wsrl_kit.data.trajectory import FrameCollector, Trajectory
+from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.files import written_whole
+
+# Height and width; beside it a state (k, S) has few rows.
+_SMALLEST_MAP = 16
+
+
+class Unreadable(Exception):
+    """Why a transition can't be read, as the end of a sentence."""
+
+
+class Observation(NamedTuple):
+    """What a policy may see of one moment.
+
+    Attributes:
+        state: numbers; (k, S) or (S,) as recorded.
+        images: camera, sorted by name -> its stack, uint8 (k, height, width, 3), oldest frame first.
+    """
+
+    state: np.ndarray
+    images: dict[str, np.ndarray]
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """The state's shape, then names and shapes of the cameras."""
+        return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
+
+    def __str__(self) -> str:
+        """The shapes in words, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
+        return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
+
+
+def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observation:
+    """Reads a dict with `state` and images, or a flat array.
+
+    Args:
+        observation: as unpickled.
+        cameras: the cameras wanted, others are passed over; None: all.
+
+    Raises:
+        Unreadable: it is none of these, a camera is missing, or images are no uint8 RGB of the state's horizon.
+    """
+    entries = observation if isinstance(observation, dict) else {"state": observation}
+    if not all(is_name(key) for key in entries):
+        raise Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
+    others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
+    found = {key: value for key, value in others.items() if _is_image(value)}
+    for key in others.keys() - found.keys():
+        raise Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
+    if "state" not in entries:
+        beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
+        raise Unreadable(f"has no 'state'{beside}")
+    missing = [camera for camera in cameras or () if camera not in found]
+    if missing:
+        raise Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
+    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
+    state = numbers(entries["state"], "observations")
+    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
+    horizon = len(state) if state.ndim > 1 else 1
+    for camera, stack in images.items():
+        if len(stack) != horizon:
+            raise Unreadable(
+                f"has {len(stack)} frames under {camera!r} ({kind(stack)}) beside {horizon} of `state` "
+                f"({kind(state)}), expected one observation horizon"
+            )
+    return Observation(state, images)
+
+
+def _is_image(value: np.ndarray) -> bool:
+    """Whether an entry is a camera's, be it of a kind that the kit does not read, such as a depth map."""
+    is_pictured = value.dtype == np.uint8 and value.ndim > 0
+    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
+
+
+def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise Unreadable(f"has {images.dtype} images under {camera!r}, expected uint8 from 0 to 255")
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
+        raise Unreadable(f"has images of shape {images.shape} under {camera!r}, expected (horizon, height, width, 3)")
+    return images if images.ndim == 4 else images[None]
+
+
+def is_name(value: Any) -> bool:
+    """Whether a camera or a source may be called so; what prints names need not look at them again."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def numbers(value: Any, name: str) -> np.ndarray:
+    """The array that an entry holds, which must be of numbers.
+
+    Raises:
+        Unreadable: it is not.
+    """
+    array = as_array(value, name)
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        raise Unreadable(f"has {name} that are no numbers")
+    return array
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """The array that an entry holds.
+
+    Raises:
+        Unreadable: it is neither an array, nor a number, nor a regular list of these.
+    """
+    if not _holds_numbers(value):
+        raise Unreadable(f"has {name} that are no numbers")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise Unreadable(f"has {name} that are no array") from None
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether lists hold nothing else; a text among numbers would make numpy take a text's place for each of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_holds_numbers, value))
+    return isinstance(value, np.ndarray | np.generic | int | float)
+
+
+# Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
+_TIMEOUT_KEY = "TimeLimit.truncated"
+
+# Units of actions, in files that this kit writes; and what it writes there.
+_UNITS_KEY, _UNITS = "action_units", "normalized"
+
+# Numbers that `infos` hold under so many names are kept, of those that occur most often.
+_MOST_INFOS = 100
+
+# Characters of such a name.
+_LONGEST_INFO = 100
+
+# What is wrong with a transition -> the transitions in which it is.
+_Problems = dict[str, list[int]]
+
+
+class _Row(NamedTuple):
+    observation: Observation
+    next_observation: Observation
+    action: np.ndarray
+    reward: float
+    mask: float
+    done: float
+    grasp_penalty: float
+    infos: dict[str, Any]
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return self.observation.shapes, self.action.shape
+
+    def __str__(self) -> str:
+        """The shapes in words."""
+        return f"observations {self.observation} and actions {self.action.shape}"
+
+
+def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
+    """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
+
+    Several lists that were pickled into one file are read as one.
+
+    An observation is a dict with `state` and any number of cameras, or a flat array. Images are referred to, and not
+    copied. A row or its `infos` may say `grasp_penalty`; `infos` may say success, and what `write_hil_serl` adds.
+
+    Args:
+        path: the file.
+        cameras: the cameras wanted; None: all; (): none, whose images are then forgotten.
+
+    Raises:
+        NoTransitionsError: the list is empty, as the dump of demonstrations is where nobody intervened.
+        DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
+    """
+    content: list[Any] = []
+    for part in load_pickles(path):
+        if not isinstance(part, list | tuple):
+            raise DataError(f"{path}: expected a list of transitions, found {type(part).__name__}.")
+        content += part
+    if not content:
+        raise NoTransitionsError(f"{path} holds no transitions.")
+    problems: _Problems = defaultdict(list)
+    rows: dict[int, _Row] = {}
+    for number, entry in enumerate(content):
+        try:
+            rows[number] = _row(entry, cameras)
+        except Unreadable as reason:
+            problems[str(reason)].append(number)
+    if not rows:
+        raise DataError(f"{path}: {_sentences(problems)[0]}.")
+    # Most rows decide the shape, so that one odd row does not condemn all others.
+    usual = Counter(row.shapes for row in rows.values()).most_common(1)[0][0]
+    like = next(row for row in rows.values() if row.shapes == usual)
+    for number in [number for number, row in rows.items() if row.shapes != usual]:
+        problems[f"has {rows.pop(number)}, expected {like}"].append(number)
+    return _recording(list(rows.values()), problems)
+
+
+def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
+    if not isinstance(entry, dict):
+        raise Unreadable(f"is no dict but {type(entry).__name__}")
+    infos = entry["infos"] if isinstance(entry.get("infos"), dict) else {}
+    try:
+        row = _Row(
+            parse_observation(entry["observations"], cameras),
+            parse_observation(entry["next_observations"], cameras),
+            numbers(entry["actions"], "actions"),
+            _single(entry["rewards"]),
+            _single(entry["masks"]),
+            _single(entry["dones"]),
+            _number(entry.get("grasp_penalty", infos.get("grasp_penalty"))),
+            infos,
+        )
+    except KeyError as missing:
+        raise Unreadable(f"has no {missing}") from None
+    except ValueError:
+        raise Unreadable("has rewards, masks or dones that are no single numbers") from None
+    if not is_name(infos.get("source", "")):
+        raise Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
+    if row.mask not in (0, 1) or row.done not in (0, 1):
+        raise Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+    if row.observation.shapes != row.next_observation.shapes:
+        raise Unreadable(
+            f"has observations {row.observation} and next_observations {row.next_observation}, expected both alike"
+        )
+    return row
+
+
+def _single(value: Any) -> float:
+    """The one number that a number, or an array or list of one number, is.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, list | tuple):
+        (value,) = value
+    array = np.asarray(value) if isinstance(value, int | float | np.ndarray | np.generic) else np.empty(0)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{array.dtype} is no number")
+    return float(array.item())
+
+
+def _sentences(problems: _Problems) -> list[str]:
+    return [
+        f"transition {rows[0]} {what}" + (f", as in {len(rows)} transitions in all" if len(rows) > 1 else "")
+        for what, rows in problems.items()
+    ]
+
+
+def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
+    rewards = _float32(row.reward for row in rows)
+    masked = np.array([row.mask == 0 for row in rows])
+    ended = masked | np.array([row.done == 1 for row in rows])
+    timeout = np.array([_number(row.infos.get(_TIMEOUT_KEY)) > 0 for row in rows])
+    truncated = ended & (timeout | ~masked)
+    told_apart = bool((ended & ~masked).any()) or any(_TIMEOUT_KEY in row.infos for row in rows)
+    success_said = any(key in row.infos for row in rows for key in SUCCESS_KEYS)
+    penalty = _float32(row.grasp_penalty for row in rows)
+    return Recording(
+        observations=_stack(row.observation.state for row in rows),
+        actions=_stack(row.action for row in rows),
+        rewards=rewards,
+        next_observations=_stack(row.next_observation.state for row in rows),
+        terminated=masked & ~timeout,
+        truncated=truncated,
+        may_be_timeout=masked & (not told_apart),
+        success=np.array([_success(row.infos) for row in rows], np.float32)
+        if success_said
+        else success_from_rewards(rewards, ended),
+        source=np.array([row.infos.get("source", "") for row in rows]),
+        weight=_float32(_number(row.infos.get("weight")) for row in rows),
+        format="HIL-SERL pickle",
+        observation_kind=kind(rows[0].observation.state),
+        action_kind=kind(rows[0].action),
+        timeouts_repaired=int((masked & timeout).sum()),
+        problems=tuple(_sentences(problems)),
+        grasp_penalty=None if np.isnan(penalty).all() else penalty,
+        infos=_other_infos(rows),
+        actions_in_unit=all(_says_units(row.infos.get(_UNITS_KEY)) for row in rows),
+        **_frames(rows),
+    )
+
+
+def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+    """Single numbers under names that the kit gives no meaning, of which one may be the success."""
+    known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
+    found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
+    names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
+    # Values beyond float32 become infinity, which is a success as well.
+    with np.errstate(over="ignore"):
+        return {name: np.array([_number(row.infos.get(name)) for row in rows]).astype(np.float32) for name in names}
+
+
+def _says_units(value: Any) -> bool:
+    return isinstance(value, str) and value == _UNITS
+
+
+def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
+    """The fields of a recording that hold images."""
+    if not rows[0].observation.images:
+        return {}
+    collector = FrameCollector(list(rows[0].observation.images))
+    stacks: list[list[int]] = []
+    next_stacks: list[list[int]] = [[]]
+    for row in rows:
+        stacks.append(collector.add(row.observation.images, expected=next_stacks[-1]))
+        next_stacks.append(collector.add(row.next_observation.images, expected=stacks[-1][1:]))
+    return {
+        "frames": collector.frames,
+        "stack": np.array(stacks),
+        "next_stack": np.array(next_stacks[1:]),
+        "stored_frames": collector.stored,
+    }
+
+
+def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
+    flat = [vector.reshape(-1) for vector in vectors]
+    return _float32(np.concatenate(flat).reshape(len(flat), -1))
+
+
+def _float32(values: np.ndarray | Iterable[float]) -> np.ndarray:
+    # Values beyond float32 become infinity, and signalling NaN plain ones, which are then reported as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values if isinstance(values, np.ndarray) else list(values)).astype(np.float32)
+
+
+def _success(infos: dict[str, Any]) -> float:
+    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
+    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
+
+
+def _number(value: Any) -> float:
+    """The single number that an optional entry holds, nan where it holds none."""
+    try:
+        return _single(value)
+    except ValueError:
+        return np.nan
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know.
+
+    An array that lies inside bytes refers to these, so that overlapping stacks of an episode's frames share them.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        whole: Any = value.base
+        if isinstance(whole, bytes):
+            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
+        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+
+
+def _address(buffer: np.ndarray | bytes) -> int:
+    array = np.frombuffer(buffer, np.uint8) if isinstance(buffer, bytes) else buffer
+    return int(array.__array_interface__["data"][0])
+
+
+def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
+    """Writes a file that HIL-SERL's scripts load as `demo_path`, and `read_hil_serl` as what it was.
+
+    Each frame is in the file once, whatever the observation horizon: observations refer to the frames of their episode.
+    A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
+    `succeed`, and entries that HIL-SERL ignores: `TimeLimit.truncated`, `action_units`, and where there are any
+    `source` and `weight`.
+
+    Raises:
+        DataError: there is no trajectory, or the file can't be written.
+    """
+    rows = [row for trajectory in trajectories for row in _rows_of(trajectory)]
+    if not rows:
+        raise DataError(f"{os.fspath(path)} is not written: there are no transitions to write.")
+    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
+        # Protocol 4 is the newest that every Python of HIL-SERL's users reads.
+        _Pickler(file, protocol=4).dump(rows)
+
+
+def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
+    observations = _observations(trajectory)
+    for step in range(len(trajectory)):
+        last = step == len(trajectory) - 1
+        truncated = last and not trajectory.terminated
+        infos: dict[str, Any] = {"succeed": trajectory.success, _TIMEOUT_KEY: truncated, _UNITS_KEY: _UNITS}
+        if trajectory.source:
+            infos["source"] = trajectory.source
+        if trajectory.weight is not None:
+            infos["weight"] = float(trajectory.weight[step])
+        penalty = {} if trajectory.grasp_penalty is None else {"grasp_penalty": float(trajectory.grasp_penalty[step])}
+        yield penalty | {
+            "observations": observations[step],
+            "actions": trajectory.actions[step].astype(np.float32),
+            "next_observations": observations[step + 1],
+            "rewards": float(trajectory.rewards[step]),
+            "masks": 0.0 if last and trajectory.terminated else 1.0,
+            "dones": last,
+            "infos": infos,
+        }
+
+
+def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
+    """`state` (k, S) and stacks (k, height, width, 3), the stacks inside the bytes of the whole episode's frames."""
+    horizon, count = trajectory.observation_horizon, len(trajectory.observations)
+    states = trajectory.observations.reshape(count, horizon, -1).astype(np.float32)
+    observations = [{"state": state} for state in states]
+    for camera, frames in sorted(trajectory.images.items()):
+        content, frame_size = frames.tobytes(), frames[0].nbytes
+        for first, observation in enumerate(observations):
+            shape = (horizon, *frames.shape[1:])
+            observation[camera] = np.ndarray(shape, np.uint8, content, first * frame_size)
+    return observations

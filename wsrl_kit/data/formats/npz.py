@@ -1,0 +1,161 @@
+"""The kit's own flat format: one `.npz` with an array per field, a row per transition.
+
+Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations` (N, O), `terminated` (N) and
+`truncated` (N); optional `success` (N; 1, 0, nan where unknown), `source` (N; text), `weight` (N) and `grasp_penalty`
+(N). With cameras: `images/<camera>` (F, height, width, 3; uint8), the frames of all, each once and in time order within
+an episode; `frame` (N), the index of the newest frame of each row's observation, whose stack ends there, the next
+observation's stack one later; and `observation_horizon`, the frames in a stack.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards
+from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.errors import DataError
+from wsrl_kit.files import load_arrays, written_whole
+
+_REQUIRED = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
+_OPTIONAL = ("success", "source", "weight", "grasp_penalty")
+_STACKS = ("frame", "observation_horizon")
+_IMAGES = "images/"
+_LONGEST_HORIZON = 100
+
+
+def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
+    """Reads the kit's own format.
+
+    Args:
+        path: the file.
+        cameras: the cameras wanted, images of others are not read; None: all.
+
+    Raises:
+        DataError: the file is damaged, holds Python objects, lacks an array or a camera, or its arrays do not fit
+            together.
+    """
+
+    def is_wanted(name: str) -> bool:
+        if name.startswith(_IMAGES):
+            return cameras is None or name.removeprefix(_IMAGES) in cameras
+        return name in _REQUIRED + _OPTIONAL + _STACKS
+
+    found = load_arrays(path, is_wanted)
+    arrays = {name: array for name, array in found.items() if array is not None}
+    names = sorted(name.removeprefix(_IMAGES) for name in found if name.startswith(_IMAGES))
+    if missing := [camera for camera in cameras or () if camera not in names]:
+        raise DataError(f"{path} has no images of {', '.join(missing)}, found {', '.join(names) or 'no cameras'}.")
+    frames = {camera: arrays.pop(_IMAGES + camera) for camera in names if _IMAGES + camera in arrays}
+    stacks = {name: arrays.pop(name) for name in _STACKS if name in arrays}
+    recording = flat_recording(path, arrays, "npz")
+    return replace(recording, **_image_fields(path, len(recording), frames, stacks)) if frames else recording
+
+
+def _image_fields(
+    path: Path, count: int, frames: dict[str, np.ndarray], stacks: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The fields of a recording that hold images, once they are known to fit together."""
+    for camera, images in frames.items():
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
+            raise DataError(
+                f"{path}: images of {camera!r} are {kind(images)}, expected uint8 (frame, height, width, 3)."
+            )
+    lengths = {camera: len(images) for camera, images in frames.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path} has different numbers of frames per camera, {lengths}, expected one.")
+    horizon, newest = stacks.get("observation_horizon"), stacks.get("frame")
+    if horizon is None or newest is None or (horizon.shape, newest.shape) != ((), (count,)):
+        raise DataError(f"{path} has images, expected 'observation_horizon' and {count} rows of 'frame' beside them.")
+    if newest.dtype.kind not in "iu" or horizon.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: 'frame' and 'observation_horizon' are {newest.dtype} and {horizon.dtype}, expected integers."
+        )
+    first, last, frame_count = int(newest.min()) - int(horizon) + 1, int(newest.max()) + 1, min(lengths.values())
+    if not 1 <= int(horizon) <= _LONGEST_HORIZON or first < 0 or last >= frame_count:
+        raise DataError(f"{path}: 'frame' refers to frames that are not among the {frame_count} it holds.")
+    # Each stack ends at its newest frame.
+    stack = newest.astype(np.int64)[:, None] + np.arange(1 - int(horizon), 1)
+    return {"frames": frames, "stack": stack, "next_stack": stack + 1, "stored_frames": frame_count}
+
+
+def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
+    """Checks flat arrays (see this module's keys) and makes a recording of them.
+
+    Raises:
+        DataError: an array is missing, is no numbers, or has another number of rows.
+    """
+    for name in _REQUIRED:
+        if name not in arrays:
+            raise DataError(f"{path} has no array {name!r}; it needs {', '.join(_REQUIRED)}.")
+    count = len(np.atleast_1d(arrays["rewards"]))
+    if count == 0:
+        raise DataError(f"{path} holds no transitions.")
+    for name, array in arrays.items():
+        is_vector = name in ("observations", "actions", "next_observations")
+        if array.shape[:1] != (count,) or (array.size != count and not is_vector):
+            raise DataError(f"{path}: {name!r} has shape {array.shape}, expected {count} rows as in 'rewards'.")
+        if name != "source" and array.dtype.kind not in "biuf":
+            raise DataError(f"{path}: {name!r} has dtype {array.dtype}, expected numbers.")
+    observations = arrays["observations"]
+    if observations.ndim > 3 or (observations.ndim == 3 and observations.dtype == np.uint8):
+        raise DataError(
+            f"{path}: 'observations' are {kind(observations[0])} each, which look like camera images; expected numbers "
+            "of the state, and images as in a HIL-SERL pickle or the kit's npz."
+        )
+    if observations.shape != arrays["next_observations"].shape:
+        raise DataError(
+            f"{path}: 'next_observations' has shape {arrays['next_observations'].shape}, "
+            f"expected that of 'observations', {observations.shape}."
+        )
+    if 0 in (observations.size, arrays["actions"].size):
+        raise DataError(f"{path} holds observations or actions of size 0.")
+    with np.errstate(over="ignore"):
+        flat = {name: arrays[name].reshape(count, -1).astype(np.float32) for name in _REQUIRED[:4]}
+    rewards = flat["rewards"][:, 0]
+    terminated, truncated = (arrays[name].reshape(count).astype(bool) for name in _REQUIRED[4:])
+    unknown = np.full(count, np.nan, dtype=np.float32)
+    return Recording(
+        observations=flat["observations"],
+        actions=flat["actions"],
+        rewards=rewards,
+        next_observations=flat["next_observations"],
+        terminated=terminated,
+        truncated=truncated,
+        may_be_timeout=np.zeros(count, dtype=bool),
+        success=arrays["success"].reshape(count).astype(np.float32)
+        if "success" in arrays
+        else success_from_rewards(rewards, terminated | truncated),
+        source=source_names(arrays["source"].reshape(count)) if "source" in arrays else np.full(count, ""),
+        weight=arrays["weight"].reshape(count).astype(np.float32) if "weight" in arrays else unknown,
+        grasp_penalty=arrays["grasp_penalty"].reshape(count).astype(np.float32) if "grasp_penalty" in arrays else None,
+        format=name_of_format,
+        observation_kind=kind(arrays["observations"][0]),
+        action_kind=kind(arrays["actions"][0]),
+    )
+
+
+def write_npz(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
+    """Writes the kit's own format.
+
+    Raises:
+        DataError: there is no trajectory, their shapes differ, or the file can't be written.
+    """
+    dataset = Dataset.from_trajectories(trajectories)
+    names = np.array(dataset.source_names)
+    arrays = {name: getattr(dataset, name) for name in _REQUIRED}
+    arrays["success"] = np.repeat(dataset.episode_success, dataset.episode_lengths)
+    arrays["source"] = np.repeat(names[dataset.episode_source], dataset.episode_lengths)
+    if any(trajectory.weight is not None for trajectory in trajectories):
+        arrays["weight"] = dataset.weight
+    if dataset.grasp_penalty is not None:
+        arrays["grasp_penalty"] = dataset.grasp_penalty
+    if dataset.images:
+        arrays |= {_IMAGES + camera: images for camera, images in dataset.images.items()}
+        arrays |= {"frame": dataset.frame_of_row, "observation_horizon": np.array(dataset.observation_horizon)}
+    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,124 @@
+"""Experiments by name: the simulated robot, and every Gymnasium environment with continuous actions."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
+
+from wsrl_kit.config.config import ROBOT
+from wsrl_kit.envs.insertion import (
+    InsertionEnv,
+    InsertionOptions,
+    PixelInsertionOptions,
+    WristCameras,
+    insertion_options,
+)
+from wsrl_kit.envs.tasks import METAWORLD, register_all_installed, register_like
+from wsrl_kit.envs.wrappers import FiniteNumbers, ObservationHorizon, SuccessReward, flatten
+from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.parameters import check
+
+DEFAULT_TIME_LIMIT = 1000
+"""Steps after which an episode is truncated, for a task that brings no time limit of its own."""
+
+INSERTION = "hirol_fixed_gripper"
+"""Name of the simulated Franka insertion."""
+SIMULATORS = ("gymnasium", "gymnasium_robotics", "metaworld", "gym_hil")
+"""Packages whose tasks are simulated, every one."""
+PIXELS = "hirol_fixed_gripper_pixels"
+"""Name of the same task with two wrist cameras, which needs OpenGL."""
+
+
+def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
+    """An environment with flat float32 states, perhaps cameras, actions in [-1, 1]^A, and a time limit.
+
+    Without cameras an observation is the flat state (k x S,). With cameras it is a dict of `state` (k x S,) and, by
+    camera, uint8 images (k, height, width, 3). k is the observation horizon: the last k states and images, oldest
+    first, where the first of an episode is repeated.
+
+    Args:
+        exp_name: "hirol_fixed_gripper", or "hirol_fixed_gripper_pixels" for the same with two wrist cameras;
+            "hirol_robot" for a robot behind HIL-SERL's HTTP server; a task of Gymnasium-Robotics ("FetchPush-v4"),
+            Metaworld ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id,
+            where "package:Id" imports the package that registers it. uint8 entries (height, width, 3) of a task's
+            observations are its cameras, all else is state.
+        environment_options: for every task `observation_horizon`, which is 1 by default, and `success_key`, the name
+            under which `info`, and `infos` in data files, say success; None: `success`, `is_success` or `succeed`, as
+            the kit's own robots always do. For the simulated robot
+            `difficulty` ("easy", "default", "hard") and the fields of `InsertionOptions` (`PixelInsertionOptions` with
+            cameras); for a robot behind a server the fields of `RobotOptions`. For every other task
+            `max_episode_steps`, the time limit; `success_reward`, whether the reward is 1 at the first success, which
+            ends the episode, and otherwise 0; and the task's own keyword arguments (for Metaworld also
+            `action_repeat`, the control steps of 12.5 ms that an action is held for). `success_reward` is True by
+            default for Metaworld, whose own rewards are dense and whose episodes never end before the time limit, and
+            False for the others, which keep the rewards that they are known for.
+
+    Returns:
+        The environment; `info["success"]` is there at every step where the task reports success, None where it reports
+        that it does not know.
+
+    Raises:
+        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Where OpenGL is
+            missing for the cameras of the simulated robot, its first reset says so.
+        RobotError: the robot's server can't be reached.
+        ParameterError: an option has an unknown name, a wrong type or a value out of range.
+    """
+    given = dict(environment_options or {})
+    horizon = check("observation_horizon", given.pop("observation_horizon", 1), int, {"minimum": 1})
+    success_key = check("success_key", given.pop("success_key", None), str | None)
+    environment = FiniteNumbers(_task(exp_name, given, success_key), exp_name)
+    has_cameras = isinstance(environment.observation_space, gymnasium.spaces.Dict)
+    return ObservationHorizon(environment, horizon) if has_cameras or horizon > 1 else environment
+
+
+def is_simulation(environment: gymnasium.Env) -> bool:
+    """Whether a task is known to be simulated, so that an episode may be played again from its seed and its actions.
+
+    An environment of the user's own may move a real robot, and counts as none.
+    """
+    task = environment.unwrapped
+    return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in SIMULATORS
+
+
+def _task(exp_name: str, given: dict[str, Any], success_key: str | None) -> gymnasium.Env:
+    """The task as it is at any one moment."""
+    if exp_name == INSERTION:
+        options = insertion_options(given, InsertionOptions)
+        return TimeLimit(InsertionEnv(options), options.max_episode_steps)
+    if exp_name == PIXELS:
+        with_cameras = insertion_options(given, PixelInsertionOptions)
+        robot = WristCameras(InsertionEnv(with_cameras), with_cameras)
+        return TimeLimit(robot, with_cameras.max_episode_steps)
+    if exp_name == ROBOT:
+        # By name, since the robot's package builds on this one.
+        return import_module("wsrl_kit.robot.environment").make_robot(given)
+    success_reward = check("success_reward", given.pop("success_reward", exp_name.startswith(METAWORLD)), bool)
+    if "max_episode_steps" in given:
+        check("max_episode_steps", given["max_episode_steps"], int, {"minimum": 1})
+    environment = _gymnasium_environment(exp_name, given)
+    if environment.spec is None or environment.spec.max_episode_steps is None:
+        environment = TimeLimit(environment, DEFAULT_TIME_LIMIT)
+    flat = flatten(environment, exp_name, success_key)
+    return SuccessReward(flat, exp_name) if success_reward else flat
+
+
+def _gymnasium_environment(exp_name: str, given: dict[str, Any]) -> gymnasium.Env:
+    register_like(exp_name)
+    try:
+        return gymnasium.make(exp_name, disable_env_checker=True, **given)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        reason = str(error).partition(". ")[0]
+        raise ExperimentError(f"exp_name {exp_name!r} needs a package that is not installed: {reason}") from error
+    except gymnasium.error.Error as error:
+        register_all_installed()
+        names = [INSERTION, PIXELS, ROBOT, *gymnasium.registry]
+        nearest = ", ".join(get_close_matches(exp_name, names, n=3, cutoff=0.0))
+        raise ExperimentError(
+            f"exp_name must be {INSERTION!r}, {PIXELS!r}, {ROBOT!r} or a Gymnasium id ('package:Id' imports a package "
+            f"first), found {exp_name!r}; the nearest are {nearest}"
+        ) from error
+    except TypeError as error:
+        raise ParameterError(f"environment_options do not fit {exp_name!r}: {error}") from error

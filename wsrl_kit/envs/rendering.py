@@ -1,0 +1,203 @@
+"""Camera pictures of a MuJoCo model, without a display: EGL or OSMesa, whichever works on this machine.
+
+The OpenGL library is loaded when the first picture is drawn, so everything without pictures runs on machines without
+it. With MUJOCO_GL set, MuJoCo loads that library when it is imported, whether or not anything is drawn; where it fails,
+the error is one sentence.
+"""
+
+import atexit
+import ctypes
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wsrl_kit.errors import ExperimentError
+
+_PLATFORM_DEVICE = 0x313F
+"""EGL_PLATFORM_DEVICE_EXT of EGL_EXT_platform_device: a display that is a graphics device without a screen."""
+
+
+@runtime_checkable
+class Context(Protocol):
+    """One of MuJoCo's OpenGL contexts."""
+
+    def make_current(self) -> None:
+        """Direct the calling thread's OpenGL at this context."""
+
+    def free(self) -> None:
+        """Give back what the context holds; it may be called again."""
+
+
+def create_context(width: int, height: int) -> Context:
+    """A context for pictures of at most `width` by `height` pixels, current in the calling thread.
+
+    MUJOCO_GL in the process environment decides where it is set ("egl", "osmesa", "glfw"). Otherwise Linux takes EGL,
+    which uses a graphics card where there is one, and OSMesa where EGL has no device that works; other systems take
+    what MuJoCo does.
+
+    Raises:
+        ExperimentError: no OpenGL library works; names the packages that bring one.
+    """
+    try:
+        context = _context_class()(width, height)
+        context.make_current()
+    except Exception as error:  # PyOpenGL fails in as many ways as a library can be missing or half there
+        raise missing(error) from error
+    return context
+
+
+def release_context() -> None:
+    """Free the calling thread of its context, so that another thread can draw with it.
+
+    EGL refuses a context that is current elsewhere, as when a notebook resets an environment and a background thread
+    trains on it; the other libraries do not mind.
+    """
+    if _backend() == "egl":
+        from mujoco import egl
+        from mujoco.egl import egl_ext
+
+        egl_ext.eglMakeCurrent(egl.EGL_DISPLAY, egl_ext.EGL_NO_SURFACE, egl_ext.EGL_NO_SURFACE, egl_ext.EGL_NO_CONTEXT)
+
+
+def missing(error: Exception) -> ExperimentError:
+    """The error for a library that could not be used, with the packages that bring one."""
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    wish = os.environ.get("MUJOCO_GL")
+    tried = f"MUJOCO_GL={wish} does not give" if wish else "neither EGL nor OSMesa gives"
+    return ExperimentError(
+        f"drawing camera images needs OpenGL, which {tried} here ({reason}): leave MUJOCO_GL unset and install OSMesa "
+        "or EGL (Debian, Ubuntu: `apt-get install libosmesa6`, or `apt-get install libegl1 libopengl0 libgl1-mesa-dri`)"
+    )
+
+
+@cache
+def _backend() -> str:
+    wish = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if wish:
+        return wish
+    if not sys.platform.startswith("linux"):
+        return "glfw"
+    return "egl" if _egl_has_device() else "osmesa"
+
+
+def _context_class() -> Any:
+    backend = _backend()
+    if backend == "egl":
+        from mujoco.egl import GLContext
+    elif backend == "osmesa":
+        from mujoco.osmesa import GLContext
+    else:
+        from mujoco.gl_context import GLContext
+    return GLContext
+
+
+def _egl_has_device() -> bool:
+    """Whether EGL is there and can use a graphics device, be it Mesa's in software.
+
+    Asked through ctypes, since PyOpenGL, by which MuJoCo asks, is bound for the life of the process to the first
+    library that it is told to use, found or not.
+    """
+    library = _loaded("libEGL.so.1")
+    if library is None or not (_loaded("libOpenGL.so.0") or _loaded("libGL.so.1")):
+        return False
+    library.eglGetProcAddress.restype = ctypes.c_void_p
+    address = library.eglGetProcAddress(b"eglQueryDevicesEXT")
+    display_address = library.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not address or not display_address:
+        return False
+    devices, count = (ctypes.c_void_p * 16)(), ctypes.c_int()
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address)
+    if not query(len(devices), ctypes.byref(devices), ctypes.byref(count)):
+        return False
+    signature = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)
+    get_display = signature(display_address)
+    library.eglInitialize.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    displays = (get_display(_PLATFORM_DEVICE, device, None) for device in devices[: count.value])
+    return any(display and library.eglInitialize(display, None, None) for display in displays)
+
+
+def _loaded(name: str) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+try:
+    import mujoco as mujoco
+except Exception as error:
+    if "MUJOCO_GL" not in os.environ:
+        raise
+    raise missing(error) from error
+
+
+_MOST_GEOMS = 200
+
+
+class Cameras:
+    """Draws square pictures by several cameras of one model, all in one go.
+
+    A context of OpenGL and the buffers are made once and belong to this object; any thread may draw, one at a time.
+    The model's own quality settings hold (`offsamples`, `shadowsize`): in software they cost more than all the rest.
+
+    Args:
+        model: the model whose cameras these are.
+        names: of the cameras.
+        size: height and width of each picture, pixels; at most the model's `offwidth`, and all cameras together at most
+            its `offheight`.
+
+    Raises:
+        ExperimentError: there is no OpenGL library that works.
+    """
+
+    def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int) -> None:
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=_MOST_GEOMS)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = model.vis.quality.shadowsize > 0
+        self._options = mujoco.MjvOption()
+        # Marks and zones of sensors, which no camera sees.
+        self._options.sitegroup[:] = False
+        self._context = create_context(size, size * len(names))
+        try:
+            self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        except mujoco.FatalError as error:
+            raise missing(error) from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._target)
+        release_context()
+        self._views = {}
+        for row, name in enumerate(names):
+            camera = mujoco.MjvCamera()
+            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(name).id
+            self._views[name] = (camera, mujoco.MjrRect(0, row * size, size, size))
+        self._all = mujoco.MjrRect(0, 0, size, size * len(names))
+        self._pixels = np.empty((len(names), size, size, 3), np.uint8)
+        self.close = weakref.finalize(self, _free, self._context, self._target)
+        # At the interpreter's end objects die in no order, and OpenGL without a context crashes; weakref's own hook may
+        # come after the one by which MuJoCo ends EGL.
+        self.close.atexit = False
+        atexit.register(self.close)
+
+    def draw(self, data: mujoco.MjData) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
+        """A new RGB picture of each camera, top row first, of the model in the state of `data`."""
+        self._context.make_current()
+        for camera, place in self._views.values():
+            mujoco.mjv_updateScene(
+                self._model, data, self._options, None, camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+            )
+            mujoco.mjr_render(place, self._scene, self._target)
+        mujoco.mjr_readPixels(self._pixels.reshape(-1, *self._pixels.shape[2:]), None, self._all, self._target)
+        release_context()
+        # OpenGL's first row is the lowest.
+        return {name: pixels[::-1].copy() for name, pixels in zip(self._views, self._pixels, strict=True)}
+
+
+def _free(context: Context, target: mujoco.MjrContext) -> None:
+    context.make_current()
+    target.free()
+    context.free()

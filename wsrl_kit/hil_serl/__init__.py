@@ -1,0 +1,1 @@
+"""HIL-SERL: checkpoints both ways, and the whole method in simulation."""

@@ -1,0 +1,368 @@
+"""Map an agent's arrays to those of HIL-SERL's agents and back.
+
+Both agents compute the same functions. What differs:
+    - HIL-SERL's networks see raw states. Ours see normalised states; an export folds the normalisation into the layer
+      that sees the state.
+    - its actor has one layer for the mean and one for the logarithm of the standard deviation; ours has one for both.
+    - its temperature is the softplus of a parameter, ours the exponential of one.
+    - its target is a copy of every parameter, of which only critics and encoder are used; ours copies only these.
+
+Training goes on from the same point, but not on the same path: Adam's steps depend on the form of the parameters.
+Adam's moments are converted too. Gradients by one form's parameters are linear in those by the other's, so first
+moments are exact. Second moments are exact except for a kernel that takes up a normalisation whose center is not 0:
+there the gradients of kernel and bias count as uncorrelated, as they are for inputs of mean 0.
+
+Two optimizers train the encoder there and not here: the grasp critic's, and (the encoder of the state alone) the
+actor's. Their moments of the encoder are not imported; an export writes 0 and the critics' second moments. The random
+key is not converted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from wsrl_kit.agent.vision import SHARED_TRUNK
+
+Layer = tuple[Float[np.ndarray, "*ensemble input output"], Float[np.ndarray, "*ensemble output"]]
+"""Kernel and bias, or the moments of the gradients by them."""
+
+
+def unnormalised(
+    kernel: Float[np.ndarray, "*ensemble input output"],
+    bias: Float[np.ndarray, "*ensemble output"],
+    center: Float[np.ndarray, " state"],
+    scale: Float[np.ndarray, " state"],
+) -> Layer:
+    """The layer that does of states what the given one does of `(state - center) / scale`.
+
+    Args:
+        kernel: the state's entries are the first inputs.
+    """
+    rows = kernel[..., : len(scale), :] / scale[:, None]
+    rest = kernel[..., len(scale) :, :]
+    return np.concatenate([rows.astype(np.float32), rest], axis=-2), (bias - center @ rows).astype(np.float32)
+
+
+def unnormalised_moment(
+    kernel: Float[np.ndarray, "*ensemble input output"],
+    bias: Float[np.ndarray, "*ensemble output"],
+    power: int,
+    center: Float[np.ndarray, " state"],
+    scale: Float[np.ndarray, " state"],
+) -> Layer:
+    """The moments of the gradients by that layer: by its kernel they are `scale * by kernel + center * by bias`.
+
+    Args:
+        kernel, bias: moments of the gradients by the given layer.
+        power: 1 or 2, the moment's.
+    """
+    rows = scale[:, None] ** power * kernel[..., : len(scale), :] + center[:, None] ** power * bias[..., None, :]
+    rest = kernel[..., len(scale) :, :]
+    return np.concatenate([rows.astype(np.float32), rest], axis=-2), bias
+
+
+def softplus_argument(log_temperature: float) -> float:
+    """What softplus makes the temperature of."""
+    temperature = np.exp(log_temperature)
+    # log(exp(temperature) - 1), in a form that does not overflow.
+    return float(temperature + np.log(-np.expm1(-temperature)))
+
+
+def log_softplus(argument: float) -> float:
+    """The logarithm of the temperature that softplus makes of its argument."""
+    return float(np.log(np.logaddexp(0.0, argument)))
+
+
+def temperature_slope(log_temperature: float) -> float:
+    """Factor from a gradient by the logarithm of the temperature to that by softplus's argument."""
+    temperature = np.exp(log_temperature)
+    return float(-np.expm1(-temperature) / temperature)
+
+
+Arrays = dict[str, np.ndarray]
+"""Parameters, or what belongs to each of them, by name."""
+
+OPTIMIZERS = {
+    "actor": "actor_optimizer",
+    "critic": "critic_optimizer",
+    "temperature": "temperature_optimizer",
+    "grasp_critic": "grasp/optimizer",
+}
+"""Networks of HIL-SERL's agents (the last of those with learned grippers alone), and their optimizers here."""
+
+OUR_TEMPERATURE, TEMPERATURE = "log_temperature", "modules_temperature/lagrange"
+OUR_ENCODER, ENCODER = "critic/encoder/maps/params/", "modules_actor/encoder/"
+OUR_TRUNK, OUR_TRAINED_TRUNK = (f"{place}/{SHARED_TRUNK}/params/" for place in ("trunk", "critic/encoder/trunks"))
+TRUNK = "/pretrained_encoder/"
+OUR_NORM, NORM = "NormalisedTanh_", "LayerNorm_"
+GRASP_OUTPUT = "modules_grasp_critic/Dense_0/"
+
+STATE_NAMES = {
+    "actor/params/HiddenLayers_0/": "modules_actor/network/",
+    "critic/params/VmapCritic_0/HiddenLayers_0/": "modules_critic/network/",
+    "critic/params/VmapCritic_0/Dense_0/": "modules_critic/Dense_0/",
+    OUR_TEMPERATURE: TEMPERATURE,
+}
+"""Beginnings of names here, and in SERL's agents that see states alone (`create_states`)."""
+
+PIXEL_NAMES = {
+    "actor/params/HiddenLayers_0/": "modules_actor/network/",
+    "critic/ensemble/params/VmapHiddenLayers_0/": "modules_critic/network/VmapMLP_0/",
+    "critic/ensemble/params/shared_output/": "modules_critic/Dense_0/",
+    "grasp_critic/params/HiddenLayers_0/": "modules_grasp_critic/network/",
+    "grasp_critic/params/Dense_0/": GRASP_OUTPUT,
+    OUR_ENCODER: ENCODER,
+    OUR_TEMPERATURE: TEMPERATURE,
+}
+"""The same for HIL-SERL's agents with cameras (`create_pixels`)."""
+
+OUR_OUTPUT = "actor/params/Dense_0/"
+OUTPUTS = ("modules_actor/Dense_0/", "modules_actor/Dense_1/")
+"""The actor's last layers, of the mean and of the logarithm of the standard deviation: here the halves of one."""
+
+PARAMETER_PLACES = {
+    "actor/": "actor/",
+    "critic/": "critic/",
+    "grasp_critic/": "grasp/critic/",
+    "trunk/": "trunk/",
+    OUR_TEMPERATURE: OUR_TEMPERATURE,
+}
+"""Where parameters lie in a `SACState`: beginnings of the parameter's name, and of the array's."""
+
+TARGET_PLACES = {"critic/": "target_critic/", "grasp_critic/": "grasp/target/"}
+
+FIELDS = {
+    *("actor", "critic", "target_critic", "grasp", "trunk", OUR_TEMPERATURE, "updates"),
+    *("actor_optimizer", "critic_optimizer", "temperature_optimizer"),
+    *("observation_center", "observation_scale"),
+    # CQL's multiplier, which means nothing to an agent without CQL.
+    *("log_multiplier", "multiplier_optimizer"),
+}
+"""Of a `SACState`: those that HIL-SERL's agents hold in their way, or can do without."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What training has made of an agent, by HIL-SERL's names of its parameters.
+
+    Attributes:
+        parameters: all that are learned, and the images' trunk.
+        target: as many, of which HIL-SERL uses those of critics (the grasp critic too) and encoder.
+        first_moment, second_moment: Adam's, of each parameter by the network it is trained with; 0 for the trunk.
+        steps: of each network's optimizer.
+        updates: of the critics.
+    """
+
+    parameters: Arrays
+    target: Arrays
+    first_moment: Arrays
+    second_moment: Arrays
+    steps: dict[str, int]
+    updates: int
+
+
+def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
+    """What an agent has learned.
+
+    Args:
+        agent: the arrays of a `SACState` by a checkpoint's names; none is `without_place`.
+        cameras: in the order that HIL-SERL's agent sees them (its `image_keys`); here they are sorted.
+    """
+    center, scale = (agent[f"observation_{part}"].astype(np.float64) for part in ("center", "scale"))
+    here = _seen(agent, PARAMETER_PLACES)
+    parameters = _value_there(here, cameras, center, scale)
+    slope = temperature_slope(float(agent[OUR_TEMPERATURE]))
+
+    def moment(kind: str, power: int) -> Arrays:
+        found = _named_there(_seen(agent, _moment_places(kind)), cameras)
+        # HIL-SERL never trains the trunk, but would let what is left of a momentum move it.
+        found = {name: np.zeros_like(array) if TRUNK in name else found[name] for name, array in parameters.items()}
+        found[TEMPERATURE] = np.asarray(found[TEMPERATURE] * slope**power, np.float32)
+        for layer in _first_layers(found):
+            found |= _layer(layer, *unnormalised_moment(*_parts(found, layer), power, center, scale))
+        return found
+
+    return Learned(
+        parameters=parameters,
+        target=_value_there(here | _seen(agent, TARGET_PLACES), cameras, center, scale),
+        first_moment=moment("mu", 1),
+        second_moment=moment("nu", 2),
+        steps={
+            network: int(agent[f"{optimizer}/0/count"])
+            for network, optimizer in OPTIMIZERS.items()
+            if f"{optimizer}/0/count" in agent
+        },
+        updates=int(agent["updates"]),
+    )
+
+
+def to_agent(learned: Learned, cameras: Sequence[str]) -> Arrays:
+    """The arrays of a `SACState` that has learned the same, but for those that HIL-SERL's agents know nothing of.
+
+    Args:
+        cameras: in the order that HIL-SERL's agent sees them.
+    """
+    log_temperature = log_softplus(float(learned.parameters[TEMPERATURE]))
+    slope = temperature_slope(log_temperature)
+
+    def here(arrays: Arrays, temperature: float) -> Arrays:
+        return _named_here(arrays | {TEMPERATURE: np.asarray(temperature, np.float32)}, cameras)
+
+    agent = _placed(here(learned.parameters, log_temperature), PARAMETER_PLACES)
+    agent |= _placed(here(learned.target, log_temperature), TARGET_PLACES)
+    for kind, power, moment in (("mu", 1, learned.first_moment), ("nu", 2, learned.second_moment)):
+        agent |= _placed(here(moment, float(moment[TEMPERATURE]) / slope**power), _moment_places(kind))
+    for network, steps in learned.steps.items():
+        # The second count is that of the learning rate's schedule.
+        for part in (0, 1):
+            agent[f"{OPTIMIZERS[network]}/{part}/count"] = np.asarray(steps, np.int32)
+    size = state_size(learned.parameters)
+    return agent | {
+        "updates": np.asarray(learned.updates, np.int32),
+        "observation_center": np.zeros(size, np.float32),
+        "observation_scale": np.ones(size, np.float32),
+    }
+
+
+def without_place(agent: Arrays) -> list[str]:
+    """Names of what an agent has learned that HIL-SERL's agents have no place for."""
+    starts = (OUR_OUTPUT, *_names(cameras_here(agent)))
+    unknown = [name for name in agent if name.split("/")[0] not in FIELDS]
+    return unknown + [name for name in _seen(agent, PARAMETER_PLACES) if not name.startswith(starts)]
+
+
+def cameras_here(agent: Arrays) -> list[str]:
+    """An agent's cameras, sorted; [] for none."""
+    return sorted(_cameras(agent, OUR_ENCODER))
+
+
+def cameras_there(parameters: Arrays) -> list[str]:
+    """HIL-SERL's cameras: first the one that holds the trunk, which is the first of its `image_keys`; [] for none."""
+    found = _cameras(parameters, ENCODER)
+    return sorted(
+        found, key=lambda camera: (f"{ENCODER}encoder_{camera}{TRUNK}conv_init/kernel" not in parameters, camera)
+    )
+
+
+def choices(parameters: Arrays) -> int:
+    """Of HIL-SERL's grasp critic; 1 where no gripper is learned."""
+    return len(parameters.get(f"{GRASP_OUTPUT}bias", [0]))
+
+
+def state_size(parameters: Arrays) -> int:
+    """Length of the flat state."""
+    return len(parameters[f"{_first_layers(parameters)[0]}kernel"])
+
+
+def trained_with(parameter: str) -> str:
+    """The network whose optimizer trains a parameter of HIL-SERL's, as it is here.
+
+    There the grasp critic's trains the encoder as well, and the actor's that of the state, since it stops the gradient
+    at images alone.
+    """
+    return "critic" if parameter.startswith(ENCODER) else parameter.split("/")[0].removeprefix("modules_")
+
+
+def _names(cameras: Sequence[str]) -> dict[str, str]:
+    """Beginnings of names here and there; a trunk that is trained here and its frozen one are the same there."""
+    if not cameras:
+        return STATE_NAMES
+    return PIXEL_NAMES | dict.fromkeys((OUR_TRAINED_TRUNK, OUR_TRUNK), f"{ENCODER}encoder_{cameras[0]}{TRUNK}")
+
+
+def _cameras(parameters: Arrays, encoder: str) -> set[str]:
+    start = f"{encoder}encoder_"
+    return {name.removeprefix(start).split("/")[0] for name in parameters if name.startswith(start)}
+
+
+def _moment_places(kind: str) -> dict[str, str]:
+    places = {f"{network}/": f"{OPTIMIZERS[network]}/0/{kind}/" for network in ("actor", "critic", "grasp_critic")}
+    return places | {OUR_TEMPERATURE: f"{OPTIMIZERS['temperature']}/0/{kind}"}
+
+
+def _seen(agent: Arrays, places: Mapping[str, str]) -> Arrays:
+    """What a `SACState` has at some places, by the names of parameters."""
+    return {
+        parameter + name.removeprefix(place): array
+        for parameter, place in places.items()
+        for name, array in agent.items()
+        if name.startswith(place)
+    }
+
+
+def _placed(arrays: Arrays, places: Mapping[str, str]) -> Arrays:
+    return _seen(arrays, {place: parameter for parameter, place in places.items()})
+
+
+def _named_there(here: Arrays, cameras: Sequence[str]) -> Arrays:
+    names = _names(cameras)
+    there: Arrays = {}
+    for name, array in here.items():
+        if name.startswith(OUR_OUTPUT):
+            halves = np.split(array, 2, axis=-1)
+            there |= {
+                output + name.removeprefix(OUR_OUTPUT): half for output, half in zip(OUTPUTS, halves, strict=True)
+            }
+        else:
+            there[_renamed(name, names).replace(OUR_NORM, NORM)] = array
+    return _reordered(there, sorted(cameras), cameras)
+
+
+def _named_here(there: Arrays, cameras: Sequence[str]) -> Arrays:
+    names = {there: here for here, there in _names(cameras).items()}
+    here: Arrays = {}
+    for name, array in _reordered(there, cameras, sorted(cameras)).items():
+        if name.startswith(OUTPUTS[0]):
+            part = name.removeprefix(OUTPUTS[0])
+            here[OUR_OUTPUT + part] = np.concatenate([array, there[OUTPUTS[1] + part]], axis=-1)
+        elif not name.startswith(OUTPUTS[1]):
+            renamed = _renamed(name, names)
+            here[renamed.replace(NORM, OUR_NORM) if "HiddenLayers_0" in renamed else renamed] = array
+    return here
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    # A trunk lies within the encoder of a camera, so the longest fits.
+    start = max((start for start in names if name.startswith(start)), key=len)
+    return names[start] + name.removeprefix(start)
+
+
+def _value_there(
+    here: Arrays, cameras: Sequence[str], center: Float[np.ndarray, " state"], scale: Float[np.ndarray, " state"]
+) -> Arrays:
+    there = _named_there(here, cameras)
+    there[TEMPERATURE] = np.asarray(softplus_argument(float(there[TEMPERATURE])), np.float32)
+    for layer in _first_layers(there):
+        there |= _layer(layer, *unnormalised(*_parts(there, layer), center, scale))
+    return there
+
+
+def _first_layers(there: Arrays) -> tuple[str, ...]:
+    """The layers that see the state: its entries are their first inputs."""
+    if f"{ENCODER}Dense_0/kernel" in there:
+        return (f"{ENCODER}Dense_0/",)
+    return ("modules_actor/network/Dense_0/", "modules_critic/network/Dense_0/")
+
+
+def _parts(there: Arrays, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    return there[f"{layer}kernel"], there[f"{layer}bias"]
+
+
+def _layer(layer: str, kernel: np.ndarray, bias: np.ndarray) -> Arrays:
+    return {f"{layer}kernel": kernel, f"{layer}bias": bias}
+
+
+def _reordered(there: Arrays, cameras: Sequence[str], wanted: Sequence[str]) -> Arrays:
+    """The networks' first kernels with the rows of their inputs for another order of the cameras."""
+    if list(cameras) == list(wanted):
+        return there
+    width = len(there[f"{ENCODER}encoder_{cameras[0]}/Dense_0/bias"])
+    blocks = [np.arange(width) + width * cameras.index(camera) for camera in wanted]
+    reordered = dict(there)
+    for layer in ("modules_actor/network/", "modules_critic/network/VmapMLP_0/", "modules_grasp_critic/network/"):
+        if (kernel := there.get(f"{layer}Dense_0/kernel")) is not None:
+            rows = np.concatenate([*blocks, np.arange(width * len(cameras), kernel.shape[-2])])
+            reordered[f"{layer}Dense_0/kernel"] = kernel[..., rows, :]
+    return reordered

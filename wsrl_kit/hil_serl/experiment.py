@@ -1,0 +1,289 @@
+"""HIL-SERL as a whole, on one robot: demonstrations, classifier, warmup, fine-tuning with a human, a last test.
+
+The folder holds:
+
+data/                       demonstrations, as 00_collect_data writes them
+classifier/                 the reward classifier, as 07_reward_classifier writes it
+warmup/seed_<n>/            offline warmup on the demonstrations
+<arm>/seed_<n>/             fine-tuning through the robot's server
+<arm>/seed_<n>/test/        the policy alone, without a human, see `run_test`
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from wsrl_kit.agent import jax_tools, sac
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.classifier.config import ClassifierConfig
+from wsrl_kit.classifier.model import rewarded
+from wsrl_kit.classifier.train import CLASSIFIER_FILE, run_classifier
+from wsrl_kit.config.config import NOBODY, ROBOT, Paths, WSRLConfig
+from wsrl_kit.envs.collect import SOURCES, CollectConfig
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import TASK_SUCCESS, camera_shapes, stacked, succeeded
+from wsrl_kit.errors import Stopped
+from wsrl_kit.experiments.ablation import grows
+from wsrl_kit.experiments.engine import finished
+from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, validate
+from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.takeover import by_task
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.progress import NamedProgress, Progress, outcome_recorded
+from wsrl_kit.runs.run import Run
+from wsrl_kit.training import start as agents
+from wsrl_kit.training.evaluation import MODES, act
+from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_collect, run_finetune, run_warmup
+
+FOLDER = "test"
+
+
+def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progress: Progress) -> None:
+    """Plays `episodes` episodes with sampled and as many with deterministic actions, unless that is done.
+
+    Writes `trained`/test, with `evaluation/<success|task_success|length>_<mode>` of every episode; the n-th has
+    the same seed in both modes and in every arm. With a reward classifier, success is what that says, and
+    `task_success` what the task says, as far as it says anything.
+
+    Args:
+        config: of the fine-tuning.
+        trained: its folder, whose checkpoint has the policy.
+
+    Raises:
+        Stopped: the user stopped it; the next call begins anew.
+        RobotError: contact with the robot was lost; likewise.
+        WSRLKitError: the checkpoint is not of such a run.
+    """
+    folder, parameters = trained / FOLDER, asdict(config) | {"final_episodes": episodes}
+    if finished(folder, parameters):
+        return
+    run = Run.open(folder, kind="test", arm=arm, seed=config.seed, parameters=parameters, resume=False)
+    with (
+        outcome_recorded(run, progress) as progress,
+        closing(make(config.exp_name, config.environment_options)) as environment,
+    ):
+        static, agent = agents.create(config, environment, None)
+        agent = checkpoint.load(trained / "checkpoint.npz", {"agent": agent}, "agent/")["agent"]
+        task = environment
+        if config.reward_classifier is not None:
+            # As in training, so that a false success ends no episode.
+            confirm = by_task(environment) if config.confirm_success else None
+            task = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
+        for index in range(episodes):
+            for mode, noise_scale in zip(MODES, (1.0, 0.0), strict=True):
+                outcome = _play(config, static, agent, task, index, noise_scale)
+                values = {f"evaluation/{name}_{mode}": value for name, value in outcome.items()}
+                run.record("online", config.online_steps, int(agent.updates), values)
+            progress.update(index + 1, episodes, "testing the policy alone")
+            if progress.stop_requested:
+                raise Stopped("stopped in the last test, which Run All begins anew; the training is saved")
+        run.finish({"episodes": episodes})
+
+
+def _play(
+    config: WSRLConfig,
+    static: SACConfig,
+    agent: SACState,
+    environment: gymnasium.Env,
+    index: int,
+    noise_scale: float,
+) -> dict[str, float]:
+    """One episode; nan where nobody says whether it succeeded."""
+    observation, _ = environment.reset(seed=jax_tools.episode_seed(config.seed, "evaluation", index))
+    key, scale = jax_tools.key(config.seed, "evaluation"), np.full(1, noise_scale, np.float32)
+    success = task_success = None
+    length, done = 0, False
+    while not done:
+        states, images = stacked([observation])
+        # Another stretch of noise for each episode.
+        step = np.int32(index * 10_000 + length)
+        action = np.asarray(act(static, sac.policy(agent), key, step, states, scale, images))[0]
+        observation, _, terminated, truncated, info = environment.step(action)
+        length, done = length + 1, terminated or truncated
+        success = succeeded(success, info)
+        task_success = succeeded(task_success, info, TASK_SUCCESS)
+    said = {"success": success, "task_success": task_success}
+    return {name: np.nan if value is None else float(value) for name, value in said.items()} | {"length": float(length)}
+
+
+@dataclass(frozen=True)
+class HilSerlArm:
+    """What an arm has of HIL-SERL's two sources of human knowledge, and of the kit's warmup.
+
+    Attributes:
+        demos: demonstrations, in the offline half of every batch.
+        human: somebody who takes over.
+        warmup: on the demonstrations, before the first step on the robot; none without demonstrations.
+    """
+
+    demos: bool
+    human: bool
+    warmup: bool
+
+
+HIL_SERL_ARMS = {
+    "hil_serl": HilSerlArm(demos=True, human=True, warmup=True),
+    "no_warmup": HilSerlArm(demos=True, human=True, warmup=False),
+    "no_interventions": HilSerlArm(demos=True, human=False, warmup=True),
+    "no_demos": HilSerlArm(demos=False, human=True, warmup=False),
+}
+
+
+@dataclass(frozen=True)
+class HilSerlConfig:
+    """The robot, what people give it, and what is compared.
+
+    Raises:
+        ParameterError: naming the parameter, what was expected and what was found.
+    """
+
+    exp_name: str = parameter("hirol_fixed_gripper", "simulated robot behind the server, where no robot_url is given")
+    environment_options: dict = parameter({}, "options of the simulated robot, such as its difficulty")
+    robot_speed: float = parameter(
+        0.0, "simulated seconds per second; 0: in step with the commands, whatever the machine does", minimum=0.0
+    )
+    robot_port: int = parameter(
+        5000, "port of its server; 0: a free one, by which a cut run can't be gone on with", minimum=0, maximum=65535
+    )
+    robot_options: dict = parameter({}, "options of the robot's client: safety box, reset pose, compliance ...")
+    demonstrations: int = parameter(20, "episodes of the scripted expert, where no demo_path is given", minimum=1)
+    classifier_options: dict = parameter(
+        {}, "parameters of 07_reward_classifier that differ, where no reward_classifier is given"
+    )
+    arms: list[str] = parameter(list(HIL_SERL_ARMS), "settings to compare")
+    seeds: list[int] = parameter([0, 1, 2], "one run of every arm for each seed", minimum=0)
+    final_episodes: int = parameter(20, "episodes of the policy alone after training, in each action mode", minimum=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        check_distinct("arms", self.arms)
+        check_distinct("seeds", self.seeds)
+        for arm in self.arms:
+            if arm not in HIL_SERL_ARMS:
+                raise unknown(arm, list(HIL_SERL_ARMS), "arm")
+        object.__setattr__(self, "classifier_options", check_some(ClassifierConfig, self.classifier_options))
+
+    @property
+    def is_demonstrated(self) -> bool:
+        """Whether any arm needs demonstrations."""
+        return any(HIL_SERL_ARMS[arm].demos for arm in self.arms)
+
+    @property
+    def is_warmed_up(self) -> bool:
+        """Whether any arm begins with a warmup."""
+        return any(HIL_SERL_ARMS[arm].warmup for arm in self.arms)
+
+
+def run_hil_serl(
+    config: WSRLConfig,
+    plan: HilSerlConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    robot_url: str | None = None,
+    resume: bool = True,
+) -> None:
+    """Everything from the first demonstration to the last test, one run after another: there is one robot.
+
+    Done again, it goes on where it was, also with other arms or seeds than before. Agents get the form that HIL-SERL's
+    files have: one last layer for all critics with cameras, one each without.
+
+    Args:
+        config: of warmup and fine-tuning. Its `demo_path` are demonstrations in place of recorded ones, its
+            `reward_classifier` a classifier in place of a trained one, and its `human` is that of the arms with one.
+        robot_url: a robot's server; None: a simulated one is served meanwhile.
+
+    Raises:
+        Stopped: the user stopped it.
+        WSRLKitError: a stage failed, in one sentence; such as a real robot, for which no script acts.
+    """
+    parameters = asdict(config) | asdict(plan) | {"robot_url": robot_url}
+    if resume and finished(folder, parameters):
+        return
+    same = resume and not grows(folder, parameters, ("arms", "seeds"))
+    run = Run.open(folder, kind="hil_serl", arm="", seed=0, parameters=parameters, resume=same)
+    with outcome_recorded(run, progress) as progress, _robot(plan, robot_url) as url:
+        config = _on_robot(config, plan, url)
+        if plan.is_demonstrated:
+            config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
+        config = replace(config, reward_classifier=_classifier(config, plan, folder, progress))
+        runs = len(plan.seeds) * (plan.is_warmed_up + len(plan.arms))
+        numbers = (f"run {number} of {runs}" for number in range(1, runs + 1))
+        for seed in plan.seeds:
+            seeded = warm = replace(config, seed=seed)
+            if plan.is_warmed_up:
+                named = NamedProgress(progress, f"{next(numbers)}, warmup seed {seed}")
+                warm = _warmed_up(seeded, folder / "warmup" / f"seed_{seed}", named, resume)
+            for name in plan.arms:
+                arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
+                start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
+                own = replace(start, human=config.human if arm.human else NOBODY)
+                named = NamedProgress(progress, f"{next(numbers)}, {name} seed {seed}")
+                run_finetune(own, target, named, arm=name, resume=resume)
+                if plan.final_episodes:
+                    run_test(own, target, name, plan.final_episodes, named)
+        run.finish({"runs": len(plan.arms) * len(plan.seeds)})
+
+
+@contextmanager
+def _robot(plan: HilSerlConfig, robot_url: str | None) -> Iterator[str]:
+    """Where the robot is, a simulated one for as long as this lasts."""
+    if robot_url is not None:
+        yield robot_url
+        return
+    arm = simulated_arm(plan.exp_name, plan.environment_options, plan.robot_speed)
+    with RobotServer(arm, port=plan.robot_port) as server:
+        yield server.url
+
+
+def _on_robot(config: WSRLConfig, plan: HilSerlConfig, url: str) -> WSRLConfig:
+    options = plan.robot_options | {"robot_url": url}
+    with closing(make(ROBOT, options)) as environment:
+        has_cameras = bool(camera_shapes(environment))
+    return replace(
+        config,
+        exp_name=ROBOT,
+        environment_options=options,
+        evaluation_episodes=0,
+        shared_critic_output=has_cameras,
+    )
+
+
+def _demonstrated(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> Paths:
+    """The demonstrations: those given, or the scripted expert's, recorded now."""
+    if config.demo_path is not None:
+        return config.demo_path
+    collection = CollectConfig(
+        exp_name=config.exp_name,
+        environment_options=config.environment_options,
+        demo_episodes=plan.demonstrations,
+        suboptimal_episodes=0,
+        random_episodes=0,
+    )
+    target = folder / "data"
+    if not finished(target, asdict(collection)):
+        run_collect(collection, target, progress)
+    demos = SOURCES["expert"]
+    return {demos: [str(target / f"{demos}.pkl")]}
+
+
+def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> str:
+    """The reward classifier: the one given, or one that is trained now."""
+    if config.reward_classifier is not None:
+        return config.reward_classifier
+    robot = {"exp_name": config.exp_name, "environment_options": config.environment_options}
+    own, target = ClassifierConfig(**plan.classifier_options | robot), folder / "classifier"
+    if not finished(target, asdict(own)):
+        run_classifier(own, target, progress)
+    return str(target / CLASSIFIER_FILE)
+
+
+def _warmed_up(config: WSRLConfig, folder: Path, progress: Progress, resume: bool) -> WSRLConfig:
+    """Warms up on the demonstrations, unless that is done; the parameters of a fine-tuning that goes on from there."""
+    own = replace(config, offline_data_path=config.demo_path, demo_path=None)
+    run_warmup(own, folder, progress, resume=resume)
+    return replace(config, checkpoint_path=str(folder / WARMUP_FILE), demo_path=str(folder / FILTERED_FILE))

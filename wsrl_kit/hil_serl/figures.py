@@ -1,0 +1,179 @@
+"""Success, cycle time and interventions of HIL-SERL's runs, episode by episode, and their policies alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wsrl_kit.analysis import plots
+from wsrl_kit.analysis.arms import arm_colours
+from wsrl_kit.analysis.statistics import align
+from wsrl_kit.runs.run import Curve, RunRecord, find_runs
+
+WINDOW = 20
+"""Episodes that a curve's point is the mean of."""
+CONTROL_FREQUENCY = 10.0
+"""Control steps per second, where the robot's options do not say."""
+MODES = ("sampled", "deterministic")
+
+
+class Episodes(NamedTuple):
+    """Training episodes of one run, in order.
+
+    Attributes:
+        end: environment step of its end.
+        success: as the reward says it: the classifier's, where there is one.
+        task_success: as the task itself says it, which a real robot can't; nan where unknown.
+        seconds: robot time from the end of the reset to the end of the episode.
+        human: share of its steps that a human took.
+    """
+
+    end: Float64[np.ndarray, " episodes"]
+    success: Float64[np.ndarray, " episodes"]
+    task_success: Float64[np.ndarray, " episodes"]
+    seconds: Float64[np.ndarray, " episodes"]
+    human: Float64[np.ndarray, " episodes"]
+
+
+def episodes(record: RunRecord) -> Episodes:
+    """The training episodes of a fine-tuning on a robot."""
+    lengths = record.curve("training/episode_length")
+    end = lengths.environment_step.astype(float)
+
+    def column(name: str, otherwise: float) -> Float64[np.ndarray, " episodes"]:
+        return _at(end, record.curve(f"training/{name}"), otherwise)
+
+    return Episodes(
+        end,
+        column("episode_success", np.nan),
+        column("episode_task_success", np.nan),
+        lengths.value / _frequency(record),
+        column("episode_intervention_steps", 0.0) / lengths.value,
+    )
+
+
+def hil_serl_figure(root: Path) -> Figure:
+    """Running success, cycle time and intervention rate by arm, and the policies alone; also while runs go on."""
+    trained, tests = _runs(root)
+    figure, axes = plots.new_figure(2, 2, 5.6, 3.4)
+    panels = {"task_success": "Success", "seconds": "Cycle time (s)", "human": "Intervention rate"}
+    for ax, (name, label) in zip(axes, panels.items(), strict=False):
+        _curves(ax, trained, name)
+        ax.set(xlabel=plots.AXIS_LABELS["environment_step"], ylabel=label)
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+    # Beside the task's own word what the classifier says, which may be fooled.
+    _curves(axes[0], trained, "success", linestyle=":", label=False)
+    for ax in (axes[0], axes[2]):
+        ax.set_ylim(-0.03, 1.03)
+    _alone(axes[3], tests)
+    if axes[1].get_legend_handles_labels()[1]:
+        plots.shared_legend(figure, axes[1])
+    plots.blank_empty(axes, any(run.status == "running" for run in [*trained, *tests]))
+    return figure
+
+
+def result_rows(root: Path) -> list[dict[str, str | int | float]]:
+    """A row per run for a table: its first and last `WINDOW` training episodes, and its policy alone.
+
+    Success is the task's own where it is known; `false` counts training episodes that succeeded by the classifier
+    alone, `missed` those that succeeded by the task alone, `denied` the successes that the classifier saw and somebody
+    denied.
+    """
+    trained, tests = _runs(root)
+    rows: list[dict[str, str | int | float]] = []
+    for record in trained:
+        seen = episodes(record)
+        row: dict[str, str | int | float] = {
+            "arm": record.arm,
+            "seed": record.seed,
+            "episodes": len(seen.end),
+            "success": _mean(seen.task_success[-WINDOW:]),
+            "by classifier": _mean(seen.success[-WINDOW:]),
+            "false": int(((seen.success == 1) & (seen.task_success == 0)).sum()),
+            "missed": int(((seen.success == 0) & (seen.task_success == 1)).sum()),
+            "denied": int(record.curve("training/episode_denied_successes").value.sum()),
+            "first cycles (s)": _mean(seen.seconds[:WINDOW]),
+            "last cycles (s)": _mean(seen.seconds[-WINDOW:]),
+            "human at first": _mean(seen.human[:WINDOW]),
+            "human at last": _mean(seen.human[-WINDOW:]),
+        }
+        own = [test for test in tests if (test.arm, test.seed) == (record.arm, record.seed)]
+        for mode in MODES:
+            row[f"alone {mode}"] = _mean(np.concatenate([np.zeros(0), *(_alone_success(test, mode) for test in own)]))
+        rows.append(row)
+    return rows
+
+
+def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
+    """Fine-tunings and tests below a folder, arms in the order in which they were asked for."""
+    found = find_runs(root)
+    order = [arm for run in found if run.kind == "hil_serl" for arm in run.parameters["arms"]]
+    known = sorted((run for run in found if run.arm in order), key=lambda run: (order.index(run.arm), run.seed))
+    return [run for run in known if run.kind == "finetune"], [run for run in known if run.kind == "test"]
+
+
+def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = "-", label: bool = True) -> None:
+    """Running means: each run thin, and the mean over the seeds of an arm, where all have episodes, thick."""
+    for arm, colour in arm_colours(record.arm for record in records).items():
+        curves = []
+        for seen in (episodes(record) for record in records if record.arm == arm):
+            values = getattr(seen, name)
+            if len(values) and np.isfinite(values).all():
+                curves.append((seen.end, _running_mean(values)))
+        if not curves:
+            continue
+        if len(curves) > 1:
+            for steps, values in curves:
+                ax.plot(steps, values, color=colour, linestyle=linestyle, linewidth=0.7, alpha=0.5)
+        if max(steps[0] for steps, _ in curves) > min(steps[-1] for steps, _ in curves):
+            continue
+        grid, aligned = align(curves)
+        shown = f"{arm} (n = {len(curves)})" if label else None
+        ax.plot(grid, aligned.mean(axis=0), color=colour, linestyle=linestyle, linewidth=2.0, label=shown)
+
+
+def _running_mean(values: Float64[np.ndarray, " episodes"]) -> Float64[np.ndarray, " episodes"]:
+    """The mean of the last `WINDOW` values up to each, of fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - WINDOW, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
+    """Success of each policy without a human: sampled filled, deterministic hollow."""
+    colours = arm_colours(test.arm for test in tests)
+    for place, (arm, colour) in enumerate(colours.items()):
+        own = [test for test in tests if test.arm == arm]
+        for mode, offset, face in ((MODES[0], -0.12, colour), (MODES[1], 0.12, "none")):
+            rates = [_mean(_alone_success(test, mode)) for test in own]
+            ax.plot([place + offset] * len(rates), rates, "o", color=colour, markerfacecolor=face)
+    ax.set_xticks(range(len(colours)), list(colours))
+    ax.set(ylabel="Success alone (hollow: deterministic)", ylim=(-0.03, 1.03))
+
+
+def _alone_success(test: RunRecord, mode: str) -> Float64[np.ndarray, " episodes"]:
+    """The task's own success of each episode, or what the reward says where the task says nothing."""
+    truth = test.curve(f"evaluation/task_success_{mode}").value
+    return truth if np.isfinite(truth).any() else test.curve(f"evaluation/success_{mode}").value
+
+
+def _frequency(record: RunRecord) -> float:
+    return float(record.parameters["environment_options"].get("control_frequency", CONTROL_FREQUENCY))
+
+
+def _mean(values: Float[np.ndarray, " values"]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _at(wanted: Float64[np.ndarray, " wanted"], curve: Curve, otherwise: float) -> Float64[np.ndarray, " wanted"]:
+    """The curve's values at some steps, `otherwise` where it has none."""
+    values = np.full(len(wanted), otherwise)
+    found = np.isin(wanted, curve.environment_step)
+    values[found] = curve.value[np.isin(curve.environment_step, wanted)]
+    return values

@@ -1,1 +1,0 @@
-"""Neural networks: the only place that knows flax.linen."""

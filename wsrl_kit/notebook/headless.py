@@ -1,0 +1,198 @@
+"""Runs a notebook without a front end, by papermill, and decides whether its run was finished."""
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from wsrl_kit import errors
+from wsrl_kit.notebook.parameters import NOTEBOOK_VARIABLE, check_values, read_notebook
+
+# Small networks gain nothing from more threads, and several runs on one machine would fight for its cores.
+THREADS = 4
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # NPROC: XLA on the CPU
+
+# After Ctrl-C the notebook's own cleaning up may take this long before its kernel is killed.
+GRACE_SECONDS = 60.0
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end of the run, whose notebook is kept as far as it was executed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> Path:
+    """Executes a notebook into `output_dir`, with its text output shown as it comes, and writes its HTML beside it.
+
+    The kernel is the running interpreter and works in the current directory. The notebook's parameter `output_dir`, if
+    it has one, is set to the folder. To be called from the main thread, which receives the signals.
+
+    Args:
+        notebook: the notebook's file.
+        given: values by parameter name; a text stands for the value that it spells, as on a command line.
+        output_dir: folder of the run, created if need be.
+
+    Returns:
+        The executed notebook.
+
+    Raises:
+        ParameterError: before anything is executed or written, if the notebook or a parameter is wrong.
+        WSRLKitError: if a cell raised one, with its message.
+        RunError: if a cell failed otherwise, the kernel died, or the notebook left no finished run in `output_dir`.
+        Interrupted: on SIGINT, SIGTERM or SIGHUP.
+    """
+    described = read_notebook(notebook)
+    if "output_dir" in described.defaults:
+        given = {**given, "output_dir": str(output_dir)}
+    values = check_values(described, given)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.RunError(f"the output folder {output_dir} can't be made: {error.strerror}") from error
+    executed = output_dir / notebook.name
+    _bound_threads()
+    os.environ.pop(NOTEBOOK_VARIABLE, None)  # inherited when a notebook's cell starts the command
+    _execute(notebook, executed, values)
+    _check_finished(output_dir)
+    _write_html(executed)
+    return executed
+
+
+def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
+    """Papermill in a thread of its own, so that the main thread can end the kernel on a signal."""
+    kernels: list[Any] = []
+    failures: list[BaseException] = []
+
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="wsrl-kit-") as sockets:
+                _papermill(notebook, executed, values, kernels, Path(sockets))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    with _signals_raise():
+        try:
+            threading.Thread(target=work, name="papermill", daemon=True).start()
+            ended.wait()
+        except Interrupted:
+            _end_kernel(kernels, ended)
+            raise
+    if failures:
+        raise _explain(failures[0], executed) from failures[0]
+
+
+def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: list[Any], sockets: Path) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from papermill import execute_notebook
+    from traitlets import default
+
+    class RunningInterpreter(AsyncKernelManager):
+        """Starts this Python, whatever kernelspecs the notebook asks for or the user's home holds."""
+
+        @default("kernel_spec_manager")
+        def _no_installed_kernelspecs(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[])
+
+        def __init__(self, **options: Any) -> None:
+            # Sockets in a private folder: no other user can listen, and runs that start together can't share a port.
+            super().__init__(transport="ipc", connection_file=str(sockets / "kernel.json"), **options)
+            kernels.append(self)
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    execute_notebook(
+        notebook,
+        executed,
+        values,
+        kernel_name="python3",
+        language="python",
+        kernel_manager_class=RunningInterpreter,
+        # Silences what the kernel says to itself when it is shut down; what cells print does not pass its log.
+        extra_arguments=["--log-level=CRITICAL"],
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+    )
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before: list[tuple[int, Callable[..., Any] | int | None]]
+    before = [(number, signal.signal(number, interrupt)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _end_kernel(kernels: list[Any], ended: threading.Event) -> None:
+    """Interrupts the running cell, so that it can close its files, and kills what has not ended after a while."""
+    for kill in (signal.SIGINT, signal.SIGKILL):
+        for kernel in kernels:
+            if kernel.has_kernel:
+                os.kill(kernel.provisioner.pid, kill)
+        if ended.wait(GRACE_SECONDS):
+            return
+
+
+def _explain(error: BaseException, executed: Path) -> errors.WSRLKitError:
+    """The failure of a notebook as one of our own errors."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if isinstance(error, PapermillExecutionError):
+        kind = getattr(errors, error.ename, None)
+        if isinstance(kind, type) and issubclass(kind, errors.WSRLKitError):
+            return kind(error.evalue)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        tail = "\n".join(plain.splitlines()[-8:])
+        return errors.RunError(f"cell [{error.exec_count}] failed, see {executed}\n{tail}")
+    if isinstance(error, DeadKernelError):
+        return errors.RunError(f"the kernel died, killed or out of memory; what it had done is in {executed}")
+    return errors.RunError(f"{executed.name} could not be executed: {type(error).__name__}: {error}")
+
+
+def _check_finished(output_dir: Path) -> None:
+    record = output_dir / "run.json"
+    try:
+        status = json.loads(record.read_text())["status"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.RunError(f"the notebook ended without a finished run: {record} is missing or damaged") from error
+    if status != "finished":
+        raise errors.RunError(f"the notebook ended without a finished run: {record} says {status!r}")
+
+
+def _write_html(executed: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    text, _ = HTMLExporter().from_filename(str(executed))
+    temporary = executed.with_suffix(".html.part")
+    temporary.write_text(text)
+    temporary.replace(executed.with_suffix(".html"))
+
+
+def _bound_threads() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(min(cores, THREADS)))

@@ -1,0 +1,319 @@
+"""Long work in a notebook: in JupyterLab with a live figure, a progress bar and a Stop button, headless as text."""
+
+import asyncio
+import atexit
+import html
+import io
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import ipywidgets
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from wsrl_kit.errors import Stopped, WSRLKitError
+from wsrl_kit.notebook.parameters import is_headless
+
+DRAW_SECONDS = 2.0  # between two drawings of the live figure
+STATUS_SECONDS = 0.2  # between two changes of the live status
+TICK_SECONDS = 1.0  # between two looks at the clock while the work reports nothing
+SILENT_SECONDS = 10.0  # without a report, after which the status says so
+KNOWN_SECONDS = 3.0  # of work, after which its pace says how long the rest takes
+TEXT_SECONDS = 10.0  # between two lines of headless text
+TEXT_SHARE = 0.05  # of the work, after which there is a line even before that
+END_SECONDS = 30.0  # that the work may take to save what it has, where the kernel ends
+COMPILING = "starting and compiling"
+
+
+class Progress:
+    """The work's side: it says how far it is, and asks whether it shall stop."""
+
+    def __init__(self, report: Callable[[int, int, str], None]) -> None:
+        self._report = report
+        self._stop = threading.Event()
+
+    def update(self, step: int, total: int, text: str = "") -> None:
+        """Says that `step` of `total` steps are done; `text` tells what the user wants to watch."""
+        self._report(step, total, text)
+
+    def stop(self) -> None:
+        """Asks the work to stop at its next step."""
+        self._stop.set()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the work shall end early, with everything up to here kept."""
+        return self._stop.is_set()
+
+
+class Training:
+    """Work that a notebook starts in one cell and uses in later ones.
+
+        training = Training(job, draw, live=session.live).start()
+        await training.finished()
+
+    With a Jupyter front end, the work goes on in a background thread, and the second cell waits for it without keeping
+    the kernel busy: the Stop button works meanwhile, and the cells below run when the work has ended, or has been
+    stopped. A kernel that is shut down or restarted lets the work save what it has. Headless, `start` does the work
+    itself and prints a line of text now and then.
+
+    Args:
+        job: the work; it calls `progress.update` and returns soon after `progress.stop_requested`.
+        draw: the figure as the run's folder on disk has it now; must not use pyplot. A figure whose axes hold no data
+            is not shown. None: there is no figure.
+        live: True for widgets, False for text, None to find out whether a front end is attached.
+    """
+
+    def __init__(
+        self, job: Callable[[Progress], object], draw: Callable[[], Figure] | None = None, live: bool | None = None
+    ) -> None:
+        self.live = not is_headless() if live is None else live
+        self._job = job
+        self._draw = draw
+        self._panel = _Panel(draw) if self.live else None
+        self.progress = Progress(self._panel.report if self._panel else _TextLines().report)
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+        self._failure: BaseException | None = None
+        self._stopped: Stopped | None = None
+
+    def start(self) -> "Training":
+        """Begins the work. Live, returns at once; headless, returns when it is done and the figure is shown.
+
+        Raises:
+            WSRLKitError: headless, whatever the work raises; live, it is shown, and raised by `finished`.
+        """
+        if self._panel:
+            self._panel.show(self.progress)
+            self._thread.start()
+            atexit.register(self._end)
+            is_main = threading.current_thread() is threading.main_thread()
+            if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                # By way of what is registered, as any other end of the kernel.
+                signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        else:
+            print(COMPILING, flush=True)
+            self._job(self.progress)
+            png = _png(self._draw()) if self._draw else None
+            if png:
+                display(Image(png))
+        return self
+
+    async def finished(self) -> None:
+        """Waits until the work has ended by itself or by the Stop button. Headless it has, and this returns at once.
+
+        Interrupting the kernel stops the work too, and with it the cells below.
+
+        Raises:
+            WSRLKitError: whatever the work raised.
+            Stopped: the kernel was interrupted.
+        """
+        interrupted = False
+        while self._thread.is_alive():
+            try:
+                await asyncio.sleep(0.1)
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                interrupted = True
+                self.progress.stop()
+        if self._failure:
+            raise self._failure
+        if interrupted:
+            raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
+
+    def _end(self) -> None:
+        self.progress.stop()
+        self._thread.join(END_SECONDS)
+
+    def _work(self) -> None:
+        assert self._panel is not None
+        try:
+            self._job(self.progress)
+        except Stopped as stopped:
+            self._stopped = stopped  # what the Stop button asked for; the cells below show what there is
+        except BaseException as error:
+            self._failure = error
+        self._panel.close(self._failure or self._stopped)
+
+
+class _Pace:
+    """Where the work is, how long it has taken, and how long its steps will take yet.
+
+    Attributes:
+        step, total: of the last report; 0 before the first.
+        has_ended: nothing is waited for any more.
+    """
+
+    def __init__(self) -> None:
+        self.step, self.total = 0, 0
+        self.has_ended = False
+        self._start = self._last = time.monotonic()
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def include(self, step: int, total: int) -> None:
+        """Follows a report. One that falls back, or of another total, begins another part of the work."""
+        now = self._last = time.monotonic()
+        if step < self.step or total != self.total:
+            self._samples.clear()
+            self._part_start = now
+        self.step, self.total = step, total
+        if not self._samples or now - self._samples[-1][0] >= TICK_SECONDS:
+            self._samples.append((now, step))
+        # The later half of the time: learning is slower than the rollouts before it, and than what a first call waits.
+        while len(self._samples) > 2 and self._samples[1][0] < (self._part_start + now) / 2:
+            self._samples.popleft()
+
+    def __str__(self) -> str:
+        """`step 300 of 1,000 (0:52 left), 0:31 elapsed`."""
+        now = time.monotonic()
+        elapsed = f"{_duration(now - self._start)} elapsed"
+        if not self.total:
+            return f"{COMPILING}, {elapsed}"
+        left, silence = self._left(), now - self._last
+        steps = f"step {self.step:,} of {self.total:,}" + (f" ({_duration(left)} left)" if left else "")
+        is_silent = silence >= SILENT_SECONDS and not self.has_ended
+        waiting = f", the last report {_duration(silence)} ago" if is_silent else ""
+        return f"{steps}, {elapsed}{waiting}"
+
+    def _left(self) -> float:
+        """Seconds; 0 where they are not known, or over."""
+        then, before = self._samples[0]
+        seconds, done = self._last - then, self.step - before
+        # The first steps of a session wait for compiling and the first figure.
+        return (self.total - self.step) * seconds / done if done > 1 and seconds >= KNOWN_SECONDS else 0.0
+
+
+class _TextLines:
+    """Headless progress: one line at the start, at the end, and at most every `TEXT_SECONDS` or `TEXT_SHARE`."""
+
+    def __init__(self) -> None:
+        self._time = -TEXT_SECONDS
+        self._share = 0.0
+        self._pace = _Pace()
+
+    def report(self, step: int, total: int, text: str) -> None:
+        self._pace.include(step, total)
+        now, share = time.monotonic(), step / total
+        self._share = min(self._share, share)  # the next part of the work begins anew
+        if step < total and now - self._time < TEXT_SECONDS and share - self._share < TEXT_SHARE:
+            return
+        self._time, self._share = now, share
+        print(f"{share:4.0%}  {self._pace}  {text}".rstrip(), flush=True)
+
+
+class _Panel:
+    """Bar, status, Stop button and figure. `report` and `close` are called from the training's thread."""
+
+    def __init__(self, draw: Callable[[], Figure] | None) -> None:
+        self._draw = draw
+        self._bar = ipywidgets.FloatProgress(max=1.0)
+        self._status = ipywidgets.HTML(COMPILING)  # unlike a label, it wraps a long sentence
+        self._button = ipywidgets.Button(description="Stop", icon="stop", button_style="warning")
+        self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        # The image joins with its first picture: a browser shows one without as broken.
+        self._box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._button]), self._status])
+        self._pace = _Pace()
+        self._latest = self._text = self._trouble = ""
+        self._next_status = 0.0
+        self._next_figure = 0.0
+        self._next_news = 0.0
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def show(self, progress: Progress) -> None:
+        self._progress = progress
+
+        def stop(_: ipywidgets.Button) -> None:
+            progress.stop()
+            self._look_stopping()
+
+        self._button.on_click(stop)
+        display(self._box)
+        threading.Thread(target=self._tick, name="clock of the training", daemon=True).start()
+
+    def report(self, step: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._pace.include(step, total)
+            self._latest = text
+            if now >= self._next_figure or (text != self._text and now >= self._next_news):
+                self._show_news()
+            if now >= self._next_status or step >= total:
+                self._next_status = now + STATUS_SECONDS
+                self._show_status()
+
+    def close(self, outcome: BaseException | None) -> None:
+        """Shows the last figure, and with it how the work ended: by itself (None), by Stop, or by a failure."""
+        with self._lock:
+            self._ended.set()
+            self._pace.has_ended = True
+            self._show_news()
+            self._show_status()
+            if outcome is None and not self._pace.total:
+                self._bar.value = 1.0
+                self._say("this was finished before: nothing was left to do")
+            self._button.disabled, self._button.button_style, self._button.icon = True, "", ""
+            self._button.description = "Finished" if outcome is None else "Failed"
+            self._bar.bar_style = "success" if outcome is None else "danger"
+            if isinstance(outcome, Stopped):
+                self._button.description, self._bar.bar_style = "Stopped", "warning"
+            if outcome is not None:
+                known = isinstance(outcome, WSRLKitError) and str(outcome)
+                self._say(str(outcome) if known else f"{type(outcome).__name__}: {outcome}")
+
+    def _tick(self) -> None:
+        while not self._ended.wait(TICK_SECONDS):
+            with self._lock:
+                if not self._ended.is_set():
+                    self._show_status()
+
+    def _look_stopping(self) -> None:
+        self._button.disabled, self._button.button_style = True, ""
+        self._button.description = "Stopping"
+
+    def _show_status(self) -> None:
+        if self._progress.stop_requested and not self._ended.is_set():
+            self._look_stopping()
+            self._say(f"stopping ... {self._pace}")
+            return
+        self._bar.value = self._pace.step / max(1, self._pace.total)
+        self._say(": ".join(part for part in (str(self._pace), self._text, self._trouble) if part))
+
+    def _say(self, sentence: str) -> None:
+        self._status.value = html.escape(sentence, quote=False)
+
+    def _show_news(self) -> None:
+        """Shows figure and text together: the status tells of nothing that the figure does not show."""
+        start = time.monotonic()
+        self._text = self._latest
+        if self._draw is None:
+            return
+        try:
+            png, self._trouble = _png(self._draw()), ""
+            if png:
+                self._figure.value = png
+                self._box.children = (*self._box.children[:2], self._figure)
+        except Exception as error:  # a figure is no reason to lose a training
+            self._trouble = f"the figure could not be drawn: {error}"
+        # Drawing takes the training's own time: a tenth of it at most, a quarter where there is something new to tell.
+        now = time.monotonic()
+        self._next_figure = now + max(DRAW_SECONDS, 10 * (now - start))
+        self._next_news = now + max(STATUS_SECONDS, 4 * (now - start))
+
+
+def _duration(seconds: float) -> str:
+    """`0:07`, `12:30`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _png(figure: Figure) -> bytes | None:
+    """None where the axes hold nothing to see."""
+    if not any(ax.has_data() for ax in figure.axes):
+        return None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    return buffer.getvalue()

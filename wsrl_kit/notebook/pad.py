@@ -1,0 +1,141 @@
+"""The pad by which a person takes over from the policy in JupyterLab, with what the cameras see beside it."""
+
+import io
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+from IPython.display import display
+from jaxtyping import UInt8
+from matplotlib.image import imsave
+from numpy import ndarray
+
+from wsrl_kit.config.config import PERSON
+from wsrl_kit.envs.human import person_options
+from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.robot.takeover import Frames, Takeover, Verdict
+
+DRAW_SECONDS = 0.1  # between two pictures of a camera
+GRIPPER = 6  # entry of a motion that has no speed
+QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b> Press Success or Failure."
+BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
+
+
+def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> Takeover | None:
+    """Shows the pad if a person is to take over.
+
+    Args:
+        human: the parameter of that name.
+        options: the parameter `human_options`, see `PersonOptions`.
+        live: whether a Jupyter front end is attached; None to find out.
+
+    Returns:
+        What the pad controls, for `run_finetune`; None if no person is asked for.
+
+    Raises:
+        ParameterError: there is no front end, or an option is wrong.
+        ExperimentError: anywidget is not installed.
+    """
+    if human != PERSON:
+        return None
+    if not (not is_headless() if live is None else live):
+        raise ParameterError(
+            "human 'person' needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
+        )
+    takeover = Takeover(person_options(options))
+    display(pad_of(takeover))
+    return takeover
+
+
+def pad_of(takeover: Takeover) -> ipywidgets.Widget:
+    """Keys and gamepad, their speed, how an episode ends, and cameras.
+
+    Raises:
+        ExperimentError: anywidget is not installed.
+    """
+    try:
+        import anywidget
+    except ImportError as error:
+        raise ExperimentError(
+            "human 'person' needs anywidget, which `pip install 'wsrl-kit[takeover]'` installs, and JupyterLab started "
+            "anew after that"
+        ) from error
+    folder = Path(__file__).parent
+    # As text: a path would have anywidget watch the file.
+    sources = {"_esm": (folder / "pad.js").read_text(), "_css": (folder / "pad.css").read_text()}
+    keys = type("Keys", (anywidget.AnyWidget,), sources)()
+    speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
+    question, cameras = ipywidgets.HTML(), _Cameras(takeover)
+    keys.on_msg(partial(_hear, takeover, speed, question, cameras))
+    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover), speed]), question, cameras.row])
+
+
+def _hear(
+    takeover: Takeover,
+    speed: ipywidgets.FloatSlider,
+    question: ipywidgets.HTML,
+    cameras: "_Cameras",
+    keys: ipywidgets.Widget,
+    message: dict[str, Any],
+    buffers: Any,
+) -> None:
+    """Passes on what the browser says is held; answers with time, who acts, the link's delay, question and pictures."""
+    told = message["told"]
+    if message["released"]:
+        takeover.release()
+    elif message["motion"] is not None and told is not None:
+        motion = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(message["motion"])]
+        takeover.hold(motion, told)
+    now = takeover.now()
+    # There and back, without the time that the browser kept the last answer.
+    delay = None if told is None else max(0.0, now - told - message["kept"])
+    keys.send({"time": now, "acts": takeover.motion() is not None, "holds": takeover.holds, "delay": delay})
+    question.value = QUESTION if takeover.asks else ""
+    cameras.draw()
+
+
+def _verdicts(takeover: Takeover) -> list[ipywidgets.Button]:
+    def button(verdict: Verdict, style: str) -> ipywidgets.Button:
+        made = ipywidgets.Button(
+            description=verdict.capitalize(), button_style=style, tooltip="ends the episode, or answers"
+        )
+        made.on_click(lambda _: takeover.decide(verdict))
+        return made
+
+    return [button(verdict, style) for verdict, style in BUTTONS.items()]
+
+
+class _Cameras:
+    """Their newest pictures. Drawn when the browser asks, so that one that is slow or gone asks for few."""
+
+    def __init__(self, takeover: Takeover) -> None:
+        self.row = ipywidgets.HBox()
+        self._takeover = takeover
+        self._images: dict[str, ipywidgets.Image] = {}
+        self._shown: Frames = {}
+        self._next = 0.0
+
+    def draw(self) -> None:
+        """Shows what there is, if it is new and the last was long enough ago."""
+        now, frames = self._takeover.now(), self._takeover.frames
+        if now < self._next or frames is self._shown:
+            return
+        self._next, self._shown = now + DRAW_SECONDS, frames
+        if self._images.keys() != frames.keys():
+            layout = ipywidgets.Layout(width="256px")
+            # With a picture from the first moment: a browser shows an image without one as broken.
+            self._images = {name: ipywidgets.Image(value=_png(frames[name]), layout=layout) for name in frames}
+            titled = [ipywidgets.VBox([ipywidgets.Label(name), image]) for name, image in self._images.items()]
+            self.row.children = titled
+            return
+        for name, image in self._images.items():
+            image.value = _png(frames[name])
+
+
+def _png(frame: UInt8[ndarray, "height width 3"]) -> bytes:
+    buffer = io.BytesIO()
+    imsave(buffer, frame, format="png")
+    return buffer.getvalue()

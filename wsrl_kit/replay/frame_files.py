@@ -1,0 +1,100 @@
+"""The frames of rings on disk: each written once, in blocks, whatever the number of checkpoints.
+
+A checkpoint with all frames of a full ring would take gigabytes and minutes. The ring in the checkpoint file says how
+many frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment:
+they are written before the checkpoint, and what it no longer needs is deleted after it.
+"""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from wsrl_kit.replay import frames as frame_ring
+from wsrl_kit.replay.frames import FrameRing
+from wsrl_kit.runs import checkpoint
+
+BLOCK = 256
+"""Frames in a file."""
+
+RINGS = ("frames", "demo_frames")
+"""Names of the rings in a training loop's tree, and of the folders of their blocks."""
+
+
+def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
+    """Writes a checkpoint as `checkpoint.save` does, with the frames of its rings, if any, in blocks beside it.
+
+    Raises:
+        CheckpointError: it can't be written; an earlier one is intact.
+    """
+    rings = _rings(tree)
+    for name, ring in rings.items():
+        for first, end in _blocks(ring):
+            target = path.with_name(name) / _file_name(first, end)
+            if not target.exists():
+                slots = np.arange(first, end) % frame_ring.slots(ring)
+                frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
+                checkpoint.save(target, frames, {})
+    checkpoint.save(path, tree | _without_frames(rings), metadata)
+    for name, ring in rings.items():
+        needed = {_file_name(first, end) for first, end in _blocks(ring)}
+        for other in path.with_name(name).glob("*.npz"):
+            if other.name not in needed:
+                other.unlink(missing_ok=True)
+
+
+def load(path: Path, template: PyTree) -> PyTree:
+    """Reads back what `save` wrote.
+
+    Args:
+        template: a fresh tree of the same run, for structure, shapes and types; the arrays of its rings are filled.
+
+    Raises:
+        CheckpointError: as `checkpoint.load`; a block is missing or damaged.
+    """
+    rings = _rings(template)
+    tree = checkpoint.load(path, template | _without_frames(rings))
+    return tree | {name: _filled(path.with_name(name), tree[name], ring) for name, ring in rings.items()}
+
+
+def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
+    """A ring that was read without its frames, with them; they are put into the arrays of a fresh one."""
+    restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
+    frames = {
+        camera: np.array(leaf) if isinstance(leaf, jax.Array) else leaf for camera, leaf in ring.store.frames.items()
+    }
+    for first, end in _blocks(restored):
+        rows = {camera: np.empty((end - first, *leaf.shape[1:]), leaf.dtype) for camera, leaf in frames.items()}
+        block = checkpoint.load(folder / _file_name(first, end), rows)
+        slots = np.arange(first, end) % frame_ring.slots(ring)
+        for camera, leaf in frames.items():
+            leaf[slots] = block[camera]
+    on_device = isinstance(ring.store.stacks, jax.Array)
+    return restored._replace(store=restored.store._replace(frames=jax.device_put(frames) if on_device else frames))
+
+
+def remove(path: Path) -> None:
+    """Deletes the blocks beside a checkpoint: of a run that begins anew, or that nobody goes on with."""
+    for name in RINGS:
+        shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def _rings(tree: PyTree) -> dict[str, FrameRing]:
+    return {name: tree[name] for name in RINGS if isinstance(tree.get(name), FrameRing)}
+
+
+def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
+    """First and end of each block that holds frames which the ring still has."""
+    written, slots = int(ring.written), frame_ring.slots(ring)
+    oldest = max(written - slots, 0) // BLOCK * BLOCK
+    return [(first, min(first + BLOCK, written)) for first in range(oldest, written, BLOCK)]
+
+
+def _file_name(first: int, end: int) -> str:
+    return f"{first:010d}-{end:010d}.npz"
+
+
+def _without_frames(rings: dict[str, FrameRing]) -> dict[str, FrameRing]:
+    return {name: ring._replace(store=ring.store._replace(frames={})) for name, ring in rings.items()}

@@ -1,0 +1,93 @@
+"""Pytrees of arrays in one file: written whole or not at all, read without running code, checked by shape."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from wsrl_kit.errors import CheckpointError
+from wsrl_kit.files import LARGEST_JSON, load_arrays, reading, written_whole
+
+METADATA = "__metadata__"
+DAMAGED = "is damaged or not a checkpoint"
+
+
+def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
+    """Writes arrays and JSON metadata to an `.npz` file, by a temporary file and an atomic rename.
+
+    Raises:
+        CheckpointError: it can't be written (a full disk, no permission); an earlier file at `path` is untouched.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
+    arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+    with written_whole(path, CheckpointError) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone.
+
+    Raises:
+        CheckpointError: no such file, or not a checkpoint of this kit.
+    """
+    content = read(path, METADATA)[METADATA]
+    with reading(path, CheckpointError, DAMAGED):
+        if content.nbytes > LARGEST_JSON or not isinstance(metadata := json.loads(content.tobytes()), dict):
+            raise CheckpointError(f"{path} {DAMAGED}: its metadata are no JSON object")
+        return metadata
+
+
+def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
+    """The arrays, in the structure of `template`.
+
+    Args:
+        template: a tree with the names, shapes and types that are needed, such as a fresh agent. Where it holds JAX's
+            arrays (or their shapes alone) the result holds JAX's arrays; numpy's stay numpy's, since JAX would halve
+            64 bits.
+        prefix: of the names that `template` holds, where it is a part of the file.
+
+    Raises:
+        CheckpointError: no such file, damaged, or a leaf differs in name, shape or type: of another network.
+    """
+    arrays = read(path, prefix)
+    leaves = []
+    for name, leaf in named_leaves(template):
+        # Only numbers of Python's own have no shape.
+        wanted = leaf if hasattr(leaf, "shape") else np.asarray(leaf)
+        if name not in arrays:
+            raise CheckpointError(f"{path} has no {name}: expected a checkpoint of the configured network")
+        found = arrays[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise CheckpointError(
+                f"{path} holds {name} as {found.dtype}{list(found.shape)}, "
+                f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
+            )
+        leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else found)
+    extra = set(arrays) - {name for name, _ in named_leaves(template)} - {METADATA}
+    if extra:
+        raise CheckpointError(f"{path} holds {min(extra)}, which the configured network does not have")
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, as they are: by default all, the metadata's bytes among them.
+
+    Raises:
+        CheckpointError: no such file, or not a checkpoint of this kit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: expected a checkpoint file")
+    with reading(path, CheckpointError, DAMAGED):
+        found = load_arrays(path, lambda name: name.startswith(prefix))
+        if METADATA not in found:
+            raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
+        return {name: array for name, array in found.items() if array is not None}
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """A tree's leaves in order, each with the name that it has in a file."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

@@ -1,0 +1,496 @@
+"""A run's folder: parameters, status, metrics, figures and the checkpoint's place, safe against a crash at any moment.
+
+    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
+                    as a whole
+    metrics.csv     phase,environment_step,gradient_step,metric,value; one row per number, only ever appended to
+    checkpoint.npz  written by training
+    figures/*.png
+    .lock           held by the one process that writes here
+
+`metrics.csv` holds no clock, so that a resumed run ends with the same bytes as one that was never interrupted.
+"""
+
+import contextlib
+import csv
+import errno
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsFloat, SupportsIndex
+
+import filelock
+import numpy as np
+from jaxtyping import Float64, Int64
+from matplotlib.figure import Figure
+
+from wsrl_kit.errors import RunError
+from wsrl_kit.files import read_json, reading, remove_partial, synced, written_whole
+from wsrl_kit.text import printable
+
+PHASES = ("warmup", "online")
+STATUSES = ("running", "stopped", "failed", "finished")
+HEADER = "phase,environment_step,gradient_step,metric,value\n"
+OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
+"""Folders in a run's folder that the run itself writes."""
+ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
+PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
+
+# What run.json holds, each of which type.
+FIELDS: dict[str, Any] = {
+    "kind": str,
+    "arm": str,
+    "seed": int,
+    "status": str,
+    "parameters": dict,
+    "inputs": dict,
+    "versions": dict,
+    "summary": dict,
+    "seconds": (int, float),
+    "message": str,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run over time, in the order in which it was recorded.
+
+    Attributes:
+        environment_step: online environment steps since the switch; 0 during warmup.
+        gradient_step: critic updates in all, warmup included.
+        value: the metric, in its own unit; nan where there was nothing to measure.
+    """
+
+    environment_step: Int64[np.ndarray, " points"]
+    gradient_step: Int64[np.ndarray, " points"]
+    value: Float64[np.ndarray, " points"]
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder says, read once.
+
+    Attributes:
+        metrics: a `Curve` per (phase, metric).
+        inputs: a digest of the files that each parameter named.
+        message: why the run failed; "" where it did not.
+        seconds: wall-clock of all its sessions together.
+        warmup_seconds: that of the warmup run whose metrics were joined to this one's; 0 where none was.
+    """
+
+    folder: Path
+    kind: str
+    arm: str
+    seed: int
+    status: str
+    parameters: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    summary: dict[str, Any]
+    seconds: float
+    message: str
+    metrics: dict[tuple[str, str], Curve]
+    warmup_seconds: float = 0.0
+
+    def curve(self, metric: str, phase: str = "online") -> Curve:
+        """The metric's curve, of length 0 where it was never recorded."""
+        empty = Curve(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return self.metrics.get((phase, metric), empty)
+
+
+class Run:
+    """The writing side of a run's folder. Every `record` has reached the operating system when it returns.
+
+    The folder belongs to this object, and to no other process, until `finish`, `stop`, `fail` or `close`.
+
+    Attributes:
+        folder: the run's folder.
+        rows: number of metric rows written so far.
+        parameters: all parameters by name, as JSON holds them.
+        is_finished: the very same run was finished before: there is nothing to do, and nothing is locked.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder = folder
+        self.rows = 0
+        self.parameters: dict[str, Any] = identity["parameters"]
+        self.is_finished = False
+        self._identity = identity
+        self._earlier_seconds = 0.0
+        self._start = time.monotonic()
+        # Any thread may end the run.
+        self._lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        kind: str,
+        arm: str,
+        seed: int,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        may_grow: Collection[str] = (),
+        resume: bool = True,
+    ) -> "Run":
+        """Create a run, or reopen the same one where it was interrupted, stopped, failed or finished.
+
+        Args:
+            folder: created if it is not there.
+            kind: what was run, such as "warmup" or "finetune".
+            arm: setting of an ablation the run belongs to; "" where it belongs to none.
+            seed: the run's seed.
+            parameters: all parameters by name; what JSON can hold (tuples become lists).
+            inputs: by parameter that names files, a digest of their content; a run never goes on with other files.
+            may_grow: parameters that may be larger than before, such as the number of steps. A finished run goes on
+                then.
+            resume: False deletes what an earlier run left in the folder and starts anew.
+
+        Raises:
+            RunError: another process writes to the folder; the folder holds another run or a damaged one, or can't be
+                written; or the content of the input files has changed.
+        """
+        plain, digests = _plain(parameters), dict(inputs or {})
+        identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": plain, "inputs": digests}
+        run = cls(Path(folder), identity)
+        with _writing(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run._take()
+        try:
+            with _writing(run.folder):
+                for place in (run.folder, *(entry for entry in run.folder.iterdir() if entry.name in OWN_FOLDERS)):
+                    remove_partial(place)
+            if resume and (run.folder / "run.json").exists():
+                run._reopen(may_grow)
+            else:
+                run._create(overwrite=not resume)
+            if run.is_finished:
+                run.close()
+            else:
+                run._write("running")
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def close(self) -> None:
+        """Gives the folder up without a word on how the run ended."""
+        self._lock.release()
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise RunError(
+                f"{self.folder} is being written to by {_holder(self.folder)}: wait until that run has ended or stop "
+                "it, or give this one another output_dir (--out)"
+            ) from None
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics are."""
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where training keeps the checkpoint of everything."""
+        return self.folder / "checkpoint.npz"
+
+    def _create(self, overwrite: bool) -> None:
+        if overwrite:
+            self._refuse_another_kind()
+        else:
+            for path, empty_size in ((self.checkpoint_path, 0), (self.metrics_path, len(HEADER))):
+                if path.exists() and path.stat().st_size > empty_size:
+                    raise RunError(f"{self.folder} holds a {path.name} but no run.json: expected a run or a new folder")
+        # run.json is replaced last: a crash before that leaves the earlier run, emptied, which is still a valid run.
+        with _writing(self.folder):
+            for path in [self.checkpoint_path, *self.folder.glob("figures/*.png")]:
+                path.unlink(missing_ok=True)
+            _replace(self.metrics_path, HEADER)
+
+    def _refuse_another_kind(self) -> None:
+        """Starting anew may replace a run, but not one of another kind, whose folder was named by mistake."""
+        try:
+            found = _read_json(self.folder)["kind"]
+        except RunError:
+            return
+        if found != self._identity["kind"]:
+            raise RunError(
+                f"{self.folder} holds a {found} run: expected a {self._identity['kind']} run or a new folder"
+            )
+
+    def _reopen(self, may_grow: Collection[str]) -> None:
+        found = _read_json(self.folder)
+        grown = _check_same(self.folder, found, self._identity, may_grow)
+        self._earlier_seconds = float(found["seconds"])
+        self.rows = len(_complete_lines(self.metrics_path)) - 1
+        self.is_finished = found["status"] == "finished" and not grown
+        if not self.is_finished:
+            self.rewind(self.rows)
+
+    def record(
+        self,
+        phase: str,
+        environment_step: SupportsIndex,
+        gradient_step: SupportsIndex,
+        values: Mapping[str, SupportsFloat],
+    ) -> None:
+        """Append one row per metric, all or none of them.
+
+        Args:
+            phase: "warmup" or "online".
+            environment_step: online environment steps since the switch; 0 during warmup.
+            gradient_step: critic updates in all, warmup included.
+            values: numbers by metric name; nan is a value.
+
+        Raises:
+            RunError: unknown phase, a name with a separator in it, or a disk that takes no more; all rows recorded
+                before are intact.
+        """
+        if phase not in PHASES:
+            raise RunError(f"phase must be one of {', '.join(PHASES)}, found {phase!r}")
+        for name in values:
+            if any(character in name for character in ',"\r\n'):
+                raise RunError(f"a metric's name must be free of commas, quotes and line ends, found {name!r}")
+        prefix = f"{phase},{int(environment_step)},{int(gradient_step)},"
+        rows = "".join(f"{prefix}{name},{float(value)!r}\n" for name, value in values.items()).encode()
+        with _writing(self.metrics_path), open(self.metrics_path, "r+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(rows)
+                if written != len(rows):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
+        self.rows += len(values)
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first `rows` metric rows: what was recorded when the checkpoint to resume from was written.
+
+        Raises:
+            RunError: fewer rows than that are there.
+        """
+        lines = _complete_lines(self.metrics_path)
+        if not 0 <= rows <= len(lines) - 1:
+            raise RunError(f"{self.metrics_path} must hold at least {rows} rows to resume, found {len(lines) - 1}")
+        with _writing(self.metrics_path):
+            # Shortening a file in place is one system call: it can't be half done, and needs no room on the disk.
+            os.truncate(self.metrics_path, sum(map(len, lines[: rows + 1])))
+        self.rows = rows
+
+    def sync(self) -> None:
+        """Waits until all recorded rows are on the disk: to be called before a checkpoint counts them.
+
+        Raises:
+            RunError: the disk fails.
+        """
+        with _writing(self.metrics_path):
+            synced(self.metrics_path)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Keep a figure as figures/<name>.png, replacing the one before.
+
+        Raises:
+            RunError: it can't be written; the one before is intact.
+        """
+        path = self.folder / "figures" / f"{name}.png"
+        save_figure(path, figure)
+        return path
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run finished: the last thing that is written."""
+        self._end("finished", summary=summary)
+
+    def stop(self) -> None:
+        """Mark the run stopped by its user; it can be reopened."""
+        self._end("stopped")
+
+    def fail(self, message: str) -> None:
+        """Mark the run failed and say why; it can be reopened."""
+        self._end("failed", message=message)
+
+    def _end(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
+        try:
+            self._write(status, summary, message)
+        finally:
+            self.close()
+
+    def _write(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
+        content = self._identity | {
+            "status": status,
+            "versions": versions(),
+            "summary": _plain(summary or {}),
+            "seconds": round(self._earlier_seconds + time.monotonic() - self._start, 3),
+            "message": message,
+            "process": {"host": socket.gethostname(), "pid": os.getpid()},
+        }
+        _replace(self.folder / "run.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package.replace("-", "_")] = importlib.metadata.version(package)
+    return found
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG as a whole or not at all, and create its folder.
+
+    Raises:
+        RunError: it can't be written; the one before is intact.
+    """
+    with written_whole(path, RunError) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run's folder, also while the run is still being written.
+
+    Raises:
+        RunError: there is no run in it, or it is damaged.
+    """
+    folder = Path(folder)
+    # Names become part of tables, figures, and what a terminal shows.
+    content: dict[str, Any] = {
+        name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
+    }
+    return RunRecord(folder=folder, metrics=_read_metrics(folder / "metrics.csv"), **content)
+
+
+def find_runs(root: Path) -> list[RunRecord]:
+    """Read every run under a folder, sorted by kind, arm and seed.
+
+    Raises:
+        RunError: the folder is missing, or one of its runs is damaged.
+    """
+    if not Path(root).is_dir():
+        raise RunError(f"{root} must be a folder of runs, found no folder")
+    records = [read_run(path.parent) for path in sorted(Path(root).rglob("run.json"))]
+    return sorted(records, key=lambda record: (record.kind, record.arm, record.seed))
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    if not path.exists():
+        raise RunError(f"{folder} must hold a run, found no run.json in it")
+    with reading(path, RunError, "must hold a run's JSON, found a damaged file"):
+        content = read_json(path)
+        if isinstance(content, dict):
+            # Runs from before inputs were watched name none.
+            content.setdefault("inputs", {})
+        missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
+        if missing:
+            raise RunError(f"{path} must hold {', '.join(FIELDS)}, found no {missing[0]}")
+        for name, kind in FIELDS.items():
+            if not isinstance(content[name], kind) or isinstance(content[name], bool):
+                raise RunError(f"{path} must hold a {name} of another type, found {content[name]!r}")
+        if content["status"] not in STATUSES:
+            raise RunError(f"{path} must have a status of {', '.join(STATUSES)}, found {content['status']!r}")
+        return {name: content[name] for name in FIELDS} | {"seconds": float(content["seconds"])}
+
+
+def _complete_lines(path: Path) -> list[bytes]:
+    """The header and all rows with their line ends, without a last line that a crash cut short."""
+    with reading(path, RunError, "must be a readable file, found"):
+        lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    if not lines or lines[0] != HEADER.encode():
+        raise RunError(f"{path} must begin with the line {HEADER.strip()!r}, found another")
+    return lines
+
+
+def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
+    columns: dict[tuple[str, str], tuple[list[int], list[int], list[float]]] = {}
+    with reading(path, RunError):
+        rows = csv.reader(line.decode(errors="replace") for line in _complete_lines(path)[1:])
+        for number, row in enumerate(rows, start=2):
+            try:
+                phase, environment_step, gradient_step, metric, value = row
+                parsed = int(environment_step), int(gradient_step), float(value)
+            except ValueError:
+                raise RunError(f"{path} must hold {HEADER.strip()} in line {number}, found {','.join(row)!r}") from None
+            key = printable(phase), printable(metric)
+            for column, entry in zip(columns.setdefault(key, ([], [], [])), parsed, strict=True):
+                column.append(entry)  # type: ignore[attr-defined]
+        return {
+            key: Curve(np.array(environment, np.int64), np.array(gradient, np.int64), np.array(value, np.float64))
+            for key, (environment, gradient, value) in columns.items()
+        }
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
+    """Whether the run in the folder is the wanted one, but for parameters that have grown; refuses any other."""
+    for name in ("kind", "arm", "seed"):
+        if found[name] != wanted[name]:
+            raise RunError(
+                f"{folder} holds a run of {name} {found[name]!r}, this one is of {name} {wanted[name]!r}: {ELSEWHERE}"
+            )
+    before, now, absent = found["parameters"], wanted["parameters"], "not given"
+    names = [name for name in {**now, **before} if before.get(name, absent) != now.get(name, absent)]
+    grown = [
+        name for name in names if name in may_grow and isinstance(before.get(name), int) and now[name] > before[name]
+    ]
+    if others := [name for name in names if name not in grown]:
+        changes = ", ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in others)
+        raise RunError(
+            f"{folder} holds a run with other parameters ({changes}): set them as they were to continue it, or "
+            f"{ELSEWHERE}"
+        )
+    for name, digest in wanted["inputs"].items():
+        if found["inputs"].get(name, digest) != digest:
+            raise RunError(
+                f"{folder} holds a run that began with other data: the files of {name} ({now.get(name)}) have changed "
+                f"since; put the earlier ones back to continue it, or {ELSEWHERE}"
+            )
+    return bool(grown)
+
+
+def _holder(folder: Path) -> str:
+    """Who is writing to a folder, as far as it says."""
+    try:
+        process = json.loads((folder / "run.json").read_text())["process"]
+        return f"process {process['pid']} on {process['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON reads it back: numpy numbers, tuples and paths become plain, non-finite numbers null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _replace(path: Path, text: str) -> None:
+    with written_whole(path, RunError) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}; all recorded before is intact") from error

@@ -1,0 +1,144 @@
+"""One environment step's learning as one function of arrays: what fine-tuning calls, once compiled."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import Array
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+from wsrl_kit.agent import authors_order, grasp, sac
+from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.replay import mixture
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.samplers import Sampler
+from wsrl_kit.replay.transition import Batch, Transition
+
+Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
+
+
+def update_of(static: SACConfig) -> Update:
+    """The kit's update, or that in the order of the authors' code; then the learned gripper's, where there is one."""
+    update = authors_order.update if static.official_update_order else sac.update
+    if not static.learns_gripper:
+        return update
+
+    def with_gripper(
+        config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray, weights: TermWeights = sac.NO_TERMS
+    ) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
+        state, metrics, td_error = update(config, state, batch, key, weights)
+        state, grasp_metrics = grasp.update(config, state, batch)
+        return state, metrics | grasp_metrics, td_error
+
+    return with_gripper
+
+
+def metric_names(static: SACConfig) -> tuple[str, ...]:
+    """The metrics that this update returns."""
+    return sac.metric_names(static) + (grasp.METRICS if static.learns_gripper else ())
+
+
+def learning_step(
+    static: SACConfig,
+    sampler: Sampler,
+    shape: tuple[int, int],
+    agent: SACState,
+    replay: Replay,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+    weights: TermWeights = sac.NO_TERMS,
+    transition: Transition | None = None,
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
+
+    Args:
+        shape: (UTD, batch size).
+        key: the run's key for sampling; together with `step` it gives the call's randomness.
+        step: environment steps since the switch.
+        ratio: offline share of each batch.
+        beta: PER's importance exponent.
+        weights: of the annealed loss terms.
+        transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
+    """
+    replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
+    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, weights)
+
+
+def sampling_step(
+    sampler: Sampler,
+    shape: tuple[int, int],
+    replay: Replay,
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    ratio: Float[Array, ""],
+    beta: Float[Array, ""],
+    transition: Transition | None = None,
+) -> tuple[Replay, Batch, Integer[Array, ""]]:
+    """The first half of `learning_step`: the replay with `transition`, a batch, and its offline rows."""
+    if transition is not None:
+        replay = mixture.add(sampler, replay, transition)
+    sample_key, _ = jax.random.split(jax.random.fold_in(key, step))
+    batch, offline_rows = mixture.sample(sampler, replay, sample_key, shape, ratio, beta)
+    return replay, batch, offline_rows
+
+
+def updating_step(
+    static: SACConfig,
+    sampler: Sampler,
+    agent: SACState,
+    replay: Replay,
+    batch: Batch,
+    offline_rows: Integer[Array, ""],
+    key: PRNGKeyArray,
+    step: Integer[Array, ""],
+    weights: TermWeights = sac.NO_TERMS,
+) -> tuple[SACState, Replay, sac.Metrics]:
+    """The second half of `learning_step`; where there are cameras, the batch has got its images in between."""
+    _, update_key = jax.random.split(jax.random.fold_in(key, step))
+    transition = prepared(static, agent, batch.transition, update_key)
+    agent, metrics, td_error = update_of(static)(static, agent, transition, update_key, weights)
+    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+
+
+def prepared(static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
+    """Sampled transitions as an update takes them (see `sac.prepare`), one batch after another to spare memory."""
+    if static.pixels is None:
+        return batch
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(batch.reward))
+    return jax.lax.map(lambda inputs: sac.prepare(static, agent, *inputs), (batch, keys))
+
+
+learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
+"""`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
+
+draw = partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(sampling_step)
+"""`sampling_step` compiled, in place."""
+
+learn_from = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(updating_step)
+"""`updating_step` compiled, in place."""
+
+add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
+"""`mixture.add` compiled, in place: for a step that does not learn."""
+
+add_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add_offline)
+"""`mixture.add_offline` compiled, in place."""
+
+set_returns = partial(jax.jit, donate_argnums=0)(mixture.set_returns)
+"""`mixture.set_returns` compiled, in place."""
+
+drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest)
+"""`mixture.drop_oldest` compiled, in place."""
+
+drop_oldest_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest_offline)
+"""`mixture.drop_oldest_offline` compiled, in place."""
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def refresh(sampler: Sampler, replay: Replay) -> Replay:
+    """The replay after its samplers did what is too slow for every step."""
+    return replay._replace(
+        offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
+        online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
+    )

@@ -1,0 +1,272 @@
+"""Make an agent that fits an environment and its data; save and load warmup checkpoints; check a robot first."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from wsrl_kit.agent import jax_tools, sac, vision
+from wsrl_kit.agent.gripper import FIXED
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.vision import PixelConfig, load_resnet10
+from wsrl_kit.config.config import SMALLEST_SCALE, WSRLConfig
+from wsrl_kit.data.dataset import Dataset, monte_carlo_returns, stacks_of
+from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import camera_shapes, state_space
+from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
+from wsrl_kit.files import reading
+from wsrl_kit.parameters import check
+from wsrl_kit.replay import storage
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.robot.environment import preflight
+from wsrl_kit.runs import checkpoint
+
+BOUND = 5.0
+"""Where the bounds of a bounded observation lie after normalisation.
+
+Bounds are limits that are rarely reached, and precise work happens in a small part of them: mapped to +-1, a peg 5 mm
+beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
+"""
+
+NETWORK_PARAMETERS = (
+    "observation_size",
+    "action_size",
+    "gripper",
+    "hidden_sizes",
+    "critic_ensemble_size",
+    "shared_critic_output",
+    "layer_norm",
+    "activation",
+)
+
+
+def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
+    """A fresh agent for an environment; with `encoder_weights`, its trunk is theirs.
+
+    Args:
+        environment: as `envs.make` gives.
+        dataset: offline data, for the normalisation of observations without finite bounds; None where there are none.
+
+    Raises:
+        DataError: the data's sizes or cameras are not the environment's; or the file of weights is not such a file.
+        ExperimentError: its cameras see images of different sizes.
+        ParameterError: weights are given for another encoder than a ResNet-10, or its actions do not fit `gripper`.
+    """
+    space, action_space = state_space(environment), environment.action_space
+    assert isinstance(action_space, gymnasium.spaces.Box)
+    observation_size, action_size = space.shape[0], action_space.shape[0]
+    cameras = camera_shapes(environment)
+    if dataset is not None:
+        found = (dataset.observations.shape[1], dataset.actions.shape[1])
+        if found != (observation_size, action_size):
+            raise DataError(
+                f"the offline data hold observations of size {found[0]} and actions of size {found[1]}, but "
+                f"{config.exp_name} has {observation_size} and {action_size}"
+            )
+        _check_cameras(config, cameras, dataset)
+    static = sac_config(config, observation_size, action_size, _pixels(config, cameras))
+    center, scale = normalisation(space, dataset)
+    state = sac.create(static, jax_tools.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale))
+    if static.pixels is not None and config.encoder_weights is not None:
+        state = sac.with_trunk(static, state, load_resnet10(Path(config.encoder_weights)))
+    return static, state
+
+
+def sac_config(
+    config: WSRLConfig, observation_size: int, action_size: int, pixels: PixelConfig | None = None
+) -> SACConfig:
+    """`sac.from_parameters` with learning rates that decay over warmup and fine-tuning together."""
+    return sac.from_parameters(
+        config,
+        observation_size,
+        action_size,
+        pixels,
+        critic_updates=config.critic_updates,
+        actor_updates=config.actor_updates,
+    )
+
+
+def check_trunk(config: WSRLConfig, static: SACConfig) -> None:
+    """Refuses a frozen trunk that nobody has trained.
+
+    Raises:
+        ParameterError: there are cameras, their trunk is frozen, and its weights are not given.
+    """
+    if static.pixels is not None and static.pixels.is_frozen and config.encoder_weights is None:
+        raise ParameterError(
+            f"encoder {config.encoder!r} needs encoder_weights, such as HIL-SERL's resnet10_params.pkl, found None: "
+            "features of a network that nobody has trained, and nothing trains, say little"
+        )
+
+
+def _check_cameras(config: WSRLConfig, cameras: dict[str, tuple[int, ...]], dataset: Dataset) -> None:
+    found = {name: (dataset.observation_horizon, *frames.shape[1:]) for name, frames in sorted(dataset.images.items())}
+    if found != cameras:
+        raise DataError(
+            f"the offline data hold {_cameras_text(found)}, but {config.exp_name} has {_cameras_text(cameras)} "
+            "(observation horizon, height, width, channels)"
+        )
+
+
+def _cameras_text(cameras: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"camera {name} {list(shape)}" for name, shape in cameras.items()) or "no cameras"
+
+
+def _pixels(config: WSRLConfig, cameras: dict[str, tuple[int, ...]]) -> PixelConfig | None:
+    if not cameras:
+        return None
+    if len(set(cameras.values())) > 1:
+        raise ExperimentError(
+            f"the cameras of {config.exp_name} must see images of one size, found {_cameras_text(cameras)}"
+        )
+    return vision.for_cameras(cameras, config.encoder, config.augmentation_padding)
+
+
+def normalisation(
+    space: gymnasium.spaces.Box, dataset: Dataset | None
+) -> tuple[Float[np.ndarray, " observation"], Float[np.ndarray, " observation"]]:
+    """Center and scale of observations, entry by entry.
+
+    Finite bounds of the space are mapped to +-BOUND; an entry without them takes mean and standard deviation of the
+    offline data; without data it stays as it is.
+    """
+    bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.high - space.low < 1e6)
+    center, scale = np.zeros(space.shape, np.float32), np.ones(space.shape, np.float32)
+    if dataset is not None:
+        center = dataset.observations.mean(axis=0)
+        scale = np.maximum(dataset.observations.std(axis=0), SMALLEST_SCALE)
+    with np.errstate(over="ignore", invalid="ignore"):
+        center = np.where(bounded, (space.high + space.low) / 2, center)
+        scale = np.where(bounded, (space.high - space.low) / 2 / BOUND, scale)
+    return center.astype(np.float32), np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+
+
+def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
+    """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not.
+
+    Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others; grasp penalties are there where a gripper is
+    learned, 0 where the data have none.
+    """
+    rewards = learning_reward(config, dataset.rewards)
+    returns = np.full(len(dataset), -np.inf, np.float32)
+    if config.conservative_loss == "calql":
+        returns = monte_carlo_returns(replace(dataset, rewards=rewards), config.discount)
+    penalty = np.zeros(len(dataset), np.float32) if dataset.grasp_penalty is None else dataset.grasp_penalty
+    return Transition(
+        observation=jnp.asarray(dataset.observations),
+        action=jnp.asarray(dataset.actions),
+        reward=jnp.asarray(rewards),
+        next_observation=jnp.asarray(dataset.next_observations),
+        mask=1.0 - jnp.asarray(dataset.terminated, jnp.float32),
+        weight=jnp.asarray(dataset.weight),
+        monte_carlo_return=jnp.asarray(returns),
+        grasp_penalty=None if config.gripper == FIXED else jnp.asarray(learning_penalty(config, penalty)),
+    )
+
+
+def learning_reward(config: WSRLConfig, reward: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+    """The reward that learning sees, as the method wants it."""
+    return np.asarray(config.reward_scale * reward + config.reward_bias, np.float32)
+
+
+def learning_penalty(config: WSRLConfig, penalty: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+    """The grasp penalty that learning adds to that reward."""
+    return np.asarray(config.reward_scale * penalty, np.float32)
+
+
+def probe_batch(config: WSRLConfig, dataset: Dataset, size: int) -> Transition:
+    """A frozen batch of offline transitions on which values are followed through the switch; all have weight 1."""
+    generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "diagnosis"))
+    rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))
+    batch = jax.tree.map(lambda column: column[rows], to_transitions(config, dataset))
+    images, next_images = (
+        {name: frames[stacks] for name, frames in dataset.images.items()} for stacks in stacks_of(dataset, rows)
+    )
+    return batch._replace(weight=jnp.ones(size), images=images, next_images=next_images)
+
+
+def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transition, details: dict[str, Any]) -> None:
+    """Writes a warmed-up agent with the probe batch of its data.
+
+    Raises:
+        CheckpointError: it can't be written; an earlier file there is intact.
+    """
+    size = len(probe.reward)
+    metadata = {"network": _network(config), "probe_size": size} | details
+    checkpoint.save(path, {"agent": agent, "probe": probe}, metadata)
+
+
+def _network(config: SACConfig) -> dict[str, Any]:
+    """What a checkpoint must have in common with the agent that takes it, by the names that users know."""
+    network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
+    if config.pixels is not None:
+        network |= {
+            "encoder": config.pixels.encoder_name,
+            "cameras": config.pixels.cameras,
+            "image_shape": config.pixels.image_shape,
+        }
+    return network
+
+
+def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition | None]:
+    """Reads a warmed-up agent and the probe batch of its data; None where the file has none, as an imported one.
+
+    Args:
+        agent: a fresh agent of the configured network, for its structure.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another network or observation size (naming what differs).
+    """
+    metadata = checkpoint.read_metadata(path)
+    if "network" not in metadata:
+        raise CheckpointError(f"{path} is a run's checkpoint: expected one written by offline warmup")
+    own = _network(config)
+    with reading(path, CheckpointError, checkpoint.DAMAGED):
+        for name in own | metadata["network"]:
+            # A checkpoint from before there was a parameter does not name it; its leaves tell whether it fits.
+            wanted = own.get(name)
+            found = metadata["network"].get(name, wanted)
+            if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
+                raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
+        size = check("probe_size", metadata["probe_size"], int, {"minimum": 0})
+        # Shapes alone: the file says how many rows there are.
+        probe = jax.eval_shape(lambda: probe_zeros(config, size))
+        tree = checkpoint.load(path, {"agent": agent, "probe": probe})
+        return tree["agent"], tree["probe"] if size else None
+
+
+def probe_zeros(config: SACConfig, size: int) -> Transition:
+    """Zeros in the form of a probe batch."""
+    probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
+    if config.pixels is None:
+        return probe
+    images = {name: jnp.zeros((size, *config.pixels.image_shape), jnp.uint8) for name in config.pixels.cameras}
+    return probe._replace(images=images, next_images=images)
+
+
+def check_robot(config: WSRLConfig) -> list[str]:
+    """The facts found, a sentence each. Reads, and moves nothing.
+
+    Raises:
+        RobotError: the robot's server or a camera fails, or the robot is outside its safety box.
+        CheckpointError: the checkpoint is of an agent that sees or does other things.
+        WSRLKitError: the experiment can't be made.
+    """
+    with closing(make(config.exp_name, config.environment_options)) as environment:
+        facts = preflight(environment)
+        static, agent = create(config, environment, None)
+        shown = [f"{name} {list(shape)}" for name, shape in camera_shapes(environment).items()]
+        facts.append(
+            f"observations: {', '.join([f'state [{state_space(environment).shape[0]}]', *shown])}; "
+            f"actions: {static.action_size}"
+        )
+        if config.checkpoint_path is not None:
+            load_warmup(Path(config.checkpoint_path), static, agent)
+            facts.append(f"{config.checkpoint_path} fits them")
+    return facts

@@ -1,1 +1,0 @@
-"""What a notebook shows in JupyterLab while work goes on in the background."""
