@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies
 from wsrl_kit.agent import vision
 from wsrl_kit.agent.vision import SHARED_TRUNK, PixelConfig
 
-HIL_SERL = json.loads((Path(__file__).parent / "data" / "hil_serl_encoder.json").read_text())
+HIL_SERL = json.loads((Path(__file__).parents[1] / "samples" / "hil_serl_encoder.json").read_text())
 """What HIL-SERL's own code gives for two cameras and a state of 19: the shape of every parameter of its encoder, and
 the features of `one_observation` with `parameters_by_name`."""
 

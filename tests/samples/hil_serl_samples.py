@@ -15,7 +15,7 @@ from wsrl_kit.hil_serl.checkpoint import export
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.training import start as agents
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 PIXEL_TREE = json.loads((DATA / "hil_serl_pixel_agent_tree.json").read_text())
 UPDATES = 7
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, assert_moved, batch_of, compiled, fresh
+
 from wsrl_kit.agent import losses, sac
 from wsrl_kit.agent.sac import SACConfig, TermWeights
 from wsrl_kit.config.config import WSRLConfig

@@ -11,7 +11,7 @@ from wsrl_kit.errors import ParameterError
 from wsrl_kit.notebook.parameters import check_values, from_notebook, read_notebook
 from wsrl_kit.parameters import build
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 STAGES = ["01_offline_warmup.ipynb", "02_robot_finetune.ipynb"]
 
 

@@ -17,7 +17,7 @@ from wsrl_kit.agent.vision import load_resnet10
 from wsrl_kit.errors import DataError
 
 PREFIX = "encoder_wrist_1/pretrained_encoder/"
-SHAPES = json.loads((Path(__file__).parent / "data" / "hil_serl_encoder.json").read_text())["shapes"]
+SHAPES = json.loads((Path(__file__).parents[1] / "samples" / "hil_serl_encoder.json").read_text())["shapes"]
 
 
 def weights() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.run import find_runs, read_run
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
 WARMUP = SMALL | {"warmup_steps": 60, "warmup_evaluation_interval": 30, "evaluation_episodes": 2}
 ONLINE = SMALL | {"online_steps": 80, "evaluation_interval": 40, "evaluation_episodes": 2, "log_interval": 20}

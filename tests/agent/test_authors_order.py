@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved, batch_of, compiled, trained
+
 from training_samples import settings, start_finetune, taken
 from wsrl_kit.agent import authors_order, sac
 from wsrl_kit.training.loop import Measurement
