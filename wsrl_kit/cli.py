@@ -20,7 +20,7 @@ NOTEBOOKS = {
     "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
     "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
     "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
-    "tuning": ("04_tuning.ipynb", "any parameters over a grid or by Optuna, the best on more seeds"),
+    "tuning": ("04_tuning.ipynb", "any parameters over a grid or by TPE, the best on more seeds"),
     "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
     "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
     "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.errors import DataError, Stopped
 from wsrl_kit.notebook import live
-from wsrl_kit.notebook.live import COMPILING, Progress, Training
+from wsrl_kit.notebook.live import COMPILING, StoppableProgress, Training
 
 PNG = b"\x89PNG"
 
@@ -112,7 +112,7 @@ def test_headless_text_tells_the_time_that_passed_and_the_time_left(
     assert lines[-1] == "  0%  step 3 of 4,000 (33:18:30 left), 3:42 elapsed  the next part"
 
 
-def run_live(job: Callable[[Progress], None], draw: Callable[[], Figure] | None = None) -> Training:
+def run_live(job: Callable[[StoppableProgress], None], draw: Callable[[], Figure] | None = None) -> Training:
     training = Training(job, draw, live=True).start()
     asyncio.run(training.finished())
     return training

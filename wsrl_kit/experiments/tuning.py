@@ -1,30 +1,28 @@
-"""Tuning of any parameters: many candidates on few seeds, the better half on more, the winner on fresh ones.
+"""Tuning of any parameters: all candidates on few seeds, the best ones on all, the winner on fresh ones.
 
-Everything is on disk: finished runs are kept, so a tuning that was stopped or killed goes on where it was.
+Optuna suggests the candidates. Everything is on disk, so a tuning that was stopped or killed goes on where it was.
 """
 
 import importlib.util
-import itertools
 import math
 import shutil
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from wsrl_kit.analysis.tuning import CONFIRMATION, SCORES, TRIALS, read_trials
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import ParameterError, RunError
+from wsrl_kit.errors import ExperimentError, ParameterError, RunError
 from wsrl_kit.experiments.ablation import ARMS, COMMON, AblationConfig, padded, plan, run_ablation, with_files
 from wsrl_kit.experiments.engine import finished, run_jobs
 from wsrl_kit.parameters import check_some, parameter, validate
-from wsrl_kit.runs.progress import NamedProgress, Progress, outcome_recorded
+from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training.inputs import input_digests
 
 STUDY_FILE = "study.log"
-"""Optuna's journal, beside the trials."""
+"""Optuna's journal of the search, beside the trials."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,23 @@ class TuningConfig:
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
+        ExperimentError: Optuna is not installed.
     """
 
     search_space: dict[str, Any] = parameter(
         {"min_offline_ratio": [0.0, 0.25, 0.5], "retention_ratio": [0.1, 0.2, 0.5]},
-        "values by parameter: a list, or for optuna also {'low': ..., 'high': ..., 'log': True}",
+        "values by parameter: a list, or for tpe also {'low': ..., 'high': ..., 'log': True}",
     )
-    method: str = parameter("grid", "how candidates are found", choices=("grid", "optuna"))
-    trials: int = parameter(16, "candidates that optuna tries; a grid has as many as it has", minimum=1)
-    parallel_trials: int = parameter(4, "candidates that optuna suggests at a time", minimum=1)
-    search_seed: int = parameter(0, "seed of optuna's suggestions", minimum=0)
+    method: str = parameter(
+        "grid", "grid: every combination; tpe: candidates near the best so far", choices=("grid", "tpe")
+    )
+    trials: int = parameter(16, "candidates that tpe tries; a grid has as many as it has", minimum=1)
+    parallel_trials: int = parameter(4, "candidates that tpe suggests at a time", minimum=1)
+    search_seed: int = parameter(0, "seed of the suggestions, and of the order of a grid", minimum=0)
     base_arm: str = parameter("warmup_decay", "arm whose parameters are tuned", choices=tuple(ARMS))
-    seeds: list[int] = parameter([0, 1, 2, 3, 4, 5, 6, 7], "runs of the best candidates", minimum=0)
     first_seeds: int = parameter(2, "the first of the seeds, which every candidate gets", minimum=1)
+    finalists: int = parameter(4, "best candidates on the first seeds, which get all seeds", minimum=1)
+    seeds: list[int] = parameter([0, 1, 2, 3, 4, 5, 6, 7], "runs of each finalist", minimum=0)
     confirmation_seeds: list[int] = parameter(
         [100, 101, 102, 103, 104], "fresh seeds on which the winner meets the default; none: it does not", minimum=0
     )
@@ -65,22 +67,16 @@ class TuningConfig:
             raise ParameterError("search_space must name at least one parameter, found none")
         space = {name: _checked_values(name, values, self.method) for name, values in self.search_space.items()}
         object.__setattr__(self, "search_space", space)
-        if self.method == "optuna" and importlib.util.find_spec("optuna") is None:
-            raise ParameterError("method 'optuna' needs an extra: pip install 'wsrl-kit[tuning]'; 'grid' works without")
+        if importlib.util.find_spec("optuna") is None:
+            raise ExperimentError("tuning needs optuna, which `pip install 'wsrl-kit[tuning]'` installs")
 
     @property
-    def rungs(self) -> list[int]:
-        """Seeds of a candidate on each rung: every rung has twice as many seeds, and half of the candidates."""
-        sizes = [self.first_seeds]
-        while sizes[-1] < len(self.seeds):
-            sizes.append(min(2 * sizes[-1], len(self.seeds)))
-        return sizes
-
-    @property
-    def stages(self) -> int:
-        """Of the whole tuning: searches on the first rung, the other rungs, and the confirmation."""
-        searches = -(-self.trials // self.parallel_trials) if self.method == "optuna" else 1
-        return searches + len(self.rungs) - 1 + bool(self.confirmation_seeds)
+    def batches(self) -> list[range]:
+        """Numbers of the candidates that are suggested together: of a grid all."""
+        if self.method == "grid":
+            return [range(math.prod(map(len, self.search_space.values())))]
+        starts = range(0, self.trials, self.parallel_trials)
+        return [range(start, min(start + self.parallel_trials, self.trials)) for start in starts]
 
 
 def _checked_values(name: str, values: Any, method: str) -> Any:
@@ -108,8 +104,11 @@ def _checked_values(name: str, values: Any, method: str) -> Any:
 def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: Progress, resume: bool = True) -> None:
     """Runs what is not finished yet: candidates in `root/trials/<candidate>/seed_<n>`, then the confirmation.
 
-    Successive halving (Jamieson and Talwalkar 2016, section 3) over seeds; a candidate of which a run fails goes no
-    further. The confirmation is an ablation of its own in `root/confirmation`: arms `default` and `winner`.
+    The finalists are chosen by a plain rule rather than by one of Optuna's pruners: those compare a candidate with the
+    ones judged before it, so that the first always passes, and forget what they decided when they are killed.
+
+    A candidate of which a run fails is no finalist, a finalist of which one fails no winner. The confirmation is an
+    ablation of its own in `root/confirmation`: arms `default` and `winner`.
 
     Args:
         config: parameters that all candidates share; what is tuned is replaced.
@@ -130,25 +129,27 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
         if not resume:
             for folder in (TRIALS, CONFIRMATION):
                 shutil.rmtree(root / folder, ignore_errors=True)
-        candidates: dict[str, dict[str, Any]] = {}
-        stages = (f"stage {number} of {tuning.stages}" for number in range(1, tuning.stages + 1))
+        search = _Search(tuning, root)
+        count = len(tuning.batches) + 1 + bool(tuning.confirmation_seeds)
+        stages = (f"stage {number} of {count}" for number in range(1, count + 1))
 
-        def evaluate(names: Iterable[str], seeds: list[int]) -> None:
+        def evaluate(names: Collection[str], seeds: list[int]) -> None:
             # All candidates are told of, since a warmup that several share is named after the first.
-            ablation = AblationConfig(arms=list(names), variants=candidates, base_arm=tuning.base_arm, seeds=seeds)
+            variants = search.candidates()
+            ablation = AblationConfig(arms=list(names), variants=variants, base_arm=tuning.base_arm, seeds=seeds)
             jobs = plan(config, ablation, root / TRIALS, padded(transitions))
-            name = f"{next(stages)}, {len(ablation.arms)} candidates on {len(seeds)} seeds"
-            run_jobs(jobs, tuning.worker_processes, NamedProgress(progress, name))
+            name = f"{next(stages)}, {len(names)} candidates on {len(seeds)} seeds"
+            run_jobs(jobs, tuning.worker_processes, ProgressRelay(progress, name))
 
         first = tuning.seeds[: tuning.first_seeds]
-        for more in _grid(tuning) if tuning.method == "grid" else _suggestions(tuning, root):
-            candidates |= more
-            evaluate(more, first)
-        names, seeds = list(candidates), first
-        for size in tuning.rungs[1:]:
-            names, seeds = _best(root, names, seeds, -(-len(names) // 2)), tuning.seeds[:size]
-            evaluate(names, seeds)
-        (winner,) = _best(root, names, seeds, 1)
+        for batch in tuning.batches:
+            search.suggest(batch)
+            evaluate([_name(number) for number in batch], first)
+            search.learn(batch, first)
+        candidates = search.candidates()
+        finalists = _best(root, candidates, first, tuning.finalists)
+        evaluate(finalists, tuning.seeds)
+        (winner,) = _best(root, finalists, tuning.seeds, 1)
         if tuning.confirmation_seeds:
             variants: dict[str, dict] = {"default": {}, "winner": candidates[winner]}
             ablation = AblationConfig(
@@ -159,8 +160,9 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
                 control="default",
                 worker_processes=tuning.worker_processes,
             )
-            named = NamedProgress(progress, f"{next(stages)}, confirmation")
-            run_ablation(config, ablation, root / CONFIRMATION, named)
+            run_ablation(
+                config, ablation, root / CONFIRMATION, ProgressRelay(progress, f"{next(stages)}, confirmation")
+            )
         run.finish({"winner": winner, "candidates": len(candidates), "transitions": transitions})
 
 
@@ -183,41 +185,62 @@ def _name(number: int) -> str:
     return f"trial_{number:04d}"
 
 
-def _grid(tuning: TuningConfig) -> list[dict[str, dict[str, Any]]]:
-    combinations = itertools.product(*tuning.search_space.values())
-    names = tuning.search_space
-    return [{_name(n): dict(zip(names, values, strict=True)) for n, values in enumerate(combinations)}]
+class _Search:
+    """Optuna's study of a tuning. A suggestion follows from `search_seed` and the scores so far alone."""
 
+    def __init__(self, tuning: TuningConfig, root: Path) -> None:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-def _suggestions(tuning: TuningConfig, root: Path) -> Iterator[dict[str, dict[str, Any]]]:
-    """Candidates as Optuna suggests them, some at a time, which learns their scores before the next.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        (root / TRIALS).mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(root / TRIALS / STUDY_FILE)))
+        self._optuna: Any = optuna
+        self._study = optuna.create_study(
+            storage=storage, study_name="tuning", direction="maximize", load_if_exists=True
+        )
+        self._tuning = tuning
+        self._root = root
+        self._distributions = {name: _distribution(name, values) for name, values in tuning.search_space.items()}
 
-    What it suggests follows from `search_seed` and the scores so far alone, in one session as in several.
-    """
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
+    def candidates(self) -> dict[str, dict[str, Any]]:
+        """Values of every candidate so far, by its name."""
+        space = self._tuning.search_space
+        return {
+            _name(trial.number): {
+                name: values[trial.params[name]] if isinstance(values, list) else trial.params[name]
+                for name, values in space.items()
+            }
+            for trial in self._study.trials
+        }
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    (root / TRIALS).mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        journal = JournalFileBackend(str(root / TRIALS / STUDY_FILE))
-        storage = optuna.storages.JournalStorage(journal)
-        study = optuna.create_study(storage=storage, study_name="tuning", direction="maximize", load_if_exists=True)
-    distributions = {name: _distribution(name, values) for name, values in tuning.search_space.items()}
-    for start in range(0, tuning.trials, tuning.parallel_trials):
-        end = min(start + tuning.parallel_trials, tuning.trials)
-        for number in range(len(study.trials), end):
-            study.sampler = optuna.samplers.TPESampler(seed=tuning.search_seed * tuning.trials + number)
-            study.ask(distributions)
-        batch = {trial.number: _values(trial.params, tuning.search_space) for trial in study.trials[start:end]}
-        yield {_name(number): values for number, values in batch.items()}
-        scores = {trial.name: trial.score(tuning.seeds[: tuning.first_seeds]) for trial in read_trials(root)}
-        for trial in study.trials[start:end]:
-            score = scores.get(_name(trial.number), math.nan)
-            if not trial.state.is_finished():
-                failed = optuna.trial.TrialState.FAIL
-                study.tell(trial.number, score) if math.isfinite(score) else study.tell(trial.number, state=failed)
+    def suggest(self, batch: range) -> None:
+        """Adds the candidates of a batch, unless an earlier session did."""
+        create_trial, running = self._optuna.trial.create_trial, self._optuna.trial.TrialState.RUNNING
+        for number in range(len(self._study.trials), batch.stop):
+            # Asked of a copy and written as a whole: a kill while asking would leave a candidate without values.
+            copy = self._optuna.create_study(direction="maximize", sampler=self._sampler(number))
+            copy.add_trials(self._study.trials)
+            params = copy.ask(self._distributions).params
+            self._study.add_trial(create_trial(state=running, params=params, distributions=self._distributions))
+
+    def _sampler(self, number: int) -> Any:
+        tuning, samplers = self._tuning, self._optuna.samplers
+        if tuning.method == "tpe":
+            return samplers.TPESampler(seed=tuning.search_seed * tuning.trials + number)
+        return samplers.GridSampler(
+            {name: range(len(values)) for name, values in tuning.search_space.items()}, seed=tuning.search_seed
+        )
+
+    def learn(self, batch: range, seeds: Sequence[int]) -> None:
+        """Tells Optuna the scores of a batch, unless an earlier session did."""
+        scores = {trial.name: trial.score(seeds) for trial in read_trials(self._root)}
+        for number in batch:
+            score = scores.get(_name(number), math.nan)
+            if math.isfinite(score):
+                self._study.tell(number, score, skip_if_finished=True)
+            else:
+                self._study.tell(number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
 
 def _distribution(name: str, values: Any) -> Any:
@@ -228,9 +251,3 @@ def _distribution(name: str, values: Any) -> Any:
         return CategoricalDistribution(tuple(range(len(values))))
     kinds = {int: IntDistribution, float: FloatDistribution}
     return kinds[get_type_hints(WSRLConfig)[name]](values["low"], values["high"], log=values["log"])
-
-
-def _values(suggested: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: values[suggested[name]] if isinstance(values, list) else suggested[name] for name, values in space.items()
-    }

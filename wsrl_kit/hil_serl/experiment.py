@@ -33,7 +33,7 @@ from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, 
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.robot.takeover import by_task
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.progress import NamedProgress, Progress, outcome_recorded
+from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import MODES, act
@@ -216,13 +216,13 @@ def run_hil_serl(
         for seed in plan.seeds:
             seeded = warm = replace(config, seed=seed)
             if plan.is_warmed_up:
-                named = NamedProgress(progress, f"{next(numbers)}, warmup seed {seed}")
+                named = ProgressRelay(progress, f"{next(numbers)}, warmup seed {seed}")
                 warm = _warmed_up(seeded, folder / "warmup" / f"seed_{seed}", named, resume)
             for name in plan.arms:
                 arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
                 start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
                 own = replace(start, human=config.human if arm.human else NOBODY)
-                named = NamedProgress(progress, f"{next(numbers)}, {name} seed {seed}")
+                named = ProgressRelay(progress, f"{next(numbers)}, {name} seed {seed}")
                 run_finetune(own, target, named, arm=name, resume=resume)
                 if plan.final_episodes:
                     run_test(own, target, name, plan.final_episodes, named)

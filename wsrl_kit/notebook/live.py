@@ -29,7 +29,7 @@ END_SECONDS = 30.0  # that the work may take to save what it has, where the kern
 COMPILING = "starting and compiling"
 
 
-class Progress:
+class StoppableProgress:
     """The work's side: it says how far it is, and asks whether it shall stop."""
 
     def __init__(self, report: Callable[[int, int, str], None]) -> None:
@@ -69,13 +69,16 @@ class Training:
     """
 
     def __init__(
-        self, job: Callable[[Progress], object], draw: Callable[[], Figure] | None = None, live: bool | None = None
+        self,
+        job: Callable[[StoppableProgress], object],
+        draw: Callable[[], Figure] | None = None,
+        live: bool | None = None,
     ) -> None:
         self.live = not is_headless() if live is None else live
         self._job = job
         self._draw = draw
         self._panel = _Panel(draw) if self.live else None
-        self.progress = Progress(self._panel.report if self._panel else _TextLines().report)
+        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines().report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._failure: BaseException | None = None
         self._stopped: Stopped | None = None
@@ -222,7 +225,7 @@ class _Panel:
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: StoppableProgress) -> None:
         self._progress = progress
 
         def stop(_: ipywidgets.Button) -> None:
