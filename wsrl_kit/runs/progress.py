@@ -13,7 +13,7 @@ from wsrl_kit.runs.run import Run
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where a job reports to, and who may ask it to stop."""
+    """What a job reports to, and what may ask the job to stop."""
 
     @property
     def stop_requested(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""A run's folder: parameters, status, metrics, figures and the checkpoint's place, safe against a crash at any moment.
+"""A run's folder, whole after a crash at any moment.
 
     run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
                     as a whole
@@ -42,7 +42,7 @@ OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
 ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 
-# What run.json holds, each of which type.
+# Entries of run.json, and their types.
 FIELDS: dict[str, Any] = {
     "kind": str,
     "arm": str,
@@ -59,11 +59,11 @@ FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one run over time, in the order in which it was recorded.
+    """One metric of one run over time.
 
     Attributes:
         environment_step: online environment steps since the switch; 0 during warmup.
-        gradient_step: critic updates in all, warmup included.
+        gradient_step: critic updates, those of warmup included.
         value: the metric, in its own unit; nan where there was nothing to measure.
     """
 
@@ -77,14 +77,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder says, read once.
+    """The contents of a run's folder.
 
     Attributes:
+        inputs: a digest of the files that each parameter names.
+        seconds: wall-clock time of all sessions together.
+        message: why the run failed, else "".
         metrics: a `Curve` per (phase, metric).
-        inputs: a digest of the files that each parameter named.
-        message: why the run failed; "" where it did not.
-        seconds: wall-clock of all its sessions together.
-        warmup_seconds: that of the warmup run whose metrics were joined to this one's; 0 where none was.
+        warmup_seconds: `seconds` of the warmup run whose metrics were joined to this run's; 0: none.
     """
 
     folder: Path
@@ -102,21 +102,18 @@ class RunRecord:
     warmup_seconds: float = 0.0
 
     def curve(self, metric: str, phase: str = "online") -> Curve:
-        """The metric's curve, of length 0 where it was never recorded."""
+        """The metric's curve, of length 0 if it was never recorded."""
         empty = Curve(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         return self.metrics.get((phase, metric), empty)
 
 
 class Run:
-    """The writing side of a run's folder. Every `record` has reached the operating system when it returns.
-
-    The folder belongs to this object, and to no other process, until `finish`, `stop`, `fail` or `close`.
+    """Writes a run's folder, and locks it against other processes until `finish`, `stop`, `fail` or `close`.
 
     Attributes:
-        folder: the run's folder.
-        rows: number of metric rows written so far.
+        rows: metric rows written so far.
         parameters: all parameters by name, as JSON holds them.
-        is_finished: the very same run was finished before: there is nothing to do, and nothing is locked.
+        is_finished: this run was finished before: nothing to do, nothing locked.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -144,19 +141,17 @@ class Run:
         outputs: Collection[Path] = (),
         resume: bool = True,
     ) -> "Run":
-        """Create a run, or reopen the same one where it was interrupted, stopped, failed or finished.
+        """Create a run, or reopen the same run, whatever its status.
 
         Args:
-            folder: created if it is not there.
-            kind: what was run, such as "warmup" or "finetune".
-            arm: setting of an ablation the run belongs to; "" where it belongs to none.
-            seed: the run's seed.
-            parameters: all parameters by name; what JSON can hold (tuples become lists).
-            inputs: by parameter that names files, a digest of their content; a run never goes on with other files.
-            may_grow: parameters that may be larger than before, such as the number of steps. A finished run goes on
-                then.
-            outputs: files that a finished run has written; where one is missing, the run goes on.
-            resume: False deletes what an earlier run left in the folder and starts anew.
+            kind: such as "warmup" or "finetune".
+            arm: the run's arm in an ablation, else "".
+            parameters: all parameters by name, of types that JSON can hold (tuples become lists).
+            inputs: a digest of the files that each parameter names; a run never goes on with other files.
+            may_grow: parameters that may be larger than before, such as the number of steps; a finished run then goes
+                on.
+            outputs: files of a finished run; a run goes on if one is missing.
+            resume: False deletes the run in the folder and starts anew.
 
         Raises:
             RunError: another process writes to the folder; the folder holds another run or a damaged one, or can't be
@@ -186,7 +181,7 @@ class Run:
         return run
 
     def close(self) -> None:
-        """Gives the folder up without a word on how the run ended."""
+        """Releases the folder and leaves the status as it is."""
         self._lock.release()
 
     def _take(self) -> None:
@@ -200,12 +195,12 @@ class Run:
 
     @property
     def metrics_path(self) -> Path:
-        """Where the metrics are."""
+        """The file of metrics."""
         return self.folder / "metrics.csv"
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where training keeps the checkpoint of everything."""
+        """The file of training's checkpoint."""
         return self.folder / "checkpoint.npz"
 
     def _create(self, overwrite: bool) -> None:
@@ -222,7 +217,7 @@ class Run:
             _replace(self.metrics_path, HEADER)
 
     def _refuse_another_kind(self) -> None:
-        """Starting anew may replace a run, but not one of another kind, whose folder was named by mistake."""
+        """Refuses to replace a run of another kind, whose folder was named by mistake."""
         try:
             found = _read_json(self.folder)["kind"]
         except RunError:
@@ -249,17 +244,16 @@ class Run:
         gradient_step: SupportsIndex,
         values: Mapping[str, SupportsFloat],
     ) -> None:
-        """Append one row per metric, all or none of them.
+        """Append one row per metric, all or none; the operating system has them on return.
 
         Args:
             phase: "warmup" or "online".
             environment_step: online environment steps since the switch; 0 during warmup.
-            gradient_step: critic updates in all, warmup included.
-            values: numbers by metric name; nan is a value.
+            gradient_step: critic updates, those of warmup included.
+            values: by metric; may be nan.
 
         Raises:
-            RunError: unknown phase, a name with a separator in it, or a disk that takes no more; all rows recorded
-                before are intact.
+            RunError: unknown phase, a separator in a name, or a full disk; all earlier rows are intact.
         """
         if phase not in PHASES:
             raise RunError(f"phase must be one of {', '.join(PHASES)}, found {phase!r}")
@@ -280,21 +274,21 @@ class Run:
         self.rows += len(values)
 
     def rewind(self, rows: int) -> None:
-        """Keep the first `rows` metric rows: what was recorded when the checkpoint to resume from was written.
+        """Keep the first `rows` metric rows: those recorded before the checkpoint to resume from.
 
         Raises:
-            RunError: fewer rows than that are there.
+            RunError: the file has fewer rows.
         """
         lines = _complete_lines(self.metrics_path)
         if not 0 <= rows <= len(lines) - 1:
             raise RunError(f"{self.metrics_path} must hold at least {rows} rows to resume, found {len(lines) - 1}")
         with _writing(self.metrics_path):
-            # Shortening a file in place is one system call: it can't be half done, and needs no room on the disk.
+            # Truncation is one system call: it is never half done, and works on a full disk.
             os.truncate(self.metrics_path, sum(map(len, lines[: rows + 1])))
         self.rows = rows
 
     def sync(self) -> None:
-        """Waits until all recorded rows are on the disk: to be called before a checkpoint counts them.
+        """Waits until all recorded rows are on the disk; called before a checkpoint counts them.
 
         Raises:
             RunError: the disk fails.
@@ -303,25 +297,25 @@ class Run:
             synced(self.metrics_path)
 
     def figure(self, name: str, figure: Figure) -> Path:
-        """Keep a figure as figures/<name>.png, replacing the one before.
+        """Writes or replaces figures/<name>.png.
 
         Raises:
-            RunError: it can't be written; the one before is intact.
+            RunError: it can't be written; the earlier figure is intact.
         """
         path = self.folder / "figures" / f"{name}.png"
         save_figure(path, figure)
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run finished: the last thing that is written."""
+        """Marks the run finished and releases the folder."""
         self._end("finished", summary=summary)
 
     def stop(self) -> None:
-        """Mark the run stopped by its user; it can be reopened."""
+        """Marks the run stopped by its user; it can be reopened."""
         self._end("stopped")
 
     def fail(self, message: str) -> None:
-        """Mark the run failed and say why; it can be reopened."""
+        """Marks the run failed, with the reason; it can be reopened."""
         self._end("failed", message=message)
 
     def _end(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
@@ -343,7 +337,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, without importing them."""
+    """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -352,23 +346,23 @@ def versions() -> dict[str, str]:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a PNG as a whole or not at all, and create its folder.
+    """Writes a PNG as a whole, and creates its folder.
 
     Raises:
-        RunError: it can't be written; the one before is intact.
+        RunError: it can't be written; the earlier file is intact.
     """
     with written_whole(path, RunError) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder, also while the run is still being written.
+    """Reads a run's folder, also while the run goes on.
 
     Raises:
-        RunError: there is no run in it, or it is damaged.
+        RunError: the folder holds no run, or a damaged one.
     """
     folder = Path(folder)
-    # Names become part of tables, figures, and what a terminal shows.
+    # Names are shown in tables, figures and terminals.
     content: dict[str, Any] = {
         name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
     }
@@ -376,10 +370,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def find_runs(root: Path) -> list[RunRecord]:
-    """Read every run under a folder, sorted by kind, arm and seed.
+    """Reads every run below a folder, sorted by kind, arm and seed.
 
     Raises:
-        RunError: the folder is missing, or one of its runs is damaged.
+        RunError: the folder is missing, or a run is damaged.
     """
     if not Path(root).is_dir():
         raise RunError(f"{root} must be a folder of runs, found no folder")
@@ -394,7 +388,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     with reading(path, RunError, "must hold a run's JSON, found a damaged file"):
         content = read_json(path)
         if isinstance(content, dict):
-            # Runs from before inputs were watched name none.
+            # Old runs have no inputs.
             content.setdefault("inputs", {})
         missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
         if missing:
@@ -408,7 +402,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    """The header and all rows with their line ends, without a last line that a crash cut short."""
+    """The header and all rows with line ends, without a last line that a crash cut short."""
     with reading(path, RunError, "must be a readable file, found"):
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
@@ -438,7 +432,7 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
-    """Whether the run in the folder is the wanted one, but for parameters that have grown; refuses any other."""
+    """Whether parameters of the wanted run have grown since; refuses any other run."""
     for name in ("kind", "arm", "seed"):
         if found[name] != wanted[name]:
             raise RunError(
@@ -465,7 +459,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
 
 
 def _holder(folder: Path) -> str:
-    """Who is writing to a folder, as far as it says."""
+    """The process that writes to a folder."""
     try:
         process = json.loads((folder / "run.json").read_text())["process"]
         return f"process {process['pid']} on {process['host']}"
@@ -474,7 +468,7 @@ def _holder(folder: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON reads it back: numpy numbers, tuples and paths become plain, non-finite numbers null."""
+    """The value as JSON reads it back: NumPy numbers, tuples and paths become plain, non-finite numbers null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):
