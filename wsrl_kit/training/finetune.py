@@ -49,9 +49,6 @@ from wsrl_kit.training.start import learning_penalty, learning_reward, sac_confi
 
 LOGGER = logging.getLogger("wsrl_kit")
 
-RANK_REFRESH_INTERVAL = 100
-"""Environment steps between exact re-rankings of rank-based replay."""
-
 
 def online(config: WSRLConfig) -> WSRLConfig:
     """The parameters as fine-tuning takes them: without CQL's term where that has no weight."""
@@ -260,8 +257,6 @@ def finetune(
                     seen = [before, observation]
                     yield _judgement(environment_step, step.info[CONFIRMED], seen, step.action, horizon)
                 yield Step(environment_step, config.online_steps, "fine-tuning")
-                if environment_step % RANK_REFRESH_INTERVAL == 0:
-                    memory.refresh()
                 if environment_step % config.log_interval == 0:
                     values = {f"training/{name}": value for name, value in learning_metrics().items()}
                     values["training/offline_ratio"] = float(ratio)
