@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.trajectory import Trajectory
 
 
@@ -67,6 +68,12 @@ def three_sources() -> list[Trajectory]:
 
 def dataset(*trajectories: Trajectory) -> Dataset:
     return Dataset.from_trajectories(list(trajectories) or three_sources())
+
+
+def read_file(
+    path: Path, timeout_length: int | None = None, cameras: tuple[str, ...] | None = None
+) -> list[Trajectory]:
+    return load_sources(str(path), timeout_length, cameras).trajectories()
 
 
 def assert_same(found: Dataset, expected: Dataset) -> None:

@@ -1,36 +1,43 @@
-"""The one container of offline data: flat arrays over transitions, and where each episode ends."""
+"""Offline data: flat arrays over transitions, episode after episode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer
+from jaxtyping import Bool, Float32, Int64, Integer, Shaped
 
-from wsrl_kit.data.trajectory import Images, Layout, Trajectory, concatenate
+from wsrl_kit.data.trajectory import CameraFrames, Trajectory
 from wsrl_kit.errors import DataError, ParameterError
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """N transitions in E episodes (or segments of episodes), each in time order, one after another.
+@dataclass(frozen=True, kw_only=True)
+class Transitions:
+    """N transitions in E episodes (or segments of episodes), in time order.
 
     Attributes:
         observations: flat observations, in the environment's units.
-        actions: entries in [-1, 1].
+        actions: entries in [-1, 1], or as recorded in a `Recording`.
         rewards: reward of each step.
         next_observations: the observation each step led to, also at the end of an episode.
-        terminated: the step ended the task; only ever true on the last row of an episode.
-        truncated: the recording stopped after the step for another reason; only ever on the last row of an episode.
-        weight: loss weight of each row, mean 1 over a weighted dataset; ones until then.
-        episode_ends: exclusive end of each episode; episode e holds the rows [episode_ends[e - 1], episode_ends[e]).
-        episode_success: 1 success, 0 failure, nan where the data does not say; a segment has that of its episode.
-        episode_source: index of each episode's source in `source_names`.
-        source_names: the names of the sources.
-        images: each camera's frames, those of all episodes one after another, length + k of an episode (see
-            `Trajectory`), so that an observation and the next share theirs; none where the task has no cameras.
-        observation_horizon: k, the frames per observation.
-        grasp_penalty: what each row's grasp action cost (0 where the data does not say); None where no data says so.
+        terminated: the step ended the task.
+        truncated: the recording stopped after the step for another reason.
+        weight: loss weight of each row.
+        grasp_penalty: cost of each row's grasp action; None where no row says one.
     """
+
+    ROWS: ClassVar[tuple[str, ...]] = (
+        "observations",
+        "actions",
+        "rewards",
+        "next_observations",
+        "terminated",
+        "truncated",
+        "weight",
+        "grasp_penalty",
+    )
+    """Fields with one entry a row; None in one of them means that no row has it."""
 
     observations: Float32[np.ndarray, "transition observation"]
     actions: Float32[np.ndarray, "transition action"]
@@ -39,30 +46,29 @@ class Dataset:
     terminated: Bool[np.ndarray, " transition"]
     truncated: Bool[np.ndarray, " transition"]
     weight: Float32[np.ndarray, " transition"]
-    episode_ends: Int64[np.ndarray, " episode"]
-    episode_success: Float32[np.ndarray, " episode"]
-    episode_source: Int64[np.ndarray, " episode"]
-    source_names: tuple[str, ...]
-    images: Images = field(default_factory=dict)
-    observation_horizon: int = 1
     grasp_penalty: Float32[np.ndarray, " transition"] | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
 
+    @cached_property
+    def episode_ends(self) -> Int64[np.ndarray, " episode"]:
+        """Exclusive end of each episode; episode e holds the rows [episode_ends[e - 1], episode_ends[e])."""
+        return np.flatnonzero(self.terminated | self.truncated) + 1
+
     @property
     def episode_count(self) -> int:
-        """The number of episodes."""
+        """E."""
         return len(self.episode_ends)
 
     @property
     def episode_starts(self) -> Int64[np.ndarray, " episode"]:
-        """The first row of each episode."""
+        """First row of each episode."""
         return self.episode_ends - self.episode_lengths
 
     @property
     def episode_lengths(self) -> Int64[np.ndarray, " episode"]:
-        """The number of rows of each episode."""
+        """Rows of each episode."""
         return np.diff(self.episode_ends, prepend=0)
 
     @property
@@ -71,22 +77,48 @@ class Dataset:
         return np.repeat(np.arange(self.episode_count), self.episode_lengths)
 
     @property
-    def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
-        """The index in each camera's `images` of the newest frame of each row's observation.
+    def episode_returns(self) -> Float32[np.ndarray, " episode"]:
+        """Undiscounted sum of rewards of each episode."""
+        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
 
-        The observation's stack is the `observation_horizon` frames that end there; that of the next observation is one
-        frame later.
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "transition ..."]]:
+        """The fields in `ROWS` that are not None, by name."""
+        found = {name: getattr(self, name) for name in self.ROWS}
+        return {name: array for name, array in found.items() if array is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Transitions):
+    """Transitions as training takes them: terminated or truncated is true on the last row of each episode and no other.
+
+    `weight` has mean 1 over a weighted dataset, and is 1 until then.
+
+    Attributes:
+        episode_success: 1 success, 0 failure, nan unknown; a segment has the success of its episode.
+        episode_source: index of each episode's source in `source_names`.
+        source_names: names of the sources.
+        images: each camera's frames, episode after episode, length + k of an episode (see `Trajectory`).
+        observation_horizon: k, the frames per observation.
+    """
+
+    episode_success: Float32[np.ndarray, " episode"]
+    episode_source: Int64[np.ndarray, " episode"]
+    source_names: tuple[str, ...]
+    images: CameraFrames = field(default_factory=dict)
+    observation_horizon: int = 1
+
+    @property
+    def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
+        """Index in each camera's `images` of the newest frame of each row's observation.
+
+        The `observation_horizon` frames that end there are the observation's stack; the next observation's stack ends
+        one frame later.
         """
         return np.arange(len(self)) + (self.episode_of_row + 1) * self.observation_horizon - 1
 
     @property
-    def episode_returns(self) -> Float32[np.ndarray, " episode"]:
-        """The undiscounted sum of rewards of each episode."""
-        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
-
-    @property
     def is_weighted(self) -> bool:
-        """Whether any weight differs from one: `weigh` was called, or the files brought weights of their own."""
+        """Whether any weight differs from 1: `weigh` was called, or the files brought weights."""
         return bool((self.weight != 1).any())
 
     @classmethod
@@ -98,10 +130,10 @@ class Dataset:
         """
         if not trajectories:
             raise DataError("A dataset needs at least one trajectory, found none.")
-        expected = _layout(trajectories[0])
+        expected = trajectories[0].layout
         for number, trajectory in enumerate(trajectories):
             where = f"Episode {number}" + (f" of source {trajectory.source!r}" if trajectory.source else "")
-            if difference := _layout(trajectory).difference(expected):
+            if difference := trajectory.layout.difference(expected):
                 raise DataError(f"{where} {difference} as in episode 0.")
             if len(trajectory) == 0 or len(trajectory.observations) != len(trajectory) + 1:
                 raise DataError(
@@ -130,11 +162,10 @@ class Dataset:
             terminated=terminated,
             truncated=truncated,
             weight=np.concatenate(weights),
-            episode_ends=episode_ends,
             episode_success=np.array(success, dtype=np.float32),
             episode_source=np.array([source_names.index(t.source) for t in trajectories], dtype=np.int64),
             source_names=source_names,
-            images={camera: concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
+            images={camera: np.concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
             observation_horizon=expected.observation_horizon,
             grasp_penalty=_penalties(trajectories),
         )
@@ -187,20 +218,14 @@ class Dataset:
         episode = self.episode_of_row[rows]
         last = np.append((np.diff(rows) > 1) | (np.diff(episode) > 0), True)
         frames = self._frames_of_segments(rows, np.flatnonzero(last) + 1)
+        selected = {name: array[rows] for name, array in self.arrays().items()}
+        selected["truncated"] |= last & ~selected["terminated"]
         return replace(
             self,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
-            next_observations=self.next_observations[rows],
-            terminated=self.terminated[rows],
-            truncated=self.truncated[rows] | (last & ~self.terminated[rows]),
-            weight=self.weight[rows],
-            episode_ends=np.flatnonzero(last) + 1,
+            **selected,
             episode_success=self.episode_success[episode[last]],
             episode_source=self.episode_source[episode[last]],
             images={camera: images[frames] for camera, images in self.images.items()},
-            grasp_penalty=None if self.grasp_penalty is None else self.grasp_penalty[rows],
         )
 
     def _frames_of_segments(
@@ -229,12 +254,6 @@ class Dataset:
         count = min(max(round(fraction * self.episode_count), 1), self.episode_count - 1)
         order = np.random.default_rng(seed).permutation(self.episode_count)
         return self.select_episodes(order[count:]), self.select_episodes(order[:count])
-
-
-def _layout(trajectory: Trajectory) -> Layout:
-    cameras = {camera: frames.shape[1:] for camera, frames in sorted(trajectory.images.items())}
-    sizes = trajectory.observations.shape[1], trajectory.actions.shape[1]
-    return Layout(*sizes, cameras, trajectory.observation_horizon)
 
 
 def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " transition"] | None:

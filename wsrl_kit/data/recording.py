@@ -1,4 +1,4 @@
-"""Rows of a data file as they were read, before they are checked and cut into episodes.
+"""Rows of a data file as they were read, before they are checked and become a dataset.
 
 Every reader returns a `Recording` and lists what is wrong with the file instead of stopping at the first problem,
 so that the loader can refuse the file and the doctor can list everything from the same reading.
@@ -6,12 +6,14 @@ so that the loader can refuse the file and the doctor can list everything from t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
-from wsrl_kit.data.trajectory import Frames, Layout, Trajectory, differ
+from wsrl_kit.data.dataset import Dataset, Transitions
+from wsrl_kit.data.trajectory import CameraFrames, Layout
 from wsrl_kit.text import printable
 
 # HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
@@ -23,163 +25,106 @@ LONGEST_NAME = 100
 # Policies that end in tanh and a rounding, and joysticks that overshoot by one count, stay within this.
 ACTION_TOLERANCE = 1e-3
 
+Frame = UInt8[np.ndarray, "_height _width 3"]
+# Camera -> its frames in any order; frame i is of the same moment in all cameras.
+RecordedFrames = Mapping[str, UInt8[np.ndarray, "frame _height _width 3"] | Sequence[Frame]]
 
-@dataclass(frozen=True)
-class Recording:
-    """N transitions of one file (or of several, joined), in time order.
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Transitions):
+    """The transitions of one file, or of several files joined.
 
     Attributes:
-        observations: flat observations.
-        actions: actions as recorded.
-        rewards: reward of each step.
-        next_observations: the observation each step led to.
-        terminated: the step is recorded as the end of the task.
-        truncated: the step is recorded as the end of the episode for another reason.
+        weight, grasp_penalty: nan where the row does not say.
         may_be_timeout: a terminated step of a format that records time limits in the same way.
         success: 1 or 0 where the row says so, else nan.
         source: name of the source, "" where the row does not say.
-        weight: loss weight, nan where the row does not say.
+        stack: indices in `frames` of the k frames of each row's observation, oldest first; None without cameras. A
+            reader of episodes whose frames lie in time order gives `frame[:, None] + np.arange(1 - k, 1)`.
+        next_stack: `stack` of the next observation: the row's stack moved on by one frame.
         format: name of the file format.
         observation_kind: dtype and shape of one observation as recorded.
         action_kind: dtype and shape of one action as recorded.
-        timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
+        frames: camera -> its frames; a frame that several observations show may be there once or more often.
+        stored_frames: frames of each camera in the file, repeated ones counted.
+        infos: other single numbers that rows say, by name; nan where a row does not.
         problems: what is wrong with the file, as ends of a sentence that begins with its name.
+        timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
         last_observations_recorded: False for a format that lacks the observation after an episode's last step: there a
             terminated step repeats its own, which no value depends on.
-        grasp_penalty: what the row's grasp action cost, nan where the row does not say; None where no row does.
-        frames: camera -> its frames, in any order; none without cameras. One that several observations show need be
-            there only once, and may be there more often.
-        stack: indices in `frames` of the k frames of each row's observation, oldest first; None without cameras. A
-            reader of episodes whose frames lie in time order gives `frame[:, None] + np.arange(1 - k, 1)`.
-        next_stack: the same of the next observation: the row's stack moved on by one frame.
-        stored_frames: how many frames of each camera the file holds, repeated ones counted.
-        infos: what else rows say in single numbers, by name; nan where a row does not.
         actions_in_unit: the actions are known to be shares of the task's bounds, in [-1, 1].
     """
 
-    observations: Float32[np.ndarray, "transition observation"]
-    actions: Float32[np.ndarray, "transition action"]
-    rewards: Float32[np.ndarray, " transition"]
-    next_observations: Float32[np.ndarray, "transition observation"]
-    terminated: Bool[np.ndarray, " transition"]
-    truncated: Bool[np.ndarray, " transition"]
+    ROWS: ClassVar[tuple[str, ...]] = (
+        *Transitions.ROWS,
+        "may_be_timeout",
+        "success",
+        "source",
+        "stack",
+        "next_stack",
+    )
+
     may_be_timeout: Bool[np.ndarray, " transition"]
     success: Float32[np.ndarray, " transition"]
     source: Shaped[np.ndarray, " transition"]
-    weight: Float32[np.ndarray, " transition"]
+    stack: Int64[np.ndarray, "transition horizon"] | None = None
+    next_stack: Int64[np.ndarray, "transition horizon"] | None = None
     format: str
     observation_kind: str
     action_kind: str
-    timeouts_repaired: int = 0
-    problems: tuple[str, ...] = ()
-    last_observations_recorded: bool = True
-    grasp_penalty: Float32[np.ndarray, " transition"] | None = None
-    frames: Frames = field(default_factory=dict)
-    stack: Int64[np.ndarray, "transition horizon"] | None = None
-    next_stack: Int64[np.ndarray, "transition horizon"] | None = None
+    frames: RecordedFrames = field(default_factory=dict)
     stored_frames: int = 0
     infos: Mapping[str, Float32[np.ndarray, " transition"]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    timeouts_repaired: int = 0
+    last_observations_recorded: bool = True
     actions_in_unit: bool = False
 
-    def __len__(self) -> int:
-        return len(self.rewards)
+    @cached_property
+    def gaps(self) -> Integer[np.ndarray, " gap"]:
+        """Rows without a recorded end after which the next row starts with another state or image than they led to."""
+        led_to, starts_at = self.next_observations[:-1], self.observations[1:]
+        broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
+        recorded = (self.terminated | self.truncated)[:-1]
+        if self.stack is not None and self.next_stack is not None:
+            rows = np.flatnonzero(~broken & ~recorded)
+            broken[rows] = differ(self.frames, self.next_stack[rows], self.stack[rows + 1])
+        return np.flatnonzero(broken & ~recorded)
+
+    @cached_property
+    def episode_ends(self) -> Int64[np.ndarray, " episode"]:
+        """Exclusive end of each unbroken segment: at recorded ends, gaps, changes of source, and the last row."""
+        ends = self.terminated | self.truncated
+        ends[self.gaps] = True
+        ends[:-1] |= self.source[1:] != self.source[:-1]
+        ends[-1] = True
+        return np.flatnonzero(ends) + 1
+
+    @property
+    def episode_success(self) -> Float32[np.ndarray, " episode"]:
+        """1, 0 or nan (unknown) of each segment."""
+        success = np.fmax.reduceat(self.success, self.episode_starts)
+        return np.where(np.isnan(success), np.nan, success != 0).astype(np.float32)
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and cameras."""
+        return Layout(
+            observation_size=self.observations.shape[1],
+            action_size=self.actions.shape[1],
+            cameras={camera: frames[0].shape for camera, frames in sorted(self.frames.items())},
+            observation_horizon=1 if self.stack is None else self.stack.shape[1],
+        )
+
+    @property
+    def is_clipped(self) -> Bool[np.ndarray, " transition"]:
+        """The transitions whose actions reach out of [-1, 1], to which `to_dataset` clips them."""
+        return (np.abs(self.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
 
 
 def kind(array: Shaped[np.ndarray, "..."]) -> str:
     """How one observation or action is recorded, such as `float32 (1, 19)`."""
     return f"{array.dtype} {array.shape}"
-
-
-def layout(recording: Recording) -> Layout:
-    """What the other files of a dataset must have in common with this one."""
-    return Layout(
-        observation_size=recording.observations.shape[1],
-        action_size=recording.actions.shape[1],
-        cameras={camera: frames[0].shape for camera, frames in sorted(recording.frames.items())},
-        observation_horizon=1 if recording.stack is None else recording.stack.shape[1],
-    )
-
-
-def join(recordings: Sequence[Recording]) -> Recording:
-    """Recordings of one layout after one another; an episode that one breaks off and the next continues is whole again.
-
-    Frames are referred to, and not copied.
-    """
-    first = recordings[0]
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(recording, name) for recording in recordings])
-        for name, value in vars(first).items()
-        if isinstance(value, np.ndarray) and name not in ("grasp_penalty", "stack", "next_stack")
-    }
-    if any(recording.grasp_penalty is not None for recording in recordings):
-        penalties = [
-            np.full(len(recording), np.nan, np.float32) if recording.grasp_penalty is None else recording.grasp_penalty
-            for recording in recordings
-        ]
-        arrays["grasp_penalty"] = np.concatenate(penalties)
-    if first.stack is not None:
-        counts = [len(next(iter(recording.frames.values()))) for recording in recordings]
-        before = np.cumsum([0, *counts[:-1]])
-        for name in ("stack", "next_stack"):
-            stacks = [getattr(recording, name) + offset for recording, offset in zip(recordings, before, strict=True)]
-            arrays[name] = np.concatenate(stacks)
-        arrays["frames"] = {
-            camera: [frame for recording in recordings for frame in recording.frames[camera]] for camera in first.frames
-        }
-    unsaid = [np.full(len(recording), np.nan, np.float32) for recording in recordings]
-    infos = {
-        name: np.concatenate([each.infos.get(name, nan) for each, nan in zip(recordings, unsaid, strict=True)])
-        for name in dict.fromkeys(name for recording in recordings for name in recording.infos)
-    }
-    return replace(
-        first,
-        **arrays,
-        infos=infos,
-        actions_in_unit=all(recording.actions_in_unit for recording in recordings),
-        timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
-        problems=tuple(problem for recording in recordings for problem in recording.problems),
-        last_observations_recorded=all(recording.last_observations_recorded for recording in recordings),
-        stored_frames=sum(recording.stored_frames for recording in recordings),
-    )
-
-
-def value_problems(recording: Recording) -> list[str]:
-    """What is wrong with the values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
-    problems = []
-    for name in ("observations", "next_observations", "actions", "rewards"):
-        values = getattr(recording, name).reshape(len(recording), -1)
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(bad):
-            problems.append(f"{name} of transition {bad[0]} are not finite (NaN or infinity){_more(bad)}")
-    # NaN compares false here: it is reported above. Smaller actions are clipped (see `segments`).
-    bad = np.flatnonzero((np.abs(recording.actions) > LARGEST_ACTION).any(axis=1))
-    if len(bad):
-        worst = recording.actions[bad[0]][np.argmax(np.abs(recording.actions[bad[0]]))]
-        problems.append(f"the action of transition {bad[0]} holds {worst:.4g}, expected [-1, 1]{_more(bad)}")
-    bad = np.flatnonzero((recording.weight < 0) | np.isinf(recording.weight))
-    if len(bad):
-        problems.append(
-            f"the weight of transition {bad[0]} is {recording.weight[bad[0]]:.4g}, expected 0 or more{_more(bad)}"
-        )
-    if recording.grasp_penalty is not None and len(bad := np.flatnonzero(np.isinf(recording.grasp_penalty))):
-        problems.append(f"the grasp penalty of transition {bad[0]} is infinite{_more(bad)}")
-    if recording.stack is not None and recording.next_stack is not None:
-        bad = np.flatnonzero(differ(recording.frames, recording.stack[:, 1:], recording.next_stack[:, :-1]))
-        if len(bad):
-            problems.append(
-                f"the images of transition {bad[0]} are no stacks that move on by one frame: the older frames of its "
-                f"next observation are not the newer ones of its observation{_more(bad)}"
-            )
-    return problems
-
-
-def clipped(recording: Recording) -> Bool[np.ndarray, " transition"]:
-    """The transitions whose actions reach out of [-1, 1], to which `segments` clips them."""
-    return (np.abs(recording.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
-
-
-def _more(rows: Integer[np.ndarray, " row"]) -> str:
-    return f", as in {len(rows)} transitions in all" if len(rows) > 1 else ""
 
 
 def success_from_rewards(
@@ -205,29 +150,87 @@ def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"
     return np.array([plain[name] for name in names.tolist()])
 
 
+def join(recordings: Sequence[Recording]) -> Recording:
+    """Recordings of one layout after one another; an episode that one breaks off and the next continues is whole again.
+
+    Frames are referred to, and not copied.
+    """
+    first = recordings[0]
+    unsaid = [np.full(len(recording), np.nan, np.float32) for recording in recordings]
+    found = [recording.arrays() for recording in recordings]
+    if first.stack is not None:
+        counts = [len(next(iter(recording.frames.values()))) for recording in recordings]
+        for arrays, before in zip(found, np.cumsum([0, *counts[:-1]]), strict=True):
+            arrays |= {name: arrays[name] + before for name in ("stack", "next_stack")}
+    joined: dict[str, Any] = {
+        name: np.concatenate([arrays.get(name, nan) for arrays, nan in zip(found, unsaid, strict=True)])
+        for name in dict.fromkeys(name for arrays in found for name in arrays)
+    }
+    infos = {
+        name: np.concatenate([each.infos.get(name, nan) for each, nan in zip(recordings, unsaid, strict=True)])
+        for name in dict.fromkeys(name for recording in recordings for name in recording.infos)
+    }
+    return replace(
+        first,
+        **joined,
+        frames={camera: [frame for each in recordings for frame in each.frames[camera]] for camera in first.frames},
+        infos=infos,
+        actions_in_unit=all(recording.actions_in_unit for recording in recordings),
+        timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
+        problems=tuple(problem for recording in recordings for problem in recording.problems),
+        last_observations_recorded=all(recording.last_observations_recorded for recording in recordings),
+        stored_frames=sum(recording.stored_frames for recording in recordings),
+    )
+
+
 def with_source(recording: Recording, source: str) -> Recording:
-    """The same, with a name for the rows that bring none of their own."""
+    """Names the source of the rows that bring no name of their own."""
     return replace(recording, source=np.where(recording.source == "", source, recording.source))
 
 
-def gaps(recording: Recording) -> Integer[np.ndarray, " gap"]:
-    """Rows that no recorded end follows, and yet the next row starts with another state or image than they led to."""
-    led_to, starts_at = recording.next_observations[:-1], recording.observations[1:]
-    broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
-    recorded = (recording.terminated | recording.truncated)[:-1]
+def differ(
+    frames: RecordedFrames, first: Integer[np.ndarray, "pair horizon"], second: Integer[np.ndarray, "pair horizon"]
+) -> Bool[np.ndarray, " pair"]:
+    """Whether two stacks of frames, given by index, differ in what any camera saw."""
+    found = first != second
+    for pair, place in np.argwhere(found):
+        one, other = first[pair, place], second[pair, place]
+        found[pair, place] = not all(np.array_equal(camera[one], camera[other]) for camera in frames.values())
+    return found.any(axis=1)
+
+
+def value_problems(recording: Recording) -> list[str]:
+    """What is wrong with the values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
+    problems = []
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        values = getattr(recording, name).reshape(len(recording), -1)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            problems.append(f"{name} of transition {bad[0]} are not finite (NaN or infinity){_more(bad)}")
+    # NaN compares false here: it is reported above. Smaller actions are clipped (see `to_dataset`).
+    bad = np.flatnonzero((np.abs(recording.actions) > LARGEST_ACTION).any(axis=1))
+    if len(bad):
+        worst = recording.actions[bad[0]][np.argmax(np.abs(recording.actions[bad[0]]))]
+        problems.append(f"the action of transition {bad[0]} holds {worst:.4g}, expected [-1, 1]{_more(bad)}")
+    bad = np.flatnonzero((recording.weight < 0) | np.isinf(recording.weight))
+    if len(bad):
+        problems.append(
+            f"the weight of transition {bad[0]} is {recording.weight[bad[0]]:.4g}, expected 0 or more{_more(bad)}"
+        )
+    if recording.grasp_penalty is not None and len(bad := np.flatnonzero(np.isinf(recording.grasp_penalty))):
+        problems.append(f"the grasp penalty of transition {bad[0]} is infinite{_more(bad)}")
     if recording.stack is not None and recording.next_stack is not None:
-        rows = np.flatnonzero(~broken & ~recorded)
-        broken[rows] = differ(recording.frames, recording.next_stack[rows], recording.stack[rows + 1])
-    return np.flatnonzero(broken & ~recorded)
+        bad = np.flatnonzero(differ(recording.frames, recording.stack[:, 1:], recording.next_stack[:, :-1]))
+        if len(bad):
+            problems.append(
+                f"the images of transition {bad[0]} are no stacks that move on by one frame: the older frames of its "
+                f"next observation are not the newer ones of its observation{_more(bad)}"
+            )
+    return problems
 
 
-def segment_ends(recording: Recording) -> Integer[np.ndarray, " segment"]:
-    """Exclusive end of each unbroken segment: at recorded ends, gaps, changes of source, and the last row."""
-    ends = recording.terminated | recording.truncated
-    ends[gaps(recording)] = True
-    ends[:-1] |= recording.source[1:] != recording.source[:-1]
-    ends[-1] = True
-    return np.flatnonzero(ends) + 1
+def _more(rows: Integer[np.ndarray, " row"]) -> str:
+    return f", as in {len(rows)} transitions in all" if len(rows) > 1 else ""
 
 
 def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> Recording:
@@ -241,10 +244,7 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
         timeout_length: the limit, in transitions. None: inferred as the longest length in the recording, and only if
             at least two such episodes share it; one alone may as well have failed at its own last step.
     """
-    ends = segment_ends(recording)
-    lengths = np.diff(ends, prepend=0)
-    starts = ends - lengths
-    success = np.fmax.reduceat(recording.success, starts)
+    ends, lengths, success = recording.episode_ends, recording.episode_lengths, recording.episode_success
     unsuccessful = (success == 0) | (np.isnan(success) & (recording.rewards[ends - 1] <= 0))
     candidate = recording.may_be_timeout[ends - 1] & unsuccessful
     if not recording.last_observations_recorded:
@@ -269,58 +269,53 @@ def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode
     truncated[before] = True
     success[before] = np.fmax(success[before], success[before + 1])
     recording = replace(recording, truncated=truncated, success=success)
-    arrays: dict[str, Any] = {
-        name: np.delete(value, rows, axis=0) for name, value in vars(recording).items() if isinstance(value, np.ndarray)
-    }
-    return replace(recording, **arrays)
+    kept: dict[str, Any] = {name: np.delete(array, rows, axis=0) for name, array in recording.arrays().items()}
+    infos = {name: np.delete(array, rows) for name, array in recording.infos.items()}
+    return replace(recording, **kept, infos=infos)
 
 
-def segments(recording: Recording) -> list[Trajectory]:
-    """Cuts a recording at episode ends and gaps; what ends without a recorded end is truncated.
+def to_dataset(recording: Recording) -> Dataset:
+    """Cuts a recording at episode ends and gaps; a segment without a recorded end is truncated.
 
-    Actions are clipped to [-1, 1]. The images of all segments are copied into one array per camera, of which each
-    segment has its part.
+    Actions are clipped to [-1, 1]. Where rows do not say, the weight is 1 and the grasp penalty 0. Images are copied
+    into one array per camera.
     """
-    ends = segment_ends(recording)
-    starts = np.concatenate([[0], ends[:-1]])
-    success = np.fmax.reduceat(recording.success, starts)
-    horizon, images = layout(recording).observation_horizon, _images(recording, starts, ends)
-    return [
-        Trajectory(
-            observations=np.concatenate(
-                [recording.observations[start:end], recording.next_observations[end - 1 : end]]
-            ),
-            actions=np.clip(recording.actions[start:end], -1, 1),
-            rewards=recording.rewards[start:end],
-            terminated=bool(recording.terminated[end - 1]),
-            truncated=bool(recording.truncated[end - 1] or not recording.terminated[end - 1]),
-            success=None if np.isnan(succeeded) else bool(succeeded),
-            source=str(recording.source[start]),
-            weight=None if np.isnan(weight := recording.weight[start:end]).all() else np.nan_to_num(weight, nan=1.0),
-            images={
-                camera: frames[start + number * horizon : end + (number + 1) * horizon]
-                for camera, frames in images.items()
-            },
-            observation_horizon=horizon,
-            grasp_penalty=None
-            if recording.grasp_penalty is None
-            else np.nan_to_num(recording.grasp_penalty[start:end]),
-        )
-        for number, (start, end, succeeded) in enumerate(zip(starts, ends, success, strict=True))
-    ]
+    last = recording.episode_ends - 1
+    truncated = recording.truncated.copy()
+    truncated[last] |= ~recording.terminated[last]
+    sources = recording.source[last].tolist()
+    source_names = tuple(dict.fromkeys(sources))
+    penalty = recording.grasp_penalty
+    return Dataset(
+        observations=recording.observations,
+        actions=np.clip(recording.actions, -1, 1),
+        rewards=recording.rewards,
+        next_observations=recording.next_observations,
+        terminated=recording.terminated,
+        truncated=truncated,
+        weight=np.nan_to_num(recording.weight, nan=1.0),
+        grasp_penalty=None if penalty is None else np.nan_to_num(penalty),
+        episode_success=recording.episode_success,
+        episode_source=np.array([source_names.index(source) for source in sources], np.int64),
+        source_names=source_names,
+        images=_images(recording),
+        observation_horizon=recording.layout.observation_horizon,
+    )
 
 
-def _images(
-    recording: Recording, starts: Integer[np.ndarray, " segment"], ends: Integer[np.ndarray, " segment"]
-) -> dict[str, UInt8[np.ndarray, "frame _height _width 3"]]:
+def _images(recording: Recording) -> CameraFrames:
     """The frames of unbroken segments: of each its first observation's stack, then each next observation's newest."""
     if recording.stack is None or recording.next_stack is None:
         return {}
     newest = recording.next_stack[:, -1]
-    shown = np.concatenate(
-        [part for start, end in zip(starts, ends, strict=True) for part in (recording.stack[start], newest[start:end])]
+    index = np.concatenate(
+        [
+            part
+            for start, end in zip(recording.episode_starts, recording.episode_ends, strict=True)
+            for part in (recording.stack[start], newest[start:end])
+        ]
     )
     return {
-        camera: frames[shown] if isinstance(frames, np.ndarray) else np.stack([frames[index] for index in shown])
-        for camera, frames in recording.frames.items()
+        camera: frames[index] if isinstance(frames, np.ndarray) else np.stack([frames[number] for number in index])
+        for camera, frames in sorted(recording.frames.items())
     }

@@ -16,8 +16,8 @@ from wsrl_kit.data.formats.hil_serl import read_hil_serl
 from wsrl_kit.data.formats.lerobot import read_lerobot
 from wsrl_kit.data.formats.minari import read_minari
 from wsrl_kit.data.formats.npz import read_npz
-from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
-from wsrl_kit.data.trajectory import Layout, Trajectory
+from wsrl_kit.data.recording import Recording, join, repair_timeouts, to_dataset, value_problems, with_source
+from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import reading, refuse_special
 from wsrl_kit.parameters import user_path
@@ -62,17 +62,6 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
         return reader(path, cameras)
 
 
-def read_file(
-    path: str | os.PathLike[str], timeout_length: int | None = None, cameras: Sequence[str] | None = None
-) -> list[Trajectory]:
-    """The trajectories of one file (or a Minari or LeRobot folder); see `load_sources`.
-
-    Raises:
-        DataError: as `load_sources`.
-    """
-    return segments(repair_timeouts(_read_strictly(Path(path), cameras), timeout_length))
-
-
 def load_sources(
     paths: Paths,
     timeout_length: int | None = None,
@@ -115,14 +104,14 @@ def load_sources(
                     if is_dump(file):
                         continue
                     raise
-                first = first or (file, layout(recordings[0]))
-                if difference := layout(recordings[-1]).difference(first[1]):
+                first = first or (file, recordings[0].layout)
+                if difference := recordings[-1].layout.difference(first[1]):
                     raise DataError(f"{file} {difference} as in {first[0]}.")
             if recordings:
                 parts.append(with_source(repair_timeouts(join(recordings), timeout_length), source))
     if not parts:
         raise NoTransitionsError(f"The dumps in {paths} hold no transitions.")
-    return Dataset.from_trajectories(segments(join(parts)))
+    return to_dataset(join(parts))
 
 
 def expand(paths: Paths) -> dict[str, list[Path]]:

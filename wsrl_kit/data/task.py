@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS, hint, similar_keys
-from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording, segment_ends
+from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording
 from wsrl_kit.data.trajectory import Layout
 
 SUCCESS_IS_ONE = "1 for success and else 0"
@@ -95,12 +95,6 @@ def task_remarks(task: Task) -> list[str]:
     if not task.similar_keys:
         return []
     return [f"{task.exp_name}: success is not recorded{hint(task.similar_keys)}."]
-
-
-def episode_success(recording: Recording) -> Float32[np.ndarray, " episode"]:
-    """1, 0 or nan (unknown) for each unbroken segment."""
-    ends = segment_ends(recording)
-    return np.fmax.reduceat(recording.success, np.concatenate([[0], ends[:-1]]))
 
 
 def reward_convention(rewards: Float32[np.ndarray, " transition"]) -> str:

@@ -3,16 +3,17 @@
 import os
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS
 from wsrl_kit.data.formats.safe_pickle import load_pickles
-from wsrl_kit.data.recording import LONGEST_NAME, Recording, kind, success_from_rewards
-from wsrl_kit.data.trajectory import FrameCollector, Trajectory
+from wsrl_kit.data.recording import LONGEST_NAME, Frame, Recording, kind, success_from_rewards
+from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import written_whole
 
@@ -311,7 +312,7 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
     """The fields of a recording that hold images."""
     if not rows[0].observation.images:
         return {}
-    collector = FrameCollector(list(rows[0].observation.images))
+    collector = _FrameCollector(list(rows[0].observation.images))
     stacks: list[list[int]] = []
     next_stacks: list[list[int]] = [[]]
     for row in rows:
@@ -321,8 +322,58 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
         "frames": collector.frames,
         "stack": np.array(stacks),
         "next_stack": np.array(next_stacks[1:]),
-        "stored_frames": collector.stored,
+        "stored_frames": len(collector.memory),
     }
+
+
+# Of each camera's frame, where it lies in memory, and in which order.
+_Place = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class _FrameCollector:
+    """Takes in the stacks of observations one after another and keeps each frame of them once.
+
+    Files repeat frames: that of a next observation is that of the following observation, and stacks overlap. A frame is
+    known again by its memory, where the file shares it, or else by being equal to the frame that is expected there.
+
+    Attributes:
+        frames: camera -> what was collected; views of the arrays that were given.
+        memory: where each given frame lies; frames that share memory count once.
+    """
+
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self.frames: dict[str, list[Frame]] = {camera: [] for camera in cameras}
+        self._index_of: dict[_Place, int] = {}
+        self.memory: set[_Place] = set()
+
+    def add(
+        self, stacks: Mapping[str, UInt8[np.ndarray, "horizon _height _width 3"]], expected: Sequence[int]
+    ) -> list[int]:
+        """Collects the stack of one observation, and returns the indices of its frames, oldest first.
+
+        Args:
+            stacks: camera -> its stack, oldest frame first.
+            expected: indices of the frames that are likely to be the first ones of the stack; may be empty.
+        """
+        indices: list[int] = []
+        for place in range(len(next(iter(stacks.values())))):
+            guesses = [*expected[place : place + 1], *indices[-1:]]
+            indices.append(self._index({camera: stack[place] for camera, stack in stacks.items()}, guesses))
+        return indices
+
+    def _index(self, frame: Mapping[str, Frame], guesses: Sequence[int]) -> int:
+        memory = tuple((_address(array), array.strides) for array in frame.values())
+        self.memory.add(memory)
+        known = self._index_of.get(memory)
+        for guess in guesses:
+            if guess == known or all(np.array_equal(frame[camera], self.frames[camera][guess]) for camera in frame):
+                return guess
+        if known is None:
+            # Only of frames that are kept: the memory of others may be another frame's later.
+            known = self._index_of[memory] = len(self._index_of)
+            for camera, array in frame.items():
+                self.frames[camera].append(array)
+        return known
 
 
 def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 
-from wsrl_kit.data.recording import Recording, kind, success_from_rewards, without_last_steps
-from wsrl_kit.data.trajectory import Frame, Images
+from wsrl_kit.data.recording import Frame, Recording, kind, success_from_rewards, without_last_steps
+from wsrl_kit.data.trajectory import CameraFrames
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import LARGEST_RATIO, check_size, read_json, reading, within
 
@@ -196,7 +196,7 @@ _LARGEST_FRAME = 4096
 _PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def camera_images(folder: Folder, cameras: Sequence[str] | None) -> Images:
+def camera_images(folder: Folder, cameras: Sequence[str] | None) -> CameraFrames:
     """The frames of the cameras, one per row of the data; a camera's name is the last part of its key.
 
     Args:
