@@ -196,7 +196,7 @@ class Dataset(Transitions):
         )
 
     def select_episodes(self, episodes: Integer[np.ndarray, " selected"]) -> "Dataset":
-        """Some whole episodes, each once, in the order they have here.
+        """Whole episodes, each once, in their order here.
 
         Raises:
             DataError: none is selected.
@@ -204,10 +204,9 @@ class Dataset(Transitions):
         return self.select_transitions(np.flatnonzero(np.isin(self.episode_of_row, episodes)))
 
     def select_transitions(self, rows: Integer[np.ndarray, " selected"]) -> "Dataset":
-        """Some rows, each once, in the order they have here; neighbours in one episode stay together as a segment.
+        """Rows, each once, in their order here; neighbours in one episode stay together as a segment.
 
-        A segment that ends before its episode did is truncated there. A segment keeps its episode's success and source,
-        and of its episode's frames those that its own observations show.
+        A segment that ends before its episode is truncated there, and keeps the episode's success and source.
 
         Raises:
             DataError: none is selected.
@@ -231,18 +230,17 @@ class Dataset(Transitions):
     def _frames_of_segments(
         self, rows: Integer[np.ndarray, " selected"], ends: Integer[np.ndarray, " segment"]
     ) -> Integer[np.ndarray, " frame"]:
-        """The frames that segments of rows show: length + k of each, one segment's after another's."""
+        """The frames of segments of rows: length + k of each, segment after segment."""
         lengths = np.diff(ends, prepend=0)
         counts = lengths + self.observation_horizon
         first = self.frame_of_row[rows[ends - lengths]] + 1 - self.observation_horizon
         return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
     def split_holdout(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
-        """Sets whole episodes aside at random: (training, held out), both in the order they have here.
+        """Sets random whole episodes aside: (training, held out).
 
         Args:
             fraction: share of the episodes to hold out, in [0, 1); rounded, but at least one episode and not all.
-            seed: decides which.
 
         Returns:
             None held out where fraction is 0 or there is only one episode.
@@ -265,15 +263,11 @@ def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " tran
 
 
 def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " transition"]:
-    """The discounted sum of rewards from each row to the end of its episode.
+    """The discounted sum of rewards from each row to the end of its episode; nothing is bootstrapped.
 
-    Nothing is bootstrapped at a truncated end: the return counts only what was recorded. An exception is taken from
-    Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every reward is the same
-    negative r, the goal was never reached, so that the return is r / (1 - discount) all along. (The authors' code does
-    so for terminated episodes too, whose return is known and therefore kept here.)
-
-    Args:
-        discount: in [0, 1]; at 1 the exception does not apply.
+    An exception is from Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every
+    reward is the same negative r, the return is r / (1 - discount) all along (for a discount below 1). Departure: the
+    authors' code does so for terminated episodes too, whose return is known.
     """
     terminated = dataset.terminated[dataset.episode_ends - 1]
     return returns_to_go(dataset.rewards, dataset.episode_ends, terminated, discount)
@@ -285,13 +279,11 @@ def returns_to_go(
     episode_terminated: Bool[np.ndarray, " episode"],
     discount: float,
 ) -> Float32[np.ndarray, " transition"]:
-    """`monte_carlo_returns` of episodes that lie one after another, from what decides them.
+    """`monte_carlo_returns` without a dataset.
 
     Args:
-        rewards: reward of each step.
         episode_ends: exclusive end of each episode.
         episode_terminated: whether its last step ended the task.
-        discount: in [0, 1].
     """
     lengths = np.diff(episode_ends, prepend=0)
     starts, ends = episode_ends - lengths, episode_ends
@@ -313,6 +305,6 @@ def returns_to_go(
 def stacks_of(
     dataset: Dataset, rows: Integer[np.ndarray, " rows"]
 ) -> tuple[Integer[np.ndarray, "rows horizon"], Integer[np.ndarray, "rows horizon"]]:
-    """Which of the dataset's frames each row's observation and its next observation show, oldest first."""
+    """Indices of the frames of each row's observation and next observation, oldest first."""
     newest = dataset.frame_of_row[rows][:, None] + np.arange(1 - dataset.observation_horizon, 1)
     return newest, newest + 1

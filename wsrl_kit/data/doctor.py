@@ -31,14 +31,14 @@ class FileReport:
 
     Attributes:
         path: the file.
-        format: its format, "" where it can't be read (the facts below are empty then).
-        facts: name of a fact -> its value as text, in the order to print them.
+        format: name of its format, "" where it can't be read.
+        facts: name -> value as text, in the order to print them.
         problems: one sentence each; empty for a healthy file.
-        layout: sizes and cameras, None where it can't be read.
+        layout: sizes and cameras; None where it can't be read.
         warnings: what does not fit the task, one sentence each.
         success: 1, 0 or nan (unknown) of every episode.
-        info_names: what rows say in their `infos`.
-        is_empty: it is a dump of a run in which there was nothing to dump.
+        info_names: names in the rows' `infos`.
+        is_empty: it is an empty dump of a HIL-SERL run.
     """
 
     path: str
@@ -58,14 +58,7 @@ def examine_all(
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
 ) -> list[FileReport]:
-    """`examine` for all that `load_sources` would read as one dataset, and what is wrong with it as one.
-
-    A file whose sizes or cameras are not the first one's says so, and so does a path that leads to no file.
-
-    Args:
-        paths: as for `load_sources`.
-        timeout_length, conventions, task: as for `examine`.
-    """
+    """`examine` for all files that `load_sources` would read as one dataset, and what does not fit together."""
     files, reports = _files(paths)
     first: tuple[str, Layout] | None = None
     success: list[float] = []
@@ -90,7 +83,7 @@ def examine_all(
 
 
 def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[FileReport]]:
-    """The files behind paths, each once, and a report for each path that leads to none."""
+    """The files behind paths, each once, and a report for each path without files."""
     given: list[Any] = list(paths.values()) if isinstance(paths, Mapping) else [paths]
     entries = [entry for each in given for entry in (each if each and isinstance(each, list | tuple) else [each])]
     files: list[Path] = []
@@ -109,13 +102,13 @@ def examine(
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
 ) -> FileReport:
-    """Reads a file as far as it can be read and reports all it finds; bad data is never an error here.
+    """Reads a file and reports all it finds; bad data is never an error here.
 
     Args:
         path: a file, or the folder of a Minari dataset or a LeRobotDataset.
         timeout_length: the task's time limit in transitions; None: inferred.
         conventions: as for `load_sources`.
-        task: what the file is for; other sizes and missing cameras are problems then.
+        task: what the file is for; other sizes and missing cameras are problems.
     """
     name = os.fspath(path)
     try:
@@ -201,7 +194,7 @@ def _spread(values: Float[np.ndarray, " episode"] | Integer[np.ndarray, " episod
 
 
 def render(report: FileReport) -> str:
-    """The report as text, a line per fact, per warning and per problem."""
+    """The report as text."""
     lines = [report.path, *(f"  {name:<18} {value}" for name, value in report.facts.items())]
     lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  problem: {problem}" for problem in report.problems] or ["  no problems found"]

@@ -122,24 +122,31 @@ class Recording(Transitions):
         return (np.abs(self.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
 
 
+def to_float32(values: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Converts to float32; values beyond its range become infinity, which `value_problems` reports."""
+    # Signalling NaN become plain ones.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
+
+
 def kind(array: Shaped[np.ndarray, "..."]) -> str:
-    """How one observation or action is recorded, such as `float32 (1, 19)`."""
+    """Dtype and shape, such as `float32 (1, 19)`."""
     return f"{array.dtype} {array.shape}"
 
 
 def success_from_rewards(
     rewards: Float32[np.ndarray, " transition"], ended: Bool[np.ndarray, " transition"]
 ) -> Float32[np.ndarray, " transition"]:
-    """Success where nothing but the reward tells: at recorded ends, if all rewards are 0 or 1, whether it is 1."""
+    """Success at recorded ends: whether the reward is 1, if all rewards are 0 or 1."""
     known = ended & bool(np.isin(rewards, (0, 1)).all())
     return np.where(known, rewards > 0, np.nan).astype(np.float32)
 
 
 def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"]:
-    """Names of sources as a file says them, as printable text.
+    """Names of sources as printable text.
 
     Raises:
-        ValueError: one of them is no text, or longer than a name can be.
+        ValueError: one of them is no text, or longer than `LONGEST_NAME`.
     """
     plain: dict[str | bytes, str] = {}
     for name in names.tolist():
@@ -151,9 +158,9 @@ def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"
 
 
 def join(recordings: Sequence[Recording]) -> Recording:
-    """Recordings of one layout after one another; an episode that one breaks off and the next continues is whole again.
+    """Recordings of one layout as one; an episode that goes on in the next recording is whole again.
 
-    Frames are referred to, and not copied.
+    Frames are not copied.
     """
     first = recordings[0]
     unsaid = [np.full(len(recording), np.nan, np.float32) for recording in recordings]
@@ -200,7 +207,7 @@ def differ(
 
 
 def value_problems(recording: Recording) -> list[str]:
-    """What is wrong with the values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
+    """Ends of sentences on bad values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
     problems = []
     for name in ("observations", "next_observations", "actions", "rewards"):
         values = getattr(recording, name).reshape(len(recording), -1)
@@ -234,15 +241,15 @@ def _more(rows: Integer[np.ndarray, " row"]) -> str:
 
 
 def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> Recording:
-    """Turns time limits that upstream recorded as the end of the task into truncations.
+    """Turns time limits that were recorded as the end of the task into truncations.
 
-    HIL-SERL folds the time limit into `done` and writes masks = 0. An episode counts as timed out where it is recorded
-    so, brought no success (and where success is not said: no reward at its end), and lasted exactly the limit. In a
-    format without the observation after the last step, that step is left out: its value would depend on it.
+    HIL-SERL folds the time limit into `done` and writes masks = 0. An episode timed out if it may have, brought no
+    success (where success is unknown: no reward at its end), and lasted exactly the limit. In a format without the
+    observation after the last step, that step is left out: its value would depend on the observation.
 
     Args:
-        timeout_length: the limit, in transitions. None: inferred as the longest length in the recording, and only if
-            at least two such episodes share it; one alone may as well have failed at its own last step.
+        timeout_length: the limit, in transitions. None: the longest length in the recording, if at least two such
+            episodes share it; one alone may have failed at its own last step.
     """
     ends, lengths, success = recording.episode_ends, recording.episode_lengths, recording.episode_success
     unsuccessful = (success == 0) | (np.isnan(success) & (recording.rewards[ends - 1] <= 0))
@@ -262,7 +269,7 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
 
 
 def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode"]) -> Recording:
-    """Episodes that end at `rows` end one step earlier, truncated; those of a single step are left out."""
+    """Ends the episodes that end at `rows` one step earlier, truncated; those of a single step are left out."""
     before = rows[rows > 0] - 1
     before = before[~(recording.terminated | recording.truncated)[before]]
     truncated, success = recording.truncated.copy(), recording.success.copy()
@@ -304,7 +311,7 @@ def to_dataset(recording: Recording) -> Dataset:
 
 
 def _images(recording: Recording) -> CameraFrames:
-    """The frames of unbroken segments: of each its first observation's stack, then each next observation's newest."""
+    """Of each segment the first observation's stack, then the newest frame of each next observation."""
     if recording.stack is None or recording.next_stack is None:
         return {}
     newest = recording.next_stack[:, -1]

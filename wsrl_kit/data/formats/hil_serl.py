@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS
 from wsrl_kit.data.formats.safe_pickle import load_pickles
-from wsrl_kit.data.recording import LONGEST_NAME, Frame, Recording, kind, success_from_rewards
+from wsrl_kit.data.recording import LONGEST_NAME, Frame, Recording, kind, success_from_rewards, to_float32
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import written_whole
@@ -26,10 +26,10 @@ class Unreadable(Exception):
 
 
 class Observation(NamedTuple):
-    """What a policy may see of one moment.
+    """One moment.
 
     Attributes:
-        state: numbers; (k, S) or (S,) as recorded.
+        state: (k, S) or (S,) as recorded.
         images: camera, sorted by name -> its stack, uint8 (k, height, width, 3), oldest frame first.
     """
 
@@ -42,7 +42,7 @@ class Observation(NamedTuple):
         return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
 
     def __str__(self) -> str:
-        """The shapes in words, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
+        """The shapes, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
         return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
 
 
@@ -51,10 +51,10 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
 
     Args:
         observation: as unpickled.
-        cameras: the cameras wanted, others are passed over; None: all.
+        cameras: the cameras to read; None: all.
 
     Raises:
-        Unreadable: it is none of these, a camera is missing, or images are no uint8 RGB of the state's horizon.
+        Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
     """
     entries = observation if isinstance(observation, dict) else {"state": observation}
     if not all(is_name(key) for key in entries):
@@ -83,7 +83,7 @@ def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observ
 
 
 def _is_image(value: np.ndarray) -> bool:
-    """Whether an entry is a camera's, be it of a kind that the kit does not read, such as a depth map."""
+    """Whether an entry is a camera's, also of a kind that the kit does not read, such as a depth map."""
     is_pictured = value.dtype == np.uint8 and value.ndim > 0
     return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
 
@@ -97,15 +97,15 @@ def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
 
 
 def is_name(value: Any) -> bool:
-    """Whether a camera or a source may be called so; what prints names need not look at them again."""
+    """Whether a value is a printable name of at most `LONGEST_NAME` characters."""
     return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def numbers(value: Any, name: str) -> np.ndarray:
-    """The array that an entry holds, which must be of numbers.
+    """The array of numbers that an entry holds.
 
     Raises:
-        Unreadable: it is not.
+        Unreadable: it holds none.
     """
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" or array.size == 0:
@@ -128,7 +128,7 @@ def as_array(value: Any, name: str) -> np.ndarray:
 
 
 def _holds_numbers(value: Any) -> bool:
-    """Whether lists hold nothing else; a text among numbers would make numpy take a text's place for each of them."""
+    """Whether lists hold nothing else; NumPy would turn numbers beside a text into texts of its length."""
     if isinstance(value, list | tuple):
         return all(map(_holds_numbers, value))
     return isinstance(value, np.ndarray | np.generic | int | float)
@@ -165,24 +165,20 @@ class _Row(NamedTuple):
         return self.observation.shapes, self.action.shape
 
     def __str__(self) -> str:
-        """The shapes in words."""
         return f"observations {self.observation} and actions {self.action.shape}"
 
 
 def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
 
-    Several lists that were pickled into one file are read as one.
-
-    An observation is a dict with `state` and any number of cameras, or a flat array. Images are referred to, and not
-    copied. A row or its `infos` may say `grasp_penalty`; `infos` may say success, and what `write_hil_serl` adds.
+    Several lists in one file are read as one. Images are not copied. A row or its `infos` may say `grasp_penalty`.
 
     Args:
         path: the file.
-        cameras: the cameras wanted; None: all; (): none, whose images are then forgotten.
+        cameras: the cameras to read; None: all; (): none.
 
     Raises:
-        NoTransitionsError: the list is empty, as the dump of demonstrations is where nobody intervened.
+        NoTransitionsError: the list is empty.
         DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
     """
     content: list[Any] = []
@@ -240,7 +236,7 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
 
 
 def _single(value: Any) -> float:
-    """The one number that a number, or an array or list of one number, is.
+    """The value of a number, or of an array or list of one number.
 
     Raises:
         ValueError: it is something else.
@@ -295,13 +291,11 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
 
 
 def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
-    """Single numbers under names that the kit gives no meaning, of which one may be the success."""
+    """Single numbers under other names, of which one may be the success."""
     known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
     found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
     names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
-    # Values beyond float32 become infinity, which is a success as well.
-    with np.errstate(over="ignore"):
-        return {name: np.array([_number(row.infos.get(name)) for row in rows]).astype(np.float32) for name in names}
+    return {name: _float32(_number(row.infos.get(name)) for row in rows) for name in names}
 
 
 def _says_units(value: Any) -> bool:
@@ -309,7 +303,6 @@ def _says_units(value: Any) -> bool:
 
 
 def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
-    """The fields of a recording that hold images."""
     if not rows[0].observation.images:
         return {}
     collector = _FrameCollector(list(rows[0].observation.images))
@@ -331,13 +324,13 @@ _Place = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 class _FrameCollector:
-    """Takes in the stacks of observations one after another and keeps each frame of them once.
+    """Keeps each frame of stacks of observations once.
 
-    Files repeat frames: that of a next observation is that of the following observation, and stacks overlap. A frame is
-    known again by its memory, where the file shares it, or else by being equal to the frame that is expected there.
+    Files repeat frames: a next observation is the following observation, and stacks overlap. A frame is known by its
+    memory, where the file shares it, or by being equal to the frame that is expected there.
 
     Attributes:
-        frames: camera -> what was collected; views of the arrays that were given.
+        frames: camera -> collected frames, which are not copied.
         memory: where each given frame lies; frames that share memory count once.
     """
 
@@ -349,11 +342,10 @@ class _FrameCollector:
     def add(
         self, stacks: Mapping[str, UInt8[np.ndarray, "horizon _height _width 3"]], expected: Sequence[int]
     ) -> list[int]:
-        """Collects the stack of one observation, and returns the indices of its frames, oldest first.
+        """Collects the stack of one observation and returns the indices of its frames, oldest first.
 
         Args:
-            stacks: camera -> its stack, oldest frame first.
-            expected: indices of the frames that are likely to be the first ones of the stack; may be empty.
+            expected: indices of the frames that are likely to be the first of the stack.
         """
         indices: list[int] = []
         for place in range(len(next(iter(stacks.values())))):
@@ -378,13 +370,11 @@ class _FrameCollector:
 
 def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
     flat = [vector.reshape(-1) for vector in vectors]
-    return _float32(np.concatenate(flat).reshape(len(flat), -1))
+    return to_float32(np.concatenate(flat).reshape(len(flat), -1))
 
 
-def _float32(values: np.ndarray | Iterable[float]) -> np.ndarray:
-    # Values beyond float32 become infinity, and signalling NaN plain ones, which are then reported as such.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values if isinstance(values, np.ndarray) else list(values)).astype(np.float32)
+def _float32(values: Iterable[float]) -> np.ndarray:
+    return to_float32(np.array(list(values)))
 
 
 def _success(infos: dict[str, Any]) -> float:
@@ -393,7 +383,7 @@ def _success(infos: dict[str, Any]) -> float:
 
 
 def _number(value: Any) -> float:
-    """The single number that an optional entry holds, nan where it holds none."""
+    """The number that an optional entry holds; nan without one."""
     try:
         return _single(value)
     except ValueError:
@@ -401,9 +391,9 @@ def _number(value: Any) -> float:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know.
+    """Writes arrays under names that NumPy 1 (which HIL-SERL pins) and NumPy 2 both know.
 
-    An array that lies inside bytes refers to these, so that overlapping stacks of an episode's frames share them.
+    An array inside bytes refers to these, so that overlapping stacks of an episode share them.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -421,12 +411,11 @@ def _address(buffer: np.ndarray | bytes) -> int:
 
 
 def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
-    """Writes a file that HIL-SERL's scripts load as `demo_path`, and `read_hil_serl` as what it was.
+    """Writes a file that HIL-SERL's scripts load as `demo_path`.
 
-    Each frame is in the file once, whatever the observation horizon: observations refer to the frames of their episode.
-    A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
-    `succeed`, and entries that HIL-SERL ignores: `TimeLimit.truncated`, `action_units`, and where there are any
-    `source` and `weight`.
+    Each frame is in the file once, whatever the observation horizon. A truncated end has dones = True and masks = 1,
+    also where a segment was cut out of an episode. `infos` holds `succeed`, and entries that HIL-SERL ignores:
+    `TimeLimit.truncated`, `action_units`, and where there are any `source` and `weight`.
 
     Raises:
         DataError: there is no trajectory, or the file can't be written.
@@ -462,7 +451,7 @@ def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
 
 
 def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
-    """`state` (k, S) and stacks (k, height, width, 3), the stacks inside the bytes of the whole episode's frames."""
+    """`state` (k, S) and stacks (k, height, width, 3), which lie inside the bytes of the episode's frames."""
     horizon, count = trajectory.observation_horizon, len(trajectory.observations)
     states = trajectory.observations.reshape(count, horizon, -1).astype(np.float32)
     observations = [{"state": state} for state in states]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 
-from wsrl_kit.data.recording import Frame, Recording, kind, success_from_rewards, without_last_steps
+from wsrl_kit.data.recording import Frame, Recording, kind, success_from_rewards, to_float32, without_last_steps
 from wsrl_kit.data.trajectory import CameraFrames
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import LARGEST_RATIO, check_size, read_json, reading, within
@@ -42,9 +42,9 @@ class Folder:
         path: the dataset's folder.
         features: name of a column or a camera -> its `dtype`, `shape` and more, as `info.json` says.
         frames_per_second: of the data and of the videos.
-        data_path: the template of the parquet files' paths.
-        video_path: the template of the videos' paths; None in a dataset without videos.
-        episodes: each episode's record, in order: its number and length, where its rows and its parts of videos are.
+        data_path: template of the parquet files' paths.
+        video_path: template of the videos' paths; None without videos.
+        episodes: each episode's record, in order.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Folder:
         return np.array([episode["length"] for episode in self.episodes], dtype=np.int64)
 
     def data_files(self) -> list[Path]:
-        """The parquet files that hold the episodes' rows, in the order of the episodes.
+        """The parquet files with the episodes' rows, in the order of the episodes.
 
         Raises:
             DataError: one is missing.
@@ -69,10 +69,10 @@ class Folder:
         return [self._file(self.data_path, chunk_index=chunk, file_index=file) for chunk, file in places]
 
     def video_part(self, camera: str, episode: Mapping[str, Any]) -> tuple[Path, float, float]:
-        """The video that holds a camera's frames of an episode, and from when to when, in seconds.
+        """The video with a camera's frames of an episode, and from when to when, in seconds.
 
         Raises:
-            DataError: the video is missing, or the metadata do not say which it is.
+            DataError: the video is missing, or the metadata do not name it.
         """
         names = "chunk_index", "file_index", "from_timestamp", "to_timestamp"
         said: list[Any] = [episode.get(f"videos/{camera}/{name}") for name in names]
@@ -102,7 +102,7 @@ def open_folder(path: Path) -> Folder:
     """Reads a dataset's metadata.
 
     Raises:
-        DataError: they are missing, damaged, or those of another version.
+        DataError: they are missing, damaged, or of another version.
     """
     file = path / "meta" / "info.json"
     if not within(path, file):
@@ -161,7 +161,7 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
 
 @contextmanager
 def parquet(file: Path) -> Iterator[Any]:
-    """A parquet file to read from.
+    """Opens a parquet file.
 
     Raises:
         DataError: it is damaged, declares more data than it can hold, or pyarrow is not installed.
@@ -176,7 +176,7 @@ def parquet(file: Path) -> Iterator[Any]:
 
 
 def _declared_bytes(metadata: Any) -> int:
-    """What the columns of a parquet file take: uncompressed as stored, and as numbers of 8 bytes."""
+    """Size of the columns of a parquet file: the larger of uncompressed and as numbers of 8 bytes."""
     total = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -197,11 +197,7 @@ _PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def camera_images(folder: Folder, cameras: Sequence[str] | None) -> CameraFrames:
-    """The frames of the cameras, one per row of the data; a camera's name is the last part of its key.
-
-    Args:
-        folder: the dataset.
-        cameras: the cameras wanted; None: all.
+    """The frames of the cameras (None: all), one per row; a camera's name is the last part of its key.
 
     Raises:
         DataError: a camera or frames are missing, frames are damaged, of several sizes, or depths, two cameras have
@@ -235,7 +231,7 @@ def _check_frame_size(width: int, height: int) -> None:
 
 
 def _keys(folder: Folder) -> dict[str, list[str]]:
-    """Camera -> its keys, of which there should be one."""
+    """Camera -> its keys."""
     keys: dict[str, list[str]] = {}
     for key, feature in sorted(folder.features.items()):
         if key.startswith("observation.") and feature["dtype"] in ("image", "video"):
@@ -244,7 +240,7 @@ def _keys(folder: Folder) -> dict[str, list[str]]:
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:
-    """Depth maps have been marked in three places, one after another."""
+    """Whether one of the places where lerobot has marked depth maps says so."""
     said = [feature.get("info") or {}, feature.get("video_info") or {}]
     return any(part.get(name) for part in said for name in ("is_depth_map", "video.is_depth_map"))
 
@@ -252,7 +248,7 @@ def _is_depth(feature: Mapping[str, Any]) -> bool:
 def _gathered(
     what: str, frames: Iterator[Frame], count: int, stored: int, largest_ratio: int
 ) -> UInt8[np.ndarray, "frame _height _width 3"]:
-    """All frames in one array, without a second copy of them in between; their files have `stored` bytes."""
+    """All frames in one array; their files have `stored` bytes."""
     first = next(frames)
     check_size(count * first.nbytes, stored, largest_ratio)
     gathered = np.empty((count, *first.shape), np.uint8)
@@ -292,7 +288,7 @@ def _picture(what: str, stored: Any) -> Frame:
 
 
 def _film(folder: Folder, key: str) -> Iterator[Frame]:
-    """The frames of all episodes; episodes that follow each other in one video are decoded in one go."""
+    """The frames of all episodes; each video is decoded once."""
     # Times are rounded: a frame may lie up to half a frame from where it belongs.
     slack = 0.5 / folder.frames_per_second
     for file, episodes in groupby(folder.episodes, lambda episode: folder.video_part(key, episode)[0]):
@@ -313,7 +309,7 @@ def _film(folder: Folder, key: str) -> Iterator[Frame]:
 
 
 def _decoded(file: Path) -> Iterator[tuple[float, Frame]]:
-    """Every frame of a video with its time in seconds."""
+    """Every frame of a video, and its time in seconds."""
     try:
         import av
     except ImportError as error:
@@ -339,18 +335,18 @@ _Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
 
 
 def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads a dataset's folder (the one that holds `meta/`), states and cameras.
+    """Reads a dataset's folder (the one that holds `meta/`).
 
     The state is every numeric `observation.*` column, in alphabetical order, as HIL-SERL concatenates its own. In a
     dataset without `next.done`, only a success at an episode's last step ends the task.
 
     Args:
         path: the folder.
-        cameras: the cameras wanted, by the last part of their keys; None: all; (): none, whose frames are not decoded.
+        cameras: the cameras to decode, by the last part of their keys; None: all; (): none.
 
     Raises:
         DataError: the folder is of another version, incomplete or damaged, its parts disagree, it lacks rewards or a
-            camera, or what reads it is not installed.
+            camera, or a package is not installed.
     """
     folder = open_folder(path)
     states = _states(folder, cameras)
@@ -362,13 +358,13 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     # A step leads to the next frame of its episode; the last one, for want of that, to its own.
     rows = np.arange(len(last))
     led_to = rows + ~last
-    observations = _float32(np.concatenate([table[name] for name in states], axis=1))
-    rewards = _float32(table["next.reward"])[:, 0]
+    observations = to_float32(np.concatenate([table[name] for name in states], axis=1))
+    rewards = to_float32(table["next.reward"])[:, 0]
     terminated, truncated, success = _ends(table, rewards, last)
     images = camera_images(folder, cameras)
     recording = Recording(
         observations=observations,
-        actions=_float32(table["action"]),
+        actions=to_float32(table["action"]),
         rewards=rewards,
         next_observations=observations[led_to],
         terminated=terminated,
@@ -381,7 +377,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
         observation_kind=kind(observations[0]),
         action_kind=kind(table["action"][0]),
         last_observations_recorded=False,
-        grasp_penalty=_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
+        grasp_penalty=to_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
         frames=images,
         stack=rows[:, None] if images else None,
         next_stack=led_to[:, None] if images else None,
@@ -396,7 +392,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 def _ends(
     table: _Table, rewards: Float32[np.ndarray, " row"], last: Bool[np.ndarray, " row"]
 ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"], Float32[np.ndarray, " row"]]:
-    """Which steps terminated their episode, which truncated it, and success (1, 0, or nan where it is not known)."""
+    """Which steps terminated their episode, which truncated it, and success (1, 0, or nan)."""
     done, truncated = (_flags(table, name, len(last)) for name in ("next.done", "next.truncated"))
     if "next.success" in table:
         success = _flags(table, "next.success", len(last)).astype(np.float32)
@@ -407,18 +403,12 @@ def _ends(
 
 
 def _flags(table: _Table, name: str, count: int) -> Bool[np.ndarray, " row"]:
-    """A column of flags; none is set where there is no such column."""
+    """A column of flags; all False without the column."""
     return table[name][:, 0].astype(bool) if name in table else np.zeros(count, bool)
 
 
-def _float32(values: Shaped[np.ndarray, "row _numbers"]) -> Float32[np.ndarray, "row _numbers"]:
-    # Values beyond float32 become infinity, which is then reported as such.
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
-
-
 def _states(folder: Folder, cameras: Sequence[str] | None) -> list[str]:
-    """The columns that make up the state; where cameras are named, maps of numbers such as depths are passed over."""
+    """The columns of the state; where cameras are named, maps of numbers such as depths are passed over."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
@@ -436,7 +426,7 @@ def _states(folder: Folder, cameras: Sequence[str] | None) -> list[str]:
 
 
 def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _Table:
-    """Columns of all episodes' rows, in order; every row is a vector, a single number being one of length 1."""
+    """Columns of all episodes' rows, in order; each row is a vector."""
     for name in needed:
         if name not in folder.features:
             need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
