@@ -10,6 +10,10 @@ from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, ParameterError
 
+PRIORITIES = ("td_error", "reward", "quality", "mix", "random")
+
+UNITS = ("transition", "trajectory")
+
 # Shares of the three parts of the quality; they sum to 1.
 _SUCCESS_SHARE, _RETURN_SHARE, _SPEED_SHARE = 0.5, 0.3, 0.2
 
@@ -131,10 +135,6 @@ def source_table(dataset: Dataset) -> list[dict[str, str | int | float]]:
             }
         )
     return table
-
-
-PRIORITIES = ("td_error", "reward", "quality", "mix", "random")
-UNITS = ("transition", "trajectory")
 
 
 def retain(

@@ -20,6 +20,13 @@ from jaxtyping import Int32, Int64, Integer, Shaped
 
 from wsrl_kit.errors import DataError
 
+SPARE_FRAMES = 0.049
+"""Frames beyond one per transition, as a share: each episode has one more than transitions. With its tables the ring
+takes less than 1.05 times the bytes of one frame per transition."""
+
+THREADS = 2
+"""Measured on two cores: one core does not fill the memory's bandwidth."""
+
 Stacks = Mapping[str, Shaped[np.ndarray, "horizon ..."]]
 """Camera -> the frames of observations, oldest first."""
 
@@ -62,11 +69,6 @@ def of_rows(
             )
     offsets = np.array([[0], [1]]) - np.arange(horizon)[::-1]
     return FrameStore(frames, (newest[:, None, None] + offsets).astype(np.int32))
-
-
-SPARE_FRAMES = 0.049
-"""Frames beyond one per transition, as a share: each episode has one more than transitions. With its tables the ring
-takes less than 1.05 times the bytes of one frame per transition."""
 
 
 class FrameRing(NamedTuple):
@@ -230,10 +232,6 @@ def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
         np.array_equal(recent[camera][slot].view(np.uint8), np.ascontiguousarray(image).view(np.uint8))
         for camera, image in frame.items()
     )
-
-
-THREADS = 2
-"""Measured on two cores: one core does not fill the memory's bandwidth."""
 
 
 class FrameBatches:

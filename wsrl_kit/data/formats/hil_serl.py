@@ -20,12 +20,30 @@ from wsrl_kit.files import written_whole
 # Height and width; beside it a state (k, S) has few rows.
 _SMALLEST_MAP = 16
 
+# Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
+_TIMEOUT_KEY = "TimeLimit.truncated"
 
-class Unreadable(Exception):
+# Units of actions, in files that this kit writes; and what it writes there.
+_UNITS_KEY, _UNITS = "action_units", "normalized"
+
+# Numbers that `infos` hold under so many names are kept, of those that occur most often.
+_MOST_INFOS = 100
+
+# Characters of such a name.
+_LONGEST_INFO = 100
+
+# What is wrong with a transition -> the transitions in which it is.
+_Problems = dict[str, list[int]]
+
+# Of each camera's frame, where it lies in memory, and in which order.
+_Place = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class _Unreadable(Exception):
     """Why a transition can't be read, as the end of a sentence."""
 
 
-class Observation(NamedTuple):
+class _Observation(NamedTuple):
     """One moment.
 
     Attributes:
@@ -46,113 +64,9 @@ class Observation(NamedTuple):
         return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
 
 
-def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observation:
-    """Reads a dict with `state` and images, or a flat array.
-
-    Args:
-        observation: as unpickled.
-        cameras: the cameras to read; None: all.
-
-    Raises:
-        Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
-    """
-    entries = observation if isinstance(observation, dict) else {"state": observation}
-    if not all(is_name(key) for key in entries):
-        raise Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
-    others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
-    found = {key: value for key, value in others.items() if _is_image(value)}
-    for key in others.keys() - found.keys():
-        raise Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
-    if "state" not in entries:
-        beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
-        raise Unreadable(f"has no 'state'{beside}")
-    missing = [camera for camera in cameras or () if camera not in found]
-    if missing:
-        raise Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
-    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
-    state = numbers(entries["state"], "observations")
-    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
-    horizon = len(state) if state.ndim > 1 else 1
-    for camera, stack in images.items():
-        if len(stack) != horizon:
-            raise Unreadable(
-                f"has {len(stack)} frames under {camera!r} ({kind(stack)}) beside {horizon} of `state` "
-                f"({kind(state)}), expected one observation horizon"
-            )
-    return Observation(state, images)
-
-
-def _is_image(value: np.ndarray) -> bool:
-    """Whether an entry is a camera's, also of a kind that the kit does not read, such as a depth map."""
-    is_pictured = value.dtype == np.uint8 and value.ndim > 0
-    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
-
-
-def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise Unreadable(f"has {images.dtype} images under {camera!r}, expected uint8 from 0 to 255")
-    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
-        raise Unreadable(f"has images of shape {images.shape} under {camera!r}, expected (horizon, height, width, 3)")
-    return images if images.ndim == 4 else images[None]
-
-
-def is_name(value: Any) -> bool:
-    """Whether a value is a printable name of at most `LONGEST_NAME` characters."""
-    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
-
-
-def numbers(value: Any, name: str) -> np.ndarray:
-    """The array of numbers that an entry holds.
-
-    Raises:
-        Unreadable: it holds none.
-    """
-    array = as_array(value, name)
-    if array.dtype.kind not in "biuf" or array.size == 0:
-        raise Unreadable(f"has {name} that are no numbers")
-    return array
-
-
-def as_array(value: Any, name: str) -> np.ndarray:
-    """The array that an entry holds.
-
-    Raises:
-        Unreadable: it is neither an array, nor a number, nor a regular list of these.
-    """
-    if not _holds_numbers(value):
-        raise Unreadable(f"has {name} that are no numbers")
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise Unreadable(f"has {name} that are no array") from None
-
-
-def _holds_numbers(value: Any) -> bool:
-    """Whether lists hold nothing else; NumPy would turn numbers beside a text into texts of its length."""
-    if isinstance(value, list | tuple):
-        return all(map(_holds_numbers, value))
-    return isinstance(value, np.ndarray | np.generic | int | float)
-
-
-# Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
-_TIMEOUT_KEY = "TimeLimit.truncated"
-
-# Units of actions, in files that this kit writes; and what it writes there.
-_UNITS_KEY, _UNITS = "action_units", "normalized"
-
-# Numbers that `infos` hold under so many names are kept, of those that occur most often.
-_MOST_INFOS = 100
-
-# Characters of such a name.
-_LONGEST_INFO = 100
-
-# What is wrong with a transition -> the transitions in which it is.
-_Problems = dict[str, list[int]]
-
-
 class _Row(NamedTuple):
-    observation: Observation
-    next_observation: Observation
+    observation: _Observation
+    next_observation: _Observation
     action: np.ndarray
     reward: float
     mask: float
@@ -193,7 +107,7 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
     for number, entry in enumerate(content):
         try:
             rows[number] = _row(entry, cameras)
-        except Unreadable as reason:
+        except _Unreadable as reason:
             problems[str(reason)].append(number)
     if not rows:
         raise DataError(f"{path}: {_sentences(problems)[0]}.")
@@ -207,13 +121,13 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
 
 def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
     if not isinstance(entry, dict):
-        raise Unreadable(f"is no dict but {type(entry).__name__}")
+        raise _Unreadable(f"is no dict but {type(entry).__name__}")
     infos = entry["infos"] if isinstance(entry.get("infos"), dict) else {}
     try:
         row = _Row(
-            parse_observation(entry["observations"], cameras),
-            parse_observation(entry["next_observations"], cameras),
-            numbers(entry["actions"], "actions"),
+            _parse_observation(entry["observations"], cameras),
+            _parse_observation(entry["next_observations"], cameras),
+            _numbers(entry["actions"], "actions"),
             _single(entry["rewards"]),
             _single(entry["masks"]),
             _single(entry["dones"]),
@@ -221,18 +135,106 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
             infos,
         )
     except KeyError as missing:
-        raise Unreadable(f"has no {missing}") from None
+        raise _Unreadable(f"has no {missing}") from None
     except ValueError:
-        raise Unreadable("has rewards, masks or dones that are no single numbers") from None
-    if not is_name(infos.get("source", "")):
-        raise Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
+        raise _Unreadable("has rewards, masks or dones that are no single numbers") from None
+    if not _is_name(infos.get("source", "")):
+        raise _Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
     if row.mask not in (0, 1) or row.done not in (0, 1):
-        raise Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+        raise _Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
     if row.observation.shapes != row.next_observation.shapes:
-        raise Unreadable(
+        raise _Unreadable(
             f"has observations {row.observation} and next_observations {row.next_observation}, expected both alike"
         )
     return row
+
+
+def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Observation:
+    """Reads a dict with `state` and images, or a flat array.
+
+    Args:
+        observation: as unpickled.
+        cameras: the cameras to read; None: all.
+
+    Raises:
+        _Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
+    """
+    entries = observation if isinstance(observation, dict) else {"state": observation}
+    if not all(_is_name(key) for key in entries):
+        raise _Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
+    others = {key: _as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
+    found = {key: value for key, value in others.items() if _is_image(value)}
+    for key in others.keys() - found.keys():
+        raise _Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
+    if "state" not in entries:
+        beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
+        raise _Unreadable(f"has no 'state'{beside}")
+    missing = [camera for camera in cameras or () if camera not in found]
+    if missing:
+        raise _Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
+    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
+    state = _numbers(entries["state"], "observations")
+    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
+    horizon = len(state) if state.ndim > 1 else 1
+    for camera, stack in images.items():
+        if len(stack) != horizon:
+            raise _Unreadable(
+                f"has {len(stack)} frames under {camera!r} ({kind(stack)}) beside {horizon} of `state` "
+                f"({kind(state)}), expected one observation horizon"
+            )
+    return _Observation(state, images)
+
+
+def _is_image(value: np.ndarray) -> bool:
+    """Whether an entry is a camera's, also of a kind that the kit does not read, such as a depth map."""
+    is_pictured = value.dtype == np.uint8 and value.ndim > 0
+    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
+
+
+def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise _Unreadable(f"has {images.dtype} images under {camera!r}, expected uint8 from 0 to 255")
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
+        raise _Unreadable(f"has images of shape {images.shape} under {camera!r}, expected (horizon, height, width, 3)")
+    return images if images.ndim == 4 else images[None]
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is a printable name of at most `LONGEST_NAME` characters."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """The array of numbers that an entry holds.
+
+    Raises:
+        _Unreadable: it holds none.
+    """
+    array = _as_array(value, name)
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        raise _Unreadable(f"has {name} that are no numbers")
+    return array
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    """The array that an entry holds.
+
+    Raises:
+        _Unreadable: it is neither an array, nor a number, nor a regular list of these.
+    """
+    if not _holds_numbers(value):
+        raise _Unreadable(f"has {name} that are no numbers")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise _Unreadable(f"has {name} that are no array") from None
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether lists hold nothing else; NumPy would turn numbers beside a text into texts of its length."""
+    if isinstance(value, list | tuple):
+        return all(map(_holds_numbers, value))
+    return isinstance(value, np.ndarray | np.generic | int | float)
 
 
 def _single(value: Any) -> float:
@@ -247,6 +249,14 @@ def _single(value: Any) -> float:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{array.dtype} is no number")
     return float(array.item())
+
+
+def _number(value: Any) -> float:
+    """The number that an optional entry holds; nan without one."""
+    try:
+        return _single(value)
+    except ValueError:
+        return np.nan
 
 
 def _sentences(problems: _Problems) -> list[str]:
@@ -290,16 +300,21 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
     )
 
 
+def _success(infos: dict[str, Any]) -> float:
+    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
+    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
+
+
+def _says_units(value: Any) -> bool:
+    return isinstance(value, str) and value == _UNITS
+
+
 def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
     """Single numbers under other names, of which one may be the success."""
     known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
     found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
     names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
     return {name: _float32(_number(row.infos.get(name)) for row in rows) for name in names}
-
-
-def _says_units(value: Any) -> bool:
-    return isinstance(value, str) and value == _UNITS
 
 
 def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
@@ -317,10 +332,6 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
         "next_stack": np.array(next_stacks[1:]),
         "stored_frames": len(collector.memory),
     }
-
-
-# Of each camera's frame, where it lies in memory, and in which order.
-_Place = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 class _FrameCollector:
@@ -368,6 +379,11 @@ class _FrameCollector:
         return known
 
 
+def _address(buffer: np.ndarray | bytes) -> int:
+    array = np.frombuffer(buffer, np.uint8) if isinstance(buffer, bytes) else buffer
+    return int(array.__array_interface__["data"][0])
+
+
 def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
     flat = [vector.reshape(-1) for vector in vectors]
     return to_float32(np.concatenate(flat).reshape(len(flat), -1))
@@ -375,39 +391,6 @@ def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
 
 def _float32(values: Iterable[float]) -> np.ndarray:
     return to_float32(np.array(list(values)))
-
-
-def _success(infos: dict[str, Any]) -> float:
-    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
-    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
-
-
-def _number(value: Any) -> float:
-    """The number that an optional entry holds; nan without one."""
-    try:
-        return _single(value)
-    except ValueError:
-        return np.nan
-
-
-class _Pickler(pickle.Pickler):
-    """Writes arrays under names that NumPy 1 (which HIL-SERL pins) and NumPy 2 both know.
-
-    An array inside bytes refers to these, so that overlapping stacks of an episode share them.
-    """
-
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is not np.ndarray:
-            return NotImplemented
-        whole: Any = value.base
-        if isinstance(whole, bytes):
-            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
-        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
-
-
-def _address(buffer: np.ndarray | bytes) -> int:
-    array = np.frombuffer(buffer, np.uint8) if isinstance(buffer, bytes) else buffer
-    return int(array.__array_interface__["data"][0])
 
 
 def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
@@ -461,3 +444,18 @@ def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
             shape = (horizon, *frames.shape[1:])
             observation[camera] = np.ndarray(shape, np.uint8, content, first * frame_size)
     return observations
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays under names that NumPy 1 (which HIL-SERL pins) and NumPy 2 both know.
+
+    An array inside bytes refers to these, so that overlapping stacks of an episode share them.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        whole: Any = value.base
+        if isinstance(whole, bytes):
+            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
+        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
