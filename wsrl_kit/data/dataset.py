@@ -37,7 +37,7 @@ class Transitions:
         "weight",
         "grasp_penalty",
     )
-    """Fields with one entry a row; None in one of them means that no row has it."""
+    """Fields with one entry a row, or None."""
 
     observations: Float32[np.ndarray, "transition observation"]
     actions: Float32[np.ndarray, "transition action"]
@@ -53,12 +53,12 @@ class Transitions:
 
     @cached_property
     def episode_ends(self) -> Int64[np.ndarray, " episode"]:
-        """Exclusive end of each episode; episode e holds the rows [episode_ends[e - 1], episode_ends[e])."""
+        """Exclusive end of each episode."""
         return np.flatnonzero(self.terminated | self.truncated) + 1
 
     @property
     def episode_count(self) -> int:
-        """E."""
+        """E, the number of episodes."""
         return len(self.episode_ends)
 
     @property
@@ -82,16 +82,16 @@ class Transitions:
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
 
     def arrays(self) -> dict[str, Shaped[np.ndarray, "transition ..."]]:
-        """The fields in `ROWS` that are not None, by name."""
+        """The fields in `ROWS` that are not None."""
         found = {name: getattr(self, name) for name in self.ROWS}
         return {name: array for name, array in found.items() if array is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Transitions):
-    """Transitions as training takes them: terminated or truncated is true on the last row of each episode and no other.
+    """Transitions for training: terminated or truncated is true on the last row of each episode and on no other.
 
-    `weight` has mean 1 over a weighted dataset, and is 1 until then.
+    `weight` is 1, or has mean 1 after `weigh`.
 
     Attributes:
         episode_success: 1 success, 0 failure, nan unknown; a segment has the success of its episode.
@@ -109,11 +109,7 @@ class Dataset(Transitions):
 
     @property
     def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
-        """Index in each camera's `images` of the newest frame of each row's observation.
-
-        The `observation_horizon` frames that end there are the observation's stack; the next observation's stack ends
-        one frame later.
-        """
+        """Index in `images` of the newest frame of each row's observation; the next observation's is one later."""
         return np.arange(len(self)) + (self.episode_of_row + 1) * self.observation_horizon - 1
 
     @property
@@ -123,7 +119,7 @@ class Dataset(Transitions):
 
     @classmethod
     def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> "Dataset":
-        """Joins trajectories; one that says neither terminated nor truncated counts as truncated.
+        """Joins trajectories; one that is neither terminated nor truncated counts as truncated.
 
         Raises:
             DataError: there are none, one is empty, or their shapes differ.
@@ -171,7 +167,7 @@ class Dataset(Transitions):
         )
 
     def trajectories(self) -> list[Trajectory]:
-        """The episodes one by one; `from_trajectories` of them gives this dataset again."""
+        """The episodes; `from_trajectories` inverts this."""
         return [self._trajectory(episode) for episode in range(self.episode_count)]
 
     def _trajectory(self, episode: int) -> Trajectory:

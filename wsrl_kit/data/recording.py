@@ -1,7 +1,6 @@
 """Rows of a data file as they were read, before they are checked and become a dataset.
 
-Every reader returns a `Recording` and lists what is wrong with the file instead of stopping at the first problem,
-so that the loader can refuse the file and the doctor can list everything from the same reading.
+A reader lists a file's problems in the `Recording`: the loader refuses the file, and the doctor lists them all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,23 +35,21 @@ class Recording(Transitions):
 
     Attributes:
         weight, grasp_penalty: nan where the row does not say.
-        may_be_timeout: a terminated step of a format that records time limits in the same way.
-        success: 1 or 0 where the row says so, else nan.
-        source: name of the source, "" where the row does not say.
-        stack: indices in `frames` of the k frames of each row's observation, oldest first; None without cameras. A
-            reader of episodes whose frames lie in time order gives `frame[:, None] + np.arange(1 - k, 1)`.
-        next_stack: `stack` of the next observation: the row's stack moved on by one frame.
+        may_be_timeout: a terminated step of a format that records time limits as terminations.
+        success: 1 or 0; nan where the row does not say.
+        source: name of the source; "" where the row does not say.
+        stack: indices in `frames` of each row's k frames, oldest first; None without cameras.
+        next_stack: `stack` of the next observation, one frame later.
         format: name of the file format.
-        observation_kind: dtype and shape of one observation as recorded.
-        action_kind: dtype and shape of one action as recorded.
-        frames: camera -> its frames; a frame that several observations show may be there once or more often.
+        observation_kind, action_kind: dtype and shape of one as recorded.
+        frames: camera -> its frames, which may repeat.
         stored_frames: frames of each camera in the file, repeated ones counted.
-        infos: other single numbers that rows say, by name; nan where a row does not.
-        problems: what is wrong with the file, as ends of a sentence that begins with its name.
-        timeouts_repaired: time limits that were recorded as the end of the task and are truncated here.
-        last_observations_recorded: False for a format that lacks the observation after an episode's last step: there a
-            terminated step repeats its own, which no value depends on.
-        actions_in_unit: the actions are known to be shares of the task's bounds, in [-1, 1].
+        infos: other single numbers of rows, by name; nan where a row has none.
+        problems: ends of sentences that begin with the file's name.
+        timeouts_repaired: time limits recorded as terminations that are truncated here.
+        last_observations_recorded: whether the format has the observation after an episode's last step; else a
+            terminated step repeats its own.
+        actions_in_unit: the actions are known to be scaled from the task's bounds to [-1, 1].
     """
 
     ROWS: ClassVar[tuple[str, ...]] = (
@@ -82,7 +79,7 @@ class Recording(Transitions):
 
     @cached_property
     def gaps(self) -> Integer[np.ndarray, " gap"]:
-        """Rows without a recorded end after which the next row starts with another state or image than they led to."""
+        """Rows without a recorded end whose next observation is not the next row's observation."""
         led_to, starts_at = self.next_observations[:-1], self.observations[1:]
         broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
         recorded = (self.terminated | self.truncated)[:-1]
@@ -93,7 +90,7 @@ class Recording(Transitions):
 
     @cached_property
     def episode_ends(self) -> Int64[np.ndarray, " episode"]:
-        """Exclusive end of each unbroken segment: at recorded ends, gaps, changes of source, and the last row."""
+        """Exclusive ends of unbroken segments: recorded ends, gaps, changes of source, and the last row."""
         ends = self.terminated | self.truncated
         ends[self.gaps] = True
         ends[:-1] |= self.source[1:] != self.source[:-1]
@@ -118,12 +115,12 @@ class Recording(Transitions):
 
     @property
     def is_clipped(self) -> Bool[np.ndarray, " transition"]:
-        """The transitions whose actions reach out of [-1, 1], to which `to_dataset` clips them."""
+        """Transitions with actions that `to_dataset` clips."""
         return (np.abs(self.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
 
 
 def to_float32(values: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Converts to float32; values beyond its range become infinity, which `value_problems` reports."""
+    """float32; values beyond its range become infinity, which `value_problems` reports."""
     # Signalling NaN become plain ones.
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32)
@@ -198,7 +195,7 @@ def with_source(recording: Recording, source: str) -> Recording:
 def differ(
     frames: RecordedFrames, first: Integer[np.ndarray, "pair horizon"], second: Integer[np.ndarray, "pair horizon"]
 ) -> Bool[np.ndarray, " pair"]:
-    """Whether two stacks of frames, given by index, differ in what any camera saw."""
+    """Whether two stacks of frames, given by index, differ in any camera."""
     found = first != second
     for pair, place in np.argwhere(found):
         one, other = first[pair, place], second[pair, place]
@@ -282,10 +279,9 @@ def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode
 
 
 def to_dataset(recording: Recording) -> Dataset:
-    """Cuts a recording at episode ends and gaps; a segment without a recorded end is truncated.
+    """Cuts a recording at its `episode_ends`; a segment without a recorded end is truncated.
 
-    Actions are clipped to [-1, 1]. Where rows do not say, the weight is 1 and the grasp penalty 0. Images are copied
-    into one array per camera.
+    Actions are clipped to [-1, 1]. An unknown weight is 1, an unknown grasp penalty 0.
     """
     last = recording.episode_ends - 1
     truncated = recording.truncated.copy()

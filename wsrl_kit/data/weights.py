@@ -87,7 +87,7 @@ def weigh(
     all transitions.
 
     Args:
-        dataset: whole episodes; the length and return of a segment say little about quality.
+        dataset: whole episodes.
         source_weights: weight of each source by name, 0 or more; 1 for one that is not named.
         success_weight_bonus: factor for successful episodes, 0 or more.
         quality_weighting: False leaves the factor 0.5 + quality out.
@@ -141,8 +141,6 @@ def retain(
     dataset: Dataset, scores: Float[np.ndarray, " transition"], ratio: float, unit: str = "transition"
 ) -> Dataset | None:
     """Keeps the transitions with the highest scores, in their order, and scales their weights to mean 1.
-
-    Without the scaling a kept transition would outweigh an online one, whose weight is 1.
 
     Args:
         scores: one per transition; of equal ones the earlier row, or episode, is kept.
@@ -224,7 +222,7 @@ def retention_scores(
 
 
 def _ranks(values: Float[np.ndarray, " transition"]) -> Float[np.ndarray, " transition"]:
-    """Ranks from 0 (lowest) to 1 (highest); equal values get the mean of their places."""
+    """Ranks in [0, 1]; equal values get their mean."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     mean_place = np.cumsum(count) - (count + 1) / 2
     return mean_place[place] / max(len(values) - 1, 1)

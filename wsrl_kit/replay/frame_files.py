@@ -58,7 +58,7 @@ def load(path: Path, template: PyTree) -> PyTree:
 
 
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
-    """The restored ring with its frames, read into the arrays of a fresh one."""
+    """The restored ring with its frames, read into the arrays of a fresh ring."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
     frames = ring.store.frames
     for first, end in _blocks(restored):

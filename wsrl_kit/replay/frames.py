@@ -1,11 +1,10 @@
-"""Camera frames of replay: each is stored once, in a ring in host memory, and several threads gather batches of them.
+"""Camera frames of replay: each is stored once, in a ring in host memory; threads gather batches.
 
-A frame is one camera's image at one moment, or a frozen network's features of it. A transition's observation has the
-`horizon` frames up to its moment, oldest first, and its next observation the frames up to the next moment: consecutive
-transitions share all frames but one. A transition is known by its row, as in `storage`.
+A frame is one camera's image at one moment, or a frozen network's features of it. An observation has the last `horizon`
+frames, so consecutive transitions share all frames but one. A transition is known by its row, as in `storage`.
 
 Frames are numbered as they are written; frame n lies in slot n % slots. A frame that equals one of the transition
-before is not written again; all others are (after a reset, a time limit, or steps left out between interventions).
+before is not written again; all others are.
 """
 
 import math
@@ -77,13 +76,12 @@ class FrameRing(NamedTuple):
     A pytree of arrays of fixed shapes, which `add` writes in place.
 
     Attributes:
-        store: frames, and the slots of each row's frames.
         recent: the last frames written; frame n in slot n % (2 * horizon).
-        shown: numbers of the frames of the newest transition's next observation; -1 before the first.
+        shown: numbers of the frames of the newest next observation; -1 before the first.
         oldest: number of the oldest frame of each row.
         written: frames written so far.
         size: transitions whose frames are all there.
-        position: row that the next transition takes.
+        position: row of the next transition.
     """
 
     store: FrameStore
@@ -227,7 +225,6 @@ def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, ne
 
 
 def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
-    """Whether all cameras' frames are the same to the bit."""
     return all(
         np.array_equal(recent[camera][slot].view(np.uint8), np.ascontiguousarray(image).view(np.uint8))
         for camera, image in frame.items()
@@ -237,8 +234,7 @@ def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
 class FrameBatches:
     """Gathers batches from stores.
 
-    The memory of a batch is used again only when nothing refers to it: neither the caller, nor a view, nor JAX, which
-    may read NumPy's memory long after a call. So compiled calls may still run when the next batch is gathered.
+    The memory of a batch is reused only when nothing refers to it, also not JAX, which may read it long after a call.
     """
 
     def __init__(self) -> None:
@@ -254,11 +250,9 @@ class FrameBatches:
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Images of the observations and of the next observations of the given rows, by camera.
 
-        The next `add` to a ring may overwrite frames of its rows.
-
         Args:
-            row: rows that hold transitions, as `mixture.sample` gives them.
-            online: the store of all rows but the offline ones.
+            row: rows as `mixture.sample` gives them; the next `add` to a ring may overwrite their frames.
+            online: the store of the online rows.
             offline: the store of the first `offline_rows` rows of each batch.
         """
         size = row.shape[-1]
@@ -288,10 +282,7 @@ def _copy(frames: np.ndarray, slots: np.ndarray, out: np.ndarray) -> Callable[[]
 
 
 class _Memory:
-    """Memory for arrays, reused when no reference to an array is left.
-
-    New memory for a batch costs as much time as its copy: the operating system maps it page by page.
-    """
+    """Reuses memory of arrays without references; new memory costs as much time as a batch's copy."""
 
     def __init__(self) -> None:
         self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []

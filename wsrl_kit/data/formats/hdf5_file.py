@@ -127,11 +127,6 @@ class File:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[File]:
-    """Opens a file for reading; for use inside `reading`.
-
-    Raises:
-        DataError: h5py is not installed.
-        Exception: of nearly any kind, where the file is damaged.
-    """
+    """Opens a file; for use inside `reading`, since a damaged file raises nearly anything."""
     with require_h5py(path).File(path, "r") as root:
         yield File(path, root)
