@@ -31,7 +31,7 @@ NETWORKS = {
     "256 x 256, batch 256": {"hidden_sizes": [256, 256], "batch_size": 256},
 }
 WARM_UP_STEPS = 150
-"""Past the first record (step 50) and re-ranking (step 100), so that everything is compiled."""
+"""Past the first record (step 50), so that everything is compiled."""
 STEPS = 200
 """Environment steps of a turn: whole log intervals."""
 PARTS = ("environment", "learning", "acting", "adding", "the rest")

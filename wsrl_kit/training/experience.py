@@ -3,7 +3,7 @@
 The offline side can grow: what a human does in the policy's place is a demonstration too, and joins the data there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.replay import frames, mixture, storage
 from wsrl_kit.replay.frames import FrameBatches, FrameRing, FrameStore
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.samplers import Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
 from wsrl_kit.replay.transition import Images, Transition
 from wsrl_kit.training.learner import (
     add,
@@ -27,7 +27,6 @@ from wsrl_kit.training.learner import (
     drop_oldest_offline,
     learn,
     learn_from,
-    refresh,
     set_returns,
 )
 from wsrl_kit.training.sight import dataset_frames, example
@@ -42,10 +41,7 @@ StoredStep = tuple[Transition, Frames, Frames]
 
 def sampler_of(config: WSRLConfig) -> Sampler:
     """The replay sampler that the parameters ask for."""
-    if not config.use_prioritized_replay:
-        return Uniform()
-    kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
-    return kinds[config.priority_kind](config.priority_alpha)
+    return Proportional(config.priority_alpha) if config.use_prioritized_replay else Uniform()
 
 
 def intervention_rows(config: WSRLConfig) -> int:
@@ -86,17 +82,14 @@ def initial_tree(
         offline_rows = storage.create(rows, *sizes)
     else:
         offline_rows = storage.filled(to_transitions(config, offline), rows)
-    capacity, on_device = min(config.replay_capacity, config.online_steps), config.frame_memory == "device"
+    capacity = min(config.replay_capacity, config.online_steps)
     ring: FrameRing | tuple[()] = ()
     demo_ring: FrameRing | tuple[()] = ()
     if static.pixels is not None:
-        ring = frames.create(capacity, example(static, agent), on_device)
+        ring = frames.create(capacity, example(static, agent))
         if spare:
             store = None if offline is None else dataset_frames(static, agent, offline)
-            if store is None:
-                demo_ring = frames.create(rows, example(static, agent), on_device)
-            else:
-                demo_ring = frames.filled(store, rows, on_device)
+            demo_ring = frames.create(rows, example(static, agent)) if store is None else frames.filled(store, rows)
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
@@ -127,12 +120,11 @@ class Experience:
     def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
         self._sampler = sampler_of(config)
         self._shape = (config.update_to_data_ratio, config.batch_size)
-        self._on_device = config.frame_memory == "device"
         self._batches = FrameBatches()
         self.replay: Replay = tree["replay"]
         self._ring: FrameRing | tuple[()] = tree["frames"]
         self._demo_ring: FrameRing | tuple[()] = tree["demo_frames"]
-        self._dataset_frames = jax.device_put(offline) if self._on_device and offline is not None else offline
+        self._dataset_frames = offline
         self._keeps_interventions = intervention_rows(config) > 0
         # Data that were given fill their share of a batch however few they are. What a human does begins with a single
         # transition, which must not fill half of a batch.
@@ -233,10 +225,6 @@ class Experience:
         """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
         self.replay = set_returns(self.replay, row, monte_carlo_return)
 
-    def refresh(self) -> None:
-        """Lets samplers do what is too slow for every step."""
-        self.replay = refresh(self._sampler, self.replay)
-
     def _add_frames(self, current_frames: Frames, next_frames: Frames) -> None:
         if not isinstance(self._ring, FrameRing):
             return
@@ -249,12 +237,4 @@ class Experience:
     ) -> tuple[Images, Images]:
         """What the sampled rows' observations and next observations show."""
         assert isinstance(self._ring, FrameRing)
-        if not self._on_device:
-            return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))
-        if self._offline is None:
-            return _gather(self._ring.store, row)
-        return _gather_mixed(self._offline, self._ring.store, row, offline_rows)
-
-
-_gather = jax.jit(frames.gather)
-_gather_mixed = jax.jit(frames.gather_mixed)
+        return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))
