@@ -23,14 +23,14 @@ from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frames import FrameBatches
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune, learner, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.jobs import run_finetune, run_warmup
-from wsrl_kit.training.loop import Snapshot
-from wsrl_kit.training.sight import dataset_frames, look
+from wsrl_kit.training.sight import dataset_frames, split_observation
 
 SPOT = {
     "exp_name": NAME,
@@ -146,7 +146,7 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
     # What acting looks at is the same too.
     environment = make(config.exp_name, config.environment_options)
-    state, shown = look(static, agent, environment.reset(seed=0)[0])
+    state, shown = split_observation(static, agent, environment.reset(seed=0)[0])
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 

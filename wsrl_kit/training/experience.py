@@ -32,12 +32,11 @@ from wsrl_kit.training.learner import (
 from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.training.start import to_transitions
 
-Shown = dict[str, Shaped[np.ndarray, "horizon ..."]]
-"""By camera what replay keeps of one observation's images, as `sight.look` gives it."""
+Frames = dict[str, Shaped[np.ndarray, "horizon ..."]]
+"""By camera, one observation's images as replay keeps them; from `sight.split_observation`."""
 
-
-Seen = tuple[Transition, Shown, Shown]
-"""One transition, and what its observation and its next observation show."""
+StoredStep = tuple[Transition, Frames, Frames]
+"""One transition, the frames of its observation, and those of its next observation."""
 
 
 def sampler_of(config: WSRLConfig) -> Sampler:
@@ -158,18 +157,19 @@ class Experience:
         """The offline share of the next batches: 0 while that side holds too few transitions."""
         return scheduled if self._offline_size >= self._enough_offline else scheduled * 0
 
-    def add(self, transition: Transition, shown: Shown, next_shown: Shown) -> None:
+    def add(self, stored: StoredStep) -> None:
         """Adds an online transition."""
-        self._add_frames(shown, next_shown)
+        transition, current_frames, next_frames = stored
+        self._add_frames(current_frames, next_frames)
         self.replay = add(self._sampler, self.replay, transition)
 
-    def add_interventions(self, segment: Iterable[Seen]) -> None:
+    def add_interventions(self, segment: Iterable[StoredStep]) -> None:
         """Adds what a human did to the offline side as well, where there are rows for it; the oldest there give way."""
         if not self._keeps_interventions:
             return
-        for transition, shown, next_shown in segment:
+        for transition, current_frames, next_frames in segment:
             if isinstance(self._demo_ring, FrameRing):
-                self._demo_ring, dropped = frames.add(self._demo_ring, shown, next_shown)
+                self._demo_ring, dropped = frames.add(self._demo_ring, current_frames, next_frames)
                 if dropped:
                     self.replay = drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
                     self._offline_size -= dropped
@@ -185,20 +185,19 @@ class Experience:
         ratio: np.floating,
         beta: np.floating,
         weights: TermWeights,
-        transition: Transition,
-        shown: Shown,
-        next_shown: Shown,
+        stored: StoredStep,
     ) -> tuple[SACState, sac.Metrics]:
-        """Adds an online transition and does the step's learning, see `learning.learning_step`; `agent` is given up."""
+        """Adds an online transition and does the step's updates, see `learner.learning_step`; `agent` is given up."""
+        transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
         if static.pixels is None:
             agent, self.replay, metrics = learn(
                 static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
             )
             return agent, metrics
-        self._add_frames(shown, next_shown)
+        self._add_frames(current_frames, next_frames)
         self.replay, batch, offline_rows = draw(sampler, shape, self.replay, key, at, ratio, beta, transition)
-        images, next_images = self._shown(batch.row, offline_rows)
+        images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
         agent, self.replay, metrics = learn_from(
             static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
@@ -212,7 +211,7 @@ class Experience:
         rows = (int(self.replay.online.position) - 1 - np.arange(count)) % capacity
         batch = storage.gather(self.replay.online, jnp.asarray(rows))
         if isinstance(self._ring, FrameRing):
-            images, next_images = self._shown(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
+            images, next_images = self._gather_frames(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
             batch = batch._replace(images=images, next_images=next_images)
         return batch, size
 
@@ -226,14 +225,14 @@ class Experience:
         """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
         self.replay = set_returns(self.replay, row, monte_carlo_return)
 
-    def _add_frames(self, shown: Shown, next_shown: Shown) -> None:
+    def _add_frames(self, current_frames: Frames, next_frames: Frames) -> None:
         if not isinstance(self._ring, FrameRing):
             return
-        self._ring, dropped = frames.add(self._ring, shown, next_shown)
+        self._ring, dropped = frames.add(self._ring, current_frames, next_frames)
         if dropped:
             self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
 
-    def _shown(
+    def _gather_frames(
         self, row: Integer[Array | np.ndarray, "*rows"], offline_rows: Integer[Array | np.ndarray, ""]
     ) -> tuple[Images, Images]:
         """What the sampled rows' observations and next observations show."""
