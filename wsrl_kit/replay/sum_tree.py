@@ -52,11 +52,6 @@ def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
     return from_mass(jnp.where(kept, jnp.pad(mass, (0, len(kept) - len(mass))), 0.0))
 
 
-def total(tree: SumTree) -> Float[Array, ""]:
-    """Sum of all masses."""
-    return tree.levels[-1].sum()
-
-
 def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " batch"]) -> SumTree:
     """Sets the mass of the given leaves; of equal indices one wins, and an index past the last leaf is dropped."""
     levels = [tree.levels[0].at[index].set(mass)]
