@@ -50,22 +50,21 @@ def _names(layout: Layout) -> str:
 class Trajectory:
     """T consecutive transitions; transition t leads from observation t to observation t + 1.
 
-    An observation of horizon k is the last k states and the last k frames of every camera. Each frame is held once: the
-    stack of observation t is `images[camera][t : t + k]`, oldest first.
+    An observation of horizon k is the last k states and frames: its stack is `images[camera][t : t + k]`, oldest first.
 
     Attributes:
         observations: T + 1 flat observations, in the environment's units; of k states, oldest first.
         actions: T actions, each entry in [-1, 1].
         rewards: T rewards.
         terminated: the last transition ended the task: the value after it is 0.
-        truncated: the recording stopped there for another reason (time limit, gap): the value after it is not 0.
-        success: whether the task succeeded; None where the data does not say.
+        truncated: the recording stopped there for another reason (time limit, gap).
+        success: whether the task succeeded; None: unknown.
         source: name of the data source, or "".
-        weight: loss weight of each transition; None where the data brings none.
-        images: k + T frames of each camera. The first k - 1 precede observation 0: at the start of an episode they
-            repeat its first frame, in a segment they are the true earlier ones.
+        weight: loss weight of each transition, or None.
+        images: k + T frames of each camera. The first k - 1 precede observation 0; at the start of an episode they
+            repeat its first frame.
         observation_horizon: k, at least 1.
-        grasp_penalty: cost of each grasp action (0 or less); None where the data does not say.
+        grasp_penalty: cost of each grasp action (0 or less), or None.
     """
 
     observations: Float32[np.ndarray, "time_plus_1 observation"]

@@ -92,7 +92,7 @@ def filled(transitions: Transition, capacity: int) -> Storage:
 
 
 def capacity(storage: Storage) -> int:
-    """Transitions that fit."""
+    """Rows."""
     return storage.states.shape[0]
 
 
@@ -133,7 +133,7 @@ def window(storage: Storage) -> Window:
 
 
 def is_held(storage: Storage, row: Integer[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Whether each row in [0, capacity) holds a transition."""
+    """Whether each row holds a transition."""
     held = window(storage)
     return (row - held.first) % held.capacity < held.size
 

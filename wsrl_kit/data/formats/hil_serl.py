@@ -56,7 +56,6 @@ class _Observation(NamedTuple):
 
     @property
     def shapes(self) -> tuple[Any, ...]:
-        """The state's shape, then names and shapes of the cameras."""
         return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
 
     def __str__(self) -> str:
@@ -151,10 +150,6 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
 
 def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Observation:
     """Reads a dict with `state` and images, or a flat array.
-
-    Args:
-        observation: as unpickled.
-        cameras: the cameras to read; None: all.
 
     Raises:
         _Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
@@ -335,10 +330,9 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
 
 
 class _FrameCollector:
-    """Keeps each frame of stacks of observations once.
+    """Keeps each frame of overlapping stacks once.
 
-    Files repeat frames: a next observation is the following observation, and stacks overlap. A frame is known by its
-    memory, where the file shares it, or by being equal to the frame that is expected there.
+    A frame is known by its memory, where the file shares it, or by being equal to the frame that is expected there.
 
     Attributes:
         frames: camera -> collected frames, which are not copied.

@@ -1,13 +1,12 @@
 """LeRobotDataset v3 folders as recordings.
 
-A row of the data is a frame: what the robot saw (`observation.*`), the action it took, and what that step brought
-(`next.reward`, `next.done`). What it saw after an episode's last action has no row. Where that step ended the task, the
-value after it is 0 whatever was seen, so it is kept, and its next observation repeats its own. Everywhere else the next
-observation would count: there the episode ends one step earlier, truncated, and the last reward is left out.
+A row of the data is a frame: `observation.*`, `action`, and the step's `next.reward` and `next.done`. The observation
+after an episode's last action has no row. If that step ended the task, the value after it is 0, so the step is kept and
+its next observation repeats its own. Otherwise the episode ends one step earlier, truncated.
 
-`next.done` merges the end of the task with time limits. `next.truncated` tells them apart where a dataset has it. Else
-a last step that succeeded ended the task, and any other may have been a time limit, which `repair_timeouts` decides.
-Success is `next.success`; without it, where all rewards are 0 or 1, a reward of 1.
+`next.done` merges the end of the task with time limits; `next.truncated` tells them apart. Without it a last step that
+succeeded ended the task, and `repair_timeouts` decides on any other. Success is `next.success`; without it, where all
+rewards are 0 or 1, a reward of 1.
 """
 
 import io
@@ -54,11 +53,8 @@ class _Folder:
     """A dataset's metadata.
 
     Attributes:
-        path: the dataset's folder.
-        features: name of a column or a camera -> its `dtype`, `shape` and more, as `info.json` says.
-        frames_per_second: of the data and of the videos.
-        data_path: template of the parquet files' paths.
-        video_path: template of the videos' paths; None without videos.
+        features: name of a column or a camera -> its `dtype`, `shape` and more.
+        data_path, video_path: templates of paths; None without videos.
         episodes: each episode's record, in order.
     """
 
@@ -75,7 +71,7 @@ class _Folder:
         return np.array([episode["length"] for episode in self.episodes], dtype=np.int64)
 
     def data_files(self) -> list[Path]:
-        """The parquet files with the episodes' rows, in the order of the episodes.
+        """The parquet files, in the order of the episodes.
 
         Raises:
             DataError: one is missing.
@@ -171,7 +167,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 def _ends(
     table: _Table, rewards: Float32[np.ndarray, " row"], last: Bool[np.ndarray, " row"]
 ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"], Float32[np.ndarray, " row"]]:
-    """Which steps terminated their episode, which truncated it, and success (1, 0, or nan)."""
+    """Terminated, truncated, and success (1, 0, or nan) of each step."""
     done, truncated = (_flags(table, name, len(last)) for name in ("next.done", "next.truncated"))
     if "next.success" in table:
         success = _flags(table, "next.success", len(last)).astype(np.float32)
@@ -187,7 +183,7 @@ def _flags(table: _Table, name: str, count: int) -> Bool[np.ndarray, " row"]:
 
 
 def _states(folder: _Folder, cameras: Sequence[str] | None) -> list[str]:
-    """The columns of the state; where cameras are named, maps of numbers such as depths are passed over."""
+    """The columns of the state; where cameras are named, depth maps are passed over."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
@@ -342,7 +338,7 @@ def _parquet(file: Path) -> Iterator[Any]:
 
 
 def _declared_bytes(metadata: Any) -> int:
-    """Size of the columns of a parquet file: the larger of uncompressed and as numbers of 8 bytes."""
+    """Bytes of the columns of a parquet file, uncompressed or as numbers of 8 bytes."""
     total = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -391,7 +387,7 @@ def _keys(folder: _Folder) -> dict[str, list[str]]:
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:
-    """Whether one of the places where lerobot has marked depth maps says so."""
+    """Whether one of lerobot's three marks of depth maps is set."""
     said = [feature.get("info") or {}, feature.get("video_info") or {}]
     return any(part.get(name) for part in said for name in ("is_depth_map", "video.is_depth_map"))
 
