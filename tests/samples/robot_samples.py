@@ -1,11 +1,15 @@
-"""Simulated robots behind servers of this process, and servers that answer anything, for the tests of both sides."""
+"""Simulated robots behind servers that can misbehave, and servers that answer anything, for the tests of both sides."""
 
+import asyncio
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from math import inf
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -13,14 +17,90 @@ import gymnasium
 import numpy as np
 
 from wsrl_kit.envs.make import make
-from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.server import Call, RobotServer, simulated_arm
+from wsrl_kit.robot.simulated import SimulatedArm
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
 
 
+@dataclass(frozen=True)
+class Faults:
+    """How a server misbehaves; by default it does not.
+
+    Attributes:
+        latency: seconds by which answers are late.
+        status: of every answer; only with 200 is anything done.
+        silent: calls are taken and never answered.
+        state: entries of /getstate that replace the true ones.
+        endpoints: calls that misbehave; none: all but those of the simulation.
+        count: calls after which all is well again; 0: never.
+    """
+
+    latency: float = 0.0
+    status: int = 200
+    silent: bool = False
+    state: dict[str, Any] = field(default_factory=dict)
+    endpoints: tuple[str, ...] = ()
+    count: int = 0
+
+
+class FaultyCall(Call):
+    robot: "FaultyServer"
+    hung_up = False
+
+    async def post(self) -> None:
+        faults = self.robot.faults_of(self.endpoint)
+        await self.wait(inf if faults.silent else faults.latency)
+        if faults.silent:
+            return
+        if faults.status != 200:
+            self.refuse(faults.status, "an error that was asked for")
+            return
+        self.robot.lies = faults.state
+        super().post()
+
+    async def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.hung_up:
+            await asyncio.sleep(0.005)
+
+    def on_connection_close(self) -> None:
+        self.hung_up = True
+
+
+class FaultyServer(RobotServer):
+    """A robot server that misbehaves as it is told."""
+
+    handler = FaultyCall
+
+    def __init__(self, arm: SimulatedArm, port: int = 0) -> None:
+        self._fault_lock = Lock()
+        self.lies: dict[str, Any] = {}
+        self.set_faults(Faults())
+        super().__init__(arm, port=port)
+        state = self.endpoints["getstate"]
+        self.endpoints["getstate"] = lambda given: {**state(given), **self.lies}
+
+    def set_faults(self, faults: Faults) -> None:
+        with self._fault_lock:
+            self._faults, self._left = faults, faults.count
+
+    def faults_of(self, endpoint: str) -> Faults:
+        """How this call misbehaves; counts it."""
+        with self._fault_lock:
+            faults = self._faults
+            is_hit = endpoint in faults.endpoints if faults.endpoints else not endpoint.startswith("sim/")
+            if not is_hit:
+                return Faults()
+            self._left -= 1
+            if self._left == 0:
+                self._faults = Faults()
+            return faults
+
+
 @contextmanager
-def served(speed: float = 0.0, exp_name: str = STATES, **options: Any) -> Iterator[RobotServer]:
-    with RobotServer(simulated_arm(exp_name, options, speed)) as server:
+def served(speed: float = 0.0, exp_name: str = STATES, **options: Any) -> Iterator[FaultyServer]:
+    with FaultyServer(simulated_arm(exp_name, options, speed)) as server:
         yield server
 
 
