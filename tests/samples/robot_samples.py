@@ -3,11 +3,9 @@
 import asyncio
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import inf
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Event, Lock, Thread
 from typing import Any
@@ -15,9 +13,11 @@ from urllib.request import Request, urlopen
 
 import gymnasium
 import numpy as np
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
 
 from wsrl_kit.envs.make import make
-from wsrl_kit.robot.server import Call, RobotServer, simulated_arm
+from wsrl_kit.robot.server import RobotServer, send, simulated_arm
 from wsrl_kit.robot.simulated import SimulatedArm
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
@@ -44,34 +44,8 @@ class Faults:
     count: int = 0
 
 
-class FaultyCall(Call):
-    robot: "FaultyServer"
-    hung_up = False
-
-    async def post(self) -> None:
-        faults = self.robot.faults_of(self.endpoint)
-        await self.wait(inf if faults.silent else faults.latency)
-        if faults.silent:
-            return
-        if faults.status != 200:
-            self.refuse(faults.status, "an error that was asked for")
-            return
-        self.robot.lies = faults.state
-        super().post()
-
-    async def wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.hung_up:
-            await asyncio.sleep(0.005)
-
-    def on_connection_close(self) -> None:
-        self.hung_up = True
-
-
 class FaultyServer(RobotServer):
     """A robot server that misbehaves as it is told."""
-
-    handler = FaultyCall
 
     def __init__(self, arm: SimulatedArm, port: int = 0) -> None:
         self._fault_lock = Lock()
@@ -80,6 +54,24 @@ class FaultyServer(RobotServer):
         super().__init__(arm, port=port)
         state = self.endpoints["getstate"]
         self.endpoints["getstate"] = lambda given: {**state(given), **self.lies}
+
+    def respond(self, request: HTTPServerRequest) -> None:
+        faults = self.faults_of(request.path.strip("/"))
+        if faults.silent:
+            return
+        if faults.latency:
+            asyncio.get_running_loop().call_later(faults.latency, self._misbehave, request, faults)
+        else:
+            self._misbehave(request, faults)
+
+    def _misbehave(self, request: HTTPServerRequest, faults: Faults) -> None:
+        # The client may have hung up meanwhile.
+        with suppress(StreamClosedError):
+            if faults.status != 200:
+                send(request, faults.status, "an error that was asked for")
+            else:
+                self.lies = faults.state
+                super().respond(request)
 
     def set_faults(self, faults: Faults) -> None:
         with self._fault_lock:

@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from http.client import responses
 from io import BytesIO
 from threading import Event, Thread
 from typing import Any
@@ -19,8 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import Float64
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate
-from tornado.web import Application, RequestHandler
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, ResponseStartLine
 
 from wsrl_kit.envs.insertion import InsertionOptions, PixelInsertionOptions, insertion_options
 from wsrl_kit.envs.make import INSERTION, PIXELS
@@ -138,66 +138,7 @@ _MOST_CONNECTIONS = 64
 _PATIENCE = 30.0
 """Seconds in which a connection must send its next request."""
 _MOST_SAID = 500
-"""Characters of an error."""
-
-
-class Call(RequestHandler):
-    """One request. Every refusal is plain text, since it may quote the request and must be no page anywhere."""
-
-    def initialize(self, robot: "RobotServer") -> None:
-        self.robot = robot
-
-    def set_default_headers(self) -> None:
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.set_header("X-Content-Type-Options", "nosniff")
-
-    def prepare(self) -> None:
-        if reason := self._foreign():
-            self.refuse(403, reason)
-
-    def post(self) -> Any:
-        endpoint = self.endpoint
-        if endpoint not in self.robot.endpoints:
-            return self.refuse(404, f"there is no /{endpoint}")
-        try:
-            answer = self.robot.endpoints[endpoint](_fields(self.request.body))
-        except (ParameterError, RecursionError) as error:
-            return self.refuse(400, f"/{endpoint}: {error}")
-        if isinstance(answer, Mapping):
-            self.set_header("Content-Type", "application/json")
-            answer = json.dumps(answer)
-        elif isinstance(answer, bytes):
-            self.set_header("Content-Type", "application/octet-stream")
-        return self.finish(answer)
-
-    def refuse(self, status: int, said: str) -> Any:
-        """Answer with an error."""
-        self.set_status(status)
-        plain = "".join(letter if letter.isprintable() and letter != "<" else "?" for letter in said[:_MOST_SAID])
-        return self.finish(plain)
-
-    def write_error(self, status_code: int, **_: Any) -> None:
-        self.refuse(status_code, self._reason)
-
-    @property
-    def endpoint(self) -> str:
-        """The path without slashes at its ends."""
-        return self.request.path.strip("/")
-
-    def _foreign(self) -> str | None:
-        """Why this may come from a page in a browser, whose own site may have any name; None: it does not."""
-        if "Origin" in self.request.headers:
-            return "a page in a browser may not call the robot (the request has an Origin)"
-        hosts = self.request.headers.get_list("Host")
-        stream = self.request.connection.stream  # type: ignore[union-attr]  # of an HTTP1Connection
-        known = {*_LOOPBACK, self.robot.host.lower(), stream.socket.getsockname()[0]}
-        try:
-            names = [urlsplit(f"//{host}").hostname for host in hosts]
-        except ValueError:
-            names = []
-        if len(names) == 1 and names[0] in known:
-            return None
-        return f"Host must be one of {', '.join(sorted(known))}, found {', '.join(hosts) or 'none'}"
+"""Characters of a text."""
 
 
 class _LimitedServer(HTTPServer):
@@ -241,8 +182,6 @@ class RobotServer:
         RobotError: the address is not this machine's, or the port is invalid or taken.
     """
 
-    handler: type[Call] = Call
-
     def __init__(self, arm: SimulatedArm, host: str = LOCALHOST, port: int = 0) -> None:
         self.arm, self.host = arm, host
         self.endpoints = endpoints(arm)
@@ -274,17 +213,60 @@ class RobotServer:
             runner.run(self._serve(listener))
 
     async def _serve(self, listener: socket.socket) -> None:
-        calls = [(".*", self.handler, {"robot": self})]
-        # Ten calls a second are not worth a line of log each.
-        application = Application(calls, log_function=lambda handler: None)
         server = _LimitedServer(
-            application, max_body_size=_LARGEST_BODY, idle_connection_timeout=_PATIENCE, body_timeout=_PATIENCE
+            self.respond, max_body_size=_LARGEST_BODY, idle_connection_timeout=_PATIENCE, body_timeout=_PATIENCE
         )
         listener.setblocking(False)
         server.add_socket(listener)
         await self._closing.wait()
         server.stop()
         await server.close_all_connections()
+
+    def respond(self, request: HTTPServerRequest) -> None:
+        """Do what a request asks for and answer it."""
+        endpoint = request.path.strip("/")
+        if request.method != "POST":
+            return send(request, 405, "every call is a POST")
+        if reason := self._foreign(request):
+            return send(request, 403, reason)
+        if endpoint not in self.endpoints:
+            return send(request, 404, f"there is no /{endpoint}")
+        try:
+            return send(request, 200, self.endpoints[endpoint](_fields(request.body)))
+        except (ParameterError, RecursionError) as error:
+            return send(request, 400, f"/{endpoint}: {error}")
+
+    def _foreign(self, request: HTTPServerRequest) -> str | None:
+        """Why this may come from a page in a browser, whose own site may have any name; None: it does not."""
+        if "Origin" in request.headers:
+            return "a page in a browser may not call the robot (the request has an Origin)"
+        hosts = request.headers.get_list("Host")
+        stream = request.connection.stream  # type: ignore[union-attr]  # of an HTTP1Connection
+        known = {*_LOOPBACK, self.host.lower(), stream.socket.getsockname()[0]}
+        try:
+            names = [urlsplit(f"//{host}").hostname for host in hosts]
+        except ValueError:
+            names = []
+        if len(names) == 1 and names[0] in known:
+            return None
+        return f"Host must be one of {', '.join(sorted(known))}, found {', '.join(hosts) or 'none'}"
+
+
+def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
+    """Answer a request. A refusal is plain text, since it may quote the request and must be no page anywhere."""
+    if isinstance(answer, bytes):
+        kind, body = "application/octet-stream", answer
+    elif isinstance(answer, str):
+        plain = "".join(letter if letter.isprintable() and letter != "<" else "?" for letter in answer[:_MOST_SAID])
+        kind, body = "text/plain; charset=utf-8", plain.encode()
+    else:
+        kind, body = "application/json", json.dumps(answer).encode()
+    headers = {"Content-Type": kind, "X-Content-Type-Options": "nosniff", "Content-Length": str(len(body))}
+    assert request.connection is not None
+    request.connection.write_headers(
+        ResponseStartLine("HTTP/1.1", status, responses[status]), HTTPHeaders(headers), body
+    )
+    request.connection.finish()
 
 
 def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: float) -> SimulatedArm:

@@ -224,7 +224,9 @@ class SimulatedArm:
             return {} if self._cameras is None else self._cameras.draw(self._data)
 
     def _pose(self) -> Float64[np.ndarray, "7"]:
-        rotation = Rotation.from_matrix(self._tip.xmat.reshape(3, 3)) * TOOL_DOWN
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, self._tip.xmat)
+        rotation = Rotation.from_quat(quaternion, scalar_first=True) * TOOL_DOWN
         return np.concatenate([self._tip.xpos + BASE_TO_HOLE, rotation.as_quat()])
 
     def _hold(self) -> None:
