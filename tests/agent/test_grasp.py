@@ -28,10 +28,10 @@ from wsrl_kit.errors import CheckpointError, ParameterError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import Measurement, Snapshot
 from wsrl_kit.training import finetune, learner, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.loop import Measurement, Snapshot
 
 # Actions and choices
 
@@ -165,7 +165,7 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     def learn(state: SACState, batch: Transition) -> tuple[SACState, sac.Metrics]:
         def one_update(step: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(1), step)
-            return learner.update_of(config)(config, carry[0], batch, key)[:2]
+            return learner.select_update(config)(config, carry[0], batch, key)[:2]
 
         nothing = {name: jnp.zeros(()) for name in learner.metric_names(config)}
         return jax.lax.fori_loop(0, 400, one_update, (state, nothing))
@@ -288,7 +288,7 @@ def recorded() -> Dataset:
 def start(config: WSRLConfig, resumed_from: Path | None = None) -> Iterator[Any]:
     environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, recorded())
-    probe = agents.probe_batch(config, recorded(), finetune.PROBE_SIZE)
+    probe = agents.probe_batch(config, recorded(), agents.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, recorded())
     if resumed_from is not None:
         tree = checkpoint.load(resumed_from, tree)
