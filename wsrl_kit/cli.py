@@ -101,23 +101,23 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_robot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other opens it to the network")
-    parser.add_argument("--port", default="5000", help="0 for one that is free (default: 5000)")
-    parser.add_argument("--speed", default="1.0", help="simulated seconds per second; 0: in step with poses")
-    parser.add_argument("--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (with cameras)")
-    parser.add_argument("--environment_options", default="{}", help="its options, a dict")
-    parser.add_argument("--latency", default="0.0", help="seconds by which every answer is late")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", default="5000", help="port; 0: a free one (default: 5000)")
+    parser.add_argument("--speed", default="1.0", help="simulated seconds per second; 0: lockstep with poses")
+    parser.add_argument(
+        "--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (default: with cameras)"
+    )
+    parser.add_argument("--environment_options", default="{}", help="options of the simulated robot, a dict")
 
 
 def _serve_robot(options: argparse.Namespace) -> int:
     from wsrl_kit.parameters import check, parse
-    from wsrl_kit.robot.server import RobotServer, faults_from, serve, simulated_arm
+    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
 
     given = check("environment_options", parse(options.environment_options, dict), dict)
     speed = check("speed", parse(options.speed, float), float)
     port = check("port", parse(options.port, int), int, {"minimum": 0, "maximum": 65535})
-    faults = faults_from({"latency": parse(options.latency, float)})
-    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port, faults))
+    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port))
     return 0
 
 
