@@ -31,14 +31,7 @@ from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
-from wsrl_kit.parameters import check
-
-INPUTS = {
-    "warmup": ("offline_data_path", "encoder_weights"),
-    "finetune": ("demo_path", "checkpoint_path", "reward_classifier", "encoder_weights"),
-    "ablation": ("offline_data_path", "encoder_weights"),
-}
-"""By kind of run, the parameters that name files whose content decides what comes out."""
+from wsrl_kit.parameters import check, names_of
 
 
 def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
@@ -47,7 +40,7 @@ def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
     Files that are not there have none: whoever reads them says so.
     """
     found = {}
-    for name in INPUTS[kind]:
+    for name in names_of(WSRLConfig, input_of=kind):
         paths = getattr(config, name)
         if paths is not None:
             try:
