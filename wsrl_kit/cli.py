@@ -10,23 +10,10 @@ from urllib.parse import quote
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError, WSRLKitError
-from wsrl_kit.notebook.templates import copy_templates, template_folder
+from wsrl_kit.notebook.parameters import MORE, Notebook, read_notebook
+from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
 from wsrl_kit.parameters import user_path
 from wsrl_kit.text import printable
-
-# Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
-NOTEBOOKS = {
-    "collect": ("00_collect_data.ipynb", "collect demonstrations, suboptimal and random data"),
-    "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
-    "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
-    "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
-    "tuning": ("04_tuning.ipynb", "any parameters over a grid or by Optuna, the best on more seeds"),
-    "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
-    "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
-    "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),
-    "hil-serl": ("08_hil_serl.ipynb", "HIL-SERL from the first demonstration to its own checkpoint, and ablated"),
-    "report": ("90_report.ipynb", "tables and figures of any set of runs"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +33,14 @@ def _command(arguments: list[str]) -> int:
     run.add_argument("notebook", type=user_path, help="the notebook to execute")
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     _add_out(run)
-    for name, (notebook, help) in NOTEBOOKS.items():
+    for name, (notebook, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, allow_abbrev=False)
         _add_out(command)
         if name == "report":
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
         if arguments[:1] == [name]:
-            _add_parameters(command, notebook)
+            described = read_notebook(template_folder() / notebook)
+            _add_parameters(command, described)
     lab = commands.add_parser(
         "lab",
         help="open copies of the notebooks in JupyterLab",
@@ -81,8 +69,8 @@ def _command(arguments: list[str]) -> int:
     _add_robot(commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot"))
 
     options, rest = parser.parse_known_args(arguments)
-    if options.command in NOTEBOOKS:
-        return _run(template_folder() / NOTEBOOKS[options.command][0], _flags(options, rest), options.out)
+    if options.command in COMMANDS:
+        return _run(described.path, _flags(options, rest, described), options.out)
     if options.command == "lab":
         return _lab(options.folder, arguments[1:])
     if rest:
@@ -121,26 +109,32 @@ def _serve_robot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
-    from wsrl_kit.notebook.parameters import read_notebook
+def _add_parameters(parser: argparse.ArgumentParser, notebook: Notebook) -> None:
+    """A flag for every parameter: those that the notebook lists first, then the others by group."""
+    values, fields, taken = notebook.values, notebook.fields, {"output_dir", "runs", MORE}
+    listed = {name: fields[name] for name in notebook.defaults if name in fields}
+    for heading, group in {f"The parameters of {notebook.path.name}": listed, **notebook.groups}.items():
+        section = parser.add_argument_group(heading)
+        for name in [name for name in group if name not in taken]:
+            taken.add(name)
+            limits = group[name].metadata
+            choices = limits["choices"] or ((True, False) if isinstance(values[name], bool) else ())
+            shown = f"{{{','.join(map(str, choices))}}}" if choices else "VALUE"
+            help = f"{limits['help']} (default: {values[name]!r})".replace("%", "%%")
+            section.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=shown, help=help)
 
-    notebook = read_notebook(template_folder() / name)
-    for parameter in notebook.defaults:
-        if parameter not in ("output_dir", "runs"):
-            help = f"{notebook.help(parameter)} (default: {notebook.default(parameter)!r})".replace("%", "%%")
-            parser.add_argument(f"--{parameter}", default=argparse.SUPPRESS, metavar="VALUE", help=help)
 
-
-def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
+def _flags(options: argparse.Namespace, rest: Sequence[str], notebook: Notebook) -> dict[str, Any]:
     given = {name: value for name, value in vars(options).items() if name not in ("command", "out")}
     if len(given.get("runs", ())) == 1:
         # A single one may spell a list or a dict.
         given |= {"runs": given["runs"][0]}
     for argument in rest:
+        name, _, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
             raise ParameterError(f"every parameter must be given as --name=value, found {argument!r}")
-        # Not a flag of the notebook: passed on, for the one place that names the parameter nearest to it.
-        name, _, value = argument.removeprefix("--").partition("=")
+        if name not in notebook.names:
+            raise notebook.refusal(name)
         given[name] = value
     return given
 

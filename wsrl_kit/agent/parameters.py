@@ -82,7 +82,7 @@ class AgentParameters:
         None,
         "file with the weights of the ResNet-10 encoder: HIL-SERL's resnet10_params.pkl",
         path=True,
-        input_of=("warmup", "finetune", "ablation"),
+        input_of=("warmup", "finetune", "ablation", "tuning", "hil_serl"),
     )
     augmentation_padding: int = parameter(
         4, "largest random shift of training images, in pixels; 0: no augmentation", minimum=0

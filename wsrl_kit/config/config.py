@@ -92,15 +92,16 @@ class WSRLConfig(AgentParameters):
         None,
         "offline data: file, glob, folder, list of these, or {source name: files}",
         path=True,
-        input_of=("warmup", "ablation"),
+        input_of=("warmup", "ablation", "tuning"),
         of_arm=False,
         group="Offline data",
     )
-    demo_path: Paths = finetuning(
+    demo_path: Paths = parameter(
         None,
         "offline data that fine-tuning keeps in its batches; same forms as offline_data_path",
         path=True,
-        input_of=("finetune",),
+        stage="finetuning",
+        input_of=("finetune", "hil_serl"),
         of_arm=False,
     )
     action_units: str = parameter(
@@ -126,7 +127,7 @@ class WSRLConfig(AgentParameters):
         None,
         "file of a success classifier that gives the reward in fine-tuning; None: the task gives it",
         path=True,
-        input_of=("finetune",),
+        input_of=("finetune", "hil_serl"),
     )
     confirm_success: bool = finetuning(
         False, "successes of reward_classifier count only once the person at the pad, or the simulation, confirms them"
@@ -218,7 +219,9 @@ class WSRLConfig(AgentParameters):
         choices=(NOBODY, "scripted", PERSON),
         group="Interventions",
     )
-    human_options: dict = finetuning({}, "options of the scripted operator or the pad: see docs/human.md")
+    human_options: dict = parameter(
+        {}, "options of the scripted operator or the pad: see docs/human.md", stage="finetuning"
+    )
     intervention_capacity: int | None = finetuning(
         None, "human transitions that are kept as offline data too; 0: none; None: all", minimum=0
     )

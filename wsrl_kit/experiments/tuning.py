@@ -43,7 +43,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
     """
     config, transitions = with_files(config)
     parameters = asdict(config) | {name: value for name, value in asdict(tuning).items() if name != "worker_processes"}
-    inputs = input_digests(config, "ablation")
+    inputs = input_digests(config, "tuning")
     if resume and finished(root, parameters, inputs):
         return
     run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, inputs=inputs, resume=resume)

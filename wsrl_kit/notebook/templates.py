@@ -14,6 +14,20 @@ from typing import Any
 import wsrl_kit
 from wsrl_kit.errors import ParameterError
 
+# Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
+COMMANDS = {
+    "collect": ("00_collect_data.ipynb", "collect demonstrations, suboptimal and random data"),
+    "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
+    "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
+    "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
+    "tuning": ("04_tuning.ipynb", "any parameters over a grid or by Optuna, the best on more seeds"),
+    "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
+    "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
+    "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),
+    "hil-serl": ("08_hil_serl.ipynb", "HIL-SERL from the first demonstration to its own checkpoint, and ablated"),
+    "report": ("90_report.ipynb", "tables and figures of any set of runs"),
+}
+
 RECORD = ".wsrl-kit.json"
 """Name of the file beside the copies: {"root": folder, relative to this one, "templates": {name: digest}}."""
 
