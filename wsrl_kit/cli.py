@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import wsrl_kit
@@ -31,7 +31,9 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
     run.add_argument("notebook", type=user_path, help="the notebook to execute")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook"
+    )
     _add_out(run)
     for name, (notebook, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, allow_abbrev=False)
@@ -48,23 +50,39 @@ def _command(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     lab.add_argument(
-        "folder", nargs="?", type=user_path, metavar="DIR", help="of the copies; those there are kept (default: lab)"
+        "folder",
+        nargs="?",
+        type=user_path,
+        metavar="DIR",
+        help="folder of the copies; notebooks in it are kept (default: lab)",
     )
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", metavar="DATA", help="as offline_data_path: files, folders, globs, a dict")
-    doctor.add_argument("--exp_name", help="the task that the data are for; what does not fit it is a warning")
-    doctor.add_argument("--environment_options", default="{}", help="its options, a dict")
-    doctor.add_argument("--action_units", default="normalized", help="units of the actions: normalized, or task")
+    doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
+    doctor.add_argument("--exp_name", help="task of the data; what does not fit it is a warning")
+    doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
+    doctor.add_argument(
+        "--action_units",
+        default="normalized",
+        help="units of the actions in the files: normalized, or task (default: normalized)",
+    )
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
     exporting.add_argument(
-        "checkpoint", type=user_path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz"
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
     )
-    exporting.add_argument("folder", type=user_path, metavar="DIR", help="for HIL-SERL's --checkpoint_path")
+    exporting.add_argument(
+        "folder", type=user_path, metavar="DIR", help="folder to write, for HIL-SERL's --checkpoint_path"
+    )
     importing = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
-    importing.add_argument("checkpoint", type=user_path, metavar="CHECKPOINT", help="HIL-SERL's, or the folder with it")
-    importing.add_argument("file", type=user_path, metavar="FILE", help="for the checkpoint_path of fine-tuning")
+    importing.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of HIL-SERL, or the folder that holds it"
+    )
+    importing.add_argument(
+        "file", type=user_path, metavar="FILE", help="file to write, for the checkpoint_path of fine-tuning"
+    )
     for command in (exporting, importing):
-        command.add_argument("--cameras", metavar="NAME,NAME", help="HIL-SERL's image_keys, in their order")
+        command.add_argument(
+            "--cameras", metavar="NAME,NAME", help="names of the cameras in the order of HIL-SERL's image_keys"
+        )
 
     _add_robot(commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot"))
 
@@ -85,16 +103,26 @@ def _command(arguments: list[str]) -> int:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=user_path, help="folder of the run; that of an unfinished run continues it")
+    parser.add_argument("--out", type=user_path, help="folder of the run; an unfinished run in it is resumed")
 
 
 def _add_robot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other opens it to the network")
-    parser.add_argument("--port", default="5000", help="0 for one that is free (default: 5000)")
-    parser.add_argument("--speed", default="1.0", help="simulated seconds per second; 0: in step with poses")
-    parser.add_argument("--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (with cameras)")
-    parser.add_argument("--environment_options", default="{}", help="its options, a dict")
-    parser.add_argument("--latency", default="0.0", help="seconds by which every answer is late")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 opens the server to the network (default: 127.0.0.1)",
+    )
+    parser.add_argument("--port", default="5000", help="port to listen on; 0: any free port (default: 5000)")
+    parser.add_argument(
+        "--speed", default="1.0", help="simulated seconds per second; 0: time moves only by commands (default: 1.0)"
+    )
+    parser.add_argument(
+        "--exp_name",
+        default="hirol_fixed_gripper_pixels",
+        help="simulated robot to serve (default: hirol_fixed_gripper_pixels, with cameras)",
+    )
+    parser.add_argument("--environment_options", default="{}", help="options of the simulated robot, a dict")
+    parser.add_argument("--latency", default="0.0", help="delay of every answer, in seconds (default: 0.0)")
 
 
 def _serve_robot(options: argparse.Namespace) -> int:
@@ -111,16 +139,18 @@ def _serve_robot(options: argparse.Namespace) -> int:
 
 def _add_parameters(parser: argparse.ArgumentParser, notebook: Notebook) -> None:
     """A flag for every parameter: those that the notebook lists first, then the others by group."""
+    parser.usage = f"{parser.prog} {'RUNS ... ' if 'runs' in notebook.fields else ''}[--out OUT] [--NAME=VALUE ...]"
     values, fields, taken = notebook.values, notebook.fields, {"output_dir", "runs", MORE}
     listed = {name: fields[name] for name in notebook.defaults if name in fields}
     for heading, group in {f"The parameters of {notebook.path.name}": listed, **notebook.groups}.items():
         section = parser.add_argument_group(heading)
         for name in [name for name in group if name not in taken]:
             taken.add(name)
-            limits = group[name].metadata
-            choices = limits["choices"] or ((True, False) if isinstance(values[name], bool) else ())
+            declared, annotation = group[name].metadata, notebook.annotation(name)
+            is_switch = bool in (annotation, *get_args(annotation))
+            choices = (True, False) if is_switch else declared["choices"] or ()
             shown = f"{{{','.join(map(str, choices))}}}" if choices else "VALUE"
-            help = f"{limits['help']} (default: {values[name]!r})".replace("%", "%%")
+            help = f"{declared['help']} (default: {values[name]!r})".replace("%", "%%")
             section.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=shown, help=help)
 
 

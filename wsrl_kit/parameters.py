@@ -191,7 +191,7 @@ def unknown(name: str, known: Collection[str], kind: str = "parameter") -> Param
     elif len(known) <= FEW:
         suggestion = f"known are {', '.join(sorted(known))}"
     else:
-        suggestion = f"none of the {len(known)} known names is like it"
+        suggestion = "no known name is like it"
     return ParameterError(f"there is no {kind} named {name}: {suggestion}")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from wsrl_kit.agent.parameters import AgentParameters
-from wsrl_kit.config.presets import preset
+from wsrl_kit.config.presets import PRESETS, preset
 from wsrl_kit.parameters import parameter, unknown, validate
 
 
@@ -31,7 +31,7 @@ class SessionConfig:
 class TrainingSession(SessionConfig):
     """A `SessionConfig` for notebooks that train agents."""
 
-    preset: str = parameter("kit", "named set of values for all parameters that are not given: see docs/presets.md")
+    preset: str = parameter("kit", f"named set of values for all parameters that are not given: {', '.join(PRESETS)}")
     resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
-from wsrl_kit.errors import ParameterError
+from wsrl_kit.errors import DataError, ParameterError
 from wsrl_kit.notebook.templates import COMMANDS, root_of, template_folder
 from wsrl_kit.parameters import build, check, names_of, parse, unknown
 
@@ -200,12 +200,14 @@ def _build_all(classes: Sequence[type[Any]], values: Mapping[str, Any]) -> tuple
 
 def _check_files(instance: Any, kind: str) -> None:
     """Refuses input files that are missing, without reading any."""
-    paths = [getattr(instance, name) for name in names_of(type(instance), input_of=kind)]
-    if any(paths):
-        from wsrl_kit.data.sources import expand  # not before there is something to look for: help needs no readers
+    for name in names_of(type(instance), input_of=kind):
+        if paths := getattr(instance, name):
+            from wsrl_kit.data.sources import expand  # not before there is something to look for: help needs no readers
 
-        for each in filter(None, paths):
-            expand(each)
+            try:
+                expand(paths)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
 
 
 def _read_cell(source: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
