@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from wsrl_kit.cli import main
 from wsrl_kit.data.formats.npz import write_npz
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_help_and_doctor_wait_neither_for_jax_nor_for_jupyter() -> None:
@@ -131,6 +135,17 @@ def test_what_belongs_elsewhere_or_is_missing_is_found_before_anything_starts(
     assert main(arguments) in (1, 2)
     assert capsys.readouterr().err.startswith(f"wsrl-kit: error: {sentence}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_every_command_in_the_documentation_has_the_flags_that_it_is_given(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    for command, arguments in re.findall(r"^wsrl-kit ([\w-]+) (.*)$", text, re.MULTILINE):
+        if command in COMMANDS:
+            names = {*read_notebook(template_folder() / COMMANDS[command][0]).names, "out"}
+            assert {*re.findall(r"(?<=--)\w+", arguments)} <= names, arguments
 
 
 def lab(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
