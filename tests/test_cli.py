@@ -13,7 +13,6 @@ from wsrl_kit.data.formats.npz import write_npz
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
 
-
 ROOT = Path(__file__).parents[1]
 
 
