@@ -151,7 +151,7 @@ def test_more_is_for_what_the_notebook_does_not_list(tmp_path: Path) -> None:
 
 
 def test_a_notebook_of_another_version_is_refused(tmp_path: Path) -> None:
-    old = CONFIG.replace("TrainingSession", "GoneConfig")
+    old = CONFIG.replace("AgentSession", "GoneConfig")
     with pytest.raises(ParameterError, match=r"job.ipynb was made for another version of the kit: .*GoneConfig"):
         read_notebook(write_notebook(tmp_path / "job.ipynb", old))
 

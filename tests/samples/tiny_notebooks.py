@@ -12,10 +12,10 @@ offline_data_path: "str | list[str] | None" = None
 output_dir: str = "runs/latest"
 """
 CONFIG = """\
-from wsrl_kit.config.config import TrainingSession, WSRLConfig
+from wsrl_kit.config.config import AgentSession, WSRLConfig
 from wsrl_kit.notebook.parameters import from_notebook
 
-config, session = from_notebook(globals(), WSRLConfig, TrainingSession)
+config, session = from_notebook(globals(), WSRLConfig, AgentSession)
 """
 FINISH = """\
 import json

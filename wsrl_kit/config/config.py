@@ -29,10 +29,16 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class TrainingSession(SessionConfig):
-    """A `SessionConfig` for notebooks that train agents."""
+    """A `SessionConfig` for notebooks whose runs can be resumed."""
+
+    resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
+
+
+@dataclass(frozen=True)
+class AgentSession(TrainingSession):
+    """A `TrainingSession` for notebooks that train agents."""
 
     preset: str = parameter("kit", f"named set of values for all parameters that are not given: {', '.join(PRESETS)}")
-    resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,8 +46,8 @@ class TrainingSession(SessionConfig):
 
 
 @dataclass(frozen=True)
-class RobotSession(TrainingSession):
-    """A `TrainingSession` for notebooks that can act on a robot."""
+class RobotSession(AgentSession):
+    """An `AgentSession` for notebooks that can act on a robot."""
 
     robot_url: str | None = parameter(
         None, "address of a robot's server, such as http://127.0.0.1:5000; it takes the place of exp_name"
@@ -194,14 +200,8 @@ class WSRLConfig(AgentParameters):
     update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
     random_steps: int = finetuning(0, "first environment steps, with uniformly random actions", minimum=0)
     replay_capacity: int = finetuning(200_000, "online transitions that replay keeps", minimum=1)
-    frame_memory: str = parameter(
-        "host", "memory that holds replay's images: the host's or the accelerator's", choices=("host", "device")
-    )
     use_prioritized_replay: bool = finetuning(
         False, "sample replay by priority (PER); uniform sampling was as good or better on every task measured"
-    )
-    priority_kind: str = finetuning(
-        "proportional", "PER variant: priority by TD error or by its rank", choices=("proportional", "rank")
     )
     priority_alpha: float = finetuning(
         0.6, "PER exponent of the priorities: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0
