@@ -27,12 +27,12 @@ class CollectConfig:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated robot, or any Gymnasium id")
-    environment_options: dict = parameter({}, "options of the task, such as its difficulty")
-    seed: int = parameter(0, "seed of all randomness", minimum=0)
-    demo_episodes: int = parameter(20, "episodes of the scripted expert", minimum=0)
-    suboptimal_episodes: int = parameter(100, "episodes of the suboptimal operator", minimum=0)
-    random_episodes: int = parameter(50, "episodes of uniformly random actions", minimum=0)
+    exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", group="Data")
+    environment_options: dict = parameter({}, "options of the environment, such as {'difficulty': 'easy'}")
+    seed: int = parameter(0, "seed of everything random in the recording", minimum=0)
+    demo_episodes: int = parameter(20, "recorded episodes of the scripted expert", minimum=0)
+    suboptimal_episodes: int = parameter(100, "recorded episodes of the scripted clumsy operator", minimum=0)
+    random_episodes: int = parameter(50, "recorded episodes of uniformly random actions", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)
