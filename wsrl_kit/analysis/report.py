@@ -1,17 +1,16 @@
-"""Select runs by folder, arm and seed, and write what they show as tables and figures."""
+"""Select runs by folder, arm and seed, and write their tables and figures."""
 
 import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis.arms import arm_label, arm_order
 from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import reduce_run, shared_budget
+from wsrl_kit.analysis.metrics import arm_label, arm_order, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.files import written_whole
@@ -24,11 +23,7 @@ USUAL_CONTROL = "rlpd_all"
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What is reported.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """Parameters of a report."""
 
     runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True)
     control: str | None = parameter(
@@ -41,14 +36,14 @@ class ReportConfig:
 
 
 def select_runs(runs: Runs) -> list[RunRecord]:
-    """The fine-tuning runs in some folders, each with its warmup's metrics if that is there too.
+    """The fine-tuning runs in some folders, each with the metrics of its warmup if the folders hold it.
 
     Args:
-        runs: folders that hold runs, at any depth, or globs of such; a dict gives the runs in its folders a new arm.
+        runs: folders or globs of folders, searched at any depth; a dict gives the runs in its folders a new arm.
 
     Raises:
-        RunError: a folder holds no run or a damaged one, no run is one of fine-tuning, two runs have the same arm and
-            seed, or runs are of different tasks.
+        RunError: a folder holds no run or a damaged run, there is no fine-tuning run, two runs have the same arm and
+            seed, or the runs are of different tasks.
     """
     if isinstance(runs, Mapping):
         records = [
@@ -66,10 +61,10 @@ def select_runs(runs: Runs) -> list[RunRecord]:
 
 
 def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
-    """The arm that the others are compared with.
+    """The control arm; None: `USUAL_CONTROL`, or the first arm without it.
 
     Raises:
-        ParameterError: there is no such arm among the runs.
+        ParameterError: no run has this arm.
     """
     arms = arm_order(record.arm for record in records)
     if control is None:
@@ -122,27 +117,27 @@ def _refuse_twins(records: Sequence[RunRecord]) -> None:
 
 
 OWN_TO_A_RUN = ("seed", "online_steps", "offline_data_path", "demo_path", "checkpoint_path")
-"""Parameters that may differ between the runs of an arm, or show elsewhere in the report."""
+"""Parameters that may differ between the runs of an arm."""
 EVALUATED_ALIKE = ("evaluation_episodes", "evaluation_interval")
-"""What runs must have in common for their lowest evaluations and their spread to be comparable."""
+"""Parameters that must be equal for dips and spreads to be comparable."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a set of runs says. In a notebook it shows its tables.
+class RunReport:
+    """A report on runs. In a notebook it shows its tables.
 
     Attributes:
-        root: the folder it was written to.
-        summary: one row per arm.
+        root: folder of its files.
+        summary: one row for each arm.
         differences: every arm against the control.
-        rows: one row of numbers per run, as in per_seed.csv.
-        figures: the figures by name; the files are figures/<name>.png.
+        per_seed: one row of `metrics.reduce_run` for each run.
+        figures: by name; the files are figures/<name>.png.
     """
 
     root: Path
     summary: Table
     differences: Table
-    rows: list[dict[str, Any]]
+    per_seed: pd.DataFrame
     figures: dict[str, Figure]
 
     def __str__(self) -> str:
@@ -154,45 +149,39 @@ class Report:
 
 def write_report(
     records: Sequence[RunRecord], root: Path, control: str, target: float = 0.8, every_figure: bool = True
-) -> Report:
+) -> RunReport:
     """Compare runs and write summary.txt, .md and .csv, differences.csv, per_seed.csv, report.tex and figures/*.png.
 
-    Runs that are not finished are shown, named, and left out of the numbers.
+    Unfinished runs are shown and named, but left out of the numbers.
 
     Args:
-        records: fine-tuning runs of one task; an arm and a seed belong to one run.
-        root: folder to write to.
-        control: name of the arm that the others are compared with.
+        records: fine-tuning runs of one task, one for each arm and seed.
+        control: arm that the others are compared with.
         target: success rate that counts as reached.
-        every_figure: False leaves those of an ablation.
+        every_figure: False: only the figures of an ablation.
 
     Raises:
         RunError: the files can't be written.
     """
-    budget = shared_budget(records)
-    rows = [reduce_run(record, budget, target) for record in records]
-    summary, differences = summary_table(rows, target, setting_notes(records)), difference_table(rows, control, target)
-    figures = ablation_figures(records, rows, target)
+    runs = reduce_runs(records, target)
+    summary, differences = summary_table(runs, target, setting_notes(records)), difference_table(runs, control, target)
+    figures = ablation_figures(records, runs, target)
     if every_figure:
-        figures |= comparison_figures(records, rows, control, target)
+        figures |= comparison_figures(records, runs, control, target)
     texts = {
         "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
         "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
         "report.tex": f"{summary.to_latex()}\n{differences.to_latex()}",
         "summary.csv": summary.to_csv(),
         "differences.csv": differences.to_csv(),
-        "per_seed.csv": per_seed_csv(rows),
+        "per_seed.csv": per_seed_csv(runs),
     }
     write_files(root, texts, figures)
-    return Report(root, summary, differences, rows, figures)
+    return RunReport(root, summary, differences, runs, figures)
 
 
 def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
-    """Write `root/<name>` for each text, and `root/figures/<name>.png` for each figure; each file as a whole.
-
-    Raises:
-        RunError: they can't be written.
-    """
+    """Write `root/<name>` for each text and `root/figures/<name>.png` for each figure, each file as a whole."""
     for name, text in texts.items():
         with written_whole(root / name, RunError) as temporary:
             temporary.write_text(text)
@@ -201,7 +190,7 @@ def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figu
 
 
 def setting_notes(records: Sequence[RunRecord]) -> list[str]:
-    """What a reader must know of parameters: arms whose runs do not share them, evaluations that are not alike."""
+    """Notes on arms whose runs differ in parameters, and on runs that are evaluated differently."""
     notes = []
     for arm in arm_order(record.arm for record in records):
         own = [record for record in records if record.arm == arm]
@@ -218,35 +207,28 @@ def setting_notes(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _different(records: Sequence[RunRecord]) -> list[str]:
-    """Names of the parameters that all runs have, and not all alike."""
+    """Names of the parameters that all runs have, with different values."""
     first, *others = [record.parameters for record in records]
     shared = [name for name in first if all(name in other for other in others)]
     return [name for name in shared if any(other[name] != first[name] for other in others)]
 
 
-def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report:
-    """Read every run under a folder and write its report beside them: see `write_report`.
-
-    It may be called at any time: runs that are not finished are shown, named, and left out of the numbers.
-
-    Args:
-        root: holds the runs; a warmup in it is joined to the fine-tuning runs that started from its checkpoint.
-        control: name of the arm that the others are compared with.
-        target: success rate of the steps-to-target column.
+def report(root: Path, control: str = USUAL_CONTROL, target: float = 0.8) -> RunReport:
+    """`write_report` on every run under a folder, into that folder; also while runs go on.
 
     Raises:
-        RunError: no fine-tuning run is there, one is damaged, or the files can't be written.
+        RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
     """
     return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
 
 
 def live_figure(root: Path) -> Figure:
-    """The learning curves of an ablation so far; empty axes before its first run has begun."""
+    """The learning curves of an ablation so far."""
     return learning_curves_figure(finetuning(find_runs(root)) if Path(root).is_dir() else [])
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:
-    """The runs with an online phase, each with the metrics of its warmup if that is there too.
+    """The fine-tuning runs under a folder: see `finetuning`.
 
     Raises:
         RunError: there is none.
@@ -260,10 +242,7 @@ def finetuning_runs(root: Path) -> list[RunRecord]:
 
 
 def finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
-    """Those of the runs that have an online phase, each with its warmup's metrics if that is among them.
-
-    Arms come in the order in which their ablation names them.
-    """
+    """The fine-tuning runs, in their ablation's order of arms, each with its warmup's metrics if that is given."""
     named = [arm for record in everything if record.kind == "ablation" for arm in record.parameters.get("arms", [])]
     place = {arm: index for index, arm in enumerate(dict.fromkeys(named))}
     warmups = [record for record in everything if record.kind == "warmup"]
@@ -272,9 +251,9 @@ def finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
-    """The run with the metrics of the warmup whose checkpoint it started from, if that is among them.
+    """The run with the metrics of the warmup whose checkpoint it started from.
 
-    A warmup's folder is compared from the run's ablation on, since both may have been moved together.
+    Folders are compared below the run's ablation, since both may have been moved together.
     """
     checkpoint = record.parameters.get("checkpoint_path")
     if checkpoint is None:
@@ -289,5 +268,5 @@ def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
 
 
 def _place(folder: Path, root: Path) -> tuple[str, ...]:
-    """The way from a root to a folder, () where it is not below."""
+    """Parts of a folder's path below a root; () elsewhere."""
     return folder.relative_to(root).parts if folder.is_relative_to(root) else ()

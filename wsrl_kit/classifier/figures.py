@@ -1,4 +1,4 @@
-"""Figures of a reward classifier: its learning curve, each threshold's error rates, its false successes."""
+"""Figures of a reward classifier: learning curve, error rates at each threshold, false positives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,16 @@ from wsrl_kit.errors import DataError
 from wsrl_kit.runs.run import RunRecord
 
 GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
-"""Thresholds that are looked at."""
+"""Candidate thresholds."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rates at some thresholds; an example counts as success where its probability is at least the threshold.
+    """Rates at some thresholds; a probability at or above the threshold counts as success.
 
     Attributes:
         threshold: increasing.
-        precision: share of true successes among those taken for successes; nan where none is.
-        recall: share of the successes that are taken for successes.
-        false_positive_rate: share of the failures that are taken for successes.
+        precision: nan where no example counts as success.
     """
 
     threshold: Float[np.ndarray, " thresholds"]
@@ -37,7 +35,7 @@ def sweep(
     is_success: Bool[np.ndarray, " examples"],
     thresholds: Float[np.ndarray, " thresholds"] = GRID,
 ) -> Sweep:
-    """The rates of some examples at each threshold.
+    """The rates at each threshold.
 
     Raises:
         DataError: there are no successes, or no failures.
@@ -51,11 +49,10 @@ def sweep(
     return Sweep(thresholds, precision, true / is_success.sum(), false / (~is_success).sum())
 
 
-def best(rates: Sweep, max_false_positive_rate: float) -> int:
-    """Place of the threshold to take: the best recall among those that take few enough failures for successes.
+def choose_threshold(rates: Sweep, max_false_positive_rate: float) -> int:
+    """Index of the threshold with the best recall within the allowed false positive rate.
 
-    Of several with the same recall it is the middle one, as far from successes as from failures. Where all take too
-    many, it is of those with the fewest.
+    Of several with the same recall, the middle one. Where every rate is too high, the lowest rate is allowed.
     """
     allowed = rates.false_positive_rate <= max(max_false_positive_rate, float(rates.false_positive_rate.min()))
     equal = np.flatnonzero(allowed & (rates.recall == rates.recall[allowed].max()))
@@ -63,7 +60,7 @@ def best(rates: Sweep, max_false_positive_rate: float) -> int:
 
 
 def learning_figure(record: RunRecord) -> Figure:
-    """Loss and accuracy of a classifier's run; also while it runs."""
+    """Loss and accuracy of a classifier's run."""
     figure, axes = plots.new_figure(columns=2, width=4.6, height=3.2)
     losses = {"training": "training/loss", "validation": "validation/loss"}
     plots.run_metrics(axes[0], record, losses, "warmup", "gradient_step", "Cross-entropy (nats)")
@@ -76,11 +73,7 @@ def learning_figure(record: RunRecord) -> Figure:
 def threshold_figure(
     probability: Float[np.ndarray, " examples"], is_success: Bool[np.ndarray, " examples"], threshold: float
 ) -> Figure:
-    """The rates at every threshold, recall against false positives, and the probabilities themselves.
-
-    Args:
-        threshold: the one taken, which is marked.
-    """
+    """Rates at every threshold, recall against false positives, and the probabilities; `threshold` is marked."""
     rates = sweep(probability, is_success)
     chosen = sweep(probability, is_success, np.array([threshold]))
     figure, axes = plots.new_figure(columns=3, width=4.2, height=3.4)
@@ -116,11 +109,11 @@ def lookalike_figure(
     states: Float32[np.ndarray, "failures state"],
     threshold: float,
 ) -> Figure:
-    """The failures that look most like success: as pictures, or as states where there are no cameras.
+    """The failures that look most like success: as images, or as states without cameras.
 
     Args:
-        probability: of success; those at or above the threshold are false positives, and marked as such.
-        images: by camera what it saw.
+        probability: of success; false positives are marked.
+        images: by camera.
         states: in standard deviations from the mean of the successes.
     """
     titles = [f"{value:.3f}" + ("\nfalse positive" if value >= threshold else "") for value in probability]

@@ -1,23 +1,23 @@
-"""Success, cycle time and interventions of HIL-SERL's runs, episode by episode, and their policies alone."""
+"""Success, cycle time and interventions of HIL-SERL's training episodes, and success of the policies alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.arms import arm_colours
 from wsrl_kit.analysis.statistics import align
 from wsrl_kit.runs.run import Curve, RunRecord, find_runs
 
 WINDOW = 20
-"""Episodes that a curve's point is the mean of."""
+"""Episodes in a running mean."""
 CONTROL_FREQUENCY = 10.0
-"""Control steps per second, where the robot's options do not say."""
+"""Control steps per second, if the robot's options have none."""
 MODES = ("sampled", "deterministic")
 
 
@@ -25,11 +25,11 @@ class Episodes(NamedTuple):
     """Training episodes of one run, in order.
 
     Attributes:
-        end: environment step of its end.
-        success: as the reward says it: the classifier's, where there is one.
-        task_success: as the task itself says it, which a real robot can't; nan where unknown.
-        seconds: robot time from the end of the reset to the end of the episode.
-        human: share of its steps that a human took.
+        end: environment step of the episode's end.
+        success: by the reward: the classifier's, if there is one.
+        task_success: by the task itself; nan where unknown, as on a real robot.
+        seconds: robot time without the reset.
+        human: share of the steps that a human took.
     """
 
     end: Float64[np.ndarray, " episodes"]
@@ -57,7 +57,7 @@ def episodes(record: RunRecord) -> Episodes:
 
 
 def hil_serl_figure(root: Path) -> Figure:
-    """Running success, cycle time and intervention rate by arm, and the policies alone; also while runs go on."""
+    """Running success, cycle time and intervention rate by arm, and success of the policies alone."""
     trained, tests = _runs(root)
     figure, axes = plots.new_figure(2, 2, 5.6, 3.4)
     panels = {"task_success": "Success", "seconds": "Cycle time (s)", "human": "Intervention rate"}
@@ -66,7 +66,7 @@ def hil_serl_figure(root: Path) -> Figure:
         ax.set(xlabel=plots.AXIS_LABELS["environment_step"], ylabel=label)
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
-    # Beside the task's own word what the classifier says, which may be fooled.
+    # Dotted: success by the classifier, which may be fooled.
     _curves(axes[0], trained, "success", linestyle=":", label=False)
     for ax in (axes[0], axes[2]):
         ax.set_ylim(-0.03, 1.03)
@@ -78,11 +78,10 @@ def hil_serl_figure(root: Path) -> Figure:
 
 
 def result_rows(root: Path) -> list[dict[str, str | int | float]]:
-    """A row per run for a table: its first and last `WINDOW` training episodes, and its policy alone.
+    """A row for each run: its first and last `WINDOW` training episodes, and its policy alone.
 
-    Success is the task's own where it is known; `false` counts training episodes that succeeded by the classifier
-    alone, `missed` those that succeeded by the task alone, `denied` the successes that the classifier saw and somebody
-    denied.
+    `false` counts episodes that succeeded only by the classifier, `missed` only by the task, `denied` successes by the
+    classifier that somebody denied.
     """
     trained, tests = _runs(root)
     rows: list[dict[str, str | int | float]] = []
@@ -110,7 +109,7 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
 
 
 def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
-    """Fine-tunings and tests below a folder, arms in the order in which they were asked for."""
+    """Fine-tunings and tests below a folder, sorted by the configured order of arms."""
     found = find_runs(root)
     order = [arm for run in found if run.kind == "hil_serl" for arm in run.parameters["arms"]]
     known = sorted((run for run in found if run.arm in order), key=lambda run: (order.index(run.arm), run.seed))
@@ -118,8 +117,8 @@ def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
 
 
 def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = "-", label: bool = True) -> None:
-    """Running means: each run thin, and the mean over the seeds of an arm, where all have episodes, thick."""
-    for arm, colour in arm_colours(record.arm for record in records).items():
+    """Running means: each run thin; the mean over an arm's seeds, where all have episodes, thick."""
+    for arm, colour in plots.arm_colours(record.arm for record in records).items():
         curves = []
         for seen in (episodes(record) for record in records if record.arm == arm):
             values = getattr(seen, name)
@@ -138,16 +137,13 @@ def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = 
 
 
 def _running_mean(values: Float64[np.ndarray, " episodes"]) -> Float64[np.ndarray, " episodes"]:
-    """The mean of the last `WINDOW` values up to each, of fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(ends - WINDOW, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    """Mean of the last `WINDOW` values up to each value, of fewer at the beginning."""
+    return pd.Series(values).rolling(WINDOW, min_periods=1).mean().to_numpy()
 
 
 def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
     """Success of each policy without a human: sampled filled, deterministic hollow."""
-    colours = arm_colours(test.arm for test in tests)
+    colours = plots.arm_colours(test.arm for test in tests)
     for place, (arm, colour) in enumerate(colours.items()):
         own = [test for test in tests if test.arm == arm]
         for mode, offset, face in ((MODES[0], -0.12, colour), (MODES[1], 0.12, "none")):
@@ -158,7 +154,7 @@ def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
 
 
 def _alone_success(test: RunRecord, mode: str) -> Float64[np.ndarray, " episodes"]:
-    """The task's own success of each episode, or what the reward says where the task says nothing."""
+    """Success of each episode by the task, or by the reward if the task does not tell."""
     truth = test.curve(f"evaluation/task_success_{mode}").value
     return truth if np.isfinite(truth).any() else test.curve(f"evaluation/success_{mode}").value
 
@@ -174,6 +170,5 @@ def _mean(values: Float[np.ndarray, " values"]) -> float:
 def _at(wanted: Float64[np.ndarray, " wanted"], curve: Curve, otherwise: float) -> Float64[np.ndarray, " wanted"]:
     """The curve's values at some steps, `otherwise` where it has none."""
     values = np.full(len(wanted), otherwise)
-    found = np.isin(wanted, curve.environment_step)
-    values[found] = curve.value[np.isin(curve.environment_step, wanted)]
+    values[np.isin(wanted, curve.environment_step)] = curve.value[np.isin(curve.environment_step, wanted)]
     return values
