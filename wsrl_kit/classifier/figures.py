@@ -1,9 +1,9 @@
 """Figures of a reward classifier: learning curve, error rates at each threshold, false positives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Float32, UInt8
 from matplotlib.figure import Figure
 
@@ -15,47 +15,36 @@ GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
 """Candidate thresholds."""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """Rates at some thresholds; a probability at or above the threshold counts as success.
-
-    Attributes:
-        threshold: increasing.
-        precision: nan where no example counts as success.
-    """
-
-    threshold: Float[np.ndarray, " thresholds"]
-    precision: Float[np.ndarray, " thresholds"]
-    recall: Float[np.ndarray, " thresholds"]
-    false_positive_rate: Float[np.ndarray, " thresholds"]
-
-
 def sweep(
     probability: Float[np.ndarray, " examples"],
     is_success: Bool[np.ndarray, " examples"],
     thresholds: Float[np.ndarray, " thresholds"] = GRID,
-) -> Sweep:
-    """The rates at each threshold.
+) -> pd.DataFrame:
+    """`threshold, precision, recall, false_positive_rate` for a probability at or above each threshold.
+
+    Precision is nan where no probability is.
 
     Raises:
         DataError: there are no successes, or no failures.
     """
     if is_success.all() or not is_success.any():
         raise DataError(f"a threshold needs successes and failures, found {is_success.sum()} of {is_success.size}")
-    taken = probability[None, :] >= thresholds[:, None]
-    true, false = (taken & is_success).sum(axis=1), (taken & ~is_success).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        precision = true / (true + false)
-    return Sweep(thresholds, precision, true / is_success.sum(), false / (~is_success).sum())
+    positive = probability[None, :] >= thresholds[:, None]
+    rates = pd.DataFrame({"threshold": thresholds})
+    rates["precision"] = (positive & is_success).sum(axis=1) / pd.Series(positive.sum(axis=1))
+    rates["recall"] = positive[:, is_success].mean(axis=1)
+    rates["false_positive_rate"] = positive[:, ~is_success].mean(axis=1)
+    return rates
 
 
-def choose_threshold(rates: Sweep, max_false_positive_rate: float) -> int:
-    """Index of the threshold with the best recall within the allowed false positive rate.
+def choose_threshold(rates: pd.DataFrame, max_false_positive_rate: float) -> int:
+    """Row of the threshold with the best recall within the allowed false positive rate.
 
     Of several with the same recall, the middle one. Where every rate is too high, the lowest rate is allowed.
     """
-    allowed = rates.false_positive_rate <= max(max_false_positive_rate, float(rates.false_positive_rate.min()))
-    equal = np.flatnonzero(allowed & (rates.recall == rates.recall[allowed].max()))
+    limit = max(max_false_positive_rate, rates["false_positive_rate"].min())
+    recall = rates["recall"].where(rates["false_positive_rate"] <= limit)
+    equal = np.flatnonzero(recall == recall.max())
     return int(equal[(len(equal) - 1) // 2])
 
 
@@ -77,13 +66,8 @@ def threshold_figure(
     rates = sweep(probability, is_success)
     chosen = sweep(probability, is_success, np.array([threshold]))
     figure, axes = plots.new_figure(columns=3, width=4.2, height=3.4)
-    curves = {
-        "precision": rates.precision,
-        "recall": rates.recall,
-        "false positive rate": rates.false_positive_rate,
-    }
-    for (name, values), colour in zip(curves.items(), plots.SERIES_COLOURS, strict=False):
-        axes[0].plot(rates.threshold, values, color=colour, linewidth=1.8, label=name)
+    for name, colour in zip(("precision", "recall", "false_positive_rate"), plots.SERIES_COLOURS, strict=False):
+        axes[0].plot(rates.threshold, rates[name], color=colour, linewidth=1.8, label=name.replace("_", " "))
     axes[0].legend(frameon=False)
     axes[0].set(xlabel="Threshold", ylabel="Share of validation examples", ylim=(-0.03, 1.03))
     axes[1].plot(rates.false_positive_rate, rates.recall, ".-", color=plots.SERIES_COLOURS[0])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.statistics import align
-from wsrl_kit.runs.run import Curve, RunRecord, find_runs
+from wsrl_kit.runs.run import RunRecord, find_runs
 
 WINDOW = 20
 """Episodes in a running mean."""
@@ -21,38 +20,28 @@ CONTROL_FREQUENCY = 10.0
 MODES = ("sampled", "deterministic")
 
 
-class Episodes(NamedTuple):
-    """Training episodes of one run, in order.
+def episodes(record: RunRecord) -> pd.DataFrame:
+    """The training episodes of a fine-tuning on a robot; the index is the environment step of their end.
 
-    Attributes:
-        end: environment step of the episode's end.
+    Returns:
         success: by the reward: the classifier's, if there is one.
         task_success: by the task itself; nan where unknown, as on a real robot.
         seconds: robot time without the reset.
         human: share of the steps that a human took.
     """
+    length = _series(record, "training/episode_length")
 
-    end: Float64[np.ndarray, " episodes"]
-    success: Float64[np.ndarray, " episodes"]
-    task_success: Float64[np.ndarray, " episodes"]
-    seconds: Float64[np.ndarray, " episodes"]
-    human: Float64[np.ndarray, " episodes"]
+    def column(name: str, missing: float) -> pd.Series:
+        return _series(record, f"training/{name}").reindex(length.index, fill_value=missing)
 
-
-def episodes(record: RunRecord) -> Episodes:
-    """The training episodes of a fine-tuning on a robot."""
-    lengths = record.curve("training/episode_length")
-    end = lengths.environment_step.astype(float)
-
-    def column(name: str, otherwise: float) -> Float64[np.ndarray, " episodes"]:
-        return _at(end, record.curve(f"training/{name}"), otherwise)
-
-    return Episodes(
-        end,
-        column("episode_success", np.nan),
-        column("episode_task_success", np.nan),
-        lengths.value / _frequency(record),
-        column("episode_intervention_steps", 0.0) / lengths.value,
+    frequency = record.parameters["environment_options"].get("control_frequency", CONTROL_FREQUENCY)
+    return pd.DataFrame(
+        {
+            "success": column("episode_success", np.nan),
+            "task_success": column("episode_task_success", np.nan),
+            "seconds": length / frequency,
+            "human": column("episode_intervention_steps", 0.0) / length,
+        }
     )
 
 
@@ -87,19 +76,20 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
     rows: list[dict[str, str | int | float]] = []
     for record in trained:
         seen = episodes(record)
+        first, last = seen[:WINDOW].mean(), seen[-WINDOW:].mean()
         row: dict[str, str | int | float] = {
             "arm": record.arm,
             "seed": record.seed,
-            "episodes": len(seen.end),
-            "success": _mean(seen.task_success[-WINDOW:]),
-            "by classifier": _mean(seen.success[-WINDOW:]),
-            "false": int(((seen.success == 1) & (seen.task_success == 0)).sum()),
-            "missed": int(((seen.success == 0) & (seen.task_success == 1)).sum()),
+            "episodes": len(seen),
+            "success": float(seen["task_success"][-WINDOW:].mean(skipna=False)),
+            "by classifier": float(seen["success"][-WINDOW:].mean(skipna=False)),
+            "false": int(((seen["success"] == 1) & (seen["task_success"] == 0)).sum()),
+            "missed": int(((seen["success"] == 0) & (seen["task_success"] == 1)).sum()),
             "denied": int(record.curve("training/episode_denied_successes").value.sum()),
-            "first cycles (s)": _mean(seen.seconds[:WINDOW]),
-            "last cycles (s)": _mean(seen.seconds[-WINDOW:]),
-            "human at first": _mean(seen.human[:WINDOW]),
-            "human at last": _mean(seen.human[-WINDOW:]),
+            "first cycles (s)": float(first["seconds"]),
+            "last cycles (s)": float(last["seconds"]),
+            "human at first": float(first["human"]),
+            "human at last": float(last["human"]),
         }
         own = [test for test in tests if (test.arm, test.seed) == (record.arm, record.seed)]
         for mode in MODES:
@@ -119,11 +109,11 @@ def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
 def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = "-", label: bool = True) -> None:
     """Running means: each run thin; the mean over an arm's seeds, where all have episodes, thick."""
     for arm, colour in plots.arm_colours(record.arm for record in records).items():
-        curves = []
-        for seen in (episodes(record) for record in records if record.arm == arm):
-            values = getattr(seen, name)
-            if len(values) and np.isfinite(values).all():
-                curves.append((seen.end, _running_mean(values)))
+        seen = (episodes(record)[name] for record in records if record.arm == arm)
+        means = [
+            values.rolling(WINDOW, min_periods=1).mean() for values in seen if len(values) and values.notna().all()
+        ]
+        curves = [(values.index.to_numpy(float), values.to_numpy()) for values in means]
         if not curves:
             continue
         if len(curves) > 1:
@@ -134,11 +124,6 @@ def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = 
         grid, aligned = align(curves)
         shown = f"{arm} (n = {len(curves)})" if label else None
         ax.plot(grid, aligned.mean(axis=0), color=colour, linestyle=linestyle, linewidth=2.0, label=shown)
-
-
-def _running_mean(values: Float64[np.ndarray, " episodes"]) -> Float64[np.ndarray, " episodes"]:
-    """Mean of the last `WINDOW` values up to each value, of fewer at the beginning."""
-    return pd.Series(values).rolling(WINDOW, min_periods=1).mean().to_numpy()
 
 
 def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
@@ -159,16 +144,10 @@ def _alone_success(test: RunRecord, mode: str) -> Float64[np.ndarray, " episodes
     return truth if np.isfinite(truth).any() else test.curve(f"evaluation/success_{mode}").value
 
 
-def _frequency(record: RunRecord) -> float:
-    return float(record.parameters["environment_options"].get("control_frequency", CONTROL_FREQUENCY))
+def _series(record: RunRecord, metric: str) -> pd.Series:
+    curve = record.curve(metric)
+    return pd.Series(curve.value, index=curve.environment_step)
 
 
 def _mean(values: Float[np.ndarray, " values"]) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _at(wanted: Float64[np.ndarray, " wanted"], curve: Curve, otherwise: float) -> Float64[np.ndarray, " wanted"]:
-    """The curve's values at some steps, `otherwise` where it has none."""
-    values = np.full(len(wanted), otherwise)
-    values[np.isin(wanted, curve.environment_step)] = curve.value[np.isin(curve.environment_step, wanted)]
-    return values
