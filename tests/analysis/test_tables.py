@@ -218,10 +218,8 @@ def test_only_unfinished_runs_make_an_empty_but_whole_table(tmp_path):
     write_finetune(tmp_path / "a", "scratch", 0, last_step=400)
     made = report(tmp_path)
     assert list(made.summary.frame["n"]) == [0]
-    assert (
-        made.differences.frame.empty
-        and made.differences.to_csv() == "arm,quantity,pairs,difference,probability_better\n"
-    )
+    assert made.differences.frame.empty
+    assert made.differences.to_csv() == "arm,quantity,pairs,difference,probability_better\n"
     assert "seed 0 running after step 400" in str(made)
 
 
@@ -246,9 +244,8 @@ def test_a_task_without_success_is_compared_by_its_return(tmp_path):
 
 def test_without_the_control_there_are_no_differences_and_that_is_said(tmp_path):
     write_ablation(tmp_path, ("scratch",), seeds=2, budget=400)
-    assert difference_table(reduce_runs(finetuning_runs(tmp_path))).notes == (
-        "No arm shares a finished seed with the control RLPD, all data.",
-    )
+    table = difference_table(reduce_runs(finetuning_runs(tmp_path)))
+    assert table.notes == ("No arm shares a finished seed with the control RLPD, all data.",)
 
 
 def test_a_folder_without_finetuning_is_refused(tmp_path):

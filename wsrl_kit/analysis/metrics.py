@@ -29,13 +29,13 @@ ARM_LABELS = {
 
 
 def arm_order(names: Iterable[str]) -> list[str]:
-    """Each arm once: known arms in the order of `ARM_LABELS`, then the others in order of appearance."""
+    """Each arm once: first those of `ARM_LABELS`, then the others as they appear."""
     names = dict.fromkeys(names)
     return [name for name in ARM_LABELS if name in names] + [name for name in names if name not in ARM_LABELS]
 
 
 def arm_label(name: str) -> str:
-    """An arm's name in tables and figures; an unknown arm keeps its own."""
+    """An arm's name in tables and figures."""
     return ARM_LABELS.get(name, name or "Run")
 
 
@@ -44,11 +44,10 @@ class Quantity:
     """How one number of a run is shown and compared.
 
     Attributes:
-        heading: column heading and axis label, with the unit.
-        digits: decimals shown.
+        heading: with the unit.
         better: +1 if more is better, -1 if less is better.
-        reached: column that says whether a run got there (1 or 0); a run that did not holds its budget. "": none.
-        spent: column of what a run had spent by its last evaluation, where runs differ in it; see `restricted`.
+        reached: column that is 0 for a censored run, which holds its budget; "": never censored.
+        spent: column of a run's total at its last evaluation; see `restricted`.
         absent: text for a run without this number.
     """
 
@@ -62,7 +61,7 @@ class Quantity:
 
     @property
     def censored(self) -> bool:
-        """Whether some runs may hold only their budget, so that the restricted mean replaces the IQM."""
+        """Whether runs may be censored: the restricted mean then replaces the IQM."""
         return bool(self.reached)
 
 
@@ -92,7 +91,7 @@ QUANTITIES = {
 
 
 class Dip(NamedTuple):
-    """Depth of the fall after the switch, steps until the curve is back, and whether it is; see `switch_dip`."""
+    """See `switch_dip`."""
 
     depth: float
     recovery_steps: float
@@ -102,7 +101,7 @@ class Dip(NamedTuple):
 def steps_to_target(
     environment_step: Num[np.ndarray, " points"], success: Float[np.ndarray, " points"], target: float = 0.8
 ) -> tuple[float, bool]:
-    """Step of the first evaluation at the target, or the last step; and whether the target was reached."""
+    """Step of the first evaluation at the target, or the last step, and whether the target was reached."""
     reached = success >= target
     return float(environment_step[np.argmax(reached) if reached.any() else -1]), bool(reached.any())
 
@@ -123,16 +122,13 @@ def switch_dip(
     value: Float[np.ndarray, " points"],
     window: float | None = None,
 ) -> Dip:
-    """How deep the curve falls after the switch (its first point), and when it is back.
+    """Fall of a curve below its first point, within `window` steps (None: half of the budget).
 
-    A minimum over noisy evaluations is biased downwards: compare dips only between runs evaluated alike.
-
-    Args:
-        window: steps after the switch in which the minimum is sought; None: half of the budget.
+    The minimum of noisy evaluations is biased downwards: compare dips only between runs evaluated alike.
 
     Returns:
-        depth: value at the switch minus the minimum, at least 0.
-        recovery_steps: 0 without a dip; the budget if the curve never is back.
+        depth: at least 0.
+        recovery_steps: until the first value is reached again; the budget if it never is.
     """
     window = (environment_step[-1] - environment_step[0]) / 2.0 if window is None else window
     inside = environment_step <= environment_step[0] + window
@@ -145,19 +141,16 @@ def switch_dip(
 
 
 def drawdown(value: Float[np.ndarray, " points"], alpha: float = 0.05) -> float:
-    """Mean of the worst `alpha` share of drops below the best value so far (upper CVaR), at least 0.
+    """Mean of the worst `alpha` share of drops below the best value so far (CVaR), at least 0.
 
-    Long-term risk of Chan et al. 2020, "Measuring the reliability of reinforcement learning algorithms", section 4.
+    Chan et al. 2020, "Measuring the reliability of reinforcement learning algorithms", section 4: long-term risk.
     """
     drops = np.maximum.accumulate(value) - value
     return float(drops[drops >= np.quantile(drops, 1.0 - alpha)].mean())
 
 
 def dispersion(value: Float[np.ndarray, " points"]) -> float:
-    """Inter-quartile range of the changes between evaluations; nan for fewer than 2 points.
-
-    Short-term dispersion across time of Chan et al. 2020, section 4.
-    """
+    """Inter-quartile range of the changes between evaluations (Chan et al. 2020, section 4: short-term dispersion)."""
     return float(np.subtract(*np.quantile(np.diff(value), [0.75, 0.25]))) if len(value) > 1 else math.nan
 
 
@@ -172,10 +165,9 @@ def early_safety(record: RunRecord, steps: int = EARLY_STEPS) -> tuple[float, fl
 
 
 def interventions(record: RunRecord, budget: float | None = None) -> tuple[float, float, float]:
-    """Steps that a human took, and their share of the first and of the last quarter of the steps; nan without a human.
+    """Steps that a human took, and their share of the first and last quarter of the steps; nan without a human.
 
-    Rates are recorded from the first intervention on; before it they are 0. A quarter consists of whole windows
-    between two records; its share is nan if it holds none.
+    Rates are recorded from the first intervention on. A quarter consists of whole windows between records.
     """
     rate = record.curve(INTERVENTION_RATE)
     # Recorded at the end of every window.
@@ -202,7 +194,7 @@ def gradient_steps(record: RunRecord, environment_step: float) -> float:
 def seconds(record: RunRecord, environment_step: float) -> float:
     """Wall-clock up to an environment step, warmup included; nan if the warmup's is not known.
 
-    Metrics hold no clock: a run's seconds, evaluations included, are spread evenly over its environment steps.
+    A run's seconds are spread evenly over its environment steps.
     """
     if record.parameters.get("checkpoint_path") is not None and record.warmup_seconds == 0.0:
         return math.nan
@@ -219,16 +211,9 @@ def finite_curve(
 
 
 def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0.8) -> dict[str, Any]:
-    """One row of numbers for one run with an online phase.
+    """`QUANTITIES` of one run and the columns that they name, up to an environment step; nan where not recorded.
 
-    Args:
-        budget: environment steps compared; None: all.
-        target: success rate for `steps_to_target`.
-
-    Returns:
-        arm, seed, status, `last_step`, every name in `QUANTITIES`, `reached_target` and `recovered` (1 or 0), and what
-        was spent up to the last evaluation (`gradient_steps`, `seconds`); nan where not recorded. A run without
-        success at the switch has no dip.
+    A run without success at the switch has no dip.
     """
     row: dict[str, Any] = {"arm": record.arm, "seed": record.seed, "status": record.status}
     row |= {"last_step": last_step(record)}
@@ -260,16 +245,16 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
 
 
 def reduce_runs(records: Sequence[RunRecord], target: float = 0.8) -> pd.DataFrame:
-    """A row of `reduce_run` for each run, up to the environment step that all finished runs cover."""
+    """`reduce_run` of each run, up to the last environment step that all finished runs cover."""
     lengths = [last_step(record) for record in records if record.status == "finished"]
     budget = min((length for length in lengths if math.isfinite(length)), default=None)
     return pd.DataFrame([reduce_run(record, budget, target) for record in records])
 
 
 def restricted(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `reduce_run` with gradient steps and seconds to the target cut at what every finished run had spent.
+    """Runs with gradient steps and seconds to the target censored at the least total of a finished run.
 
-    A restricted mean compares only runs with the same restriction. A run above it counts as censored there.
+    A restricted mean compares only runs with the same restriction.
     """
     runs = runs.copy()
     for quantity in QUANTITIES.values():
@@ -281,7 +266,7 @@ def restricted(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_censored(runs: pd.DataFrame, quantity: Quantity) -> pd.Series:
-    """Whether each run's number is only a lower bound, because the run had not got there."""
+    """Whether each run's number is only a lower bound."""
     if not quantity.censored:
         return pd.Series(False, index=runs.index)
     return (runs[quantity.reached] == 0.0) | runs.get(f"{quantity.name}_cut", False)
@@ -309,10 +294,9 @@ class Comparison(NamedTuple):
     """One arm against the control in one quantity.
 
     Attributes:
-        difference: of IQMs (of restricted means where censored), arm minus control, over the seeds they share.
-        better: probability that a run of the arm is better than one of the control.
-        bound: ">" or "<" where only the arm or only the control has censored runs: the true difference is larger or
-            smaller. Else "".
+        difference: of IQMs (of restricted means where censored), arm minus control, over shared seeds.
+        better: probability that a run of the arm is better.
+        bound: ">" or "<" if the true difference is larger or smaller, because only one has censored runs.
     """
 
     arm: str
@@ -323,7 +307,7 @@ class Comparison(NamedTuple):
 
 
 def compare(runs: pd.DataFrame, control: str) -> list[Comparison]:
-    """Every arm against the control, in the order of the arms, where both have a finished run of the same seed."""
+    """Every arm against the control, where both have a finished run of the same seed."""
     runs = finished(restricted(runs))
     comparisons = []
     for arm in arm_order(runs.loc[runs["arm"] != control, "arm"]):
@@ -341,21 +325,21 @@ def compare(runs: pd.DataFrame, control: str) -> list[Comparison]:
 
 
 def recorded(runs: pd.DataFrame) -> list[Quantity]:
-    """The quantities that any run recorded; the return only where the task reports no success."""
+    """The quantities that any run recorded; the return only without success."""
     found = [quantity for quantity in QUANTITIES.values() if runs[quantity.name].notna().any()]
     return [q for q in found if q.name != "final_return" or QUANTITIES["final_success"] not in found]
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the finished runs."""
+    """The finished runs."""
     return runs[runs["status"] == "finished"]
 
 
 def censored_sign(runs: pd.DataFrame, arm: str, quantity: Quantity) -> str:
-    """`>` if a run of the arm is censored, so that the true mean is larger than the restricted one; else ""."""
+    """ ">" if a run of the arm is censored and the true mean larger than the restricted mean; else ""."""
     return ">" if is_censored(runs[runs["arm"] == arm], quantity).any() else ""
 
 
 def by_seed(runs: pd.DataFrame, arm: str, name: str) -> dict[int, float]:
-    """An arm's recorded values of one quantity."""
+    """An arm's recorded values of a column."""
     return runs[runs["arm"] == arm].set_index("seed")[name].dropna().to_dict()

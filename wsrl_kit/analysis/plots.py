@@ -1,4 +1,4 @@
-"""Everything drawn on one axes, from run records, rows of `metrics.reduce_run` or arrays; without pyplot."""
+"""Everything drawn on one axes, from run records, `metrics.reduce_runs` or arrays; without pyplot."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -348,13 +348,12 @@ def profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
 
 
 def reached(ax: Axes, runs: pd.DataFrame, quantity: Quantity, label: str) -> Axes:
-    """Share of an arm's runs that has reached the target (Kaplan-Meier), with its 95 % band.
+    """Share of an arm's runs, not `restricted`, that has reached the target (Kaplan-Meier), with its 95 % band.
 
-    A run is watched until its last evaluation. A failed run counts as never reaching the target, watched to the end:
-    leaving it out would flatter its arm.
+    A run is watched until its last evaluation. A failed run counts as never reaching the target: leaving it out would
+    flatter its arm.
 
     Args:
-        runs: rows of `metrics.reduce_run`, not `restricted`.
         quantity: one of the `*_to_target`.
         label: of the horizontal axis.
     """

@@ -36,14 +36,10 @@ class ReportConfig:
 
 
 def select_runs(runs: Runs) -> list[RunRecord]:
-    """The fine-tuning runs in some folders, each with the metrics of its warmup if the folders hold it.
-
-    Args:
-        runs: folders or globs of folders, searched at any depth; a dict gives the runs in its folders a new arm.
+    """The fine-tuning runs in folders or globs, at any depth; a dict gives the runs in its folders a new arm.
 
     Raises:
-        RunError: a folder holds no run or a damaged run, there is no fine-tuning run, two runs have the same arm and
-            seed, or the runs are of different tasks.
+        RunError: no run, a damaged run, different tasks, or two runs of the same arm and seed.
     """
     if isinstance(runs, Mapping):
         records = [
@@ -61,11 +57,7 @@ def select_runs(runs: Runs) -> list[RunRecord]:
 
 
 def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
-    """The control arm; None: `USUAL_CONTROL`, or the first arm without it.
-
-    Raises:
-        ParameterError: no run has this arm.
-    """
+    """The control arm; None: `USUAL_CONTROL`, or the first arm without it."""
     arms = arm_order(record.arm for record in records)
     if control is None:
         return USUAL_CONTROL if USUAL_CONTROL in arms else arms[0]
@@ -124,14 +116,12 @@ EVALUATED_ALIKE = ("evaluation_episodes", "evaluation_interval")
 
 @dataclass(frozen=True)
 class RunReport:
-    """A report on runs. In a notebook it shows its tables.
+    """Tables and figures of runs. In a notebook it shows its tables.
 
     Attributes:
-        root: folder of its files.
         summary: one row for each arm.
         differences: every arm against the control.
-        per_seed: one row of `metrics.reduce_run` for each run.
-        figures: by name; the files are figures/<name>.png.
+        per_seed: `metrics.reduce_run` of each run.
     """
 
     root: Path
@@ -156,12 +146,7 @@ def write_report(
 
     Args:
         records: fine-tuning runs of one task, one for each arm and seed.
-        control: arm that the others are compared with.
-        target: success rate that counts as reached.
         every_figure: False: only the figures of an ablation.
-
-    Raises:
-        RunError: the files can't be written.
     """
     runs = reduce_runs(records, target)
     summary, differences = summary_table(runs, target, setting_notes(records)), difference_table(runs, control, target)
@@ -214,11 +199,7 @@ def _different(records: Sequence[RunRecord]) -> list[str]:
 
 
 def report(root: Path, control: str = USUAL_CONTROL, target: float = 0.8) -> RunReport:
-    """`write_report` on every run under a folder, into that folder; also while runs go on.
-
-    Raises:
-        RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
-    """
+    """`write_report` on every fine-tuning run under a folder, into that folder; also while runs go on."""
     return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
 
 

@@ -65,14 +65,11 @@ class Table:
 
     def to_text(self) -> str:
         """Aligned text; columns beyond `WIDTH` continue below, with the first column repeated."""
-        parts = [self.title]
+        parts, widths = [self.title], self._widths()
         for block in self._blocks():
-            widths = {name: max(block[name].str.len().max(), len(name)) for name in block}
-            grid = [list(block), ["-" * width for width in widths.values()], *block.to_numpy().tolist()]
-            sides = [">" if self._is_number(name) else "<" for name in block]
-            places = list(zip(sides, widths.values(), strict=True))
-            lines = ("  ".join(f"{c:{s}{w}}" for c, (s, w) in zip(row, places, strict=True)) for row in grid)
-            parts.append("\n".join(line.rstrip() for line in lines))
+            formats = [f"{{:{'>' if self._is_number(name) else '<'}{widths[name]}}}" for name in block]
+            grid = [list(block), ["-" * widths[name] for name in block], *block.to_numpy().tolist()]
+            parts.append("\n".join("  ".join(formats).format(*row).rstrip() for row in grid))
         notes = "\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in self.notes)
         return "\n\n".join([*parts, notes]).rstrip() + "\n"
 
@@ -127,10 +124,13 @@ class Table:
         column = self.shown[name]
         return name != self.shown.columns[0] and len(column) > 0 and bool(column.str.fullmatch(_NUMBER).all())
 
+    def _widths(self) -> dict[str, int]:
+        return {name: max(map(len, [name, *self.shown[name]])) for name in self.shown}
+
     def _blocks(self) -> list[pd.DataFrame]:
         """Parts of `shown` that fit into `WIDTH`, each with the first column."""
         first, *others = self.shown
-        widths = {name: max([len(name), *self.shown[name].str.len()]) for name in self.shown}
+        widths = self._widths()
         blocks = [[first]]
         for name in others:
             if len(blocks[-1]) > 1 and sum(widths[each] + 2 for each in [*blocks[-1], name]) > WIDTH:
@@ -220,10 +220,7 @@ def run_table(record: RunRecord, target: float = 0.8) -> Table:
 def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequence[str] = ()) -> Table:
     """One row per arm: how many runs, and every quantity that any of them recorded, as IQM [95 % interval].
 
-    Args:
-        runs: rows of `metrics.reduce_run`; only finished runs count, the notes name the others.
-        target: success rate that the steps to target were measured with.
-        further_notes: added below the table's own.
+    Only finished runs of `metrics.reduce_runs` count; the notes name the others.
     """
     runs = restricted(runs)
     done = finished(runs)
@@ -242,12 +239,7 @@ def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequen
 
 
 def difference_table(runs: pd.DataFrame, control: str = "rlpd_all", target: float = 0.8) -> Table:
-    """Every arm against the control, paired by seed: difference, and probability that a run of the arm is better.
-
-    Args:
-        runs: rows of `metrics.reduce_run`; only finished runs count.
-        target: success rate that the steps to target were measured with.
-    """
+    """Every arm against the control, paired by seed: difference, and probability that a run of the arm is better."""
     comparisons = compare(runs, control)
     rows: list[dict[str, Cell]] = [
         {

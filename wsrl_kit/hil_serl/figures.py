@@ -76,13 +76,13 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
     rows: list[dict[str, str | int | float]] = []
     for record in trained:
         seen = episodes(record)
-        first, last = seen[:WINDOW].mean(), seen[-WINDOW:].mean()
+        first, last = (part.mean(skipna=False) for part in (seen[:WINDOW], seen[-WINDOW:]))
         row: dict[str, str | int | float] = {
             "arm": record.arm,
             "seed": record.seed,
             "episodes": len(seen),
-            "success": float(seen["task_success"][-WINDOW:].mean(skipna=False)),
-            "by classifier": float(seen["success"][-WINDOW:].mean(skipna=False)),
+            "success": float(last["task_success"]),
+            "by classifier": float(last["success"]),
             "false": int(((seen["success"] == 1) & (seen["task_success"] == 0)).sum()),
             "missed": int(((seen["success"] == 0) & (seen["task_success"] == 1)).sum()),
             "denied": int(record.curve("training/episode_denied_successes").value.sum()),
@@ -110,9 +110,8 @@ def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = 
     """Running means: each run thin; the mean over an arm's seeds, where all have episodes, thick."""
     for arm, colour in plots.arm_colours(record.arm for record in records).items():
         seen = (episodes(record)[name] for record in records if record.arm == arm)
-        means = [
-            values.rolling(WINDOW, min_periods=1).mean() for values in seen if len(values) and values.notna().all()
-        ]
+        known = (values for values in seen if len(values) and values.notna().all())
+        means = [values.rolling(WINDOW, min_periods=1).mean() for values in known]
         curves = [(values.index.to_numpy(float), values.to_numpy()) for values in means]
         if not curves:
             continue
