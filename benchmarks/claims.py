@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.metrics import QUANTITIES, by_seed, finished, finite_curve, reduce_run
+from wsrl_kit.analysis.metrics import QUANTITIES, finished, finite_curve, reduce_run, values_by_seed
 from wsrl_kit.analysis.report import finetuning_runs, write_report
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
 from wsrl_kit.analysis.tables import Estimate, cell_text
@@ -186,7 +186,7 @@ def judge(claim: Claim, runs: pd.DataFrame) -> tuple[Interval, str] | None:
     runs, quantity = runs[runs["arm"].isin([claim.arm, claim.control])].copy(), QUANTITIES.get(claim.quantity)
     if quantity and quantity.spent:
         runs[claim.quantity] = runs[claim.quantity].clip(upper=runs[quantity.spent].min())
-    arm, control = (by_seed(runs, name, claim.quantity) for name in (claim.arm, claim.control))
+    arm, control = (values_by_seed(runs, name, claim.quantity) for name in (claim.arm, claim.control))
     if not arm.keys() & control.keys():
         return None
     difference = paired_difference(arm, control, mean if quantity and quantity.censored else iqm)

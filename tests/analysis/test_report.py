@@ -12,9 +12,9 @@ from matplotlib.colors import to_hex
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.figures import comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import ARM_LABELS, QUANTITIES, by_seed, compare, finished, reduce_runs
+from wsrl_kit.analysis.metrics import ARM_LABELS, QUANTITIES, compare, finished, reduce_runs, values_by_seed
 from wsrl_kit.analysis.plots import COLOURS
-from wsrl_kit.analysis.report import ReportConfig, choose_control, report, select_runs, setting_notes, write_report
+from wsrl_kit.analysis.report import ReportConfig, choose_control, parameter_notes, report, select_runs, write_report
 from wsrl_kit.analysis.statistics import paired_difference, probability_of_improvement
 from wsrl_kit.analysis.tables import plain_table
 from wsrl_kit.errors import ParameterError, RunError
@@ -137,9 +137,9 @@ def test_settings_that_differ_within_an_arm_or_make_evaluations_unlike_are_said(
     write_run(tmp_path / "0", seed=0, batch_size=128, evaluation_episodes=20, demo_path="x")
     write_run(tmp_path / "1", seed=1, batch_size=256, evaluation_episodes=20, demo_path="y", newer=1)
     records = select_runs(str(tmp_path))
-    assert setting_notes(records) == ["a: its runs differ in batch_size."]
+    assert parameter_notes(records) == ["a: its runs differ in batch_size."]
     write_run(tmp_path / "2", "b", seed=1, evaluation_episodes=10)
-    (note,) = setting_notes([records[0], *select_runs(f"{tmp_path}/2")])
+    (note,) = parameter_notes([records[0], *select_runs(f"{tmp_path}/2")])
     assert note.startswith("Runs differ in evaluation_episodes: dip, drawdown and dispersion are comparable only")
 
 
@@ -218,7 +218,7 @@ def test_special_characters_of_an_arms_name_reach_the_paper_as_themselves():
 
 def test_a_comparison_is_paired_by_seed_and_knows_what_better_means(made):
     (area,) = [c for c in compare(made.per_seed, "rlpd_all") if c.quantity.name == "area_under_curve"]
-    values = {arm: by_seed(finished(made.per_seed), arm, "area_under_curve") for arm in ARMS}
+    values = {arm: values_by_seed(finished(made.per_seed), arm, "area_under_curve") for arm in ARMS}
     assert area.arm == "warmup_decay"
     assert area.difference == paired_difference(values["warmup_decay"], values["rlpd_all"])
     arrays = (np.array(list(values[arm].values())) for arm in ("warmup_decay", "rlpd_all"))
@@ -243,7 +243,7 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
     write_run(tmp_path / "b1", "scratch", 1, (0.0, 0.0))
     write_run(tmp_path / "c0", "rlpd_demos", 0).fail("it diverged")
     runs = reduce_runs(select_runs(str(tmp_path)))
-    plots.reached(ax, runs, QUANTITIES["steps_to_target"], "Steps")
+    plots.fraction_reached(ax, runs, QUANTITIES["steps_to_target"], "Steps")
     steps, shares = curve(ax, "rlpd_all")
     assert (steps.tolist(), shares.tolist()) == ([0, 100, 200], [0, 0.5, 0.5])
     assert curve(ax, "rlpd_demos")[1].tolist() == [0, 0, 0]
@@ -252,9 +252,9 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
 
 
 def test_a_profile_is_the_share_of_finished_runs_above_each_value(made, ax):
-    plots.profiles(ax, made.per_seed, QUANTITIES["final_success"])
+    plots.performance_profiles(ax, made.per_seed, QUANTITIES["final_success"])
     thresholds, shares = curve(ax, "rlpd_all")
-    values = by_seed(finished(made.per_seed), "rlpd_all", "final_success").values()
+    values = values_by_seed(finished(made.per_seed), "rlpd_all", "final_success").values()
     assert shares == pytest.approx([np.mean([value > threshold for value in values]) for threshold in thresholds])
     assert (thresholds[0], thresholds[-1]) == (0.0, 1.0)
 

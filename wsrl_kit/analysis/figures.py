@@ -54,7 +54,7 @@ def ablation_figures(records: Sequence[RunRecord], runs: pd.DataFrame, target: f
     plots.switch_diagnostic(axes[0], records, "q")
     plots.switch_diagnostic(axes[1], records, "td_error")
     plots.shared_legend(figures["switch"], axes[0])
-    plots.blank_empty(axes, _is_running(records))
+    plots.replace_empty_axes(axes, _is_running(records))
     return figures
 
 
@@ -66,11 +66,11 @@ def comparison_figures(
     figures = {"against_control": _against_control_figure(runs, control, target, f"final_{kind}")}
     figures["performance_profiles"], axes = plots.new_figure(columns=2)
     for ax, name in zip(axes, (f"final_{kind}", "area_under_curve"), strict=True):
-        plots.profiles(ax, runs, QUANTITIES[name])
+        plots.performance_profiles(ax, runs, QUANTITIES[name])
     plots.shared_legend(figures["performance_profiles"], axes[0])
     figures["reached_target"], axes = plots.new_figure(columns=3, width=4.6)
     for ax, (name, label) in zip(axes, TO_TARGET.items(), strict=True):
-        plots.reached(ax, runs, QUANTITIES[name], label)
+        plots.fraction_reached(ax, runs, QUANTITIES[name], label)
         ax.set_ylabel(f"Fraction of runs at {target:.0%} success")
     plots.shared_legend(figures["reached_target"], axes[0])
     figures["stability"] = _points_figure(runs, {name: QUANTITIES[name].heading for name in STABILITY})
@@ -89,7 +89,7 @@ def _against_control_figure(runs: pd.DataFrame, control: str, target: float, fin
     better = {c.arm: c.better for c in comparisons if c.quantity.name == final}
     heading = f"Probability of better {QUANTITIES[final].heading.lower()}"
     plots.against_control(axes[3], arms, control, better, 0.5, heading).set_xlim(-0.03, 1.03)
-    plots.names_on_the_left(axes)
+    plots.label_first_column(axes)
     return figure
 
 
@@ -102,7 +102,7 @@ def learning_curves_figure(records: Sequence[RunRecord], target: float = 0.8) ->
         if kind == "success":
             ax.axhline(target, color=plots.NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
     plots.shared_legend(figure, axes[0])
-    plots.blank_empty(axes, _is_running(records))
+    plots.replace_empty_axes(axes, _is_running(records))
     return figure
 
 
@@ -119,7 +119,7 @@ def warmup_figure(record: RunRecord) -> Figure:
         plots.run_metrics(ax, record, metrics, "warmup", "gradient_step", label)
     if kind == "success":
         axes[2].set_ylim(-0.03, 1.03)
-    plots.blank_empty(axes, _is_running([record]))
+    plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 
 
@@ -151,7 +151,7 @@ def finetune_figure(record: RunRecord) -> Figure:
             "of these by the human": "training/episode_intervention_steps",
         }
         plots.run_metrics(axes[5], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
-    plots.blank_empty(axes, _is_running([record]))
+    plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 
 
@@ -169,7 +169,7 @@ def source_figure(
     columns = (("success_rate", "Success rate"), ("transitions", "Transitions"), ("weight_share", "Share of weight"))
     for ax, (key, label) in zip(axes, columns, strict=False):
         plots.source_bars(ax, names, np.array([row[key] for row in rows], dtype=float), label)
-    plots.names_on_the_left(axes[:3])
+    plots.label_first_column(axes[:3])
     if returns is not None:
         plots.return_histogram(axes[3], returns)
     return figure
@@ -183,7 +183,7 @@ def _points_figure(runs: pd.DataFrame, headings: Mapping[str, str], bars: str = 
         plots.summary_points(ax, restricted(runs), QUANTITIES[name], heading)
     if bars:
         plots.summary_bars(axes[-1], runs, QUANTITIES[bars])
-    plots.names_on_the_left(axes)
+    plots.label_first_column(axes)
     return figure
 
 

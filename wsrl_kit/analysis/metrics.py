@@ -312,7 +312,7 @@ def compare(runs: pd.DataFrame, control: str) -> list[Comparison]:
     comparisons = []
     for arm in arm_order(runs.loc[runs["arm"] != control, "arm"]):
         for quantity in (quantity for quantity in recorded(runs) if quantity.name in COMPARED):
-            first, second = (by_seed(runs, name, quantity.name) for name in (arm, control))
+            first, second = (values_by_seed(runs, name, quantity.name) for name in (arm, control))
             shared = runs[runs["seed"].isin(first.keys() & second.keys())]
             if len(shared):
                 difference = paired_difference(first, second, mean if quantity.censored else iqm)
@@ -336,10 +336,10 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def censored_sign(runs: pd.DataFrame, arm: str, quantity: Quantity) -> str:
-    """ ">" if a run of the arm is censored and the true mean larger than the restricted mean; else ""."""
+    """`>` if a run of the arm is censored and the true mean larger than the restricted mean; else ""."""
     return ">" if is_censored(runs[runs["arm"] == arm], quantity).any() else ""
 
 
-def by_seed(runs: pd.DataFrame, arm: str, name: str) -> dict[int, float]:
+def values_by_seed(runs: pd.DataFrame, arm: str, name: str) -> dict[int, float]:
     """An arm's recorded values of a column."""
     return runs[runs["arm"] == arm].set_index("seed")[name].dropna().to_dict()

@@ -74,7 +74,7 @@ def panel_figure(count: int, width: float, height: float, across: int = 3) -> tu
     return figure, axes[:count]
 
 
-def names_on_the_left(axes: Sequence[Axes]) -> None:
+def label_first_column(axes: Sequence[Axes]) -> None:
     """Keep tick labels of the vertical axis in the first column only."""
     for ax in axes:
         place = ax.get_subplotspec()
@@ -82,7 +82,7 @@ def names_on_the_left(axes: Sequence[Axes]) -> None:
             ax.set_yticklabels([])
 
 
-def blank_empty(axes: Sequence[Axes], is_running: bool) -> None:
+def replace_empty_axes(axes: Sequence[Axes], is_running: bool) -> None:
     """Replace axes without a point by a sentence: ticks and grid around nothing look like a measurement."""
     for ax in axes:
         if not _has_points(ax):
@@ -284,7 +284,7 @@ def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: st
     for height, arm in enumerate(colours):
         own = finished(runs[runs["arm"] == arm]).dropna(subset=quantity.name)
         if own.empty:
-            say_not_recorded(ax, height, quantity.absent)
+            annotate_missing(ax, height, quantity.absent)
             continue
         values = own[quantity.name].to_numpy(float)
         hollow = is_censored(own, quantity).to_numpy(bool)
@@ -328,12 +328,12 @@ def summary_bars(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
     return ax
 
 
-def say_not_recorded(ax: Axes, height: int | float, sentence: str = "not recorded") -> None:
+def annotate_missing(ax: Axes, height: int | float, sentence: str = "not recorded") -> None:
     """Write a sentence in the row of an arm, or at a height, without anything to draw."""
     ax.annotate(sentence, (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
 
 
-def profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
+def performance_profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
     """Share of an arm's finished runs above every value of a quantity, with its 95 % band."""
     done = finished(runs).dropna(subset=quantity.name)
     ends = [0.0, 1.0] if "success" in quantity.name or quantity.name == "area_under_curve" or done.empty else []
@@ -342,12 +342,12 @@ def profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
     for arm in arm_order(done["arm"]):
         _draw_band(ax, runs, arm, thresholds, performance_profile(_values(done, arm, quantity), thresholds))
     if not ax.lines:
-        say_not_recorded(ax, 0.5)
+        annotate_missing(ax, 0.5)
     ax.set(xlabel=quantity.heading, ylabel="Fraction of runs above", ylim=(-0.03, 1.03))
     return ax
 
 
-def reached(ax: Axes, runs: pd.DataFrame, quantity: Quantity, label: str) -> Axes:
+def fraction_reached(ax: Axes, runs: pd.DataFrame, quantity: Quantity, label: str) -> Axes:
     """Share of an arm's runs, not `restricted`, that has reached the target (Kaplan-Meier), with its 95 % band.
 
     A run is watched until its last evaluation. A failed run counts as never reaching the target: leaving it out would
@@ -370,7 +370,7 @@ def reached(ax: Axes, runs: pd.DataFrame, quantity: Quantity, label: str) -> Axe
             own_grid = grid[grid <= known]
             _draw_band(ax, runs, arm, own_grid, reached_band(steps[counted], there[counted], own_grid))
     if not ax.lines:
-        say_not_recorded(ax, 0.5)
+        annotate_missing(ax, 0.5)
     ax.set(xlabel=label, ylabel="Fraction of runs at target", ylim=(-0.03, 1.03))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     return ax
@@ -401,7 +401,7 @@ def against_control(
         if arm in intervals:
             draw_estimate(ax, intervals[arm], height, colours[arm], bounds.get(arm, ""))
         else:
-            say_not_recorded(ax, height)
+            annotate_missing(ax, height)
     _name_arms(ax, order)
     ax.set_xlabel(label + (HOLLOW if any(bounds.values()) else ""))
     ax.grid(axis="x", color=GRID, linewidth=0.8)

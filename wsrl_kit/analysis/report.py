@@ -45,19 +45,23 @@ def select_runs(runs: Runs) -> list[RunRecord]:
         records = [
             dataclasses.replace(record, arm=arm)
             for arm, paths in runs.items()
-            for record in _finetuning(_listed(paths))
+            for record in _find_finetuning(_as_list(paths))
         ]
     else:
-        records = _finetuning(_listed(runs))
+        records = _find_finetuning(_as_list(runs))
     if not records:
         raise RunError(f"runs must hold at least one fine-tuning run, found none in {runs}")
     _refuse_different_tasks(records)
-    _refuse_twins(records)
+    _refuse_duplicates(records)
     return records
 
 
 def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
-    """The control arm; None: `USUAL_CONTROL`, or the first arm without it."""
+    """The control arm; None: `USUAL_CONTROL`, or the first arm without it.
+
+    Raises:
+        ParameterError: no run has this arm.
+    """
     arms = arm_order(record.arm for record in records)
     if control is None:
         return USUAL_CONTROL if USUAL_CONTROL in arms else arms[0]
@@ -66,11 +70,11 @@ def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
     return control
 
 
-def _listed(paths: str | list[str]) -> list[str]:
+def _as_list(paths: str | list[str]) -> list[str]:
     return [paths] if isinstance(paths, str) else paths
 
 
-def _finetuning(paths: list[str]) -> list[RunRecord]:
+def _find_finetuning(paths: list[str]) -> list[RunRecord]:
     found: dict[Path, RunRecord] = {}
     for pattern in paths:
         folders = [pattern] if Path(pattern).is_dir() else sorted(filter(Path.is_dir, map(Path, glob.glob(pattern))))
@@ -97,7 +101,7 @@ def _task(record: RunRecord) -> str:
     return f"{record.parameters.get('exp_name')}{f' ({named})' if named else ''}"
 
 
-def _refuse_twins(records: Sequence[RunRecord]) -> None:
+def _refuse_duplicates(records: Sequence[RunRecord]) -> None:
     folders: dict[tuple[str, int], Path] = {}
     for record in records:
         earlier = folders.setdefault((record.arm, record.seed), record.folder)
@@ -149,7 +153,10 @@ def write_report(
         every_figure: False: only the figures of an ablation.
     """
     runs = reduce_runs(records, target)
-    summary, differences = summary_table(runs, target, setting_notes(records)), difference_table(runs, control, target)
+    summary, differences = (
+        summary_table(runs, target, parameter_notes(records)),
+        difference_table(runs, control, target),
+    )
     figures = ablation_figures(records, runs, target)
     if every_figure:
         figures |= comparison_figures(records, runs, control, target)
@@ -174,15 +181,15 @@ def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figu
         save_figure(root / "figures" / f"{name}.png", figure)
 
 
-def setting_notes(records: Sequence[RunRecord]) -> list[str]:
+def parameter_notes(records: Sequence[RunRecord]) -> list[str]:
     """Notes on arms whose runs differ in parameters, and on runs that are evaluated differently."""
     notes = []
     for arm in arm_order(record.arm for record in records):
         own = [record for record in records if record.arm == arm]
-        different = [name for name in _different(own) if name not in OWN_TO_A_RUN]
+        different = [name for name in _differing(own) if name not in OWN_TO_A_RUN]
         if different:
             notes.append(f"{arm_label(arm)}: its runs differ in {', '.join(different)}.")
-    unlike = [name for name in _different(records) if name in EVALUATED_ALIKE]
+    unlike = [name for name in _differing(records) if name in EVALUATED_ALIKE]
     if unlike:
         notes.append(
             f"Runs differ in {' and '.join(unlike)}: dip, drawdown and dispersion are comparable only between runs "
@@ -191,7 +198,7 @@ def setting_notes(records: Sequence[RunRecord]) -> list[str]:
     return notes
 
 
-def _different(records: Sequence[RunRecord]) -> list[str]:
+def _differing(records: Sequence[RunRecord]) -> list[str]:
     """Names of the parameters that all runs have, with different values."""
     first, *others = [record.parameters for record in records]
     shared = [name for name in first if all(name in other for other in others)]
@@ -199,7 +206,11 @@ def _different(records: Sequence[RunRecord]) -> list[str]:
 
 
 def report(root: Path, control: str = USUAL_CONTROL, target: float = 0.8) -> RunReport:
-    """`write_report` on every fine-tuning run under a folder, into that folder; also while runs go on."""
+    """`write_report` on every fine-tuning run under a folder, into that folder; also while runs go on.
+
+    Raises:
+        RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
+    """
     return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
 
 
@@ -241,13 +252,13 @@ def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
         return record
     start = Path(checkpoint).parent.parts
     for warmup in warmups:
-        place = _place(warmup.folder, record.folder.parent.parent)
-        if checkpoint == warmup.summary.get("checkpoint") or (place and start[-len(place) :] == place):
+        parts = _parts_below(warmup.folder, record.folder.parent.parent)
+        if checkpoint == warmup.summary.get("checkpoint") or (parts and start[-len(parts) :] == parts):
             earlier = {key: curve for key, curve in warmup.metrics.items() if key[0] == "warmup"}
             return dataclasses.replace(record, metrics=earlier | record.metrics, warmup_seconds=warmup.seconds)
     return record
 
 
-def _place(folder: Path, root: Path) -> tuple[str, ...]:
+def _parts_below(folder: Path, root: Path) -> tuple[str, ...]:
     """Parts of a folder's path below a root; () elsewhere."""
     return folder.relative_to(root).parts if folder.is_relative_to(root) else ()

@@ -18,13 +18,13 @@ from wsrl_kit.analysis.metrics import (
     Quantity,
     arm_label,
     arm_order,
-    by_seed,
     censored_sign,
     compare,
     finished,
     recorded,
     reduce_run,
     restricted,
+    values_by_seed,
 )
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm, mean
 from wsrl_kit.runs.run import RunRecord
@@ -227,7 +227,7 @@ def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequen
     shown = recorded(done)
     rows: list[dict[str, Cell]] = []
     for arm in arm_order(runs["arm"]):
-        reached = by_seed(done, arm, "reached_target").values()
+        reached = values_by_seed(done, arm, "reached_target").values()
         share = f"{sum(reached):.0f} of {len(reached)}" if reached else "–"
         rows.append({"arm": arm_label(arm), "n": int((done["arm"] == arm).sum()), "reached_target": share})
         rows[-1] |= {quantity.name: _summarise(done, arm, quantity) for quantity in shown}
@@ -277,7 +277,7 @@ def per_seed_csv(runs: pd.DataFrame) -> str:
 
 
 def _summarise(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Estimate:
-    values = np.array(list(by_seed(runs, arm, quantity.name).values()), dtype=float)
+    values = np.array(list(values_by_seed(runs, arm, quantity.name).values()), dtype=float)
     interval = bootstrap_interval(values, mean if quantity.censored else iqm)
     return Estimate(interval, quantity.digits, censored_sign(runs, arm, quantity))
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.metrics import reduce_run
-from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, blank_empty, new_figure, panel_figure
+from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure, panel_figure, replace_empty_axes
 from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
 from wsrl_kit.analysis.tables import Cell, Estimate, Table, make_table
@@ -110,7 +110,9 @@ def tuning_report(root: Path) -> TuningReport:
     space = parameters["search_space"]
     if len(space) == 2 and all(isinstance(values, list) for values in space.values()):
         figures["interaction"], (ax,) = new_figure(width=5.2)
-        interaction(ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]])
+        parameter_interaction(
+            ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]]
+        )
     frames = {name: getattr(table, name).head(BEST_SHOWN) for name in ("frame", "shown", "bold")}
     best = replace(table, **frames)
     write_files(root, {"summary.txt": best.to_text(), "trials.csv": table.to_csv()}, figures)
@@ -140,7 +142,7 @@ def trial_table(trials: Sequence[Trial], score: str) -> Table:
 
 
 def effects_figure(root: Path) -> Figure:
-    """`effect` of each tuned parameter so far; empty axes before the tuning has begun."""
+    """`parameter_effect` of each tuned parameter so far; empty axes before the tuning has begun."""
     record = read_run(root) if (Path(root) / "run.json").exists() else None
     if record is None:
         return new_figure()[0]
@@ -148,12 +150,14 @@ def effects_figure(root: Path) -> Figure:
     trials, label = read_trials(Path(root)), SCORES[record.parameters["score"]]
     figure, axes = panel_figure(len(space), 4.4, 3.4)
     for ax, (name, values) in zip(axes, space.items(), strict=True):
-        effect(ax, trials, name, values, seeds, label)
-    blank_empty(axes, record.status == "running")
+        parameter_effect(ax, trials, name, values, seeds, label)
+    replace_empty_axes(axes, record.status == "running")
     return figure
 
 
-def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Sequence[int], label: str) -> Axes:
+def parameter_effect(
+    ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Sequence[int], label: str
+) -> Axes:
     """A dot with its 95 % interval for each candidate at its value of a parameter, and a line for their mean.
 
     The mean is over the seeds that every candidate gets: only the better candidates get more.
@@ -185,7 +189,7 @@ def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Seq
     return ax
 
 
-def interaction(
+def parameter_interaction(
     ax: Axes, trials: Sequence[Trial], space: Mapping[str, list[Any]], seeds: Sequence[int], label: str
 ) -> Axes:
     """The score of each pair of two parameters' values, as a map, on the seeds that every candidate gets."""

@@ -55,7 +55,7 @@ def learning_figure(record: RunRecord) -> Figure:
     plots.run_metrics(axes[0], record, losses, "warmup", "gradient_step", "Cross-entropy (nats)")
     accuracy = {"Validation accuracy": "validation/accuracy"}
     plots.run_metrics(axes[1], record, accuracy, "warmup", "gradient_step").set_ylim(0.45, 1.03)
-    plots.blank_empty(axes, record.status == "running")
+    plots.replace_empty_axes(axes, record.status == "running")
     return figure
 
 

@@ -62,7 +62,7 @@ def hil_serl_figure(root: Path) -> Figure:
     _alone(axes[3], tests)
     if axes[1].get_legend_handles_labels()[1]:
         plots.shared_legend(figure, axes[1])
-    plots.blank_empty(axes, any(run.status == "running" for run in [*trained, *tests]))
+    plots.replace_empty_axes(axes, any(run.status == "running" for run in [*trained, *tests]))
     return figure
 
 
