@@ -31,7 +31,7 @@ NETWORKS = {
     "256 x 256, batch 256": {"hidden_sizes": [256, 256], "batch_size": 256},
 }
 WARM_UP_STEPS = 150
-"""Past the first record (step 50) and re-ranking (step 100), so that everything is compiled."""
+"""Past the first record (step 50), so that everything is compiled."""
 STEPS = 200
 """Environment steps of a turn: whole log intervals."""
 PARTS = ("environment", "learning", "acting", "adding", "the rest")
@@ -62,10 +62,10 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     from wsrl_kit.data.weights import weigh
     from wsrl_kit.envs.collect import collect
     from wsrl_kit.envs.make import make
+    from wsrl_kit.runs.loop import Step
     from wsrl_kit.training import finetune
     from wsrl_kit.training import start as agents
     from wsrl_kit.training.evaluation import Evaluator
-    from wsrl_kit.training.loop import Step
 
     config = settings(network, online_steps=WARM_UP_STEPS + rounds * STEPS + 1)
     episodes = [
@@ -77,7 +77,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     dataset = weigh(Dataset.from_trajectories(episodes), source_weights, config.success_weight_bonus)
     environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
-    probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
+    probe = agents.probe_batch(config, dataset, agents.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, dataset)
     busy = dict.fromkeys(PARTS, 0.0)
     adding = 0.0

@@ -6,9 +6,9 @@ import pytest
 
 import wsrl_kit
 from data_samples import trajectory
+from file_writers import write_npz
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import NOTEBOOKS, main
-from wsrl_kit.data.formats.npz import write_npz
 from wsrl_kit.notebook.templates import copy_templates, template_folder
 
 

@@ -8,7 +8,7 @@ from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved
 
 from training_samples import settings, start_finetune, taken
 from wsrl_kit.agent import authors_order, sac
-from wsrl_kit.training.loop import Measurement
+from wsrl_kit.runs.loop import Measurement
 
 update = compiled(authors_order.update, static_argnums=0)
 kit_update = compiled(sac.update, static_argnums=0)

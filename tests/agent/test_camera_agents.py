@@ -23,14 +23,14 @@ from wsrl_kit.errors import CheckpointError, DataError, ParameterError, Stopped
 from wsrl_kit.replay.frames import FrameBatches
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune, learner, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.jobs import run_finetune, run_warmup
-from wsrl_kit.training.loop import Snapshot
-from wsrl_kit.training.sight import dataset_frames, look
+from wsrl_kit.training.sight import dataset_frames, split_observation
 
 SPOT = {
     "exp_name": NAME,
@@ -146,16 +146,13 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
     # What acting looks at is the same too.
     environment = make(config.exp_name, config.environment_options)
-    state, shown = look(static, agent, environment.reset(seed=0)[0])
+    state, shown = split_observation(static, agent, environment.reset(seed=0)[0])
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 
-@pytest.mark.parametrize("frame_memory", ["host", "device"])
 @pytest.mark.parametrize("horizon", [1, 2])
-def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
-    frame_memory: str, horizon: int, tmp_path: Path
-) -> None:
-    config = spot(frame_memory=frame_memory, environment_options={"observation_horizon": horizon})
+def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(horizon: int, tmp_path: Path) -> None:
+    config = spot(environment_options={"observation_horizon": horizon})
     dataset = Dataset.from_trajectories(record(20, observation_horizon=horizon))
     static, agent = fresh(config, dataset)
     frames = dataset_frames(static, agent, dataset)
@@ -174,19 +171,6 @@ def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
     assert len(snapshots) >= 2
     assert same(snapshots[-1], rest[-1].tree)
     assert not same(snapshots[0]["agent"].critic["encoder"], snapshots[-1]["agent"].critic["encoder"])
-
-
-def test_host_and_device_memory_give_the_same_run(dataset: Dataset) -> None:
-    ends = []
-    for frame_memory in ("host", "device"):
-        config = spot(frame_memory=frame_memory, online_steps=12, evaluation_interval=12)
-        static, agent = fresh(config, dataset)
-        frames = dataset_frames(static, agent, dataset)
-        tree = finetune.initial_tree(config, static, agent, dataset)
-        environment = make(config.exp_name, config.environment_options)
-        events = taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
-        ends.append(events[-1].tree["agent"])
-    assert same(*ends)
 
 
 def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:

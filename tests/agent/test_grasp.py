@@ -28,10 +28,10 @@ from wsrl_kit.errors import CheckpointError, ParameterError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import Measurement, Snapshot
 from wsrl_kit.training import finetune, learner, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.loop import Measurement, Snapshot
 
 # Actions and choices
 
@@ -288,7 +288,7 @@ def recorded() -> Dataset:
 def start(config: WSRLConfig, resumed_from: Path | None = None) -> Iterator[Any]:
     environment = make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, recorded())
-    probe = agents.probe_batch(config, recorded(), finetune.PROBE_SIZE)
+    probe = agents.probe_batch(config, recorded(), agents.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, recorded())
     if resumed_from is not None:
         tree = checkpoint.load(resumed_from, tree)

@@ -114,7 +114,6 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "behavior_cloning_fade_steps": 5,
         "replay_capacity": 50,
         "use_prioritized_replay": True,
-        "priority_kind": "rank",
         "priority_alpha": 0.1,
         "initial_priority_beta": 0.9,
         "final_priority_beta": 0.9,

@@ -29,8 +29,8 @@ from wsrl_kit.errors import DataError, ExperimentError, ParameterError, Stopped
 from wsrl_kit.robot.takeover import HumanTakeover, Takeover, Verdict, by_person, by_task
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
+from wsrl_kit.training.finetune import JUDGED
 from wsrl_kit.training.jobs import run_finetune
-from wsrl_kit.training.loop import JUDGED
 
 STILL = np.zeros(6, np.float32)
 create = compiled(model.create, static_argnums=0)

@@ -13,12 +13,12 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.envs.make import make
+from wsrl_kit.runs.loop import Measurement, Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.training import finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.jobs import load_offline_data, run_collect
-from wsrl_kit.training.loop import Measurement, Snapshot
 
 # Short episodes that begin near the hole: the demonstrations touch it, and some succeed.
 ROBOT = {"max_episode_steps": 25, "reset_height": 0.012}

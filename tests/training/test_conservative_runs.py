@@ -11,13 +11,13 @@ from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError, DivergenceError
 from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.jobs import load_offline_data, run_finetune, run_warmup
-from wsrl_kit.training.loop import Snapshot
 
 CALQL = {
     "conservative_loss": "calql",

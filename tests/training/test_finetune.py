@@ -13,9 +13,9 @@ from training_samples import PENDULUM, host, measured, offline_data, same, setti
 from wsrl_kit.agent import sac
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.make import make
+from wsrl_kit.runs.loop import Measurement, Snapshot, Step
 from wsrl_kit.training import finetune
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.loop import Measurement, Snapshot, Step
 
 PRIORITIZED = {"use_prioritized_replay": True}
 

@@ -13,9 +13,9 @@ from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError
+from wsrl_kit.runs.loop import Snapshot, Step
 from wsrl_kit.training import start as agents
 from wsrl_kit.training import warmup
-from wsrl_kit.training.loop import Snapshot, Step
 
 
 def test_held_out_episodes_are_never_trained_on(sources):

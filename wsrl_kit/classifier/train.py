@@ -1,7 +1,6 @@
 """Train the reward classifier, validate it on held-out episodes, and choose its threshold."""
 
 import csv
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,10 @@ from wsrl_kit.classifier.data import balanced_rows, design, episodes_of_rows, ex
 from wsrl_kit.classifier.model import ClassifierState, Decision, Examples, RewardClassifier
 from wsrl_kit.config.config import SMALLEST_SCALE
 from wsrl_kit.data.dataset import Dataset, stacks_of
+from wsrl_kit.data.digests import digests
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
+from wsrl_kit.runs.loop import GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 
@@ -105,49 +106,74 @@ AT_ONCE = 256
 """Examples per call where the probabilities of many are computed."""
 
 
-def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress) -> Path:
+def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *, resume: bool = True) -> Path:
     """Records success and failure data unless they are given, trains a classifier, and chooses its threshold.
 
-    Writes the run's folder, replacing an earlier one of its kind: `success.pkl` and `failure.pkl` where they are
-    recorded, `validation.csv` (the probability of every row that was held out), and the classifier.
+    Writes the run's folder: `success.pkl` and `failure.pkl` where they are recorded, `validation.csv` (the probability
+    of every row that was held out), and the classifier. A finished run is left as it is.
 
     Returns:
         The classifier's file, for the `reward_classifier` of fine-tuning.
 
     Raises:
-        Stopped: the user stopped it; no classifier was written.
+        Stopped: the user stopped it; all is saved, and the run can be resumed.
         WSRLKitError: bad data, parameters, weights or disk, in one sentence.
     """
     jax_tools.keep()
-    run = Run.open(folder, kind="classifier", arm="", seed=config.seed, parameters=asdict(config), resume=False)
     target = folder / CLASSIFIER_FILE
+    run = Run.open(
+        folder,
+        kind="classifier",
+        arm="",
+        seed=config.seed,
+        parameters=asdict(config),
+        inputs=digests({"classifier_data": config.classifier_data, "encoder_weights": config.encoder_weights}),
+        may_grow=("classifier_steps",),
+        outputs=(target,),
+        resume=resume,
+    )
+    if run.is_finished:
+        return target
     with outcome_recorded(run, progress) as progress:
-        target.unlink(missing_ok=True)
-        report = _reporter(config, progress)
-        if config.classifier_data is None:
-            record(config, folder, report)
+        if config.classifier_data is None and not run.checkpoint_path.exists():
+            _record(config, folder, progress)
         dataset = load_data(config, folder)
-        static = design(config, dataset)
+        classifier = design(config, dataset)
         episode = episodes_of_rows(dataset)
         seed = jax_tools.episode_seed(config.seed, "data")
         held_out = hold_out(dataset.rewards > 0, episode, config.validation_fraction, seed)
         validation, is_success = np.flatnonzero(held_out), dataset.rewards[held_out] > 0
-        state = _fresh(config, static, dataset, np.flatnonzero(~held_out))
-        for step in range(config.classifier_steps):
-            batch = examples(static, dataset, balanced_rows(config, dataset, held_out, step))
-            state, loss = _update(static, state, batch, jax_tools.key(config.seed, "classifier"), np.int32(step))
-            if (step + 1) % config.evaluation_interval == 0 or step + 1 == config.classifier_steps:
-                probability = probabilities(static, state, dataset, validation)
-                values = {"training/loss": float(loss)} | _validation_metrics(probability, is_success)
-                run.record("warmup", 0, step + 1, values)
-            report(1, "training the reward classifier")
+        key = jax_tools.key(config.seed, "classifier")
 
+        def take_steps(state: ClassifierState, start: int, end: int) -> tuple[ClassifierState, dict[str, float]]:
+            for step in range(start, end):
+                batch = examples(classifier, dataset, balanced_rows(config, dataset, held_out, step))
+                state, loss = _update(classifier, state, batch, key, np.int32(step))
+            return state, {"loss": float(loss)}
+
+        def evaluate(state: ClassifierState, count: int) -> tuple[float, dict[str, float]]:
+            values = _validation_metrics(probabilities(classifier, state, dataset, validation), is_success)
+            return values["validation/loss"], values
+
+        plan = GradientPlan(
+            steps=config.classifier_steps,
+            log_interval=config.evaluation_interval,
+            evaluation_interval=config.evaluation_interval,
+            checkpoint_interval=config.evaluation_interval,
+            text="training the reward classifier",
+        )
+        tree = initial_tree(_fresh(config, classifier, dataset, np.flatnonzero(~held_out)), copy)
+        events = gradient_loop(plan, resumed(run, tree), take_steps, evaluate, copy, lambda: progress.stop_requested)
+        result = follow(events, run, progress)
+        assert result is not None
+
+        probability = probabilities(classifier, result.agent, dataset, validation)
         rates = figures.sweep(probability, is_success)
         place = figures.choose_threshold(rates, config.max_false_positive_rate)
         threshold = float(rates.threshold[place])
         decision = Decision(threshold, threshold * config.release_ratio, config.success_steps)
         write_validation(folder / VALIDATION_FILE, validation, episode[validation], is_success, probability)
-        model.save(target, static, state, decision)
+        model.save(target, classifier, result.agent, decision)
         run.finish(
             {
                 "classifier": str(target),
@@ -165,18 +191,23 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress) -
     return target
 
 
-def _reporter(config: ClassifierConfig, progress: Progress) -> Callable[[int, str], None]:
-    recorded = 0 if config.classifier_data else sum(config.episodes.values())
-    total, done = recorded + config.classifier_steps, 0
+def _record(config: ClassifierConfig, folder: Path, progress: Progress) -> None:
+    """Records success and failure data into the run's folder."""
+    total, done = sum(config.episodes.values()), 0
 
     def report(count: int, text: str) -> None:
         nonlocal done
         done += count
         progress.update(done, total, text)
         if progress.stop_requested:
-            raise Stopped("stopped; no classifier was written, and Run All begins anew")
+            raise Stopped("stopped while recording; no data file was written, and Run All begins anew")
 
-    return report
+    record(config, folder, report)
+
+
+def copy(state: ClassifierState) -> ClassifierState:
+    """The classifier in arrays of its own."""
+    return jax.tree.map(jnp.copy, state)
 
 
 def _fresh(

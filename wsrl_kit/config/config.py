@@ -134,7 +134,6 @@ class WSRLConfig(AgentParameters):
     use_prioritized_replay: bool = parameter(
         False, "sample by priority (PER) instead of uniformly, which was as good or better on every task measured"
     )
-    priority_kind: str = parameter("proportional", "PER variant", choices=("proportional", "rank"))
     priority_alpha: float = parameter(0.6, "PER exponent: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0)
     initial_priority_beta: float = parameter(0.4, "PER importance exponent at the switch", minimum=0.0, maximum=1.0)
     final_priority_beta: float = parameter(1.0, "PER importance exponent at the end", minimum=0.0, maximum=1.0)
@@ -154,11 +153,6 @@ class WSRLConfig(AgentParameters):
 
     # Soft actor-critic
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
-
-    # Images
-    frame_memory: str = parameter(
-        "host", "where replay keeps images: in the host's memory or the accelerator's", choices=("host", "device")
-    )
 
     # Conservative critics
     conservative_online_weight: float = parameter(0.0, "its weight in fine-tuning, after the fade", minimum=0.0)
@@ -236,7 +230,6 @@ FINETUNING_PARAMETERS = (
     "confirm_success",
     "replay_capacity",
     "use_prioritized_replay",
-    "priority_kind",
     "priority_alpha",
     "initial_priority_beta",
     "final_priority_beta",

@@ -4,7 +4,6 @@ Every reader returns a `Recording` and lists what is wrong with the file instead
 so that the loader can refuse the file and the doctor can list everything from the same reading.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
 from wsrl_kit.data.trajectory import Frames, Layout, Trajectory, differ
-from wsrl_kit.errors import DataError
 from wsrl_kit.text import printable
 
 # HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
@@ -326,17 +324,3 @@ def _images(
         camera: frames[shown] if isinstance(frames, np.ndarray) else np.stack([frames[index] for index in shown])
         for camera, frames in recording.frames.items()
     }
-
-
-def refuse_images(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """For writers of formats in which the kit writes states only.
-
-    Raises:
-        DataError: a trajectory holds images.
-    """
-    cameras = sorted({camera for trajectory in trajectories for camera in trajectory.images})
-    if cameras:
-        raise DataError(
-            f"{os.fspath(path)} is not written: its format takes no camera images here, found {', '.join(cameras)}; "
-            "a HIL-SERL pickle (.pkl) and the kit's npz do."
-        )

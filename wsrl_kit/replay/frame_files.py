@@ -8,7 +8,6 @@ they are written before the checkpoint, and what it no longer needs is deleted a
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -35,7 +34,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
             target = path.with_name(name) / _file_name(first, end)
             if not target.exists():
                 slots = np.arange(first, end) % frame_ring.slots(ring)
-                frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
+                frames = {camera: leaf[slots] for camera, leaf in ring.store.frames.items()}
                 checkpoint.save(target, frames, {})
     checkpoint.save(path, tree | _without_frames(rings), metadata)
     for name, ring in rings.items():
@@ -62,17 +61,14 @@ def load(path: Path, template: PyTree) -> PyTree:
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
     """A ring that was read without its frames, with them; they are put into the arrays of a fresh one."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
-    frames = {
-        camera: np.array(leaf) if isinstance(leaf, jax.Array) else leaf for camera, leaf in ring.store.frames.items()
-    }
+    frames = ring.store.frames
     for first, end in _blocks(restored):
         rows = {camera: np.empty((end - first, *leaf.shape[1:]), leaf.dtype) for camera, leaf in frames.items()}
         block = checkpoint.load(folder / _file_name(first, end), rows)
         slots = np.arange(first, end) % frame_ring.slots(ring)
         for camera, leaf in frames.items():
             leaf[slots] = block[camera]
-    on_device = isinstance(ring.store.stacks, jax.Array)
-    return restored._replace(store=restored.store._replace(frames=jax.device_put(frames) if on_device else frames))
+    return restored
 
 
 def remove(path: Path) -> None:

@@ -14,13 +14,9 @@ import mmap
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Int32, Int64, Integer, Shaped
 
 from wsrl_kit.errors import DataError
@@ -28,23 +24,17 @@ from wsrl_kit.errors import DataError
 HostStacks = dict[str, Shaped[np.ndarray, "..."]]
 """What observations show, by camera: (*batch, horizon, *frame)."""
 
-DeviceStacks = dict[str, Shaped[Array, "..."]]
-"""The same on a device."""
-
 
 class FrameStore(NamedTuple):
-    """All frames and the table of who shows what: NumPy arrays in host memory, or JAX's on a device.
-
-    On the host, `frame_batches` gathers. `jax.device_put` of a store takes it to the device, where `gather` and
-    `gather_mixed` here can be part of a compiled step.
+    """All frames, in host memory, and which of them each row shows.
 
     Attributes:
         frames: camera -> its frames.
         stacks: slots in `frames` of the observation's and of the next observation's frames, oldest first.
     """
 
-    frames: dict[str, Shaped[Any, "slots ..."]]
-    stacks: Int32[Any, "rows 2 horizon"]
+    frames: dict[str, Shaped[np.ndarray, "slots ..."]]
+    stacks: Int32[np.ndarray, "rows 2 horizon"]
 
 
 def of_rows(
@@ -72,42 +62,6 @@ def of_rows(
     return FrameStore(frames, (newest[:, None, None] + offsets).astype(np.int32))
 
 
-def gather(store: FrameStore, row: Integer[Array, "*batch"]) -> tuple[DeviceStacks, DeviceStacks]:
-    """What the given rows' observations and next observations show, from a store on the device. Pure.
-
-    Args:
-        row: rows that hold transitions: what others give is undefined.
-    """
-    slots = jnp.asarray(store.stacks).at[row].get(mode="promise_in_bounds")
-
-    def taken(side: int) -> DeviceStacks:
-        index = slots[..., side, :]
-        # Checked indices take several times as long.
-        return {
-            camera: jnp.asarray(frames).at[index].get(mode="promise_in_bounds")
-            for camera, frames in store.frames.items()
-        }
-
-    return taken(0), taken(1)
-
-
-def gather_mixed(
-    offline: FrameStore, online: FrameStore, row: Integer[Array, "*batch size"], offline_rows: Integer[Array, ""]
-) -> tuple[DeviceStacks, DeviceStacks]:
-    """`gather` for what `mixture.sample` gives: in each batch the first `offline_rows` rows are offline. Pure.
-
-    Both stores must have rows.
-    """
-    is_offline = jnp.arange(row.shape[-1]) < offline_rows
-    # Rows of the other side may lie past this one's end.
-    offline_stacks, online_stacks = gather(offline, row * is_offline), gather(online, row * ~is_offline)
-
-    def choose(offline: Array, online: Array) -> Array:
-        return jnp.where(is_offline.reshape(-1, *([1] * (offline.ndim - row.ndim))), offline, online)
-
-    return jax.tree.map(choose, offline_stacks, online_stacks)
-
-
 SPARE_FRAMES = 0.049
 """Frames kept beyond one per transition, as a share: each episode shows one more than it has transitions. With the
 tables, the ring takes less than 1.05 times the bytes of one frame per transition."""
@@ -117,14 +71,14 @@ Frame = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 class FrameRing(NamedTuple):
-    """The frames of the transitions in a `storage` of the same capacity, on the host or on a device.
+    """The frames of the transitions in a `storage` of the same capacity.
 
-    A pytree of arrays of fixed shapes: saved and read back as it is, it goes on to the bit. On the host its arrays are
+    A pytree of arrays of fixed shapes: saved and read back as it is, it goes on to the bit. Its arrays are
     written in place: what is to outlast the next `add` is to be copied.
 
     Attributes:
         store: the frames, and what each row shows.
-        recent: the last frames written, in host memory; frame n in slot n % (2 * horizon).
+        recent: the last frames written; frame n in slot n % (2 * horizon).
         shown: numbers of the frames that the newest transition's next observation shows; -1 before the first.
         oldest: number of the oldest frame that each row shows.
         written: frames written so far.
@@ -141,38 +95,34 @@ class FrameRing(NamedTuple):
     position: Int64[np.ndarray, ""]
 
 
-def create(capacity: int, example: Stacks, on_device: bool = False) -> FrameRing:
-    """An empty ring; host memory is taken only as it is written.
+def create(capacity: int, example: Stacks) -> FrameRing:
+    """An empty ring; memory is taken only as it is written.
 
     Args:
         capacity: transitions, as the storage has.
         example: what one observation shows, by camera, for horizon, shapes and types.
-        on_device: whether the frames live in the memory of JAX's device, all at once; otherwise in the host's.
     """
-    return _empty(capacity, _slots_for(capacity, example), example, on_device)
+    return _empty(capacity, _slots_for(capacity, example), example)
 
 
-def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRing:
+def filled(store: FrameStore, capacity: int) -> FrameRing:
     """A ring that begins with the frames of a dataset, copied, and has room for those of further transitions.
 
     Args:
-        store: on the host; its rows, at most `capacity`, are in order of time: none shows a frame older than the oldest
+        store: its rows, at most `capacity`, are in order of time: none shows a frame older than the oldest
             that the row before it shows.
         capacity: transitions, as the storage has.
-        on_device: as for `create`.
     """
     rows, _, horizon = store.stacks.shape
     example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
     held = len(next(iter(store.frames.values())))
-    ring = _empty(capacity, held + _slots_for(capacity - rows, example), example, on_device=False)
+    ring = _empty(capacity, held + _slots_for(capacity - rows, example), example)
     for camera, frames in store.frames.items():
         ring.store.frames[camera][:held] = frames
     ring.store.stacks[:rows] = store.stacks
     ring.oldest[:rows] = store.stacks.min(axis=(1, 2))
-    # Copied, since on a CPU JAX may otherwise take NumPy's memory for its own.
-    kept = jax.tree.map(jnp.array, ring.store) if on_device else ring.store
     counts = (np.array(count, np.int64) for count in (held, rows, rows % capacity))
-    return FrameRing(kept, ring.recent, ring.shown, ring.oldest, *counts)
+    return FrameRing(ring.store, ring.recent, ring.shown, ring.oldest, *counts)
 
 
 def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
@@ -183,15 +133,13 @@ def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
     number = np.arange(max(written - before, 0), written)
     frames = {camera: np.array(leaf) for camera, leaf in larger.store.frames.items()}
     for camera, leaf in ring.store.frames.items():
-        frames[camera][number % now] = np.asarray(leaf)[number % before]
+        frames[camera][number % now] = leaf[number % before]
     stacks, oldest = np.zeros(larger.store.stacks.shape, np.int32), np.zeros(len(larger.oldest), np.int64)
     # A slot holds the newest of the frames that go there.
-    shown = written - 1 - (written - 1 - np.asarray(ring.store.stacks)) % before
+    shown = written - 1 - (written - 1 - ring.store.stacks) % before
     stacks[:rows], oldest[:rows] = shown % now, ring.oldest
-    on_device = isinstance(ring.store.stacks, jax.Array)
-    store = FrameStore(frames, stacks)
     position = np.array(rows if int(ring.position) == 0 and int(ring.size) > 0 else ring.position)
-    return ring._replace(store=jax.tree.map(jnp.array, store) if on_device else store, oldest=oldest, position=position)
+    return ring._replace(store=FrameStore(frames, stacks), oldest=oldest, position=position)
 
 
 def slots(ring: FrameRing) -> int:
@@ -205,12 +153,11 @@ def _slots_for(transitions: int, example: Stacks) -> int:
     return transitions + max(int(transitions * SPARE_FRAMES), 4 * horizon)
 
 
-def _empty(capacity: int, slots: int, example: Stacks, on_device: bool) -> FrameRing:
+def _empty(capacity: int, slots: int, example: Stacks) -> FrameRing:
     horizon = len(next(iter(example.values())))
-    zeros: Callable = jnp.zeros if on_device else np.zeros
     store = FrameStore(
-        {camera: zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},
-        zeros((capacity, 2, horizon), np.int32),
+        {camera: np.zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},
+        np.zeros((capacity, 2, horizon), np.int32),
     )
     recent = {camera: np.zeros((2 * horizon, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()}
     none = np.zeros((), np.int64)
@@ -240,7 +187,10 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
 
     capacity, places = len(ring.oldest), slots(ring)
     row, size = int(ring.position), int(ring.size)
-    store = _write(ring.store, row, (stack_numbers % places).astype(np.int32), written % places, new)
+    ring.store.stacks[row] = stack_numbers % places
+    for camera, frames in ring.store.frames.items():
+        for number, frame in enumerate(new):
+            frames[(written + number) % places] = frame[camera]
 
     written += len(new)
     lost = 0
@@ -248,8 +198,8 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
     while lost < size and ring.oldest[(row - size + lost) % capacity] < written - places:
         lost += 1
     ring.oldest[row] = stack_numbers.min()
-    counts = (written, min(size - lost + 1, capacity), (row + 1) % capacity)
-    return FrameRing(store, ring.recent, stack_numbers[1], ring.oldest, *(np.array(count) for count in counts)), lost
+    counts = map(np.array, (written, min(size - lost + 1, capacity), (row + 1) % capacity))
+    return FrameRing(ring.store, ring.recent, stack_numbers[1], ring.oldest, *counts), lost
 
 
 def _check(ring: FrameRing, stacks: Stacks) -> None:
@@ -304,39 +254,12 @@ def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
     )
 
 
-def _write(
-    store: FrameStore, row: int, slots: Int32[np.ndarray, "2 horizon"], first: int, new: list[Frame]
-) -> FrameStore:
-    """The store with new frames in the slots from `first` on, and with what a row shows."""
-    if isinstance(store.stacks, jax.Array):
-        # Copied, since the environment may use its arrays again before the device has read them.
-        copies = [{camera: np.array(image) for camera, image in frame.items()} for frame in new]
-        return _write_on_device(store, np.int32(row), slots, np.int32(first), copies)
-    store.stacks[row] = slots
-    for camera, frames in store.frames.items():
-        for number, frame in enumerate(new):
-            frames[(first + number) % len(frames)] = frame[camera]
-    return store
-
-
-@partial(jax.jit, donate_argnums=0)
-def _write_on_device(
-    store: FrameStore, row: jax.Array, slots: jax.Array, first: jax.Array, new: list[dict[str, jax.Array]]
-) -> FrameStore:
-    frames = dict(store.frames)
-    for number, frame in enumerate(new):
-        for camera, image in frame.items():
-            slot = (first + number) % len(frames[camera])
-            frames[camera] = jax.lax.dynamic_update_index_in_dim(frames[camera], image, slot, 0)
-    return FrameStore(frames, jax.lax.dynamic_update_index_in_dim(store.stacks, slots, row, 0))
-
-
 THREADS = 2
 """Measured on two cores: NumPy copies without Python's lock, and one core does not fill the memory's bandwidth."""
 
 
 class FrameBatches:
-    """Gathers from stores on the host.
+    """Gathers from stores.
 
     A batch belongs to whoever holds it. Its memory is used for another one only when nothing refers to it any more:
     neither the caller, nor a view, nor JAX, which on a CPU may read NumPy's memory without copying it, and on other

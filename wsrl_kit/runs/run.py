@@ -141,6 +141,7 @@ class Run:
         parameters: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
         may_grow: Collection[str] = (),
+        outputs: Collection[Path] = (),
         resume: bool = True,
     ) -> "Run":
         """Create a run, or reopen the same one where it was interrupted, stopped, failed or finished.
@@ -154,6 +155,7 @@ class Run:
             inputs: by parameter that names files, a digest of their content; a run never goes on with other files.
             may_grow: parameters that may be larger than before, such as the number of steps. A finished run goes on
                 then.
+            outputs: files that a finished run has written; where one is missing, the run goes on.
             resume: False deletes what an earlier run left in the folder and starts anew.
 
         Raises:
@@ -171,7 +173,7 @@ class Run:
                 for place in (run.folder, *(entry for entry in run.folder.iterdir() if entry.name in OWN_FOLDERS)):
                     remove_partial(place)
             if resume and (run.folder / "run.json").exists():
-                run._reopen(may_grow)
+                run._reopen(may_grow, outputs)
             else:
                 run._create(overwrite=not resume)
             if run.is_finished:
@@ -230,12 +232,13 @@ class Run:
                 f"{self.folder} holds a {found} run: expected a {self._identity['kind']} run or a new folder"
             )
 
-    def _reopen(self, may_grow: Collection[str]) -> None:
+    def _reopen(self, may_grow: Collection[str], outputs: Collection[Path]) -> None:
         found = _read_json(self.folder)
         grown = _check_same(self.folder, found, self._identity, may_grow)
         self._earlier_seconds = float(found["seconds"])
         self.rows = len(_complete_lines(self.metrics_path)) - 1
-        self.is_finished = found["status"] == "finished" and not grown
+        is_complete = all(path.exists() for path in outputs)
+        self.is_finished = found["status"] == "finished" and not grown and is_complete
         if not self.is_finished:
             self.rewind(self.rows)
 

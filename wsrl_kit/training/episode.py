@@ -8,110 +8,138 @@ ended there, and no transition spans a gap, since each holds its own next observ
 """
 
 import reprlib
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.reward import CONFIRMED
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.training.experience import Experience, Seen
-
-_FORCE, _CLIPS, _STEPS, _INTERVENED, _EVER = range(5)
-
-
-class Window:
-    """Counts over the steps since the last record; an environment that doesn't report something adds nothing.
-
-    Args:
-        counts: what `counts` gave, or zeros: peak contact force, N, safety-box clips, steps, those of a human, and all
-            those of a human since the switch.
-    """
-
-    def __init__(self, counts: Float64[np.ndarray, "5"]) -> None:
-        self._counts = np.array(counts)
-
-    @property
-    def counts(self) -> Float64[np.ndarray, "5"]:
-        """All of it, for a checkpoint; a copy."""
-        return self._counts.copy()
-
-    def include(self, info: dict[str, Any]) -> None:
-        """Adds one environment step by what it reported."""
-        self._counts[_FORCE] = max(self._counts[_FORCE], float(info.get("contact_force", 0.0)))
-        self._counts[_CLIPS] += float(info.get("safety_box_clipped", False))
-        self._counts[_STEPS] += 1
-        self._counts[[_INTERVENED, _EVER]] += INTERVENTION in info
-
-    def take(self) -> dict[str, float]:
-        """The metrics of the window, which begins anew; the intervention rate once a human has taken over."""
-        values = {
-            "training/peak_contact_force": float(self._counts[_FORCE]),
-            "training/safety_box_clips": float(self._counts[_CLIPS]),
-        }
-        if self._counts[_EVER]:
-            values["training/intervention_rate"] = float(self._counts[_INTERVENED] / self._counts[_STEPS])
-        self._counts[[_FORCE, _CLIPS, _STEPS, _INTERVENED]] = 0.0
-        return values
+from wsrl_kit.replay.transition import Transition
+from wsrl_kit.robot.environment import CONTACT_LOST
+from wsrl_kit.runs.loop import environment_acts
+from wsrl_kit.training.experience import Experience, Frames, StoredStep
+from wsrl_kit.training.sight import split_observation
+from wsrl_kit.training.start import learning_penalty, learning_reward
 
 
-def empty() -> Float64[np.ndarray, "5"]:
-    """The counts before the first step."""
-    return np.zeros(5)
-
-
-class EpisodeRecord:
-    """Of one episode.
-
-    Args:
-        asks: whether its successes are to be confirmed.
+class EnvironmentStep(NamedTuple):
+    """One environment step, checked.
 
     Attributes:
-        rewards: the environment's, of every step so far.
+        action: the action that was executed, the policy's or a human's.
+        is_human: whether a human chose it.
+        task_reward: the environment's reward.
+        reward: the reward that learning sees.
+        terminated, truncated, info: as the environment gave them.
+        observation: the next observation, as the environment gave it.
+        state: its flat state.
+        frames: its images, as replay keeps them.
+        stored: the transition, as replay takes it.
     """
 
-    def __init__(self, asks: bool) -> None:
-        self.rewards: list[float] = []
-        self._asks, self._denied = asks, 0
-        self._success: bool | None = None
-        self._task_success: bool | None = None
-
-    def include(self, reward: float, info: dict[str, Any]) -> None:
-        """Follows one step."""
-        self.rewards.append(reward)
-        self._success = succeeded(self._success, info)
-        self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
-        if CONFIRMED in info:
-            self._denied += not info[CONFIRMED]
+    action: Float32[np.ndarray, " action"]
+    is_human: bool
+    task_reward: float
+    reward: Float32[np.ndarray, ""]
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+    observation: Any
+    state: Float32[np.ndarray, " observation"]
+    frames: Frames
+    stored: StoredStep
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Of the whole episode."""
-        values = {
-            "training/episode_return": sum(self.rewards),
-            "training/episode_length": float(len(self.rewards)),
-            "training/episode_success": float("nan") if self._success is None else float(self._success),
-        }
-        if self._task_success is not None:
-            # What the task itself says beside a classifier, which may be fooled.
-            values["training/episode_task_success"] = float(self._task_success)
-        if self._asks:
-            values["training/episode_denied_successes"] = float(self._denied)
-        return values
+    def ends(self) -> bool:
+        """Whether the episode ends with this step."""
+        return self.terminated or self.truncated
+
+
+def take_step(
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    environment: gymnasium.Env,
+    state: Float32[np.ndarray, " observation"],
+    frames: Frames,
+    action: Float32[np.ndarray, " action"],
+) -> EnvironmentStep | None:
+    """Executes one action; None where contact with the robot was lost, so that nobody saw the result.
+
+    Args:
+        state, frames: the current observation, as `split_observation` gives it.
+
+    Raises:
+        EnvironmentFailed: the environment raised an error, or gave a number that is no finite float32.
+    """
+    with environment_acts():
+        observation, task_reward, terminated, truncated, info = environment.step(action)
+        if info.get(CONTACT_LOST):
+            return None
+        action, is_human = action_taken(action, info)
+        with np.errstate(over="ignore"):
+            reward = learning_reward(config, np.asarray(task_reward, np.float32))
+            penalty: Any = None
+            if agent_config.learns_gripper:
+                penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
+        for name, value in {"reward": reward, "grasp penalty": penalty}.items():
+            if value is not None and not np.isfinite(value):
+                raise ExperimentError(f"the {name} is {value} for learning: expected a finite number (float32)")
+    next_state, next_frames = split_observation(agent_config, agent_state, observation)
+    numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
+    row: tuple[Any, ...] = (state, action, reward, next_state, *numbers)
+    transition = Transition(*row)._replace(grasp_penalty=penalty)
+    return EnvironmentStep(
+        action, is_human, float(task_reward), reward, bool(terminated), bool(truncated), info,
+        observation, next_state, next_frames, (transition, frames, next_frames),
+    )  # fmt: skip
+
+
+def repeat_steps(
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    environment: gymnasium.Env,
+    state: Float32[np.ndarray, " observation"],
+    frames: Frames,
+    known: Transition,
+    count: int,
+) -> list[EnvironmentStep] | None:
+    """Plays an episode again as far as replay knows it; None where the task does something else this time.
+
+    Args:
+        state, frames: the episode's first observation, as `split_observation` gives it.
+        known: the episode's transitions so far, in order.
+        count: how many transitions it had.
+    """
+    if len(known.reward) < count:
+        return None
+    repeated: list[EnvironmentStep] = []
+    for action, reward, next_state in zip(known.action, known.reward, known.next_observation, strict=True):
+        step = take_step(config, agent_config, agent_state, environment, state, frames, action)
+        if step is None or step.ends or step.reward != reward or not np.array_equal(step.state, next_state):
+            return None
+        repeated.append(step)
+        state, frames = step.state, step.frames
+    return repeated
 
 
 def action_taken(
     action: Float32[np.ndarray, " action"], info: dict[str, Any]
 ) -> tuple[Float32[np.ndarray, " action"], bool]:
-    """The action that a step really took, and whether a human chose it.
+    """The action that was executed, and whether a human chose it.
 
     Args:
-        action: the policy's.
-        info: of the step.
+        action: the policy's action.
+        info: the step's info.
 
     Raises:
         ExperimentError: a human's action is not as many numbers, or one of them is beyond `LARGEST_ACTION`.
@@ -130,17 +158,57 @@ def action_taken(
     return np.clip(taken, -1.0, 1.0).astype(np.float32), True
 
 
-class TakeOvers:
-    """Those of one episode, on their way to the demonstrations."""
+class EpisodeRecord:
+    """Return, length and success of one episode.
+
+    Args:
+        asks: whether successes are to be confirmed.
+
+    Attributes:
+        rewards: the environment's rewards so far.
+    """
+
+    def __init__(self, asks: bool) -> None:
+        self.rewards: list[float] = []
+        self._asks, self._denied = asks, 0
+        self._success: bool | None = None
+        self._task_success: bool | None = None
+
+    def include(self, reward: float, info: dict[str, Any]) -> None:
+        """Adds one step."""
+        self.rewards.append(reward)
+        self._success = succeeded(self._success, info)
+        self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
+        if CONFIRMED in info:
+            self._denied += not info[CONFIRMED]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the whole episode."""
+        values = {
+            "training/episode_return": sum(self.rewards),
+            "training/episode_length": float(len(self.rewards)),
+            "training/episode_success": float("nan") if self._success is None else float(self._success),
+        }
+        if self._task_success is not None:
+            # The task's own word beside the classifier's, which may be wrong.
+            values["training/episode_task_success"] = float(self._task_success)
+        if self._asks:
+            values["training/episode_denied_successes"] = float(self._denied)
+        return values
+
+
+class InterventionLog:
+    """The interventions of one episode, until they join the demonstrations."""
 
     def __init__(self, memory: Experience) -> None:
         self._memory = memory
-        self._segment: list[Seen] = []
+        self._segment: list[StoredStep] = []
         self._steps = 0
         self._count = 0
 
-    def include(self, is_human: bool, seen: Seen, is_known: bool = False) -> None:
-        """Follows one step of the episode.
+    def include(self, is_human: bool, stored: StoredStep, is_known: bool = False) -> None:
+        """Adds one step of the episode.
 
         Args:
             is_known: segments that end here are with the demonstrations already, as where an episode is played again.
@@ -153,19 +221,61 @@ class TakeOvers:
         self._count += not self._segment
         self._steps += 1
         # Copied, since the environment may use its arrays again before the human hands back.
-        self._segment.append(jax.tree.map(np.array, seen))
+        self._segment.append(jax.tree.map(np.array, stored))
 
     def end(self) -> None:
-        """Puts the segment, if one is open, with the demonstrations; at a hand-back, and at the end of an episode."""
+        """Adds an open segment to the demonstrations: when the human hands back, and at the end of an episode."""
         self._memory.add_interventions(self._segment)
         self._segment = []
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the whole episode; empty where nobody took over."""
+        """Metrics of the whole episode; empty without interventions."""
         if self._count == 0:
             return {}
         return {
             "training/episode_interventions": float(self._count),
             "training/episode_intervention_steps": float(self._steps),
         }
+
+
+_FORCE, _CLIPS, _STEPS, _INTERVENED, _EVER = range(5)
+
+
+class MetricWindow:
+    """Counts over the steps since the last record; what an environment does not report adds nothing.
+
+    Args:
+        counts: peak contact force, N, safety-box clips, steps, a human's steps, a human's steps since the switch.
+    """
+
+    def __init__(self, counts: Float64[np.ndarray, "5"]) -> None:
+        self._counts = np.array(counts)
+
+    @property
+    def counts(self) -> Float64[np.ndarray, "5"]:
+        """A copy of the counts, for a checkpoint."""
+        return self._counts.copy()
+
+    def include(self, info: dict[str, Any]) -> None:
+        """Adds one environment step."""
+        self._counts[_FORCE] = max(self._counts[_FORCE], float(info.get("contact_force", 0.0)))
+        self._counts[_CLIPS] += float(info.get("safety_box_clipped", False))
+        self._counts[_STEPS] += 1
+        self._counts[[_INTERVENED, _EVER]] += INTERVENTION in info
+
+    def pop(self) -> dict[str, float]:
+        """Returns the metrics of the window and starts a new one; the intervention rate is there once a human acted."""
+        values = {
+            "training/peak_contact_force": float(self._counts[_FORCE]),
+            "training/safety_box_clips": float(self._counts[_CLIPS]),
+        }
+        if self._counts[_EVER]:
+            values["training/intervention_rate"] = float(self._counts[_INTERVENED] / self._counts[_STEPS])
+        self._counts[[_FORCE, _CLIPS, _STEPS, _INTERVENED]] = 0.0
+        return values
+
+
+def empty_window() -> Float64[np.ndarray, "5"]:
+    """The counts before the first step."""
+    return np.zeros(5)

@@ -3,7 +3,7 @@
 The offline side can grow: what a human does in the policy's place is a demonstration too, and joins the data there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.replay import frames, mixture, storage
 from wsrl_kit.replay.frames import FrameBatches, FrameRing, FrameStore
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.samplers import Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
 from wsrl_kit.replay.transition import Images, Transition
 from wsrl_kit.training.learner import (
     add,
@@ -27,26 +27,21 @@ from wsrl_kit.training.learner import (
     drop_oldest_offline,
     learn,
     learn_from,
-    refresh,
     set_returns,
 )
 from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.training.start import to_transitions
 
-Shown = dict[str, Shaped[np.ndarray, "horizon ..."]]
-"""By camera what replay keeps of one observation's images, as `sight.look` gives it."""
+Frames = dict[str, Shaped[np.ndarray, "horizon ..."]]
+"""By camera, one observation's images as replay keeps them; from `sight.split_observation`."""
 
-
-Seen = tuple[Transition, Shown, Shown]
-"""One transition, and what its observation and its next observation show."""
+StoredStep = tuple[Transition, Frames, Frames]
+"""One transition, the frames of its observation, and those of its next observation."""
 
 
 def sampler_of(config: WSRLConfig) -> Sampler:
     """The replay sampler that the parameters ask for."""
-    if not config.use_prioritized_replay:
-        return Uniform()
-    kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
-    return kinds[config.priority_kind](config.priority_alpha)
+    return Proportional(config.priority_alpha) if config.use_prioritized_replay else Uniform()
 
 
 def intervention_rows(config: WSRLConfig) -> int:
@@ -87,17 +82,14 @@ def initial_tree(
         offline_rows = storage.create(rows, *sizes)
     else:
         offline_rows = storage.filled(to_transitions(config, offline), rows)
-    capacity, on_device = min(config.replay_capacity, config.online_steps), config.frame_memory == "device"
+    capacity = min(config.replay_capacity, config.online_steps)
     ring: FrameRing | tuple[()] = ()
     demo_ring: FrameRing | tuple[()] = ()
     if static.pixels is not None:
-        ring = frames.create(capacity, example(static, agent), on_device)
+        ring = frames.create(capacity, example(static, agent))
         if spare:
             store = None if offline is None else dataset_frames(static, agent, offline)
-            if store is None:
-                demo_ring = frames.create(rows, example(static, agent), on_device)
-            else:
-                demo_ring = frames.filled(store, rows, on_device)
+            demo_ring = frames.create(rows, example(static, agent)) if store is None else frames.filled(store, rows)
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
@@ -128,12 +120,11 @@ class Experience:
     def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
         self._sampler = sampler_of(config)
         self._shape = (config.update_to_data_ratio, config.batch_size)
-        self._on_device = config.frame_memory == "device"
         self._batches = FrameBatches()
         self.replay: Replay = tree["replay"]
         self._ring: FrameRing | tuple[()] = tree["frames"]
         self._demo_ring: FrameRing | tuple[()] = tree["demo_frames"]
-        self._dataset_frames = jax.device_put(offline) if self._on_device and offline is not None else offline
+        self._dataset_frames = offline
         self._keeps_interventions = intervention_rows(config) > 0
         # Data that were given fill their share of a batch however few they are. What a human does begins with a single
         # transition, which must not fill half of a batch.
@@ -166,18 +157,19 @@ class Experience:
         """The offline share of the next batches: 0 while that side holds too few transitions."""
         return scheduled if self._offline_size >= self._enough_offline else scheduled * 0
 
-    def add(self, transition: Transition, shown: Shown, next_shown: Shown) -> None:
+    def add(self, stored: StoredStep) -> None:
         """Adds an online transition."""
-        self._add_frames(shown, next_shown)
+        transition, current_frames, next_frames = stored
+        self._add_frames(current_frames, next_frames)
         self.replay = add(self._sampler, self.replay, transition)
 
-    def add_interventions(self, segment: Iterable[Seen]) -> None:
+    def add_interventions(self, segment: Iterable[StoredStep]) -> None:
         """Adds what a human did to the offline side as well, where there are rows for it; the oldest there give way."""
         if not self._keeps_interventions:
             return
-        for transition, shown, next_shown in segment:
+        for transition, current_frames, next_frames in segment:
             if isinstance(self._demo_ring, FrameRing):
-                self._demo_ring, dropped = frames.add(self._demo_ring, shown, next_shown)
+                self._demo_ring, dropped = frames.add(self._demo_ring, current_frames, next_frames)
                 if dropped:
                     self.replay = drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
                     self._offline_size -= dropped
@@ -193,20 +185,19 @@ class Experience:
         ratio: np.floating,
         beta: np.floating,
         weights: TermWeights,
-        transition: Transition,
-        shown: Shown,
-        next_shown: Shown,
+        stored: StoredStep,
     ) -> tuple[SACState, sac.Metrics]:
-        """Adds an online transition and does the step's learning, see `learning.learning_step`; `agent` is given up."""
+        """Adds an online transition and does the step's updates, see `learner.learning_step`; `agent` is given up."""
+        transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
         if static.pixels is None:
             agent, self.replay, metrics = learn(
                 static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
             )
             return agent, metrics
-        self._add_frames(shown, next_shown)
+        self._add_frames(current_frames, next_frames)
         self.replay, batch, offline_rows = draw(sampler, shape, self.replay, key, at, ratio, beta, transition)
-        images, next_images = self._shown(batch.row, offline_rows)
+        images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
         agent, self.replay, metrics = learn_from(
             static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
@@ -220,7 +211,7 @@ class Experience:
         rows = (int(self.replay.online.position) - 1 - np.arange(count)) % capacity
         batch = storage.gather(self.replay.online, jnp.asarray(rows))
         if isinstance(self._ring, FrameRing):
-            images, next_images = self._shown(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
+            images, next_images = self._gather_frames(np.where(np.arange(count) < size, rows, rows[0]), np.array(0))
             batch = batch._replace(images=images, next_images=next_images)
         return batch, size
 
@@ -234,28 +225,16 @@ class Experience:
         """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
         self.replay = set_returns(self.replay, row, monte_carlo_return)
 
-    def refresh(self) -> None:
-        """Lets samplers do what is too slow for every step."""
-        self.replay = refresh(self._sampler, self.replay)
-
-    def _add_frames(self, shown: Shown, next_shown: Shown) -> None:
+    def _add_frames(self, current_frames: Frames, next_frames: Frames) -> None:
         if not isinstance(self._ring, FrameRing):
             return
-        self._ring, dropped = frames.add(self._ring, shown, next_shown)
+        self._ring, dropped = frames.add(self._ring, current_frames, next_frames)
         if dropped:
             self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
 
-    def _shown(
+    def _gather_frames(
         self, row: Integer[Array | np.ndarray, "*rows"], offline_rows: Integer[Array | np.ndarray, ""]
     ) -> tuple[Images, Images]:
         """What the sampled rows' observations and next observations show."""
         assert isinstance(self._ring, FrameRing)
-        if not self._on_device:
-            return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))
-        if self._offline is None:
-            return _gather(self._ring.store, row)
-        return _gather_mixed(self._offline, self._ring.store, row, offline_rows)
-
-
-_gather = jax.jit(frames.gather)
-_gather_mixed = jax.jit(frames.gather_mixed)
+        return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))

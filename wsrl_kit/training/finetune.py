@@ -1,11 +1,13 @@
-"""Stage 2, fine-tuning: the robot acts and learns, from a warmed-up agent or a fresh one."""
+"""Stage 2, fine-tuning: the robot acts and learns, from a warmed-up agent or a fresh one.
+
+Read from `finetune` down: it plays episodes, `play_episode` repeats `act`, `learn` and `record`.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import jax
@@ -21,56 +23,106 @@ from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config import schedules
 from wsrl_kit.config.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.make import is_simulation
 from wsrl_kit.envs.wrappers import observation_horizon
-from wsrl_kit.errors import DivergenceError, ExperimentError
+from wsrl_kit.errors import DivergenceError
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.replay.transition import Transition
-from wsrl_kit.robot.environment import CONTACT_LOST
-from wsrl_kit.training import episode as window
-from wsrl_kit.training import experience
-from wsrl_kit.training.episode import EpisodeRecord, TakeOvers, Window, action_taken
-from wsrl_kit.training.evaluation import Evaluator, act
-from wsrl_kit.training.experience import Experience, Seen, Shown
-from wsrl_kit.training.loop import (
+from wsrl_kit.runs.loop import (
+    EnvironmentFailed,
     Event,
-    Judgement,
     Measurement,
+    Output,
     Snapshot,
     Step,
-    check_divergence,
+    environment_acts,
     environment_failed,
     stopped,
 )
-from wsrl_kit.training.sight import look
-from wsrl_kit.training.start import learning_penalty, learning_reward, sac_config
+from wsrl_kit.training import evaluation, experience
+from wsrl_kit.training.divergence import check_divergence
+from wsrl_kit.training.episode import (
+    EnvironmentStep,
+    EpisodeRecord,
+    InterventionLog,
+    MetricWindow,
+    empty_window,
+    repeat_steps,
+    take_step,
+)
+from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.experience import Experience, Frames
+from wsrl_kit.training.sight import split_observation
+from wsrl_kit.training.start import PROBE_SIZE, learning_reward, sac_config
 
 LOGGER = logging.getLogger("wsrl_kit")
 
-RANK_REFRESH_INTERVAL = 100
-"""Environment steps between exact re-rankings of rank-based replay."""
+JUDGED = "judged"
+"""Folder, within a fine-tuning's, of the successes that were confirmed or denied."""
 
 
 def online(config: WSRLConfig) -> WSRLConfig:
-    """The parameters as fine-tuning takes them: without CQL's term where that has no weight."""
+    """The parameters of fine-tuning: without CQL's term where that has no weight."""
     weightless = config.conservative_online_weight == 0 and config.conservative_fade_steps == 0
     loss = "none" if weightless else config.conservative_loss
     return replace(config, conservative_loss=loss)
 
 
+@dataclass
+class RunState:
+    """Everything that fine-tuning changes.
+
+    Attributes:
+        environment_step: steps since the switch.
+        episode: episodes since the switch.
+        steps_in_episode: steps of the episode that a stop interrupted, still to be played again; else 0.
+        evaluated: the step of the last evaluation; -1 before the first.
+        window: metrics since the last record.
+        largest_reward: greatest magnitude of a reward that learning has seen.
+        offline_ratio: of the last step's batches; not part of a checkpoint.
+        metrics: of the last update; not part of a checkpoint.
+    """
+
+    agent: SACState
+    memory: Experience
+    environment_step: int
+    episode: int
+    steps_in_episode: int
+    evaluated: int
+    window: MetricWindow
+    largest_reward: float
+    offline_ratio: float = 0.0
+    metrics: sac.Metrics = field(default_factory=dict)
+
+    @property
+    def tree(self) -> PyTree:
+        """The content of a checkpoint."""
+        return {
+            "agent": self.agent,
+            **self.memory.tree,
+            "environment_step": np.int64(self.environment_step),
+            "episode": np.int64(self.episode),
+            "steps_in_episode": np.int64(self.steps_in_episode),
+            "evaluated": np.int64(self.evaluated),
+            "window": self.window.counts,
+            "largest_reward": np.float64(self.largest_reward),
+        }
+
+
 def initial_tree(
     config: WSRLConfig,
-    static: SACConfig,
-    agent: SACState,
+    agent_config: SACConfig,
+    agent_state: SACState,
     offline: Dataset | None,
     offline_capacity: int | None = None,
 ) -> PyTree:
-    """Everything that fine-tuning changes, before its first step; also the structure for reading a `Snapshot` back.
+    """`RunState.tree` before the first step; also the structure for reading a `Snapshot` back.
 
     Args:
-        agent: the agent to start from, warmed up or fresh.
+        agent_state: the agent to start from, warmed up or fresh.
         offline: the offline data kept; None for none.
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
 
@@ -78,25 +130,100 @@ def initial_tree(
         DataError: fewer offline transitions than one batch takes.
     """
     config = online(config)
+    rewards = np.zeros(1) if offline is None else learning_reward(config, offline.rewards)
     return {
-        "agent": agent,
-        **experience.initial_tree(config, static, agent, offline, offline_capacity),
+        "agent": agent_state,
+        **experience.initial_tree(config, agent_config, agent_state, offline, offline_capacity),
         "environment_step": np.int64(0),
         "episode": np.int64(0),
-        # Steps of an episode that was stopped in its middle.
         "steps_in_episode": np.int64(0),
-        # The step of the last evaluation.
         "evaluated": np.int64(-1),
-        "window": window.empty(),
-        "largest_reward": np.float64(
-            0.0 if offline is None else np.abs(learning_reward(config, offline.rewards)).max()
-        ),
+        "window": empty_window(),
+        "largest_reward": np.float64(np.abs(rewards).max()),
     }
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that fine-tuning does not change.
+
+    Attributes:
+        agent_configs: the agent with all its loss terms, and the agent after CQL's term has faded out.
+        faded: the first step without CQL's term.
+        first_update: the first step that learns.
+        offline_ratios, betas: by environment step.
+        conservative_weights, cloning_weights: by environment step; None: the term is off.
+        can_repeat: whether a stopped episode may be played again from its seed and actions.
+    """
+
+    config: WSRLConfig
+    agent_configs: tuple[SACConfig, SACConfig]
+    environment: gymnasium.Env
+    evaluator: Evaluator
+    probe: Transition | None
+    stop_requested: Callable[[], bool]
+    faded: int
+    first_update: int
+    offline_ratios: Float32[np.ndarray, " steps"]
+    betas: Float32[np.ndarray, " steps"]
+    conservative_weights: Float32[np.ndarray, " steps"] | None
+    cloning_weights: Float32[np.ndarray, " steps"] | None
+    acting_key: PRNGKeyArray
+    sampling_key: PRNGKeyArray
+    diagnosis_key: PRNGKeyArray
+    observation_horizon: int
+    can_repeat: bool
+
+    def agent_config(self, step: int) -> SACConfig:
+        """The agent's static part at an environment step."""
+        return self.agent_configs[step >= self.faded]
+
+    def term_weights(self, step: int) -> TermWeights:
+        """Weights of the annealed loss terms at an environment step."""
+        conservative = self.conservative_weights if step < self.faded else None
+        return TermWeights(*(None if each is None else each[step] for each in (conservative, self.cloning_weights)))
+
+
+def _setup(
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    environment: gymnasium.Env,
+    evaluator: Evaluator,
+    probe: Transition | None,
+    stop_requested: Callable[[], bool],
+) -> Setup:
+    sizes = (agent_config.observation_size, agent_config.action_size, agent_config.pixels)
+    schedule = schedules.run_schedules(config)
+    ratios, conservative = schedule["offline ratio"], schedule.get("conservative weight")
+    fades_out = conservative is not None and config.conservative_online_weight == 0
+    return Setup(
+        config=config,
+        agent_configs=(
+            sac_config(config, *sizes),
+            sac_config(replace(config, conservative_loss="none"), *sizes),
+        ),
+        environment=environment,
+        evaluator=evaluator,
+        probe=probe,
+        stop_requested=stop_requested,
+        faded=config.conservative_fade_steps if fades_out else config.online_steps,
+        first_update=max(config.frozen_rollout_steps, config.random_steps),
+        offline_ratios=ratios,
+        # Uniform samples need no importance weights.
+        betas=schedule.get("PER beta", np.zeros_like(ratios)),
+        conservative_weights=conservative,
+        cloning_weights=schedule.get("behavior-cloning weight"),
+        acting_key=jax_tools.key(config.seed, "acting"),
+        sampling_key=jax_tools.key(config.seed, "sampling"),
+        diagnosis_key=jax_tools.key(config.seed, "diagnosis"),
+        observation_horizon=observation_horizon(environment),
+        can_repeat=is_simulation(environment) and config.human != PERSON,
+    )
 
 
 def finetune(
     config: WSRLConfig,
-    static: SACConfig,
+    agent_config: SACConfig,
     tree: PyTree,
     environment: gymnasium.Env,
     evaluator: Evaluator,
@@ -108,15 +235,15 @@ def finetune(
 
     For the first `random_steps` steps actions are uniform, and for the first `frozen_rollout_steps` the agent acts
     unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5). Where a human takes over, their action
-    is the one recorded, and joins the offline side too (see `interventions`).
+    is recorded, and joins the offline side too (see `episode`).
 
     A stop ends the loop after the step at hand, with a last `Snapshot`. In a simulation the episode goes on where it
     was: it is played again from its seed and actions. On a robot, or with a person, the episode has ended, truncated.
 
     Args:
-        tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
+        tree: from `initial_tree`, or the tree of an interrupted run's last `Snapshot`; it is given up.
         probe: frozen offline batch on which values are followed through the switch; None for none.
-        offline_frames: what the cameras saw in the offline data, as `experience.offline_frames` gives it.
+        offline_frames: camera frames of the offline data, from `experience.offline_frames`.
         stop_requested: asked after every step.
 
     Raises:
@@ -126,339 +253,309 @@ def finetune(
             episode has ended, comes before it.
     """
     config = online(config)
-    static = sac_config(config, static.observation_size, static.action_size, static.pixels)
-    agent, memory = tree["agent"], Experience(config, tree, offline_frames)
-    environment_step, episode = int(tree["environment_step"]), int(tree["episode"])
-    steps_to_repeat, evaluated = int(tree["steps_in_episode"]), int(tree["evaluated"])
-    recent = Window(tree["window"])
-
-    # The agent may know rewards that fine-tuning has not met yet.
-    largest_reward = max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max()))
-
-    schedule = schedules.run_schedules(config)
-    ratios = schedule["offline ratio"]
-    # Uniform samples want no importance weights.
-    betas = schedule.get("PER beta", np.zeros_like(ratios))
-    acting_key, sampling_key = (jax_tools.key(config.seed, purpose) for purpose in ("acting", "sampling"))
-    diagnosis_key = jax_tools.key(config.seed, "diagnosis")
-    conservative, cloning = schedule.get("conservative weight"), schedule.get("behavior-cloning weight")
-    faded = config.conservative_fade_steps if config.conservative_online_weight == 0 else config.online_steps
-    first_update = max(config.frozen_rollout_steps, config.random_steps)
-    sampled = np.ones(1, np.float32)
-    horizon = observation_horizon(environment)
-    can_repeat = is_simulation(environment) and config.human != PERSON
-    next_checkpoint = environment_step + config.checkpoint_interval
-    metrics: sac.Metrics = {}
-
-    def learning_metrics() -> dict[str, float]:
-        values = {name: float(value) for name, value in metrics.items()}
-        check_divergence(config, values, largest_reward, int(agent.updates))
-        return values
-
-    def measured(values: dict[str, float]) -> Measurement:
-        return Measurement("online", environment_step, int(agent.updates), values)
-
-    def snapshot(steps_in_episode: int = 0) -> Snapshot:
-        learning_metrics()
-        return Snapshot(
-            {
-                "agent": agent,
-                **memory.tree,
-                "environment_step": np.int64(environment_step),
-                "episode": np.int64(episode),
-                "steps_in_episode": np.int64(steps_in_episode),
-                "evaluated": np.int64(evaluated),
-                "window": recent.counts,
-                "largest_reward": np.float64(largest_reward),
-            }
-        )
-
-    def evaluation_is_due() -> bool:
-        is_last = environment_step == config.online_steps
-        return evaluated < environment_step and (is_last or environment_step % config.evaluation_interval == 0)
-
-    def evaluation() -> Measurement:
-        nonlocal evaluated
-        with _environment_acts():
-            values = evaluator.evaluate(static, agent, -(-environment_step // config.evaluation_interval))
-        evaluated = environment_step
-        if environment_step > 0:
-            return measured(values)
-        held = {
-            "switch/offline_transitions": float(memory.replay.offline.size),
-            "switch/offline_bytes": memory.offline_bytes,
-        }
-        return measured(held | values | _diagnose(static, agent, memory, probe, diagnosis_key))
-
-    while environment_step < config.online_steps:
+    setup = _setup(config, agent_config, environment, evaluator, probe, stop_requested)
+    run = RunState(
+        agent=tree["agent"],
+        memory=Experience(config, tree, offline_frames),
+        environment_step=int(tree["environment_step"]),
+        episode=int(tree["episode"]),
+        steps_in_episode=int(tree["steps_in_episode"]),
+        evaluated=int(tree["evaluated"]),
+        window=MetricWindow(tree["window"]),
+        # The agent may know rewards that fine-tuning has not met yet.
+        largest_reward=max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max())),
+    )
+    next_checkpoint = run.environment_step + config.checkpoint_interval
+    while run.environment_step < config.online_steps:
         is_stopping = stop_requested()
-        if environment_step >= next_checkpoint or is_stopping:
-            yield snapshot()
-            next_checkpoint = environment_step + config.checkpoint_interval
+        if run.environment_step >= next_checkpoint or is_stopping:
+            yield snapshot(setup, run)
+            next_checkpoint = run.environment_step + config.checkpoint_interval
         if is_stopping:
-            raise stopped(environment_step)
-        record, take_overs, done = EpisodeRecord(config.confirm_success), TakeOvers(memory), False
-        random_actions = np.random.default_rng(jax_tools.episode_seed(config.seed, "acting", episode))
-        steps_taken = 0
-        try:
-            if evaluation_is_due():
-                yield evaluation()
-            with _environment_acts():
-                observation, _ = environment.reset(seed=jax_tools.episode_seed(config.seed, "episodes", episode))
-            state, shown = look(static, agent, observation)
-            if steps_to_repeat:
-                known, count, steps_to_repeat = memory.newest_rows(steps_to_repeat), steps_to_repeat, 0
-                repeated = _repeat(config, static, agent, environment, (state, shown), known, count)
-                if repeated is None:
-                    LOGGER.warning("the task did not repeat the episode that was stopped, which counts as truncated")
-                    episode += 1
-                    continue
-                for step in repeated:
-                    record.include(step.task_reward, step.info)
-                    take_overs.include(step.is_human, step.seen, is_known=True)
-                    if environment_step - len(repeated) + steps_taken < config.random_steps:
-                        random_actions.uniform(-1.0, 1.0, static.action_size)
-                    steps_taken += 1
-                observation, state, shown = step.observation, step.state, step.shown
-            while not done and environment_step < config.online_steps:
-                if environment_step < config.random_steps:
-                    drawn = random_actions.uniform(-1.0, 1.0, static.action_size).astype(np.float32)
-                    action = gripper.rounded(static.gripper, drawn)
-                else:
-                    number, images = np.int32(environment_step), {name: stack[None] for name, stack in shown.items()}
-                    policy = sac.policy(agent)
-                    action = np.asarray(act(static, policy, acting_key, number, state[None], sampled, images))[0]
-                    if not np.isfinite(action).all():
-                        raise DivergenceError(f"learning diverged: the policy's action is {action.tolist()}")
-                # Copied, since the environment may use its arrays again.
-                before = jax.tree.map(np.array, observation) if config.confirm_success else None
-                taken = _take_step(config, static, agent, environment, state, shown, action)
-                if taken is None:
-                    break
-                step = taken
-                largest_reward = max(largest_reward, abs(float(step.reward)))
-                if conservative is not None and environment_step >= faded:
-                    # CQL's term has faded out: the program without it takes over.
-                    conservative = None
-                    sizes = (static.observation_size, static.action_size, static.pixels)
-                    static = sac_config(replace(config, conservative_loss="none"), *sizes)
-                ratio, beta = memory.offline_ratio(ratios[environment_step]), betas[environment_step]
-                if environment_step < first_update:
-                    memory.add(*step.seen)
-                else:
-                    at = environment_step
-                    weights = TermWeights(*(None if each is None else each[at] for each in (conservative, cloning)))
-                    agent, metrics = memory.learn(static, agent, sampling_key, at, ratio, beta, weights, *step.seen)
-                take_overs.include(step.is_human, step.seen)
-                observation, state, shown = step.observation, step.state, step.shown
-                done = step.ends
-                record.include(step.task_reward, step.info)
-                recent.include(step.info)
-                environment_step += 1
-                steps_taken += 1
-                if CONFIRMED in step.info:
-                    seen = [before, observation]
-                    yield _judgement(environment_step, step.info[CONFIRMED], seen, step.action, horizon)
-                yield Step(environment_step, config.online_steps, "fine-tuning")
-                if environment_step % RANK_REFRESH_INTERVAL == 0:
-                    memory.refresh()
-                if environment_step % config.log_interval == 0:
-                    values = {f"training/{name}": value for name, value in learning_metrics().items()}
-                    values["training/offline_ratio"] = float(ratio)
-                    if config.use_prioritized_replay:
-                        values["training/priority_beta"] = float(beta)
-                    yield measured(values | recent.take() | _diagnose(static, agent, memory, probe, diagnosis_key))
-                if not done and environment_step < config.online_steps and stop_requested():
-                    if not can_repeat:
-                        take_overs.end()
-                        episode, steps_taken = episode + 1, 0
-                    yield snapshot(steps_taken)
-                    raise stopped(environment_step)
-                if evaluation_is_due():
-                    yield evaluation()
-        except _EnvironmentFailed as failure:
-            # What was learned so far is kept; a run that goes on begins with the next episode.
-            take_overs.end()
-            episode += steps_taken > 0
-            yield snapshot()
-            raise environment_failed(failure.__cause__, environment_step) from failure.__cause__
-        take_overs.end()
-        episode += 1
-        # An episode that the end of the run cuts has no outcome.
-        if done:
-            if static.is_calibrated:
-                rewards = np.array(record.rewards, np.float32)
-                _set_returns(config, memory, environment_step, rewards, step.terminated)
-            yield measured(record.metrics | take_overs.metrics)
-    yield snapshot()
+            raise stopped(run.environment_step)
+        yield from play_episode(setup, run)
+    yield snapshot(setup, run)
 
 
-class _Taken(NamedTuple):
-    """One environment step, checked.
+@dataclass
+class Episode:
+    """The episode under way.
 
     Attributes:
-        action: what was done, by the policy or a human.
-        is_human: whether a human chose it.
-        task_reward: the environment's own.
-        reward: as learning sees it.
-        terminated, truncated: Gymnasium's.
-        info: the environment's.
-        observation: the next one, as the environment gave it.
-        state: its flat state.
-        shown: what replay keeps of its images.
-        seen: the transition, as replay takes it.
+        random_actions: source of the actions of the first `random_steps` steps.
+        observation: the current one, as the environment gave it.
+        state, frames: the current observation, as `split_observation` gives it.
+        steps: steps so far.
+        terminated: whether the last step ended the task.
+        has_ended: whether the last step ended the episode.
     """
 
-    action: Float32[np.ndarray, " action"]
-    is_human: bool
-    task_reward: float
-    reward: Float32[np.ndarray, ""]
-    terminated: bool
-    truncated: bool
-    info: dict[str, Any]
-    observation: Any
-    state: Float32[np.ndarray, " observation"]
-    shown: Shown
-    seen: Seen
+    record: EpisodeRecord
+    interventions: InterventionLog
+    random_actions: np.random.Generator
+    observation: Any = None
+    state: Float32[np.ndarray, " observation"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    frames: Frames = field(default_factory=dict)
+    terminated: bool = False
+    has_ended: bool = False
 
     @property
-    def ends(self) -> bool:
-        """Whether the episode ends with this step."""
-        return self.terminated or self.truncated
+    def steps(self) -> int:
+        """Steps so far."""
+        return len(self.record.rewards)
+
+    def include(self, step: EnvironmentStep, is_known: bool = False) -> None:
+        """Moves on by one step; `is_known`: the step is played again."""
+        self.interventions.include(step.is_human, step.stored, is_known)
+        self.record.include(step.task_reward, step.info)
+        self.observation, self.state, self.frames = step.observation, step.state, step.frames
+        self.terminated, self.has_ended = step.terminated, step.ends
 
 
-def _take_step(
-    config: WSRLConfig,
-    static: SACConfig,
-    agent: SACState,
-    environment: gymnasium.Env,
-    state: Float32[np.ndarray, " observation"],
-    shown: Shown,
-    action: Float32[np.ndarray, " action"],
-) -> _Taken | None:
-    """Acts once; None where contact with the robot was lost, so that nobody saw what happened.
-
-    Args:
-        state, shown: what `look` gave before the step.
+def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
+    """One episode: an evaluation where one is due, a reset, then `act`, `learn` and `record` until the episode ends.
 
     Raises:
-        _EnvironmentFailed: the environment raised something, or gave a number that is no finite float32.
+        Stopped, DivergenceError, WSRLKitError: as `finetune`.
     """
-    with _environment_acts():
-        observation, task_reward, terminated, truncated, info = environment.step(action)
-        if info.get(CONTACT_LOST):
-            return None
-        action, is_human = action_taken(action, info)
-        with np.errstate(over="ignore"):
-            reward = learning_reward(config, np.asarray(task_reward, np.float32))
-            penalty: Any = None
-            if static.learns_gripper:
-                penalty = learning_penalty(config, np.asarray(info.get("grasp_penalty", 0.0), np.float32))
-        for name, value in {"reward": reward, "grasp penalty": penalty}.items():
-            if value is not None and not np.isfinite(value):
-                raise ExperimentError(f"the {name} is {value} for learning: expected a finite number (float32)")
-    next_state, next_shown = look(static, agent, observation)
-    numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
-    row: tuple[Any, ...] = (state, action, reward, next_state, *numbers)
-    transition = Transition(*row)._replace(grasp_penalty=penalty)
-    return _Taken(
-        action, is_human, float(task_reward), reward, bool(terminated), bool(truncated), info,
-        observation, next_state, next_shown, (transition, shown, next_shown),
-    )  # fmt: skip
+    config = setup.config
+    episode = Episode(
+        EpisodeRecord(config.confirm_success),
+        InterventionLog(run.memory),
+        np.random.default_rng(jax_tools.episode_seed(config.seed, "acting", run.episode)),
+    )
+    try:
+        if evaluation_is_due(setup, run):
+            yield evaluate(setup, run)
+        if not begin(setup, run, episode):
+            LOGGER.warning("the task did not repeat the episode that was stopped, which counts as truncated")
+            run.episode += 1
+            return
+        while not episode.has_ended and run.environment_step < config.online_steps:
+            action = act(setup, run, episode)
+            # Copied, since the environment may use its arrays again.
+            before = jax.tree.map(np.array, episode.observation) if config.confirm_success else None
+            agent_config = setup.agent_config(run.environment_step)
+            step = take_step(config, agent_config, run.agent, setup.environment, episode.state, episode.frames, action)
+            if step is None:
+                break
+            learn(setup, run, step)
+            episode.include(step)
+            yield from record(setup, run, step, before)
+            if not episode.has_ended and run.environment_step < config.online_steps and setup.stop_requested():
+                yield from stop(setup, run, episode)
+            if evaluation_is_due(setup, run):
+                yield evaluate(setup, run)
+    except EnvironmentFailed as failure:
+        # What was learned so far is kept; the run resumes with the next episode.
+        episode.interventions.end()
+        run.episode += episode.steps > 0
+        yield snapshot(setup, run)
+        raise environment_failed(failure, run.environment_step) from failure.__cause__
+    episode.interventions.end()
+    run.episode += 1
+    # An episode that the end of the run cuts has no outcome.
+    if episode.has_ended:
+        if setup.agent_config(run.environment_step - 1).is_calibrated:
+            _set_returns(setup, run, episode)
+        yield _measured(run, episode.record.metrics | episode.interventions.metrics)
 
 
-def _repeat(
-    config: WSRLConfig,
-    static: SACConfig,
-    agent: SACState,
-    environment: gymnasium.Env,
-    start: tuple[Float32[np.ndarray, " observation"], Shown],
-    known: Transition,
-    count: int,
-) -> list[_Taken] | None:
-    """Plays an episode again as far as replay knows it; None where the task does something else this time.
+def begin(setup: Setup, run: RunState, episode: Episode) -> bool:
+    """Resets the environment, and plays a stopped episode again; False where the task does not repeat it.
+
+    Raises:
+        EnvironmentFailed: the environment raised an error.
+    """
+    config, agent_config = setup.config, setup.agent_config(run.environment_step)
+    with environment_acts():
+        seed = jax_tools.episode_seed(config.seed, "episodes", run.episode)
+        episode.observation, _ = setup.environment.reset(seed=seed)
+    episode.state, episode.frames = split_observation(agent_config, run.agent, episode.observation)
+    if not run.steps_in_episode:
+        return True
+    count, run.steps_in_episode = run.steps_in_episode, 0
+    known, start = run.memory.newest_rows(count), (episode.state, episode.frames)
+    repeated = repeat_steps(config, agent_config, run.agent, setup.environment, *start, known, count)
+    if repeated is None:
+        return False
+    for step_number, step in enumerate(repeated, run.environment_step - len(repeated)):
+        episode.include(step, is_known=True)
+        if step_number < config.random_steps:
+            episode.random_actions.uniform(-1.0, 1.0, agent_config.action_size)
+    return True
+
+
+def act(setup: Setup, run: RunState, episode: Episode) -> Float32[np.ndarray, " action"]:
+    """The next action: uniform in the first `random_steps` steps, then the policy's, sampled.
+
+    Raises:
+        DivergenceError: the action is not finite.
+    """
+    agent_config, step = setup.agent_config(run.environment_step), np.int32(run.environment_step)
+    if step < setup.config.random_steps:
+        drawn = episode.random_actions.uniform(-1.0, 1.0, agent_config.action_size).astype(np.float32)
+        return gripper.rounded(agent_config.gripper, drawn)
+    images = {name: frames[None] for name, frames in episode.frames.items()}
+    policy, scale = sac.policy(run.agent), np.ones(1, np.float32)
+    batch = evaluation.act(agent_config, policy, setup.acting_key, step, episode.state[None], scale, images)
+    action = np.asarray(batch)[0]
+    if not np.isfinite(action).all():
+        raise DivergenceError(f"learning diverged: the policy's action is {action.tolist()}")
+    return action
+
+
+def learn(setup: Setup, run: RunState, step: EnvironmentStep) -> None:
+    """Adds the step to replay and, after the frozen rollouts, updates the agent UTD times."""
+    at = run.environment_step
+    run.largest_reward = max(run.largest_reward, abs(float(step.reward)))
+    ratio = run.memory.offline_ratio(setup.offline_ratios[at])
+    run.offline_ratio = float(ratio)
+    if at < setup.first_update:
+        run.memory.add(step.stored)
+        return
+    run.agent, run.metrics = run.memory.learn(
+        setup.agent_config(at),
+        run.agent,
+        setup.sampling_key,
+        at,
+        ratio,
+        setup.betas[at],
+        setup.term_weights(at),
+        step.stored,
+    )
+
+
+def record(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Iterator[Event]:
+    """Counts the step and reports it: a judged success, progress, and metrics at their interval.
 
     Args:
-        start: what `look` gave of its first observation.
-        known: its transitions so far, in order.
-        count: how many it had.
+        before: the observation before the step, where successes are confirmed.
     """
-    if len(known.reward) < count:
-        return None
-    state, shown = start
-    repeated: list[_Taken] = []
-    for action, reward, next_state in zip(known.action, known.reward, known.next_observation, strict=True):
-        step = _take_step(config, static, agent, environment, state, shown, action)
-        if step is None or step.ends or step.reward != reward or not np.array_equal(step.state, next_state):
-            return None
-        repeated.append(step)
-        state, shown = step.state, step.shown
-    return repeated
+    config, at = setup.config, run.environment_step
+    run.window.include(step.info)
+    run.environment_step += 1
+    if CONFIRMED in step.info:
+        yield _judged(setup, run, step, before)
+    yield Step(run.environment_step, config.online_steps, "fine-tuning")
+    if run.environment_step % config.log_interval == 0:
+        values = {f"training/{name}": value for name, value in _learning_metrics(setup, run).items()}
+        values["training/offline_ratio"] = run.offline_ratio
+        if config.use_prioritized_replay:
+            values["training/priority_beta"] = float(setup.betas[at])
+        yield _measured(run, values | run.window.pop() | _diagnose_run(setup, run))
 
 
-class _EnvironmentFailed(Exception):
-    """Something went wrong in the environment and nowhere else; the cause is what it raised."""
+def stop(setup: Setup, run: RunState, episode: Episode) -> Iterator[Event]:
+    """Saves in the middle of an episode.
+
+    Raises:
+        Stopped: always, after the snapshot.
+    """
+    if setup.can_repeat:
+        run.steps_in_episode = episode.steps
+    else:
+        episode.interventions.end()
+        run.episode += 1
+    yield snapshot(setup, run)
+    raise stopped(run.environment_step)
 
 
-@contextmanager
-def _environment_acts() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _EnvironmentFailed from error
+def snapshot(setup: Setup, run: RunState) -> Snapshot:
+    """The whole run, for a checkpoint.
+
+    Raises:
+        DivergenceError: learning has diverged, so that the last checkpoint is kept.
+    """
+    _learning_metrics(setup, run)
+    return Snapshot(run.tree)
 
 
-def _judgement(
-    environment_step: int,
-    is_success: bool,
-    observations: list[Any],
-    action: Float32[np.ndarray, " action"],
-    horizon: int,
-) -> Judgement:
-    # Nothing ended here: the label speaks of what the step came to.
-    label, rewards = LABELS[is_success], [float(is_success)]
-    trajectory = trajectory_of(observations, [action], rewards, False, True, is_success, label, horizon)
-    return Judgement(environment_step, is_success, trajectory)
+def evaluation_is_due(setup: Setup, run: RunState) -> bool:
+    """Whether the current step has an evaluation that is not done yet."""
+    is_last = run.environment_step == setup.config.online_steps
+    is_due = is_last or run.environment_step % setup.config.evaluation_interval == 0
+    return run.evaluated < run.environment_step and is_due
 
 
-def _set_returns(
-    config: WSRLConfig, memory: Experience, end: int, rewards: Float[np.ndarray, " episode"], terminated: bool
-) -> None:
-    """Writes the Monte-Carlo returns of the episode whose last transition was that of step `end - 1`."""
-    ends, terminations = np.array([len(rewards)]), np.array([terminated])
-    returns = returns_to_go(learning_reward(config, rewards), ends, terminations, config.discount)
-    capacity = storage.capacity(memory.replay.online)
+def evaluate(setup: Setup, run: RunState) -> Measurement:
+    """Evaluation episodes; at the switch also what is kept of the offline data, and the first diagnosis.
+
+    Raises:
+        EnvironmentFailed: an environment raised an error.
+    """
+    count = -(-run.environment_step // setup.config.evaluation_interval)
+    with environment_acts():
+        values = setup.evaluator.evaluate(setup.agent_config(run.environment_step - 1), run.agent, count)
+    run.evaluated = run.environment_step
+    if run.environment_step > 0:
+        return _measured(run, values)
+    held = {
+        "switch/offline_transitions": float(run.memory.replay.offline.size),
+        "switch/offline_bytes": run.memory.offline_bytes,
+    }
+    return _measured(run, held | values | _diagnose_run(setup, run))
+
+
+def _measured(run: RunState, values: dict[str, float]) -> Measurement:
+    return Measurement("online", run.environment_step, int(run.agent.updates), values)
+
+
+def _learning_metrics(setup: Setup, run: RunState) -> dict[str, float]:
+    values = {name: float(value) for name, value in run.metrics.items()}
+    check_divergence(setup.config, values, run.largest_reward, int(run.agent.updates))
+    return values
+
+
+def _diagnose_run(setup: Setup, run: RunState) -> dict[str, float]:
+    agent_config = setup.agent_config(run.environment_step - 1)
+    return _diagnose(agent_config, run.agent, run.memory, setup.probe, setup.diagnosis_key)
+
+
+def _judged(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Output:
+    """A success that was confirmed or denied, as a file for the next classifier's data."""
+    is_success = step.info[CONFIRMED]
+    # Nothing ended here: the label speaks of the step's result.
+    label, rewards, observations = LABELS[is_success], [float(is_success)], [before, step.observation]
+    horizon = setup.observation_horizon
+    trajectory = trajectory_of(observations, [step.action], rewards, False, True, is_success, label, horizon)
+    name = f"{JUDGED}/{run.environment_step:08d}_{label}.pkl"
+    return Output(name, lambda path: write_hil_serl(path, [trajectory]))
+
+
+def _set_returns(setup: Setup, run: RunState, episode: Episode) -> None:
+    """Writes the Monte-Carlo returns of the episode that has just ended."""
+    config, end = setup.config, run.environment_step
+    rewards = learning_reward(config, np.array(episode.record.rewards, np.float32))
+    returns = returns_to_go(rewards, np.array([len(rewards)]), np.array([episode.terminated]), config.discount)
+    capacity = storage.capacity(run.memory.replay.online)
     held = min(len(rewards), capacity)
     # Padded to a power of two, so that few programs serve episodes of all lengths.
     padding = (1 << (held - 1).bit_length()) - held
     rows = np.pad(np.arange(end - held, end, dtype=np.int32) % capacity, (0, padding), constant_values=capacity)
-    memory.set_returns(rows, np.pad(returns[-held:], (0, padding)))
+    run.memory.set_returns(rows, np.pad(returns[-held:], (0, padding)))
 
 
 def _diagnose(
-    static: SACConfig, agent: SACState, memory: Experience, probe: Transition | None, key: PRNGKeyArray
+    agent_config: SACConfig, agent_state: SACState, memory: Experience, probe: Transition | None, key: PRNGKeyArray
 ) -> dict[str, float]:
     """Values and TD errors on the frozen offline batch, and on as many of the newest online transitions."""
     values: dict[str, float] = {}
     if probe is not None:
-        q, error = jax.device_get(_values(static, agent, probe, key))
+        q, error = jax.device_get(_values(agent_config, agent_state, probe, key))
         values |= {"switch/q_offline_probe": float(q.mean()), "switch/td_error_offline_probe": float(error.mean())}
     if int(memory.replay.online.size) > 0:
         newest, held = memory.newest(PROBE_SIZE)
         # On the host, where a mean over a changing number of rows is not compiled anew.
-        q, error = jax.device_get(_values(static, agent, newest, key))
+        q, error = jax.device_get(_values(agent_config, agent_state, newest, key))
         values |= {"switch/q_online": float(q[:held].mean()), "switch/td_error_online": float(error[:held].mean())}
     return values
 
 
-PROBE_SIZE = 256
-"""Transitions of the frozen offline batch, and of the online batch beside it."""
-
-
 @partial(jax.jit, static_argnums=0)
 def _values(
-    static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray
+    agent_config: SACConfig, agent_state: SACState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Q (mean over the critics) and absolute TD error of each example."""
-    q = jnp.mean(sac.action_values(static, agent, batch.observation, batch.action, batch.images), axis=0)
-    return q, jnp.abs(sac.td_errors(static, agent, batch, key))
+    q = jnp.mean(sac.action_values(agent_config, agent_state, batch.observation, batch.action, batch.images), axis=0)
+    return q, jnp.abs(sac.td_errors(agent_config, agent_state, batch, key))

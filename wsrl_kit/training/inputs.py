@@ -1,7 +1,5 @@
 """Input files of a run: their digests, the offline data, and the check of the data against the task."""
 
-import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,8 +12,9 @@ import numpy as np
 from wsrl_kit.config.config import ACTION_UNITS, ROBOT, TASK_UNITS, Paths, WSRLConfig
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.digests import digests
 from wsrl_kit.data.recording import Recording
-from wsrl_kit.data.sources import expand, load_sources
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.task import (
     SUCCESS_IS_ONE,
     ZERO_WITHOUT_SUCCESS,
@@ -46,34 +45,7 @@ def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
 
     Files that are not there have none: whoever reads them says so.
     """
-    found = {}
-    for name in INPUTS[kind]:
-        paths = getattr(config, name)
-        if paths is not None:
-            try:
-                files = [file for files in expand(paths).values() for file in files]
-                found[name] = digest(files)
-            except (DataError, OSError):
-                continue
-    return found
-
-
-def digest(paths: list[Path]) -> str:
-    """A digest of the content of files, and of all files in folders, in the order given."""
-    whole = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        for file in files:
-            status = file.stat()
-            whole.update(_of_file(file, status.st_size, status.st_mtime_ns))
-    return whole.hexdigest()
-
-
-@functools.lru_cache(maxsize=1024)
-def _of_file(path: Path, size: int, modified: int) -> bytes:
-    """Digest of one file, read again where size or time of change say that it is another."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    return digests({name: getattr(config, name) for name in INPUTS[kind]})
 
 
 _STEPS = 5

@@ -1,10 +1,12 @@
 """A run from its parameters to its finished folder: what the notebooks and the ablation call."""
 
+import shutil
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
+from jaxtyping import PyTree
 
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.sac import SACConfig, SACState
@@ -22,13 +24,14 @@ from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.environment import reconnecting
 from wsrl_kit.robot.takeover import Confirm, Takeover, beside_person, by_person, by_task
+from wsrl_kit.runs import checkpoint
+from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.inputs import input_digests, load_offline_data
-from wsrl_kit.training.loop import WarmupResult, follow, resumed, steps_of_checkpoint
 
 WARMUP_FILE = "warmup.npz"
 FILTERED_FILE = "filtered_demos.pkl"
@@ -91,33 +94,22 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     if config.offline_data_path is None:
         raise ParameterError("offline_data_path must name the offline data, found None")
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
-    jax_tools.keep()
-    run = Run.open(
-        folder,
-        kind="warmup",
-        arm=arm,
-        seed=config.seed,
-        parameters=asdict(config),
-        inputs=input_digests(config, "warmup"),
-        # The length of what comes after is part of the parameters, since learning rates may decay over both.
-        may_grow=("warmup_steps", "online_steps"),
-        resume=resume,
-    )
-    if run.is_finished and target.exists():
+    # The length of fine-tuning is part of the parameters, since learning rates may decay over both stages.
+    lengths = ("warmup_steps", "online_steps")
+    run = _open(config, folder, "warmup", arm, resume, may_grow=lengths, outputs=(target,))
+    if run.is_finished:
         return target
     with outcome_recorded(run, progress) as progress:
-        dataset, static, agent = _warmup_start(config)
-        agents.check_trunk(config, static)
-        tree = resumed(run, warmup.initial_tree(agent))
+        dataset, agent_config, agent_state = _warmup_start(config)
+        agents.check_trunk(config, agent_config)
+        tree = resumed(run, warmup.initial_tree(agent_state))
         with closing(Evaluator(config)) as evaluator:
-            events = warmup.warmup(config, static, tree, dataset, evaluator, lambda: progress.stop_requested)
+            events = warmup.warmup(config, agent_config, tree, dataset, evaluator, lambda: progress.stop_requested)
             result = follow(events, run, progress)
-        assert isinstance(result, WarmupResult)
-
-        probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
+        assert result is not None
         details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
-        agents.save_warmup(target, static, result.agent, probe, details)
-        kept_transitions = _retain(config, static, result.agent, dataset, target.parent / FILTERED_FILE)
+        agents.save_warmup(target, agent_config, result.agent, agents.probe_batch(config, dataset), details)
+        kept_transitions = _retain(config, agent_config, result.agent, dataset, target.parent / FILTERED_FILE)
         run.finish(
             {
                 "gradient_steps": result.steps,
@@ -202,53 +194,74 @@ def run_finetune(
             "human 'person' needs somebody at the pad that 02_robot_finetune.ipynb shows in JupyterLab: run it there, "
             "or give human 'scripted' or 'none'"
         )
-    jax_tools.keep()
-    run = Run.open(
-        folder,
-        kind="finetune",
-        arm=arm,
-        seed=config.seed,
-        parameters=asdict(config),
-        inputs=input_digests(config, "finetune"),
-        may_grow=("online_steps",),
-        resume=resume,
-    )
+    run = _open(config, folder, "finetune", arm, resume, may_grow=("online_steps",))
     if run.is_finished:
         return
     with outcome_recorded(run, progress) as progress:
         with ExitStack() as stack:
-            # Also where it fails or is stopped: a robot is told to hold then.
+            # Closed also on errors and stops, which tells a robot to hold.
             environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
             evaluator = stack.enter_context(closing(Evaluator(config)))
             dataset = None
             if config.demo_path is not None:
                 cameras = tuple(camera_shapes(environment))
                 dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
-            static, agent = agents.create(config, environment, dataset)
-            probe = None
-            if config.checkpoint_path is not None:
-                agent, probe = agents.load_warmup(Path(config.checkpoint_path), static, agent)
-            else:
-                agents.check_trunk(config, static)
-            if probe is None and dataset is not None:
-                probe = agents.probe_batch(config, dataset, finetune.PROBE_SIZE)
-            tree = finetune.initial_tree(config, static, agent, dataset, offline_capacity)
-            earlier_steps = steps_of_checkpoint(run)
-            if earlier_steps is not None and earlier_steps < config.online_steps:
-                shorter = replace(config, online_steps=earlier_steps)
-                smaller = finetune.initial_tree(shorter, static, agent, dataset, offline_capacity)
-                tree = experience.grown(config, resumed(run, smaller), tree)
-            else:
-                tree = resumed(run, tree)
-            frames = experience.offline_frames(config, static, tree["agent"], dataset)
+            agent_config, agent_state, probe = agents.start(config, environment, dataset)
+            tree = _finetuning_tree(config, run, agent_config, agent_state, dataset, offline_capacity)
+            frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
             events = finetune.finetune(
-                config, static, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
+                config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
             )
-            follow(events, run, progress)
+            follow(events, run, progress, frame_files.save)
         run.finish({"environment_steps": config.online_steps})
         if arm:
             # The frames of a whole ablation would fill the disk.
             frame_files.remove(run.checkpoint_path)
+
+
+def _finetuning_tree(
+    config: WSRLConfig,
+    run: Run,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    dataset: Dataset | None,
+    offline_capacity: int | None,
+) -> PyTree:
+    """What fine-tuning starts from: the run's last checkpoint, with room for the steps now wanted, or a fresh tree."""
+    tree = finetune.initial_tree(config, agent_config, agent_state, dataset, offline_capacity)
+    if not run.checkpoint_path.exists():
+        frame_files.remove(run.checkpoint_path)
+        shutil.rmtree(run.folder / finetune.JUDGED, ignore_errors=True)
+        return resumed(run, tree)
+    earlier_steps = checkpoint.read_metadata(run.checkpoint_path).get("online_steps", config.online_steps)
+    if earlier_steps >= config.online_steps:
+        return resumed(run, tree, frame_files.load)
+    shorter = replace(config, online_steps=earlier_steps)
+    smaller = finetune.initial_tree(shorter, agent_config, agent_state, dataset, offline_capacity)
+    return experience.grown(config, resumed(run, smaller, frame_files.load), tree)
+
+
+def _open(
+    config: WSRLConfig,
+    folder: Path,
+    kind: str,
+    arm: str,
+    resume: bool,
+    may_grow: tuple[str, ...],
+    outputs: tuple[Path, ...] = (),
+) -> Run:
+    jax_tools.keep()
+    return Run.open(
+        folder,
+        kind=kind,
+        arm=arm,
+        seed=config.seed,
+        parameters=asdict(config),
+        inputs=input_digests(config, kind),
+        may_grow=may_grow,
+        outputs=outputs,
+        resume=resume,
+    )
 
 
 def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:

@@ -133,12 +133,3 @@ drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_
 
 drop_oldest_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest_offline)
 """`mixture.drop_oldest_offline` compiled, in place."""
-
-
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def refresh(sampler: Sampler, replay: Replay) -> Replay:
-    """The replay after its samplers did what is too slow for every step."""
-    return replay._replace(
-        offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
-        online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
-    )

@@ -32,7 +32,7 @@ def keeps_features(config: PixelConfig) -> bool:
     return config.is_frozen and config.augmentation_padding == 0
 
 
-def look(
+def split_observation(
     static: SACConfig, agent: SACState, observation: Any
 ) -> tuple[Float32[np.ndarray, " observation"], dict[str, Shaped[np.ndarray, "horizon ..."]]]:
     """The state, and by camera what replay keeps of the images; empty where there are no cameras."""

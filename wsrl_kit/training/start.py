@@ -46,6 +46,32 @@ NETWORK_PARAMETERS = (
 )
 
 
+PROBE_SIZE = 256
+"""Transitions of the frozen offline batch on which values are followed through the switch."""
+
+
+def start(
+    config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None
+) -> tuple[SACConfig, SACState, Transition | None]:
+    """The agent that fine-tuning starts from, and the probe batch: the checkpoint's, or one of the offline data.
+
+    Args:
+        dataset: the offline data kept; None for none.
+
+    Raises:
+        WSRLKitError: as `create`, `load_warmup` or `check_trunk`.
+    """
+    agent_config, agent_state = create(config, environment, dataset)
+    probe = None
+    if config.checkpoint_path is None:
+        check_trunk(config, agent_config)
+    else:
+        agent_state, probe = load_warmup(Path(config.checkpoint_path), agent_config, agent_state)
+    if probe is None and dataset is not None:
+        probe = probe_batch(config, dataset)
+    return agent_config, agent_state, probe
+
+
 def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
     """A fresh agent for an environment; with `encoder_weights`, its trunk is theirs.
 
@@ -180,7 +206,7 @@ def learning_penalty(config: WSRLConfig, penalty: Float[np.ndarray, "*batch"]) -
     return np.asarray(config.reward_scale * penalty, np.float32)
 
 
-def probe_batch(config: WSRLConfig, dataset: Dataset, size: int) -> Transition:
+def probe_batch(config: WSRLConfig, dataset: Dataset, size: int = PROBE_SIZE) -> Transition:
     """A frozen batch of offline transitions on which values are followed through the switch; all have weight 1."""
     generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "diagnosis"))
     rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))

@@ -1,7 +1,5 @@
 """Stage 1, offline warmup: gradient steps on the weighted offline data, held-out episodes, early stopping."""
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,18 +17,11 @@ from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameBatches, FrameStore
 from wsrl_kit.replay.storage import Storage
 from wsrl_kit.replay.transition import Images
+from wsrl_kit.runs import loop
+from wsrl_kit.runs.loop import Event, GradientPlan, environment_acts
+from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.learner import metric_names, prepared, update_of
-from wsrl_kit.training.loop import (
-    Event,
-    Measurement,
-    Snapshot,
-    Step,
-    WarmupResult,
-    check_divergence,
-    environment_failed,
-    stopped,
-)
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
@@ -38,8 +29,10 @@ TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metr
 """Agent (given up), first step, the one after the last, and the terms' weights; to the agent and its last metrics."""
 
 
-def on(rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: int, key: PRNGKeyArray) -> TakeSteps:
-    """The steps on a dataset; step n depends on the agent, `key` and n alone.
+def make_warmup_step(
+    rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: int, key: PRNGKeyArray
+) -> TakeSteps:
+    """A function that takes gradient steps on a dataset; step n depends on the agent, `key` and n alone.
 
     Without cameras all steps of a call are one compiled program. With them, batches of frames are put together in host
     memory, each while the agent learns from the one before.
@@ -122,29 +115,18 @@ _on_images = partial(jax.jit, static_argnums=0, donate_argnums=1)(_learn)
 PADDING = 1024
 """Datasets are padded to multiples of this, so that those of similar size share a compiled program."""
 
-EVALUATION_ROWS = 4096
-"""Rows per call when TD errors of a whole dataset are computed."""
+EVALUATION_ROWS, IMAGE_EVALUATION_ROWS = 4096, 256
+"""Rows per call when TD errors of a whole dataset are computed: of states, and of images."""
 
-CALL_SECONDS = 0.5
-"""Aim for the time of one call of gradient steps, after which a stop is heeded."""
 
-IMAGE_EVALUATION_ROWS = 256
-"""The same, where each row has images."""
+def copy(agent: SACState) -> SACState:
+    """The agent in arrays of its own."""
+    return jax.tree.map(jnp.copy, agent)
 
 
 def initial_tree(agent: SACState) -> PyTree:
     """Everything that warmup changes, before its first step; also the structure for reading a `Snapshot` back."""
-    return {
-        "agent": agent,
-        # Copied, since each compiled call takes over the buffers of the agent it is given.
-        "best_agent": jax.tree.map(jnp.copy, agent),
-        "best_error": np.float64(math.inf),
-        "step": np.int64(0),
-        # The step of the last evaluation.
-        "evaluated": np.int64(0),
-        "evaluations": np.int64(0),
-        "without_improvement": np.int64(0),
-    }
+    return loop.initial_tree(agent, copy)
 
 
 def warmup(
@@ -154,15 +136,13 @@ def warmup(
     dataset: Dataset,
     evaluator: Evaluator,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Iterator[Event | WarmupResult]:
-    """Trains on the dataset alone, by batches drawn with replacement.
-
-    A generator: the last thing it yields is the result. A stop ends it with a last `Snapshot`.
+) -> Iterator[Event]:
+    """Trains on the dataset alone, by batches drawn with replacement. A generator; see `loop.gradient_loop`.
 
     Args:
-        tree: what `initial_tree` makes, or the tree of the last `Snapshot` of an interrupted run; it is given up.
+        tree: from `initial_tree`, or the tree of an interrupted run's last `Snapshot`; it is given up.
         dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
-        stop_requested: asked about once a second.
+        stop_requested: asked about twice a second.
 
     Raises:
         Stopped: as asked for; a last `Snapshot` comes before it.
@@ -174,76 +154,32 @@ def warmup(
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     store = dataset_frames(static, tree["agent"], training)
     holdout_store = store if holdout is training else dataset_frames(static, tree["agent"], holdout)
-    take_steps = on(rows, store, static, config.batch_size, jax_tools.key(config.seed, "warmup"))
+    train = make_warmup_step(rows, store, static, config.batch_size, jax_tools.key(config.seed, "warmup"))
     weights = TermWeights(
         conservative=np.float32(config.conservative_weight) if static.is_conservative else None,
         behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
     )
-    agent, step, evaluated = tree["agent"], int(tree["step"]), int(tree["evaluated"])
-    best_agent, best_error = tree["best_agent"], float(tree["best_error"])
-    evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
-    patience = config.early_stopping_patience
-    stopped_early = patience > 0 and without_improvement >= patience
-    intervals = (config.log_interval, config.warmup_evaluation_interval, config.checkpoint_interval)
-    steps_at_once = 1
 
-    def snapshot() -> Snapshot:
-        return Snapshot(
-            {
-                "agent": agent,
-                "best_agent": best_agent,
-                "best_error": np.float64(best_error),
-                "step": np.int64(step),
-                "evaluated": np.int64(evaluated),
-                "evaluations": np.int64(evaluations),
-                "without_improvement": np.int64(without_improvement),
-            }
-        )
+    def take_steps(agent: SACState, start: int, end: int) -> tuple[SACState, dict[str, float]]:
+        agent, metrics = train(agent, start, end, weights)
+        values = {name: float(value) for name, value in metrics.items()}
+        check_divergence(config, values, largest_reward, start)
+        return agent, values
 
-    def is_due(interval: int) -> bool:
-        return step % interval == 0 or step == config.warmup_steps
+    def evaluate(agent: SACState, count: int) -> tuple[float, dict[str, float]]:
+        error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout, holdout_store))))
+        with environment_acts():
+            return error, {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, count)
 
-    def is_evaluation_due() -> bool:
-        return evaluated < step and is_due(config.warmup_evaluation_interval)
-
-    while is_evaluation_due() or (step < config.warmup_steps and not stopped_early):
-        if not is_evaluation_due():
-            # Calls end where the next record, evaluation or checkpoint is due, and where a stop can't wait longer. How
-            # many steps a call takes changes no number.
-            due = (step - step % interval + interval for interval in intervals)
-            end = min(config.warmup_steps, step + steps_at_once, *due)
-            before = time.monotonic()
-            agent, device_metrics = take_steps(agent, step, end, weights)
-            metrics = {name: float(value) for name, value in device_metrics.items()}
-            if time.monotonic() - before < CALL_SECONDS:
-                steps_at_once *= 2
-            else:
-                steps_at_once = max(1, (end - step) // 2)
-            check_divergence(config, metrics, largest_reward, step)
-            step = end
-            yield Step(step, config.warmup_steps, "offline warmup")
-            if is_due(config.log_interval):
-                yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
-        if step < config.warmup_steps and stop_requested():
-            yield snapshot()
-            raise stopped(step)
-        if is_evaluation_due():
-            error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout, holdout_store))))
-            try:
-                values = evaluator.evaluate(static, agent, evaluations)
-            except Exception as failure:
-                yield snapshot()
-                raise environment_failed(failure, step) from failure
-            yield Measurement("warmup", 0, step, {"training/holdout_td_error": error} | values)
-            evaluated = step
-            evaluations += 1
-            without_improvement += 1
-            if error < best_error:
-                best_agent, best_error, without_improvement = jax.tree.map(jnp.copy, agent), error, 0
-            stopped_early = patience > 0 and without_improvement >= patience
-        if is_due(config.checkpoint_interval) or stopped_early:
-            yield snapshot()
-    yield WarmupResult(best_agent if patience > 0 else agent, step, stopped_early)
+    plan = GradientPlan(
+        steps=config.warmup_steps,
+        log_interval=config.log_interval,
+        evaluation_interval=config.warmup_evaluation_interval,
+        checkpoint_interval=config.checkpoint_interval,
+        text="offline warmup",
+        patience=config.early_stopping_patience,
+    )
+    yield from loop.gradient_loop(plan, tree, take_steps, evaluate, copy, stop_requested)
 
 
 def dataset_td_errors(

@@ -1,8 +1,6 @@
 """Minari datasets."""
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,8 @@ from gymnasium import spaces
 from jaxtyping import Float32, Shaped
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS, has_bounds, to_unit
-from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.formats.hdf5_file import File, open_hdf5
-from wsrl_kit.data.recording import Recording, join, kind, refuse_images, source_names, success_from_rewards
-from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.recording import Recording, join, kind, source_names, success_from_rewards
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import check_size, read_json, within
 
@@ -182,65 +178,3 @@ def _of_steps(file: File, dataset: Any, count: int) -> Float32[np.ndarray, " tim
         return np.full(count, np.nan, np.float32)
     with np.errstate(over="ignore"):
         return file.numbers(dataset)[-count:].astype(np.float32)
-
-
-def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes a dataset into a new folder; inside MINARI_DATASETS_PATH, `minari.load_dataset` finds it by its name.
-
-    Args:
-        path: the folder, named as Minari names datasets (`insertion/demos-v0`); `-v0` is understood where missing.
-
-    Raises:
-        DataError: there is no trajectory, their shapes differ, they hold images, minari is missing, or the folder
-            exists or can't be written.
-    """
-    target = Path(path)
-    minari = _require_minari(target)
-    from minari.dataset.minari_storage import MinariStorage
-
-    if target.exists():
-        raise DataError(f"{target} is not written: it exists already.")
-    refuse_images(target, trajectories)
-    dataset = Dataset.from_trajectories(trajectories)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        (temporary / "data").mkdir(parents=True)
-        # The storage is used rather than `create_dataset_from_buffers`, which writes only below the folder that
-        # an environment variable of the whole process names.
-        storage = MinariStorage.new(
-            temporary / "data",
-            observation_space=spaces.Box(-np.inf, np.inf, dataset.observations.shape[1:], np.float32),
-            action_space=spaces.Box(-1, 1, dataset.actions.shape[1:], np.float32),
-        )
-        name = target.name if "-v" in target.name else f"{target.name}-v0"
-        storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__})
-        storage.update_episodes([_buffer(trajectory) for trajectory in trajectories])
-        os.replace(temporary, target)
-    except OSError as error:
-        raise DataError(f"{target} can't be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _buffer(trajectory: Trajectory) -> Any:
-    from minari.data_collector import EpisodeBuffer
-
-    count = len(trajectory)
-    last = np.arange(count) == count - 1
-    infos: dict[str, Shaped[np.ndarray, " step"] | list[str]] = {}
-    if trajectory.success is not None:
-        infos["success"] = np.full(count + 1, trajectory.success)
-    if trajectory.source:
-        infos["source"] = [trajectory.source] * (count + 1)
-    if trajectory.weight is not None:
-        infos["weight"] = np.append(trajectory.weight[:1], trajectory.weight)
-    if trajectory.grasp_penalty is not None:
-        infos["grasp_penalty"] = np.append(trajectory.grasp_penalty[:1], trajectory.grasp_penalty)
-    return EpisodeBuffer(
-        observations=trajectory.observations,
-        actions=trajectory.actions,
-        rewards=trajectory.rewards,
-        terminations=last & trajectory.terminated,
-        truncations=last & (trajectory.truncated or not trajectory.terminated),
-        infos=infos or None,
-    )

@@ -7,7 +7,6 @@ an episode; `frame` (N), the index of the newest frame of each row's observation
 observation's stack one later; and `observation_horizon`, the frames in a stack.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards
-from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError
-from wsrl_kit.files import load_arrays, written_whole
+from wsrl_kit.files import load_arrays
 
 _REQUIRED = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
 _OPTIONAL = ("success", "source", "weight", "grasp_penalty")
@@ -137,25 +134,3 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
         observation_kind=kind(arrays["observations"][0]),
         action_kind=kind(arrays["actions"][0]),
     )
-
-
-def write_npz(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes the kit's own format.
-
-    Raises:
-        DataError: there is no trajectory, their shapes differ, or the file can't be written.
-    """
-    dataset = Dataset.from_trajectories(trajectories)
-    names = np.array(dataset.source_names)
-    arrays = {name: getattr(dataset, name) for name in _REQUIRED}
-    arrays["success"] = np.repeat(dataset.episode_success, dataset.episode_lengths)
-    arrays["source"] = np.repeat(names[dataset.episode_source], dataset.episode_lengths)
-    if any(trajectory.weight is not None for trajectory in trajectories):
-        arrays["weight"] = dataset.weight
-    if dataset.grasp_penalty is not None:
-        arrays["grasp_penalty"] = dataset.grasp_penalty
-    if dataset.images:
-        arrays |= {_IMAGES + camera: images for camera, images in dataset.images.items()}
-        arrays |= {"frame": dataset.frame_of_row, "observation_horizon": np.array(dataset.observation_horizon)}
-    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
