@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from synthetic_runs import ARMS, write_ablation, write_finetune, write_warmup
-from wsrl_kit.analysis.metrics import finished, reduce_run, reduce_runs
+from wsrl_kit.analysis.metrics import QUANTITIES, finished, reduce_run, reduce_runs
 from wsrl_kit.analysis.report import finetuning_runs, report
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval
 from wsrl_kit.analysis.tables import (
@@ -281,7 +281,8 @@ def test_the_best_arm_of_a_column_is_bold_unless_it_is_a_bound_or_all_are_equal(
     assert html.count("font-weight: bold") > 0 and "Bold: the best point estimate" in html
     assert "Bold" not in made.summary.to_text()
     rows = [{"arm": arm, "drawdown": Estimate(Interval(0.5, 0.4, 0.6, 5))} for arm in "ab"]
-    assert not make_table("T", rows, {"arm": "Arm", "drawdown": "Drawdown"}).bold.to_numpy().any()
+    table = make_table("T", rows, {"arm": "Arm", "drawdown": "Drawdown"}, compared=[QUANTITIES["drawdown"]])
+    assert not table.bold.to_numpy().any()
 
 
 def test_markup_in_an_arms_name_is_escaped():

@@ -140,21 +140,24 @@ class Table:
 
 
 def make_table(
-    title: str, rows: Sequence[Mapping[str, Cell]], headings: Mapping[str, str], notes: Sequence[str] = ()
+    title: str,
+    rows: Sequence[Mapping[str, Cell]],
+    headings: Mapping[str, str],
+    notes: Sequence[str] = (),
+    compared: Sequence[Quantity] = (),
 ) -> Table:
-    """A table of cells; each quantity's best estimate is bold, unless it is a bound or all are equal.
+    """A table of cells and headings by column name.
 
     Args:
-        rows: cells by column name.
-        headings: heading by column name.
+        compared: quantities whose best estimate is bold, unless it is a bound or all are equal.
     """
     shown = pd.DataFrame([[cell_text(row[name]) for name in headings] for row in rows], columns=[*headings.values()])
     frame = pd.DataFrame([_flat(row) for row in rows], columns=None if rows else [*headings])
     bold = pd.DataFrame(False, shown.index, shown.columns)
-    for name in headings.keys() & QUANTITIES.keys() & set(frame):
-        score = QUANTITIES[name].better * frame[name]
-        is_bound = shown[headings[name]].str.startswith((">", "<"))
-        bold[headings[name]] = (score == score.max()) & (score.nunique() > 1) & ~is_bound
+    for quantity in compared:
+        heading, score = headings[quantity.name], quantity.better * frame[quantity.name]
+        is_bound = shown[heading].str.startswith((">", "<"))
+        bold[heading] = (score == score.max()) & (score.nunique() > 1) & ~is_bound
     return Table(title, frame, shown.astype(str), tuple(notes), bold)
 
 
@@ -235,7 +238,7 @@ def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequen
     headings |= {quantity.name: _heading(quantity, target) for quantity in shown}
     counts = {"run": len(done), "arm": done["arm"].nunique(), "seed": done["seed"].nunique()}
     title = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items())
-    return make_table(f"Summary of {title}", rows, headings, (*_notes(runs, shown), *further_notes))
+    return make_table(f"Summary of {title}", rows, headings, (*_notes(runs, shown), *further_notes), shown)
 
 
 def difference_table(runs: pd.DataFrame, control: str = "rlpd_all", target: float = 0.8) -> Table:

@@ -107,12 +107,10 @@ def tuning_report(root: Path) -> TuningReport:
     parameters, trials = read_run(root).parameters, read_trials(root)
     table = trial_table(trials, parameters["score"])
     figures = {"effects": effects_figure(root)}
-    space = parameters["search_space"]
+    space, seeds = parameters["search_space"], parameters["seeds"][: parameters["first_seeds"]]
     if len(space) == 2 and all(isinstance(values, list) for values in space.values()):
         figures["interaction"], (ax,) = new_figure(width=5.2)
-        parameter_interaction(
-            ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]]
-        )
+        parameter_interaction(ax, trials, space, seeds, SCORES[parameters["score"]])
     frames = {name: getattr(table, name).head(BEST_SHOWN) for name in ("frame", "shown", "bold")}
     best = replace(table, **frames)
     write_files(root, {"summary.txt": best.to_text(), "trials.csv": table.to_csv()}, figures)
