@@ -1,5 +1,6 @@
 """Makes names from files safe for terminals, figures, pages and spreadsheets."""
 
+import re
 import unicodedata
 
 LONGEST_SENTENCE = 1000
@@ -41,3 +42,21 @@ def for_spreadsheet(text: str) -> str:
 def for_markdown(text: str) -> str:
     """Escapes HTML and the ends of table cells."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+
+
+_LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    # A table's row that begins with a bracket would be read as an option of the line end before it.
+    "[": "{[}",
+})  # fmt: skip
+
+
+def for_latex(text: str) -> str:
+    """Text whose characters LaTeX prints as themselves; the hyphen of a negative number becomes a minus sign."""
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", text.translate(_LATEX))

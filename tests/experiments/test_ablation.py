@@ -164,8 +164,8 @@ def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs
 
 def test_the_report_reads_it(done):
     result = report(done.root)
-    assert sorted({row["arm"] for row in result.rows}) == sorted(ARMS)
-    assert len(result.rows) == 10
+    assert sorted(set(result.per_seed["arm"])) == sorted(ARMS)
+    assert len(result.per_seed) == 10
     assert (done.root / "summary.md").exists()
 
 

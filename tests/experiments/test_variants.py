@@ -74,7 +74,7 @@ def test_each_variant_keeps_what_its_retention_says_of_the_shared_warmup(grown, 
 def test_the_report_names_variants_in_their_order_and_joins_each_to_its_own_warmup(grown):
     _, root = grown
     result = report(root, control="nothing")
-    assert [row["arm"] for row in result.rows] == ["random", "nothing", "no_cloning"]
+    assert list(result.per_seed["arm"]) == ["random", "nothing", "no_cloning"]
     moved = root.rename(root.with_name("moved"))
     try:
         for record in finetuning_runs(moved):

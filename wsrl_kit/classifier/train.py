@@ -170,7 +170,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
 
         probability = probabilities(classifier, result.agent, dataset, validation)
         rates = figures.sweep(probability, is_success)
-        place = figures.best(rates, config.max_false_positive_rate)
+        place = figures.choose_threshold(rates, config.max_false_positive_rate)
         threshold = float(rates.threshold[place])
         decision = Decision(threshold, threshold * config.release_ratio, config.success_steps)
         write_validation(folder / VALIDATION_FILE, validation, episode[validation], is_success, probability)
