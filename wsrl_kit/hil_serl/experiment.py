@@ -66,8 +66,8 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
         outcome_recorded(run, progress) as progress,
         closing(make(config.exp_name, config.environment_options)) as environment,
     ):
-        static, agent = agents.create(config, environment, None)
-        agent = checkpoint.load(trained / "checkpoint.npz", {"agent": agent}, "agent/")["agent"]
+        agent_config, agent_state = agents.create(config, environment, None)
+        agent_state = checkpoint.load(trained / "checkpoint.npz", {"agent": agent_state}, "agent/")["agent"]
         task = environment
         if config.reward_classifier is not None:
             # As in training, so that a false success ends no episode.
@@ -75,9 +75,9 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
             task = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
         for index in range(episodes):
             for mode, noise_scale in zip(MODES, (1.0, 0.0), strict=True):
-                outcome = _play(config, static, agent, task, index, noise_scale)
+                outcome = _play(config, agent_config, agent_state, task, index, noise_scale)
                 values = {f"evaluation/{name}_{mode}": value for name, value in outcome.items()}
-                run.record("online", config.online_steps, int(agent.updates), values)
+                run.record("online", config.online_steps, int(agent_state.updates), values)
             progress.update(index + 1, episodes, "testing the policy alone")
             if progress.stop_requested:
                 raise Stopped("stopped in the last test, which Run All begins anew; the training is saved")
@@ -86,8 +86,8 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
 
 def _play(
     config: WSRLConfig,
-    static: SACConfig,
-    agent: SACState,
+    agent_config: SACConfig,
+    agent_state: SACState,
     environment: gymnasium.Env,
     index: int,
     noise_scale: float,
@@ -101,7 +101,7 @@ def _play(
         states, images = stacked([observation])
         # Another stretch of noise for each episode.
         step = np.int32(index * 10_000 + length)
-        action = np.asarray(act(static, sac.policy(agent), key, step, states, scale, images))[0]
+        action = np.asarray(act(agent_config, sac.policy(agent_state), key, step, states, scale, images))[0]
         observation, _, terminated, truncated, info = environment.step(action)
         length, done = length + 1, terminated or truncated
         success = succeeded(success, info)

@@ -55,7 +55,7 @@ def intervention_rows(config: WSRLConfig) -> int:
 
 
 def offline_frames(
-    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None
+    config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, offline: Dataset | None
 ) -> FrameStore | None:
     """Frames of the offline data, not copied; None without data or cameras, and where `initial_tree` copied them.
 
@@ -63,11 +63,15 @@ def offline_frames(
     """
     if offline is None or intervention_rows(config):
         return None
-    return dataset_frames(static, agent, offline)
+    return dataset_frames(agent_config, agent_state, offline)
 
 
 def initial_tree(
-    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None, offline_capacity: int | None
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    offline: Dataset | None,
+    offline_capacity: int | None,
 ) -> PyTree:
     """All of it that changes, before the first step; `Experience` takes it.
 
@@ -75,7 +79,7 @@ def initial_tree(
         offline: the offline data kept; None for none.
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
     """
-    sizes = (static.observation_size, static.action_size, static.learns_gripper)
+    sizes = (agent_config.observation_size, agent_config.action_size, agent_config.learns_gripper)
     spare = intervention_rows(config)
     rows = max((offline_capacity or (0 if offline is None else len(offline))) + spare, 1)
     if offline is None:
@@ -85,11 +89,13 @@ def initial_tree(
     capacity = min(config.replay_capacity, config.online_steps)
     ring: FrameRing | tuple[()] = ()
     demo_ring: FrameRing | tuple[()] = ()
-    if static.pixels is not None:
-        ring = frames.create(capacity, example(static, agent))
+    if agent_config.pixels is not None:
+        ring = frames.create(capacity, example(agent_config, agent_state))
         if spare:
-            store = None if offline is None else dataset_frames(static, agent, offline)
-            demo_ring = frames.create(rows, example(static, agent)) if store is None else frames.filled(store, rows)
+            store = None if offline is None else dataset_frames(agent_config, agent_state, offline)
+            demo_ring = (
+                frames.create(rows, example(agent_config, agent_state)) if store is None else frames.filled(store, rows)
+            )
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
@@ -178,8 +184,8 @@ class Experience:
 
     def learn(
         self,
-        static: SACConfig,
-        agent: SACState,
+        agent_config: SACConfig,
+        agent_state: SACState,
         key: PRNGKeyArray,
         step: int,
         ratio: np.floating,
@@ -190,19 +196,19 @@ class Experience:
         """Adds an online transition and does the step's updates, see `learner.learning_step`; `agent` is given up."""
         transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
-        if static.pixels is None:
-            agent, self.replay, metrics = train_step(
-                static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
+        if agent_config.pixels is None:
+            agent_state, self.replay, metrics = train_step(
+                agent_config, sampler, shape, agent_state, self.replay, key, at, ratio, beta, weights, transition
             )
-            return agent, metrics
+            return agent_state, metrics
         self._add_frames(current_frames, next_frames)
         self.replay, batch, offline_rows = sample_batch(sampler, shape, self.replay, key, at, ratio, beta, transition)
         images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
-        agent, self.replay, metrics = update_from_batch(
-            static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
+        agent_state, self.replay, metrics = update_from_batch(
+            agent_config, sampler, agent_state, self.replay, batch, offline_rows, key, at, weights
         )
-        return agent, metrics
+        return agent_state, metrics
 
     def newest(self, count: int) -> tuple[Transition, int]:
         """As many of the newest online transitions, and how many of them there are: the rest are any."""

@@ -137,9 +137,9 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     jax_tools.keep()
-    dataset, static, agent = _warmup_start(config)
-    agent, _ = agents.load_warmup(checkpoint_path, static, agent)
-    return _retain(config, static, agent, dataset, target)
+    dataset, agent_config, agent_state = _warmup_start(config)
+    agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
+    return _retain(config, agent_config, agent_state, dataset, target)
 
 
 def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
@@ -149,8 +149,8 @@ def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
         return dataset, *agents.create(config, environment, dataset)
 
 
-def _retain(config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, target: Path) -> int:
-    errors = warmup.dataset_td_errors(config, static, agent, dataset)
+def _retain(config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, dataset: Dataset, target: Path) -> int:
+    errors = warmup.dataset_td_errors(config, agent_config, agent_state, dataset)
     seed = jax_tools.episode_seed(config.seed, "retention")
     unit = config.retention_unit
     scores = retention_scores(config.retention_priority, dataset, errors, config.discount, unit, seed)

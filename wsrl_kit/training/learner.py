@@ -17,10 +17,10 @@ from wsrl_kit.replay.transition import Batch, Transition
 Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
 
 
-def select_update(static: SACConfig) -> Update:
+def select_update(agent_config: SACConfig) -> Update:
     """The update that the configuration asks for: the kit's or the authors' order, with a learned gripper's."""
-    update = authors_order.update if static.official_update_order else sac.update
-    if not static.learns_gripper:
+    update = authors_order.update if agent_config.official_update_order else sac.update
+    if not agent_config.learns_gripper:
         return update
 
     def with_gripper(
@@ -33,16 +33,16 @@ def select_update(static: SACConfig) -> Update:
     return with_gripper
 
 
-def metric_names(static: SACConfig) -> tuple[str, ...]:
+def metric_names(agent_config: SACConfig) -> tuple[str, ...]:
     """Names of the update's metrics."""
-    return sac.metric_names(static) + (grasp.METRICS if static.learns_gripper else ())
+    return sac.metric_names(agent_config) + (grasp.METRICS if agent_config.learns_gripper else ())
 
 
 def learning_step(
-    static: SACConfig,
+    agent_config: SACConfig,
     sampler: Sampler,
     shape: tuple[int, int],
-    agent: SACState,
+    agent_state: SACState,
     replay: Replay,
     key: PRNGKeyArray,
     step: Integer[Array, ""],
@@ -63,7 +63,7 @@ def learning_step(
         transition: an online transition to add first; one call is faster than two.
     """
     replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
-    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, weights)
+    return updating_step(agent_config, sampler, agent_state, replay, batch, offline_rows, key, step, weights)
 
 
 def sampling_step(
@@ -85,9 +85,9 @@ def sampling_step(
 
 
 def updating_step(
-    static: SACConfig,
+    agent_config: SACConfig,
     sampler: Sampler,
-    agent: SACState,
+    agent_state: SACState,
     replay: Replay,
     batch: Batch,
     offline_rows: Integer[Array, ""],
@@ -97,17 +97,19 @@ def updating_step(
 ) -> tuple[SACState, Replay, sac.Metrics]:
     """The second half of `learning_step`; with cameras, images are put into the batch in between."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
-    transition = preprocess(static, agent, batch.transition, update_key)
-    agent, metrics, td_error = select_update(static)(static, agent, transition, update_key, weights)
-    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+    transition = preprocess(agent_config, agent_state, batch.transition, update_key)
+    agent_state, metrics, td_error = select_update(agent_config)(
+        agent_config, agent_state, transition, update_key, weights
+    )
+    return agent_state, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
-def preprocess(static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
+def preprocess(agent_config: SACConfig, agent_state: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
     """Runs `sac.prepare` on sampled transitions, one batch after another to save memory."""
-    if static.pixels is None:
+    if agent_config.pixels is None:
         return batch
     keys = jax.random.split(jax.random.fold_in(key, 1), len(batch.reward))
-    return jax.lax.map(lambda inputs: sac.prepare(static, agent, *inputs), (batch, keys))
+    return jax.lax.map(lambda inputs: sac.prepare(agent_config, agent_state, *inputs), (batch, keys))
 
 
 train_step = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
