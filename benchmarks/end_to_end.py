@@ -139,10 +139,10 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learner.learn(static, sampler, shape, *state, *last, transition=row)
+        return learner.train_step(static, sampler, shape, *state, *last, transition=row)
 
     def alone(*state: Any) -> Any:
-        return learner.learn(static, sampler, shape, *state, *last)
+        return learner.train_step(static, sampler, shape, *state, *last)
 
     seconds: dict[Any, list[float]] = {both: [], alone: []}
     # Copied, since each call takes over the arrays that it is given.

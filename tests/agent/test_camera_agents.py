@@ -103,7 +103,7 @@ def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: D
     @jax.jit
     def step(agent: SACState, batch: Transition, seed: jax.Array) -> SACState:
         key = jax.random.key(seed)
-        return learner.update_of(static)(static, agent, learner.prepared(static, agent, batch, key), key)[0]
+        return learner.select_update(static)(static, agent, learner.preprocess(static, agent, batch, key), key)[0]
 
     batch = jax.tree.map(lambda leaf: leaf[None], batch_of(config, dataset))
     lowered = jax.export.export(step, platforms=["cuda"])(agent, batch, jnp.int32(0))

@@ -93,7 +93,7 @@ class SACState(NamedTuple):
 
     Attributes:
         critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). With images {"ensemble":
-            ..., "encoder": {"maps": ..., "trunks": ... unless frozen}}: the critics' loss trains, and the target averages,
+            ..., "encoder": {"maps": ..., "trunks": ... unless frozen}}: the loss trains, and the target averages,
             all of it.
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.

@@ -1,6 +1,6 @@
-"""What fine-tuning learns from: kept offline data and online transitions, and where there are cameras, their frames.
+"""Data that fine-tuning learns from: kept offline data, online transitions, and their camera frames.
 
-The offline side can grow: what a human does in the policy's place is a demonstration too, and joins the data there.
+A human's interventions are demonstrations too, and join the offline side.
 """
 
 from collections.abc import Iterable
@@ -22,12 +22,12 @@ from wsrl_kit.replay.transition import Images, Transition
 from wsrl_kit.training.learner import (
     add,
     add_offline,
-    draw,
     drop_oldest,
     drop_oldest_offline,
-    learn,
-    learn_from,
+    sample_batch,
     set_returns,
+    train_step,
+    update_from_batch,
 )
 from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.training.start import to_transitions
@@ -191,15 +191,15 @@ class Experience:
         transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
         if static.pixels is None:
-            agent, self.replay, metrics = learn(
+            agent, self.replay, metrics = train_step(
                 static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
             )
             return agent, metrics
         self._add_frames(current_frames, next_frames)
-        self.replay, batch, offline_rows = draw(sampler, shape, self.replay, key, at, ratio, beta, transition)
+        self.replay, batch, offline_rows = sample_batch(sampler, shape, self.replay, key, at, ratio, beta, transition)
         images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
-        agent, self.replay, metrics = learn_from(
+        agent, self.replay, metrics = update_from_batch(
             static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
         )
         return agent, metrics

@@ -21,7 +21,7 @@ from wsrl_kit.runs import loop
 from wsrl_kit.runs.loop import Event, GradientPlan, environment_acts
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.learner import metric_names, prepared, update_of
+from wsrl_kit.training.learner import metric_names, preprocess, select_update
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
@@ -103,8 +103,8 @@ def _learn(
     batch = storage.gather(rows, index)
     if images is not None:
         batch = batch._replace(images=images[0], next_images=images[1])
-    batch = prepared(static, agent, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
-    agent, metrics, _ = update_of(static)(static, agent, batch, update_key, weights)
+    batch = preprocess(static, agent, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
+    agent, metrics, _ = select_update(static)(static, agent, batch, update_key, weights)
     return agent, metrics
 
 
