@@ -28,7 +28,8 @@ from wsrl_kit.analysis.tables import Estimate, cell_text
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.experiments.ablation import run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.parameters import build
 from wsrl_kit.runs.progress import Silent

@@ -42,7 +42,7 @@ STARTS = 3
 def settings(network: str, **changes: Any) -> Any:
     """The ablation's parameters, as its kit arm has them, by priority, without evaluations or checkpoints."""
     from wsrl_kit.config.config import WSRLConfig
-    from wsrl_kit.experiments.ablation import ARMS
+    from wsrl_kit.experiments.config import ARMS
     from wsrl_kit.notebook.parameters import read_notebook
     from wsrl_kit.parameters import build
 

@@ -103,7 +103,7 @@ def test_a_wheel_runs_the_notebooks_that_it_brought(tmp_path: Path) -> None:
     }
     code = (
         "import wsrl_kit, wsrl_kit.cli, wsrl_kit.notebook.parameters; print(wsrl_kit.__file__);"
-        "path = wsrl_kit.cli.template_folder() / wsrl_kit.cli.NOTEBOOKS['warmup'][0];"
+        "path = wsrl_kit.cli.template_folder() / wsrl_kit.cli.COMMANDS['warmup'][0];"
         "print(wsrl_kit.notebook.parameters.read_notebook(path).defaults['output_dir'])"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from data_samples import assert_same, dataset, three_sources, trajectory
+from data_samples import assert_same, dataset, read_file, three_sources, trajectory
 from file_writers import write_hdf5, write_minari, write_npz
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.sources import load_sources, read_file
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.data.weights import weigh
 from wsrl_kit.errors import DataError

@@ -18,7 +18,8 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
-from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.experiments.ablation import plan, run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import RunRecord, read_run
 
@@ -29,7 +30,8 @@ import json, sys
 from pathlib import Path
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.experiments.ablation import run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 
 if __name__ == "__main__":

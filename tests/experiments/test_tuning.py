@@ -8,7 +8,8 @@ from training_samples import StopAt, settings
 from wsrl_kit.analysis.tuning import read_trials, tuning_report
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError, Stopped
-from wsrl_kit.experiments.tuning import TuningConfig, run_tuning
+from wsrl_kit.experiments.config import TuningConfig
+from wsrl_kit.experiments.tuning import run_tuning
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import Run, read_run
 

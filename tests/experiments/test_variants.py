@@ -9,10 +9,12 @@ import pytest
 
 from training_samples import same_checkpoint, settings
 from wsrl_kit.analysis.report import finetuning_runs, report
-from wsrl_kit.config.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.experiments.ablation import plan, run_ablation
+from wsrl_kit.experiments.config import AblationConfig
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import RunRecord, read_run
 from wsrl_kit.training.jobs import run_retention, run_warmup
@@ -127,7 +129,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "retention_priority": "random",
         "retention_unit": "trajectory",
     }
-    assert changes.keys() == {*FINETUNING_PARAMETERS, *RETENTION_PARAMETERS}
+    assert changes.keys() == {*names_of(WSRLConfig, stage="finetuning"), *names_of(WSRLConfig, stage="retention")}
     assert all(getattr(config, name) != value for name, value in changes.items())
     run_warmup(replace(config, **changes), tmp_path, Silent())
     shared = root / "warmup" / "seed_0"

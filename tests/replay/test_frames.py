@@ -108,9 +108,9 @@ def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     newest = [start + horizon - 1 + step for start, length in _episodes(lengths, horizon) for step in range(length)]
     values = np.arange(sum(lengths) + len(lengths) * horizon) + 1_000_000
-    seen = {camera: np.stack([frame(int(value))[camera] for value in values]) for camera in SHAPES}
+    data_frames = {camera: np.stack([frame(int(value))[camera] for value in values]) for camera in SHAPES}
     pairs = [tuple(stack([int(v) for v in values[end - horizon + 1 : end + 1]]) for end in (n, n + 1)) for n in newest]
-    store = frames.of_rows(seen, np.array(newest), horizon)
+    store = frames.of_rows(data_frames, np.array(newest), horizon)
     capacity = len(newest) + spare
     ring, held = frames.filled(store, capacity), list(range(len(newest)))
     for added in data.draw(streams(horizon, is_unique=True)):
@@ -120,7 +120,7 @@ def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
         assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
     assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
     # The dataset's own frames are not the ring's.
-    assert all(np.array_equal(images[:1], stack([1_000_000])[camera]) for camera, images in seen.items())
+    assert all(np.array_equal(images[:1], stack([1_000_000])[camera]) for camera, images in data_frames.items())
 
 
 def _episodes(lengths: list[int], horizon: int) -> list[tuple[int, int]]:

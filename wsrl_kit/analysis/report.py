@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
 from wsrl_kit.analysis.metrics import arm_label, arm_order, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.files import written_whole
-from wsrl_kit.parameters import parameter, validate
+from wsrl_kit.parameters import names_of, parameter, validate
 from wsrl_kit.runs.run import RunRecord, find_runs, save_figure
 
 Runs = str | list[str] | dict[str, str | list[str]]
@@ -25,11 +26,16 @@ USUAL_CONTROL = "rlpd_all"
 class ReportConfig:
     """Parameters of a report."""
 
-    runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True)
-    control: str | None = parameter(
-        None, "arm that the others are compared with; None: rlpd_all, or the first where it is missing"
+    runs: Runs = parameter(
+        "runs/ablation",
+        "runs to report: folder, glob, list of these, or {arm: folders}",
+        path=True,
+        group="Report",
     )
-    target: float = parameter(0.8, "success rate that counts as reached", minimum=0.0, maximum=1.0)
+    control: str | None = parameter(
+        None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"
+    )
+    target: float = parameter(0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -112,12 +118,6 @@ def _refuse_duplicates(records: Sequence[RunRecord]) -> None:
             )
 
 
-OWN_TO_A_RUN = ("seed", "online_steps", "offline_data_path", "demo_path", "checkpoint_path")
-"""Parameters that may differ between the runs of an arm."""
-EVALUATED_ALIKE = ("evaluation_episodes", "evaluation_interval")
-"""Parameters that must be equal for dips and spreads to be comparable."""
-
-
 @dataclass(frozen=True)
 class RunReport:
     """Tables and figures of runs. In a notebook it shows its tables.
@@ -186,10 +186,10 @@ def parameter_notes(records: Sequence[RunRecord]) -> list[str]:
     notes = []
     for arm in arm_order(record.arm for record in records):
         own = [record for record in records if record.arm == arm]
-        different = [name for name in _differing(own) if name not in OWN_TO_A_RUN]
+        different = [name for name in _differing(own) if name not in names_of(WSRLConfig, of_arm=False)]
         if different:
             notes.append(f"{arm_label(arm)}: its runs differ in {', '.join(different)}.")
-    unlike = [name for name in _differing(records) if name in EVALUATED_ALIKE]
+    unlike = [name for name in _differing(records) if name in names_of(WSRLConfig, evaluation=True)]
     if unlike:
         notes.append(
             f"Runs differ in {' and '.join(unlike)}: dip, drawdown and dispersion are comparable only between runs "

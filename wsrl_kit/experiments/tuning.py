@@ -3,106 +3,27 @@
 Everything is on disk: finished runs are kept, so a tuning that was stopped or killed goes on where it was.
 """
 
-import importlib.util
 import itertools
 import math
 import shutil
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from wsrl_kit.analysis.tuning import CONFIRMATION, SCORES, TRIALS, read_trials
+from wsrl_kit.analysis.tuning import CONFIRMATION, TRIALS, read_trials
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import ParameterError, RunError
-from wsrl_kit.experiments.ablation import ARMS, COMMON, AblationConfig, padded, plan, run_ablation, with_files
+from wsrl_kit.errors import RunError
+from wsrl_kit.experiments.ablation import padded, plan, run_ablation, with_files
+from wsrl_kit.experiments.config import AblationConfig, TuningConfig
 from wsrl_kit.experiments.engine import finished, run_jobs
-from wsrl_kit.parameters import check_some, parameter, validate
 from wsrl_kit.runs.progress import NamedProgress, Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training.inputs import input_digests
 
 STUDY_FILE = "study.log"
 """Optuna's journal, beside the trials."""
-
-
-@dataclass(frozen=True)
-class TuningConfig:
-    """What is tuned, and how many runs that may take.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
-
-    search_space: dict[str, Any] = parameter(
-        {"min_offline_ratio": [0.0, 0.25, 0.5], "retention_ratio": [0.1, 0.2, 0.5]},
-        "values by parameter: a list, or for optuna also {'low': ..., 'high': ..., 'log': True}",
-    )
-    method: str = parameter("grid", "how candidates are found", choices=("grid", "optuna"))
-    trials: int = parameter(16, "candidates that optuna tries; a grid has as many as it has", minimum=1)
-    parallel_trials: int = parameter(4, "candidates that optuna suggests at a time", minimum=1)
-    search_seed: int = parameter(0, "seed of optuna's suggestions", minimum=0)
-    base_arm: str = parameter("warmup_decay", "arm whose parameters are tuned", choices=tuple(ARMS))
-    seeds: list[int] = parameter([0, 1, 2, 3, 4, 5, 6, 7], "runs of the best candidates", minimum=0)
-    first_seeds: int = parameter(2, "the first of the seeds, which every candidate gets", minimum=1)
-    confirmation_seeds: list[int] = parameter(
-        [100, 101, 102, 103, 104], "fresh seeds on which the winner meets the default; none: it does not", minimum=0
-    )
-    score: str = parameter("area_under_curve", "quantity of a run that is tuned", choices=tuple(SCORES))
-    worker_processes: int = parameter(0, "runs at the same time; 0: one per core", minimum=0)
-
-    def __post_init__(self) -> None:
-        validate(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ParameterError(f"seeds must be a list of different entries, at least one, found {self.seeds}")
-        if self.first_seeds > len(self.seeds):
-            raise ParameterError(f"first_seeds must be at most {len(self.seeds)}, found {self.first_seeds}")
-        shared = sorted({*self.seeds} & {*self.confirmation_seeds})
-        if shared:
-            raise ParameterError(f"confirmation_seeds must be none of seeds, found {shared} in both")
-        if not self.search_space:
-            raise ParameterError("search_space must name at least one parameter, found none")
-        space = {name: _checked_values(name, values, self.method) for name, values in self.search_space.items()}
-        object.__setattr__(self, "search_space", space)
-        if self.method == "optuna" and importlib.util.find_spec("optuna") is None:
-            raise ParameterError("method 'optuna' needs an extra: pip install 'wsrl-kit[tuning]'; 'grid' works without")
-
-    @property
-    def rungs(self) -> list[int]:
-        """Seeds of a candidate on each rung: every rung has twice as many seeds, and half of the candidates."""
-        sizes = [self.first_seeds]
-        while sizes[-1] < len(self.seeds):
-            sizes.append(min(2 * sizes[-1], len(self.seeds)))
-        return sizes
-
-    @property
-    def stages(self) -> int:
-        """Of the whole tuning: searches on the first rung, the other rungs, and the confirmation."""
-        searches = -(-self.trials // self.parallel_trials) if self.method == "optuna" else 1
-        return searches + len(self.rungs) - 1 + bool(self.confirmation_seeds)
-
-
-def _checked_values(name: str, values: Any, method: str) -> Any:
-    """One entry of the search space with its values in the parameter's type."""
-    if name in COMMON:
-        raise ParameterError(f"search_space: {name} must be the same for all candidates, found it among the parameters")
-    if isinstance(values, list) and values:
-        return [check_some(WSRLConfig, {name: value})[name] for value in values]
-    if method == "grid":
-        raise ParameterError(f"search_space: {name} must be a list of values for a grid, found {values!r}")
-    if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
-        raise ParameterError(
-            f"search_space: {name} must be a list, or low and high with or without log, found {values!r}"
-        )
-    ends = {end: check_some(WSRLConfig, {name: values[end]})[name] for end in ("low", "high")}
-    log = values.get("log", False)
-    numbers = all(type(end) in (int, float) for end in ends.values())
-    if not numbers or type(log) is not bool or ends["low"] >= ends["high"] or (log and ends["low"] <= 0):
-        raise ParameterError(
-            f"search_space: {name} must have numbers low < high, above 0 where log is True, found {values!r}"
-        )
-    return ends | {"log": log}
 
 
 def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: Progress, resume: bool = True) -> None:
@@ -122,7 +43,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
     """
     config, transitions = with_files(config)
     parameters = asdict(config) | {name: value for name, value in asdict(tuning).items() if name != "worker_processes"}
-    inputs = input_digests(config, "ablation")
+    inputs = input_digests(config, "tuning")
     if resume and finished(root, parameters, inputs):
         return
     run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, inputs=inputs, resume=resume)

@@ -1,21 +1,21 @@
-"""Samplers of replay: uniform, and by priority (PER, Schaul et al. 2016).
+"""How rows of a storage are drawn: uniformly, or by priority (PER, Schaul et al. 2016).
 
-A sampler is a small static object with six functions over a state of its own:
+A sampler is a static object with functions over a state of its own:
 
     create(capacity) -> state
-    insert(state, index) -> state                   a new transition was written to row `index`
-    sample(state, window, position, bits) -> (index, probability)   held rows at positions in [0, 1) of the
-                                                    distribution; random `bits` add what a float32 position can't
-    update(state, index, td_error) -> state         priorities back, once per environment step
-    keep(state, held) -> state                      rows that no longer hold a transition are never sampled again
-    grown(state, capacity) -> state                 the same rows, and room for more
+    insert(state, index) -> state              new transitions were written to the rows `index`
+    sample(state, window, position, bits) -> (index, probability)
+                                               rows at positions in [0, 1) of the distribution; random `bits` add
+                                               what a float32 position can't hold
+    update(state, index, td_error) -> state    priorities back
+    keep(state, held) -> state                 rows that are not held are never drawn; `held` may be longer than
+                                               before, for a storage that has grown
 
-PER keeps probability masses in a sum tree. Importance weights are computed where the batch is put together
-(`mixture`), from the probabilities that `sample` returns.
+`mixture` computes importance weights from the probabilities.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,28 +26,9 @@ from wsrl_kit.replay.storage import Window
 from wsrl_kit.replay.sum_tree import SumTree
 
 
-@runtime_checkable
-class Sampler(Protocol):
-    """How rows of a storage are chosen; see the module's text."""
-
-    def create(self, capacity: int) -> PyTree: ...
-
-    def insert(self, state: PyTree, index: Integer[Array, " batch"]) -> PyTree: ...
-
-    def sample(
-        self, state: PyTree, window: Window, position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
-    ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]: ...
-
-    def update(self, state: PyTree, index: Integer[Array, " batch"], td_error: Float[Array, " batch"]) -> PyTree: ...
-
-    def keep(self, state: PyTree, held: Bool[Array, " capacity"]) -> PyTree: ...
-
-    def grown(self, state: PyTree, capacity: int) -> PyTree: ...
-
-
 @dataclass(frozen=True)
 class Uniform:
-    """Every held transition with the same probability; there is no state."""
+    """Every held transition with equal probability; no state."""
 
     def create(self, capacity: int) -> PyTree:
         return ()
@@ -72,16 +53,13 @@ class Uniform:
     def keep(self, state: PyTree, held: Bool[Array, " capacity"]) -> PyTree:
         return state
 
-    def grown(self, state: PyTree, capacity: int) -> PyTree:
-        return state
-
 
 SMALLEST_PRIORITY = 1e-6
 """Added to every |TD error|, so that no transition is lost for good (Schaul et al. 2016, section 3.3)."""
 
 
 class ProportionalState(NamedTuple):
-    """Masses priority ** alpha, and the largest priority seen, which new transitions take."""
+    """Masses `priority ** alpha`, and the largest priority so far."""
 
     tree: SumTree
     maximum: Float[Array, ""]
@@ -97,7 +75,7 @@ class Proportional:
         return ProportionalState(sum_tree.create(capacity), jnp.ones(()))
 
     def insert(self, state: ProportionalState, index: Integer[Array, " batch"]) -> ProportionalState:
-        """New transitions take the largest priority seen so far, so that each is soon replayed."""
+        """New transitions take the largest priority so far."""
         mass = jnp.broadcast_to(state.maximum**self.alpha, index.shape)
         return state._replace(tree=sum_tree.update(state.tree, index, mass))
 
@@ -120,5 +98,5 @@ class Proportional:
     def keep(self, state: ProportionalState, held: Bool[Array, " capacity"]) -> ProportionalState:
         return state._replace(tree=sum_tree.masked(state.tree, held))
 
-    def grown(self, state: ProportionalState, capacity: int) -> ProportionalState:
-        return state._replace(tree=sum_tree.grown(state.tree, capacity))
+
+Sampler = Uniform | Proportional

@@ -23,7 +23,7 @@ from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.environment import reconnecting
-from wsrl_kit.robot.takeover import Confirm, Takeover, beside_person, by_person, by_task
+from wsrl_kit.robot.takeover import Confirm, PersonInput, beside_person, by_person, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
@@ -170,7 +170,7 @@ def run_finetune(
     arm: str = "",
     resume: bool = True,
     offline_capacity: int | None = None,
-    takeover: Takeover | None = None,
+    takeover: PersonInput | None = None,
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
@@ -264,7 +264,7 @@ def _open(
     )
 
 
-def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:
+def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
     environment = with_human(make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.reward_classifier is not None:
@@ -278,7 +278,7 @@ def _training_environment(config: WSRLConfig, takeover: Takeover | None, progres
     return reconnecting(environment)
 
 
-def _confirm(environment: gymnasium.Env, takeover: Takeover | None, progress: Progress) -> Confirm:
+def _confirm(environment: gymnasium.Env, takeover: PersonInput | None, progress: Progress) -> Confirm:
     if takeover is None:
         return by_task(environment)
     return by_person(environment, takeover, lambda: progress.stop_requested)

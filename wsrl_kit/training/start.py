@@ -21,7 +21,7 @@ from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes, state_space
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import check
+from wsrl_kit.parameters import check, names_of
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.robot.environment import preflight
@@ -33,17 +33,6 @@ BOUND = 5.0
 Bounds are limits that are rarely reached, and precise work happens in a small part of them: mapped to +-1, a peg 5 mm
 beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
 """
-
-NETWORK_PARAMETERS = (
-    "observation_size",
-    "action_size",
-    "gripper",
-    "hidden_sizes",
-    "critic_ensemble_size",
-    "shared_critic_output",
-    "layer_norm",
-    "activation",
-)
 
 
 PROBE_SIZE = 256
@@ -230,7 +219,8 @@ def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transitio
 
 def _network(config: SACConfig) -> dict[str, Any]:
     """What a checkpoint must have in common with the agent that takes it, by the names that users know."""
-    network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
+    names = ("observation_size", "action_size", *names_of(WSRLConfig, network=True))
+    network = {name: getattr(config, name) for name in names}
     if config.pixels is not None:
         network |= {
             "encoder": config.pixels.encoder_name,

@@ -27,11 +27,9 @@ _NAMES = {
 def read_hdf5(path: Path) -> Recording:
     """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
 
-    Where the file has no `next_observations`, they are the observations of the next row. The row at the end of an
-    episode has none: it is left out if the episode was truncated (as D4RL's own `qlearning_dataset` does), and keeps
-    its own observation if it was terminal, where the value after it is 0 whatever stands there. Such a file must have
-    `timeouts`; in a file with `next_observations` an episode also ends where these and the next row's observations
-    differ.
+    Without `next_observations`, they are the observations of the next row. The last row of an episode has none: it is
+    left out if the episode was truncated (as in D4RL's `qlearning_dataset`), and keeps its own observation if it was
+    terminal, where the value after it is 0. Such a file must have `timeouts`.
 
     Raises:
         DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
