@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.metrics import QUANTITIES, by_seed, finished, finite_curve, reduce_run
+from wsrl_kit.analysis.metrics import QUANTITIES, finished, finite_curve, reduce_run, values_by_seed
 from wsrl_kit.analysis.report import finetuning_runs, write_report
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
-from wsrl_kit.analysis.tables import format_cell
+from wsrl_kit.analysis.tables import Estimate, cell_text
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.experiments.ablation import run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.parameters import build
 from wsrl_kit.runs.progress import Silent
@@ -130,8 +132,7 @@ CLAIMS = [
     Claim("5", "dropout in the critics helps at the switch", "dropout", "no_cloning", "switch_success"),
     Claim("5", "early stopping helps at the switch", "early_stopping", "no_cloning", "switch_success"),
 ]
-BETTER = {quantity.name: quantity.better for quantity in QUANTITIES} | {"q_kept": 1}
-CENSORED = {quantity.name for quantity in QUANTITIES if quantity.censored}
+BETTER = {name: quantity.better for name, quantity in QUANTITIES.items()} | {"q_kept": 1}
 
 
 def settings(task: Task, data: Path) -> WSRLConfig:
@@ -176,30 +177,27 @@ def q_kept(record: RunRecord) -> float:
     return float(early.min() / value[0])
 
 
-def rows_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    return [reduce_run(record) | {"q_kept": q_kept(record)} for record in records]
+def rows_of(records: Sequence[RunRecord]) -> pd.DataFrame:
+    return pd.DataFrame([reduce_run(record) | {"q_kept": q_kept(record)} for record in records])
 
 
-def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> tuple[Interval, str] | None:
+def judge(claim: Claim, runs: pd.DataFrame) -> tuple[Interval, str] | None:
     """The difference and its verdict; None where the task has no runs of one of the arms."""
     # Both arms are restricted to what either had spent, where that is not the same for all.
-    rows = [dict(row) for row in rows if row["arm"] in (claim.arm, claim.control)]
-    spent = {"gradient_steps_to_target": "gradient_steps", "seconds_to_target": "seconds"}.get(claim.quantity)
-    if spent:
-        limit = min((row[spent] for row in rows), default=0.0)
-        for row in rows:
-            row[claim.quantity] = min(row[claim.quantity], limit)
-    arm, control = (by_seed(rows, name, claim.quantity) for name in (claim.arm, claim.control))
+    runs, quantity = runs[runs["arm"].isin([claim.arm, claim.control])].copy(), QUANTITIES.get(claim.quantity)
+    if quantity and quantity.spent:
+        runs[claim.quantity] = runs[claim.quantity].clip(upper=runs[quantity.spent].min())
+    arm, control = (values_by_seed(runs, name, claim.quantity) for name in (claim.arm, claim.control))
     if not arm.keys() & control.keys():
         return None
-    difference = paired_difference(arm, control, mean if claim.quantity in CENSORED else iqm)
+    difference = paired_difference(arm, control, mean if quantity and quantity.censored else iqm)
     sign = BETTER[claim.quantity]
     ends = sorted((sign * difference.low, sign * difference.high))
     verdict = "holds" if ends[0] > 0 else "does not" if ends[1] < 0 else "undecided"
     return difference, verdict
 
 
-def verdicts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+def verdicts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     names = list(tables)
     yield f"| claim | | {' | '.join(names)} |\n|---|---|{'---:|' * len(names)}"
     for claim in CLAIMS:
@@ -211,12 +209,12 @@ def verdicts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]
                 continue
             difference, verdict = judged
             shown = verdict if verdict == "undecided" else f"**{verdict}**"
-            cells.append(f"{format_cell(difference, DIGITS.get(claim.quantity, 2))}, {shown}")
+            cells.append(f"{cell_text(Estimate(difference, DIGITS.get(claim.quantity, 2)))}, {shown}")
         what = f"{claim.text} ({claim.quantity.replace('_', ' ')}: {claim.arm} - {claim.control})"
         yield f"| {claim.number} | {what} | {' | '.join(cells)} |"
 
 
-def forest(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def forest(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Every claim about a success rate, a dot and an interval per task; to the right of 0 the claim holds."""
     shown = [claim for claim in CLAIMS if claim.quantity not in DIGITS and claim.quantity != "q_kept"]
     figure, (ax,) = plots.new_figure(width=9.0, height=0.42 * len(shown) + 1.2)
@@ -250,7 +248,7 @@ def main() -> None:
             run(name, options.root, options.arms)
         except ExperimentError as error:
             print(f"{name}: left out: {error}")
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, pd.DataFrame] = {}
     for name in TASKS:
         if (options.root / name / "runs" / "run.json").exists():
             records = finetuning_runs(options.root / name / "runs")

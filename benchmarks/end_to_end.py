@@ -31,7 +31,7 @@ NETWORKS = {
     "256 x 256, batch 256": {"hidden_sizes": [256, 256], "batch_size": 256},
 }
 WARM_UP_STEPS = 150
-"""Past the first record (step 50) and re-ranking (step 100), so that everything is compiled."""
+"""Past the first record (step 50), so that everything is compiled."""
 STEPS = 200
 """Environment steps of a turn: whole log intervals."""
 PARTS = ("environment", "learning", "acting", "adding", "the rest")
@@ -42,7 +42,7 @@ STARTS = 3
 def settings(network: str, **changes: Any) -> Any:
     """The ablation's parameters, as its kit arm has them, by priority, without evaluations or checkpoints."""
     from wsrl_kit.config.config import WSRLConfig
-    from wsrl_kit.experiments.ablation import ARMS
+    from wsrl_kit.experiments.config import ARMS
     from wsrl_kit.notebook.parameters import read_notebook
     from wsrl_kit.parameters import build
 
@@ -139,10 +139,10 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
 
     def both(*state: Any) -> Any:
-        return learner.learn(static, sampler, shape, *state, *last, transition=row)
+        return learner.train_step(static, sampler, shape, *state, *last, transition=row)
 
     def alone(*state: Any) -> Any:
-        return learner.learn(static, sampler, shape, *state, *last)
+        return learner.train_step(static, sampler, shape, *state, *last)
 
     seconds: dict[Any, list[float]] = {both: [], alone: []}
     # Copied, since each call takes over the arrays that it is given.

@@ -47,7 +47,8 @@ COMMON = {
 def work(kind: str, folder: Path, data: Path, button: Path) -> None:
     """One run in this process, whose Stop button is pressed when a file appears."""
     from wsrl_kit.config.config import WSRLConfig
-    from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+    from wsrl_kit.experiments.ablation import run_ablation
+    from wsrl_kit.experiments.config import AblationConfig
     from wsrl_kit.training.jobs import run_finetune, run_warmup
 
     class Button:

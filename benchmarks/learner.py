@@ -40,7 +40,7 @@ from learner_setup import (
 )
 from turns import Contender, Measure, arguments, compare, machine, medians, show
 
-from wsrl_kit.training.learner import learn
+from wsrl_kit.training.learner import train_step
 
 WIDTHS = (256, 256)
 ENSEMBLES = (2, 10)
@@ -97,7 +97,7 @@ def kit(ensemble: int) -> Measure:
         nonlocal agent, replay
         for step in itertools.islice(steps, repeats):
             shape = (utd, BATCH)
-            agent, replay, _ = learn(static, sampler, shape, agent, replay, key, np.int32(step), RATIO, BETA)
+            agent, replay, _ = train_step(static, sampler, shape, agent, replay, key, np.int32(step), RATIO, BETA)
         jax.block_until_ready((agent, replay))
 
     return timed(run, UTDS)

@@ -22,7 +22,7 @@ from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.replay.transition import Transition
-from wsrl_kit.training.learner import prepared, update_of
+from wsrl_kit.training.learner import preprocess, select_update
 
 CAMERAS = ("wrist_1", "wrist_2")
 STATE, ACTION, UTD = 19, 6, 2
@@ -62,7 +62,7 @@ def batch_of(size: int, updates: int = UTD) -> Transition:
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def step(config: SACConfig, agent: SACState, batch: Transition, key: jax.Array) -> tuple[SACState, sac.Metrics]:
-    agent, metrics, _ = update_of(config)(config, agent, prepared(config, agent, batch, key), key)
+    agent, metrics, _ = select_update(config)(config, agent, preprocess(config, agent, batch, key), key)
     return agent, metrics
 
 

@@ -35,7 +35,7 @@ from learner_setup import (
 )
 from turns import Contender, Measure, arguments, compare, machine, medians, show
 
-from wsrl_kit.training.learner import learn, learning_step
+from wsrl_kit.training.learner import learning_step, train_step
 
 WIDTHS, ENSEMBLE = (256, 256), 2
 UTD = 4
@@ -60,7 +60,9 @@ def one_seed() -> Callable[[int], None]:
     def run(repeats: int) -> None:
         nonlocal agent, replay
         for step in itertools.islice(steps, repeats):
-            agent, replay, _ = learn(static, sampler, (UTD, BATCH), agent, replay, key, np.int32(step), RATIO, BETA)
+            agent, replay, _ = train_step(
+                static, sampler, (UTD, BATCH), agent, replay, key, np.int32(step), RATIO, BETA
+            )
         jax.block_until_ready((agent, replay))
 
     return run

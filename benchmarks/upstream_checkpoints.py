@@ -77,7 +77,7 @@ def make(kind: str, folder: Path) -> None:
     @jax.jit
     def update(agent: sac.SACState, key: jax.Array) -> sac.SACState:
         prepared = sac.prepare(static, agent, batch, key)
-        return learner.update_of(static)(static, agent, one_update(prepared), key)[0]
+        return learner.select_update(static)(static, agent, one_update(prepared), key)[0]
 
     for step in range(STEPS):
         agent = update(agent, jax.random.key(step))

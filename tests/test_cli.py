@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,15 +7,25 @@ import pytest
 
 import wsrl_kit
 from data_samples import trajectory
+from file_writers import write_npz
 from tiny_notebooks import CONFIG, FINISH, write_notebook
-from wsrl_kit.cli import NOTEBOOKS, main
-from wsrl_kit.data.formats.npz import write_npz
-from wsrl_kit.notebook.templates import copy_templates, template_folder
+from wsrl_kit.cli import main
+from wsrl_kit.notebook.parameters import read_notebook
+from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_help_and_doctor_do_not_wait_for_jax() -> None:
-    modules = "sys, wsrl_kit.cli, wsrl_kit.notebook.parameters, wsrl_kit.data.doctor"
-    code = f"import {modules}; sys.exit(bool({{'jax', 'papermill'}} & sys.modules.keys()))"
+def test_help_and_doctor_wait_neither_for_jax_nor_for_jupyter() -> None:
+    code = (
+        "import sys, wsrl_kit.data.doctor\n"
+        "from wsrl_kit.notebook.parameters import check_values, read_notebook\n"
+        "from wsrl_kit.notebook.templates import COMMANDS, template_folder\n"
+        "from wsrl_kit.cli import main\n"
+        "for file, _ in COMMANDS.values():\n"
+        "    read_notebook(template_folder() / file).values\n"
+        "sys.exit(bool({'jax', 'papermill', 'nbformat'} & sys.modules.keys()))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -23,7 +34,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("run", "lab", "doctor", *NOTEBOOKS))
+    assert all(command in shown for command in ("run", "lab", "doctor", *COMMANDS))
 
 
 @pytest.fixture
@@ -54,7 +65,26 @@ def test_the_flags_are_explained(clone: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["warmup", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--hidden_sizes VALUE widths of the hidden layers (default: [256, 256])" in shown
+    assert "--hidden_sizes VALUE widths of the hidden layers of actor and critics (default: [256, 256])" in shown
+    # What the notebook lists comes first, then every other parameter of its classes, in groups.
+    places = [shown.index(text) for text in ("The parameters of 01", "--offline_data_path", "Networks:", "--gripper")]
+    assert places == sorted(places)
+    assert "--gripper {fixed,single,dual} grippers" in shown
+    assert "--layer_norm {True,False} LayerNorm" in shown
+    assert "--live {True,False} show widgets" in shown
+
+
+def test_every_parameter_of_every_command_has_a_flag_and_a_help_that_is_one_of_its_kind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, (file, _) in COMMANDS.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        fields = read_notebook(template_folder() / file).fields
+        assert all(f"  --{name} " in shown for name in fields.keys() - {"output_dir", "runs"})
+        assert "--more" not in shown
+        assert len({field.metadata["help"] for field in fields.values()}) == len(fields)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +92,8 @@ def test_the_flags_are_explained(clone: Path, capsys: pytest.CaptureFixture[str]
     [
         ("--sead=3", "there is no parameter named sead: did you mean seed?"),
         ("--seed=-1", "seed must be an int in [0, 4294967295], found -1"),
+        ("--discount=2", "discount must be a float in [0, 1], found 2.0"),
+        ("--zzzz=1", "there is no parameter named zzzz: no known name is like it"),
         ("seed=1", "every parameter must be given as --name=value, found 'seed=1'"),
     ],
 )
@@ -72,6 +104,47 @@ def test_a_wrong_flag_is_one_sentence(
     assert main(["finetune", flag]) == 2
     assert capsys.readouterr().err == f"wsrl-kit: error: {sentence}\n"
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["finetune", "--retention_ratio=0.3"],
+            "02_robot_finetune.ipynb has no parameter named retention_ratio: wsrl-kit warmup, ablation, tuning, "
+            "ablate-replay, regularisers and hil-serl have it",
+        ),
+        (
+            ["collect", "--robot_url=x"],
+            "00_collect_data.ipynb has no parameter named robot_url: wsrl-kit finetune and hil-serl have it",
+        ),
+        (["hil-serl", "--arms=['x']"], "there is no arm named x: known are hil_serl, no_demos, no_interventions, no_w"),
+        (["warmup", "--offline_data_path=nowhere"], "offline_data_path: nowhere does not exist."),
+        (["finetune", "--checkpoint_path=no.npz"], "checkpoint_path: no.npz does not exist."),
+    ],
+)
+def test_what_belongs_elsewhere_or_is_missing_is_found_before_anything_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) in (1, 2)
+    assert capsys.readouterr().err.startswith(f"wsrl-kit: error: {sentence}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_every_command_in_the_documentation_has_the_flags_that_it_is_given(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    for command, arguments in re.findall(r"^wsrl-kit ([\w-]+) (.*)$", text, re.MULTILINE):
+        if command in COMMANDS:
+            names = {*read_notebook(template_folder() / COMMANDS[command][0]).names, "out"}
+            assert {*re.findall(r"(?<=--)\w+", arguments)} <= names, arguments
 
 
 def lab(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -5,28 +5,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError, WSRLKitError
-from wsrl_kit.notebook.templates import copy_templates, template_folder
+from wsrl_kit.notebook.parameters import MORE, Notebook, read_notebook
+from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
 from wsrl_kit.parameters import user_path
 from wsrl_kit.text import printable
-
-# Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
-NOTEBOOKS = {
-    "collect": ("00_collect_data.ipynb", "collect demonstrations, suboptimal and random data"),
-    "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
-    "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from nothing"),
-    "ablation": ("03_ablation_warmup.ipynb", "the same task with and without warmup, over several seeds"),
-    "tuning": ("04_tuning.ipynb", "any parameters over a grid or by TPE, the best on more seeds"),
-    "ablate-replay": ("05_ablate_replay.ipynb", "uniform and prioritized replay, and what of the data is kept"),
-    "regularisers": ("06_regularisers.ipynb", "warmup with and without what holds it to the data"),
-    "classifier": ("07_reward_classifier.ipynb", "a classifier of success, from success and failure data"),
-    "hil-serl": ("08_hil_serl.ipynb", "HIL-SERL from the first demonstration to its own checkpoint, and ablated"),
-    "report": ("90_report.ipynb", "tables and figures of any set of runs"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,15 +31,18 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
     run.add_argument("notebook", type=user_path, help="the notebook to execute")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook"
+    )
     _add_out(run)
-    for name, (notebook, help) in NOTEBOOKS.items():
+    for name, (notebook, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, allow_abbrev=False)
         _add_out(command)
         if name == "report":
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
         if arguments[:1] == [name]:
-            _add_parameters(command, notebook)
+            described = read_notebook(template_folder() / notebook)
+            _add_parameters(command, described)
     lab = commands.add_parser(
         "lab",
         help="open copies of the notebooks in JupyterLab",
@@ -60,29 +50,45 @@ def _command(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     lab.add_argument(
-        "folder", nargs="?", type=user_path, metavar="DIR", help="of the copies; those there are kept (default: lab)"
+        "folder",
+        nargs="?",
+        type=user_path,
+        metavar="DIR",
+        help="folder of the copies; notebooks in it are kept (default: lab)",
     )
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", metavar="DATA", help="as offline_data_path: files, folders, globs, a dict")
-    doctor.add_argument("--exp_name", help="the task that the data are for; what does not fit it is a warning")
-    doctor.add_argument("--environment_options", default="{}", help="its options, a dict")
-    doctor.add_argument("--action_units", default="normalized", help="units of the actions: normalized, or task")
+    doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
+    doctor.add_argument("--exp_name", help="task of the data; what does not fit it is a warning")
+    doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
+    doctor.add_argument(
+        "--action_units",
+        default="normalized",
+        help="units of the actions in the files: normalized, or task (default: normalized)",
+    )
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
     exporting.add_argument(
-        "checkpoint", type=user_path, metavar="CHECKPOINT", help="of warmup, or a run's checkpoint.npz"
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
     )
-    exporting.add_argument("folder", type=user_path, metavar="DIR", help="for HIL-SERL's --checkpoint_path")
+    exporting.add_argument(
+        "folder", type=user_path, metavar="DIR", help="folder to write, for HIL-SERL's --checkpoint_path"
+    )
     importing = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
-    importing.add_argument("checkpoint", type=user_path, metavar="CHECKPOINT", help="HIL-SERL's, or the folder with it")
-    importing.add_argument("file", type=user_path, metavar="FILE", help="for the checkpoint_path of fine-tuning")
+    importing.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of HIL-SERL, or the folder that holds it"
+    )
+    importing.add_argument(
+        "file", type=user_path, metavar="FILE", help="file to write, for the checkpoint_path of fine-tuning"
+    )
     for command in (exporting, importing):
-        command.add_argument("--cameras", metavar="NAME,NAME", help="HIL-SERL's image_keys, in their order")
+        command.add_argument(
+            "--cameras", metavar="NAME,NAME", help="names of the cameras in the order of HIL-SERL's image_keys"
+        )
 
     _add_robot(commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot"))
 
     options, rest = parser.parse_known_args(arguments)
-    if options.command in NOTEBOOKS:
-        return _run(template_folder() / NOTEBOOKS[options.command][0], _flags(options, rest), options.out)
+    if options.command in COMMANDS:
+        return _run(described.path, _flags(options, rest, described), options.out)
     if options.command == "lab":
         return _lab(options.folder, arguments[1:])
     if rest:
@@ -97,50 +103,66 @@ def _command(arguments: list[str]) -> int:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=user_path, help="folder of the run; that of an unfinished run continues it")
+    parser.add_argument("--out", type=user_path, help="folder of the run; an unfinished run in it is resumed")
 
 
 def _add_robot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other opens it to the network")
-    parser.add_argument("--port", default="5000", help="0 for one that is free (default: 5000)")
-    parser.add_argument("--speed", default="1.0", help="simulated seconds per second; 0: in step with poses")
-    parser.add_argument("--exp_name", default="hirol_fixed_gripper_pixels", help="the simulated robot (with cameras)")
-    parser.add_argument("--environment_options", default="{}", help="its options, a dict")
-    parser.add_argument("--latency", default="0.0", help="seconds by which every answer is late")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 opens the server to the network (default: 127.0.0.1)",
+    )
+    parser.add_argument("--port", default="5000", help="port to listen on; 0: any free port (default: 5000)")
+    parser.add_argument(
+        "--speed", default="1.0", help="simulated seconds per second; 0: time moves only by commands (default: 1.0)"
+    )
+    parser.add_argument(
+        "--exp_name",
+        default="hirol_fixed_gripper_pixels",
+        help="simulated robot to serve (default: hirol_fixed_gripper_pixels, with cameras)",
+    )
+    parser.add_argument("--environment_options", default="{}", help="options of the simulated robot, a dict")
 
 
 def _serve_robot(options: argparse.Namespace) -> int:
     from wsrl_kit.parameters import check, parse
-    from wsrl_kit.robot.server import RobotServer, faults_from, serve, simulated_arm
+    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
 
     given = check("environment_options", parse(options.environment_options, dict), dict)
     speed = check("speed", parse(options.speed, float), float)
     port = check("port", parse(options.port, int), int, {"minimum": 0, "maximum": 65535})
-    faults = faults_from({"latency": parse(options.latency, float)})
-    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port, faults))
+    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port))
     return 0
 
 
-def _add_parameters(parser: argparse.ArgumentParser, name: str) -> None:
-    from wsrl_kit.notebook.parameters import read_notebook
+def _add_parameters(parser: argparse.ArgumentParser, notebook: Notebook) -> None:
+    """A flag for every parameter: those that the notebook lists first, then the others by group."""
+    parser.usage = f"{parser.prog} {'RUNS ... ' if 'runs' in notebook.fields else ''}[--out OUT] [--NAME=VALUE ...]"
+    values, fields, taken = notebook.values, notebook.fields, {"output_dir", "runs", MORE}
+    listed = {name: fields[name] for name in notebook.defaults if name in fields}
+    for heading, group in {f"The parameters of {notebook.path.name}": listed, **notebook.groups}.items():
+        section = parser.add_argument_group(heading)
+        for name in [name for name in group if name not in taken]:
+            taken.add(name)
+            declared, annotation = group[name].metadata, notebook.annotation(name)
+            is_switch = bool in (annotation, *get_args(annotation))
+            choices = (True, False) if is_switch else declared["choices"] or ()
+            shown = f"{{{','.join(map(str, choices))}}}" if choices else "VALUE"
+            help = f"{declared['help']} (default: {values[name]!r})".replace("%", "%%")
+            section.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=shown, help=help)
 
-    notebook = read_notebook(template_folder() / name)
-    for parameter in notebook.defaults:
-        if parameter not in ("output_dir", "runs"):
-            help = f"{notebook.help(parameter)} (default: {notebook.default(parameter)!r})".replace("%", "%%")
-            parser.add_argument(f"--{parameter}", default=argparse.SUPPRESS, metavar="VALUE", help=help)
 
-
-def _flags(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
+def _flags(options: argparse.Namespace, rest: Sequence[str], notebook: Notebook) -> dict[str, Any]:
     given = {name: value for name, value in vars(options).items() if name not in ("command", "out")}
     if len(given.get("runs", ())) == 1:
         # A single one may spell a list or a dict.
         given |= {"runs": given["runs"][0]}
     for argument in rest:
+        name, _, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
             raise ParameterError(f"every parameter must be given as --name=value, found {argument!r}")
-        # Not a flag of the notebook: passed on, for the one place that names the parameter nearest to it.
-        name, _, value = argument.removeprefix("--").partition("=")
+        if name not in notebook.names:
+            raise notebook.refusal(name)
         given[name] = value
     return given
 

@@ -1,14 +1,11 @@
-"""Every way in which input can be bad, as one small family.
-
-The message of each is a single sentence for the user: which file or parameter, what was expected, what was found.
-"""
+"""Errors; the message of each is one sentence: which file or parameter, what was expected, what was found."""
 
 
 class WSRLKitError(Exception):
     """Base of all errors that a user can cause and mend."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython, and so JupyterLab and papermill, shows in place of a traceback: the sentence."""
+        """IPython shows this in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 

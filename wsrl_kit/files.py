@@ -1,10 +1,9 @@
 """Reads files from other people safely, and writes files whole.
 
-Files come from other people. A name in one may be an order to a terminal, a small file may declare terabytes, a pipe
-never ends. Every reader of the kit runs inside `reading` and calls `check_size` before it allocates what is declared.
+A name in a file may be an order to a terminal, a small file may declare terabytes, a pipe never ends. Every reader runs
+inside `reading` and calls `check_size` before it allocates.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ SPARE_BYTES = 128 * 2**20
 """A file of any size may declare this many bytes of arrays."""
 
 LARGEST_RATIO = 100
-"""Beyond `SPARE_BYTES`, how many bytes of arrays a byte of a file may declare: camera images shrink about tenfold."""
+"""Bytes of arrays that a byte of a file may declare beyond `SPARE_BYTES`; camera images shrink about tenfold."""
 
 LARGEST_JSON = 16 * 2**20
 """In bytes. Parsed JSON takes about thirty times its size."""
@@ -39,13 +38,13 @@ def reading(
     """Turns every failure of the block into one sentence.
 
     Args:
-        path: what the block reads.
+        path: the file.
         error: the class of error to raise.
-        damaged: the sentence's predicate, for failures that say nothing about the file themselves.
+        damaged: the sentence's predicate, for failures that do not name the file.
 
     Raises:
-        error: the block raised anything, or `path` is a pipe, a socket or a device. Where the block raised `error`
-            itself, its message stays, on one line and without control characters.
+        error: the block raised anything, or `path` is a pipe, a socket or a device. The message of an `error` from the
+            block stays, on one line and without control characters.
     """
     try:
         refuse_special(path, error)
@@ -66,7 +65,7 @@ def _reason(error: Exception) -> str:
 
 
 def refuse_special(path: str | os.PathLike[str], error: type[WSRLKitError]) -> None:
-    """Refuses what is neither a file nor a folder; to open a pipe can wait forever.
+    """Refuses what is neither a file nor a folder.
 
     Raises:
         error: `path` is a pipe, a socket or a device, or its name is impossible.
@@ -82,22 +81,17 @@ def refuse_special(path: str | os.PathLike[str], error: type[WSRLKitError]) -> N
 
 
 def check_size(declared: int, stored: int, ratio: int = LARGEST_RATIO) -> None:
-    """Refuses a file that declares far more than it holds, before anything of that size is allocated.
-
-    Args:
-        declared: bytes of the arrays that are about to be read.
-        stored: bytes of the file.
-        ratio: bytes that a stored byte may declare.
+    """Refuses a file of `stored` bytes that declares far more than it can hold.
 
     Raises:
-        ValueError: there are too many.
+        ValueError: it declares more than `SPARE_BYTES` and `ratio` bytes for each stored one.
     """
     if declared > SPARE_BYTES + ratio * stored:
         raise ValueError(f"it declares {declared:.3g} bytes of data, far more than its {stored} bytes can hold")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; for use inside `reading`.
+    """The content of a JSON file; for use inside `reading`.
 
     Raises:
         OSError: the file is missing or can't be read.
@@ -110,22 +104,18 @@ def read_json(path: Path) -> Any:
 
 
 def within(folder: Path, path: Path) -> bool:
-    """Whether a file is there, and lies in a folder when all links are followed."""
+    """Whether a file exists and, links followed, lies in a folder."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
-@contextlib.contextmanager
+@contextmanager
 def written_whole(path: str | os.PathLike[str], error: type[WSRLKitError]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and moves what was written there to `path` at the end.
+    """Yields a temporary path, and moves what was written there to `path` at the end.
 
-    The temporary file has a name of its own, so that two processes can't write into each other's. File and folder are
-    on the disk when this returns. The folder is created if need be.
-
-    Args:
-        error: what to raise where the file can't be written.
+    File and folder are on the disk when this returns. The folder is created if need be.
 
     Raises:
-        WSRLKitError: of the kind `error`: no such right, a full disk; an earlier file at `path` is untouched.
+        error: the file can't be written; an earlier file at `path` is untouched.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
@@ -156,7 +146,7 @@ def synced(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what killed processes left half-written in a folder that nobody else writes to."""
+    """Removes the half-written files of killed processes."""
     for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 
@@ -166,11 +156,11 @@ _PORTION = 2**20
 
 
 def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray | None]:
-    """Every array's name, and its array where it is wanted; for use inside `reading`.
+    """Each name in an npz file, and the array if it is wanted; for use inside `reading`.
 
     Raises:
-        Exception: of nearly any kind, where the file is missing, damaged, or declares more than it can hold.
-        ValueError: an array holds anything but numbers and text.
+        Exception: of nearly any kind, where the file is missing or damaged, declares more than it can hold, or holds
+            anything but numbers and text.
     """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

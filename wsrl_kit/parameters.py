@@ -7,7 +7,7 @@ import html
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +16,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from wsrl_kit.errors import ParameterError
 
 T = TypeVar("T")
+
+FEW = 20
+"""Known names that an error lists."""
 
 
 def parameter(
@@ -26,8 +29,16 @@ def parameter(
     maximum: int | float | None = None,
     choices: Sequence[Any] | None = None,
     path: bool = False,
+    group: str = "",
+    stage: str | None = None,
+    input_of: tuple[str, ...] = (),
+    network: bool = False,
+    of_arm: bool = True,
+    evaluation: bool = False,
 ) -> Any:
     """Declares a field of a parameter dataclass; a mutable default is copied for every instance.
+
+    The last five say who reads the parameter: `names_of` answers from them, and no other list of names exists.
 
     Args:
         default: the value where the user gives none.
@@ -36,11 +47,45 @@ def parameter(
         maximum: largest value allowed (inclusive); in a list or dict, of every entry.
         choices: the values allowed, where they are few.
         path: whether its texts are paths, in which a leading `~` is a home folder; in a dict the values, not the keys.
+        group: heading of this parameter and of those after it that give none.
+        stage: the only stage that reads it: "warmup", "retention" or "finetuning"; None: more than one.
+        input_of: kinds of runs that read the files it names, and whose result depends on their content.
+        network: whether a checkpoint fits only an agent that has the same value.
+        of_arm: whether it belongs to the setting of an arm; False: task, data, seed and number of environment steps.
+        evaluation: whether runs must have the same value for their evaluations to be comparable.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "path": path}
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "path": path,
+        "group": group,
+        "stage": stage,
+        "input_of": input_of,
+        "network": network,
+        "of_arm": of_arm,
+        "evaluation": evaluation,
+    }
     if isinstance(default, (list, dict, set)):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def names_of(parameters: type[Any], **facts: Any) -> tuple[str, ...]:
+    """Names of the parameters whose declaration states all these facts, such as `stage="retention"`.
+
+    Of a tuple, such as `input_of`, it states every entry.
+    """
+
+    def states(stated: Any, wanted: Any) -> bool:
+        return wanted in stated if isinstance(stated, tuple) else stated == wanted
+
+    return tuple(
+        field.name
+        for field in dataclasses.fields(parameters)
+        if all(states(field.metadata[fact], wanted) for fact, wanted in facts.items())
+    )
 
 
 def validate(instance: Any) -> None:
@@ -138,10 +183,15 @@ def check_some(parameters: type[Any], values: Mapping[str, Any], kind: str = "pa
     return {name: check(name, value, annotations[name], fields[name].metadata) for name, value in values.items()}
 
 
-def unknown(name: str, known: Sequence[str], kind: str = "parameter") -> ParameterError:
-    """The error for a name that nobody knows, with the nearest one that somebody does."""
+def unknown(name: str, known: Collection[str], kind: str = "parameter") -> ParameterError:
+    """The error for a name that nobody knows, with the nearest known name; without one, with all where they are few."""
     nearest = get_close_matches(name, known, n=1)
-    suggestion = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
+    if nearest:
+        suggestion = f"did you mean {nearest[0]}?"
+    elif len(known) <= FEW:
+        suggestion = f"known are {', '.join(sorted(known))}"
+    else:
+        suggestion = "no known name is like it"
     return ParameterError(f"there is no {kind} named {name}: {suggestion}")
 
 

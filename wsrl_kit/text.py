@@ -1,5 +1,6 @@
-"""Names from files as plain text: none of them is an order to a terminal, a figure, a page or a spreadsheet."""
+"""Makes names from files safe for terminals, figures, pages and spreadsheets."""
 
+import re
 import unicodedata
 
 LONGEST_SENTENCE = 1000
@@ -7,7 +8,7 @@ LONGEST_SENTENCE = 1000
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters, line ends, and marks of the direction of writing as escapes (`\x1b`)."""
+    r"""Escapes control characters, line ends and marks of the direction of writing (`\x1b`)."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
         for character in text
@@ -19,18 +20,18 @@ _UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def one_line(text: str, limit: int = LONGEST_SENTENCE) -> str:
-    """Printable text on one line; of a longer one, both ends."""
+    """Printable text on one line, shortened in the middle to `limit` characters."""
     line = printable(" ".join(text.split("\n")))
     return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
 
 
 def for_figure(text: str) -> str:
-    """Text in which matplotlib finds no formula."""
+    """Escapes matplotlib's formulas."""
     return text.replace("$", r"\$")
 
 
 def for_spreadsheet(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula; numbers stay as they are."""
+    """Escapes formulas of spreadsheets; numbers stay."""
     try:
         float(text)
     except ValueError:
@@ -39,5 +40,23 @@ def for_spreadsheet(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """Text in which Markdown finds neither HTML nor the end of a table's cell."""
+    """Escapes HTML and the ends of table cells."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+
+
+_LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    # A table's row that begins with a bracket would be read as an option of the line end before it.
+    "[": "{[}",
+})  # fmt: skip
+
+
+def for_latex(text: str) -> str:
+    """Text whose characters LaTeX prints as themselves; the hyphen of a negative number becomes a minus sign."""
+    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", text.translate(_LATEX))

@@ -103,7 +103,7 @@ def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: D
     @jax.jit
     def step(agent: SACState, batch: Transition, seed: jax.Array) -> SACState:
         key = jax.random.key(seed)
-        return learner.update_of(static)(static, agent, learner.prepared(static, agent, batch, key), key)[0]
+        return learner.select_update(static)(static, agent, learner.preprocess(static, agent, batch, key), key)[0]
 
     batch = jax.tree.map(lambda leaf: leaf[None], batch_of(config, dataset))
     lowered = jax.export.export(step, platforms=["cuda"])(agent, batch, jnp.int32(0))
@@ -150,12 +150,9 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 
-@pytest.mark.parametrize("frame_memory", ["host", "device"])
 @pytest.mark.parametrize("horizon", [1, 2])
-def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
-    frame_memory: str, horizon: int, tmp_path: Path
-) -> None:
-    config = spot(frame_memory=frame_memory, environment_options={"observation_horizon": horizon})
+def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(horizon: int, tmp_path: Path) -> None:
+    config = spot(environment_options={"observation_horizon": horizon})
     dataset = Dataset.from_trajectories(record(20, observation_horizon=horizon))
     static, agent = fresh(config, dataset)
     frames = dataset_frames(static, agent, dataset)
@@ -174,19 +171,6 @@ def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(
     assert len(snapshots) >= 2
     assert same(snapshots[-1], rest[-1].tree)
     assert not same(snapshots[0]["agent"].critic["encoder"], snapshots[-1]["agent"].critic["encoder"])
-
-
-def test_host_and_device_memory_give_the_same_run(dataset: Dataset) -> None:
-    ends = []
-    for frame_memory in ("host", "device"):
-        config = spot(frame_memory=frame_memory, online_steps=12, evaluation_interval=12)
-        static, agent = fresh(config, dataset)
-        frames = dataset_frames(static, agent, dataset)
-        tree = finetune.initial_tree(config, static, agent, dataset)
-        environment = make(config.exp_name, config.environment_options)
-        events = taken(finetune.finetune(config, static, tree, environment, Evaluator(config), None, frames))
-        ends.append(events[-1].tree["agent"])
-    assert same(*ends)
 
 
 def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:

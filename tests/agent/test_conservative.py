@@ -76,7 +76,11 @@ def test_only_actions_of_the_policy_are_bounded() -> None:
 
     def gap(bound: jax.Array | None) -> float:
         zero = lambda rows, actions: jnp.zeros((1, len(rows)))  # noqa: E731
-        return float(losses.gap(zero, sampled, jnp.zeros((1, OBSERVATIONS)), jnp.zeros((1, 1)), 1.0, bound)[0])
+        return float(
+            losses.sampled_conservative_gap(zero, sampled, jnp.zeros((1, OBSERVATIONS)), jnp.zeros((1, 1)), 1.0, bound)[
+                0
+            ]
+        )
 
     assert gap(None) == pytest.approx(math.log(3.0))
     assert gap(jnp.array([1.0])) == pytest.approx(math.log(1.0 + 2 * math.e))

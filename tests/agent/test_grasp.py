@@ -165,7 +165,7 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     def learn(state: SACState, batch: Transition) -> tuple[SACState, sac.Metrics]:
         def one_update(step: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(1), step)
-            return learner.update_of(config)(config, carry[0], batch, key)[:2]
+            return learner.select_update(config)(config, carry[0], batch, key)[:2]
 
         nothing = {name: jnp.zeros(()) for name in learner.metric_names(config)}
         return jax.lax.fori_loop(0, 400, one_update, (state, nothing))

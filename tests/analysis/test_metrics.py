@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from synthetic_runs import write_finetune
@@ -14,8 +15,8 @@ from wsrl_kit.analysis.metrics import (
     early_safety,
     final,
     reduce_run,
+    reduce_runs,
     restricted,
-    shared_budget,
     steps_to_target,
     switch_dip,
 )
@@ -91,7 +92,7 @@ def test_a_run_is_reduced_to_every_quantity(tmp_path):
     row = reduce_run(read_run(tmp_path))
     assert (row["arm"], row["seed"], row["status"], row["last_step"]) == ("warmup_wsrl", 0, "finished", 3000.0)
     # Its warmup is not there, so that nobody knows how long that took, and there was no human.
-    missing = {quantity.name for quantity in QUANTITIES if not np.isfinite(row[quantity.name])}
+    missing = {name for name in QUANTITIES if not np.isfinite(row[name])}
     human = {"interventions", "early_intervention_rate", "late_intervention_rate"}
     assert missing == {"seconds_to_target"} | human
 
@@ -121,16 +122,17 @@ def test_gradient_steps_and_seconds_are_restricted_to_what_every_finished_run_sp
     fast = timed(tmp_path / "fast", 10.0, [0.0, 0.0, 0.9])
     slow = timed(tmp_path / "slow", 90.0, [0.0, 0.0, 0.9])
     dead = dataclasses.replace(timed(tmp_path / "dead", 1.0, [0.0]), status="failed")
-    rows = [reduce_run(record) for record in (fast, slow, dead)]
-    assert [row["seconds_to_target"] for row in rows] == [10, 90, 0]
-    assert [row["seconds_to_target"] for row in restricted(rows)] == [10, 10, 0]
-    assert [row["steps_to_target"] for row in restricted(rows)] == [200, 200, 0]
+    runs = pd.DataFrame([reduce_run(record) for record in (fast, slow, dead)])
+    assert list(runs["seconds_to_target"]) == [10, 90, 0]
+    assert list(restricted(runs)["seconds_to_target"]) == [10, 10, 0]
+    assert list(restricted(runs)["steps_to_target"]) == [200, 200, 0]
 
 
 def test_the_shared_budget_is_the_shortest_finished_run(tmp_path):
     runs = [timed(tmp_path / str(length), 1.0, [0.0] * length) for length in (2, 3, 5)]
-    assert shared_budget([dataclasses.replace(runs[0], status="running"), *runs[1:]]) == 200.0
-    assert shared_budget([dataclasses.replace(runs[0], status="stopped")]) is None
+    runs[0] = dataclasses.replace(runs[0], status="running")
+    assert list(reduce_runs(runs)["steps_to_target"]) == [100, 200, 200]
+    assert list(reduce_runs(runs[:1])["steps_to_target"]) == [100]
 
 
 def test_interventions_are_counted_by_the_windows_between_records(tmp_path):
@@ -169,4 +171,4 @@ def test_what_was_not_recorded_is_nan(tmp_path):
     run.record("online", 0, 0, {"evaluation/success_sampled": float("nan"), "evaluation/return_sampled": -3.0})
     row = reduce_run(read_run(tmp_path))
     assert row["final_return"] == -3.0
-    assert all(np.isnan(row[quantity.name]) for quantity in QUANTITIES if quantity.name != "final_return")
+    assert all(np.isnan(row[name]) for name in QUANTITIES if name != "final_return")

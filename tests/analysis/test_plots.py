@@ -6,7 +6,6 @@ from matplotlib.colors import to_hex, to_rgb
 
 from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.arms import COLOURS, arm_colours, arm_label, arm_order
 from wsrl_kit.analysis.figures import (
     ablation_figures,
     comparison_figures,
@@ -14,7 +13,8 @@ from wsrl_kit.analysis.figures import (
     source_figure,
     warmup_figure,
 )
-from wsrl_kit.analysis.metrics import QUANTITIES, reduce_run, restricted
+from wsrl_kit.analysis.metrics import QUANTITIES, arm_label, arm_order, reduce_runs, restricted
+from wsrl_kit.analysis.plots import COLOURS, arm_colours
 from wsrl_kit.analysis.report import finetuning_runs
 from wsrl_kit.analysis.statistics import iqm
 from wsrl_kit.runs.run import Run, read_run
@@ -112,9 +112,9 @@ def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
 
 
 def test_summary_points_are_one_per_seed_even_if_they_coincide(ax, records):
-    rows = [reduce_run(record) for record in records]
-    steps = QUANTITIES[0]
-    plots.summary_points(ax, rows, steps)
+    runs = reduce_runs(records)
+    steps = QUANTITIES["steps_to_target"]
+    plots.summary_points(ax, runs, steps)
     for arm in ARMS:
         dots = [line for line in ax.lines if line.get_marker() == "o" and to_hex(line.get_color()) == COLOURS[arm]]
         places = np.concatenate([line.get_xydata() for line in dots])
@@ -128,8 +128,8 @@ def test_what_was_not_reached_is_hollow(tmp_path, ax):
         for step in (0, 200, 400):
             run.record("online", step, step, {"evaluation/success_sampled": best * (step > 0)})
         run.finish({})
-    rows = restricted([reduce_run(record) for record in finetuning_runs(tmp_path)])
-    plots.summary_points(ax, rows, QUANTITIES[0])
+    runs = restricted(reduce_runs(finetuning_runs(tmp_path)))
+    plots.summary_points(ax, runs, QUANTITIES["steps_to_target"])
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [(line.get_xdata().tolist(), line.get_markerfacecolor()) for line in dots] == [
         ([200.0], COLOURS["rlpd_all"]),
@@ -139,15 +139,15 @@ def test_what_was_not_reached_is_hollow(tmp_path, ax):
     assert [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == ">"] == [[300.0]]
     assert ax.get_xlabel() == "Steps to target\n(hollow: not reached by then)"
     area = plots.new_figure()[1][0]
-    plots.summary_points(area, rows, next(quantity for quantity in QUANTITIES if quantity.name == "area_under_curve"))
+    plots.summary_points(area, runs, QUANTITIES["area_under_curve"])
     assert area.get_xlabel() == "Area under curve"
     assert {line.get_marker() for line in area.lines} <= {"o", "|", "None"}
 
 
 def test_a_run_that_was_never_good_has_no_recovery_in_the_figure(tmp_path, ax):
     write_finetune(tmp_path / "a", "scratch", 0, budget=400)
-    rows = [reduce_run(record) for record in finetuning_runs(tmp_path)]
-    plots.summary_points(ax, rows, next(quantity for quantity in QUANTITIES if quantity.name == "recovery_steps"))
+    runs = reduce_runs(finetuning_runs(tmp_path))
+    plots.summary_points(ax, runs, QUANTITIES["recovery_steps"])
     assert [text.get_text() for text in ax.texts] == ["no success at switch"]
 
 
@@ -168,8 +168,8 @@ def test_axes_without_a_point_are_a_sentence(tmp_path):
 
 
 def test_no_figure_is_wider_than_a_page_can_show(records):
-    rows = [reduce_run(record) for record in records]
-    figures = ablation_figures(records, rows) | comparison_figures(records, rows, "rlpd_all")
+    runs = reduce_runs(records)
+    figures = ablation_figures(records, runs) | comparison_figures(records, runs, "rlpd_all")
     assert {name: figure.get_figwidth() for name, figure in figures.items() if figure.get_figwidth() > 14} == {}
     stability = figures["stability"].axes
     assert len(stability) == 5
@@ -179,16 +179,16 @@ def test_no_figure_is_wider_than_a_page_can_show(records):
 
 def test_what_was_not_recorded_is_said_in_the_figure(tmp_path, ax):
     write_finetune(tmp_path / "a", "scratch", 0, budget=400, metrics=False)
-    rows = [reduce_run(record) for record in finetuning_runs(tmp_path)]
-    force = next(quantity for quantity in QUANTITIES if quantity.name == "early_peak_contact_force")
-    plots.summary_points(ax, rows, force)
-    plots.summary_bars(plots.new_figure()[1][0], rows, force)
+    runs = reduce_runs(finetuning_runs(tmp_path))
+    force = QUANTITIES["early_peak_contact_force"]
+    plots.summary_points(ax, runs, force)
+    plots.summary_bars(plots.new_figure()[1][0], runs, force)
     assert [text.get_text() for text in ax.texts] == ["not recorded"]
 
 
 def test_memory_bars_carry_their_number(ax, records):
-    memory = next(quantity for quantity in QUANTITIES if quantity.name == "offline_megabytes")
-    plots.summary_bars(ax, [reduce_run(record) for record in records], memory)
+    memory = QUANTITIES["offline_megabytes"]
+    plots.summary_bars(ax, reduce_runs(records), memory)
     assert [text.get_text() for text in ax.texts] == ["0.00", "0.90", "4.20", "0.84", "0.00"]
 
 

@@ -10,16 +10,16 @@ import pytest
 from matplotlib.colors import to_hex
 
 from synthetic_runs import write_ablation, write_finetune
-from wsrl_kit.analysis import figures as distributions
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.arms import COLOURS, LABELS
-from wsrl_kit.analysis.figures import BY_NAME, comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import compare, reduce_run
-from wsrl_kit.analysis.report import ReportConfig, choose_control, report, select_runs, setting_notes, write_report
+from wsrl_kit.analysis.figures import comparison_figures, learning_curves_figure
+from wsrl_kit.analysis.metrics import ARM_LABELS, QUANTITIES, compare, finished, reduce_runs, values_by_seed
+from wsrl_kit.analysis.plots import COLOURS
+from wsrl_kit.analysis.report import ReportConfig, choose_control, parameter_notes, report, select_runs, write_report
 from wsrl_kit.analysis.statistics import paired_difference, probability_of_improvement
-from wsrl_kit.analysis.tables import Column, Table, escape
+from wsrl_kit.analysis.tables import plain_table
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.runs.run import Run
+from wsrl_kit.text import for_latex
 
 ARMS = ("rlpd_all", "warmup_decay")
 
@@ -129,17 +129,17 @@ def test_dead_missing_and_shorter_runs_are_said(made):
     assert "A failed run is missing from its arm's numbers, which flatters the arm." in notes
     assert "Seconds: wall-clock with warmup and evaluations" in notes
     assert [note[:5] for note in made.summary.notes if note.startswith("n =")] == ["n = 3", "n = 4"]
-    assert [row[1] for row in made.summary.rows] == [4, 3]
-    assert {row[2] for row in made.differences.rows} == {3}
+    assert list(made.summary.frame["n"]) == [4, 3]
+    assert set(made.differences.frame["pairs"]) == {3}
 
 
 def test_settings_that_differ_within_an_arm_or_make_evaluations_unlike_are_said(tmp_path):
     write_run(tmp_path / "0", seed=0, batch_size=128, evaluation_episodes=20, demo_path="x")
     write_run(tmp_path / "1", seed=1, batch_size=256, evaluation_episodes=20, demo_path="y", newer=1)
     records = select_runs(str(tmp_path))
-    assert setting_notes(records) == ["a: its runs differ in batch_size."]
+    assert parameter_notes(records) == ["a: its runs differ in batch_size."]
     write_run(tmp_path / "2", "b", seed=1, evaluation_episodes=10)
-    (note,) = setting_notes([records[0], *select_runs(f"{tmp_path}/2")])
+    (note,) = parameter_notes([records[0], *select_runs(f"{tmp_path}/2")])
     assert note.startswith("Runs differ in evaluation_episodes: dip, drawdown and dispersion are comparable only")
 
 
@@ -180,9 +180,8 @@ def test_a_task_without_success_is_compared_by_its_return(tmp_path):
             run.record("online", 100, 400, {"evaluation/return_sampled": seed + 10.0 * (arm == "mine")})
             run.finish({})
     made = write_report(select_runs(str(tmp_path)), tmp_path, "rlpd_all")
-    assert [(row[1], row[3].interval.point, row[4].point) for row in made.differences.rows] == [
-        ("Final return", 10.0, 1.0)
-    ]
+    shown = made.differences.frame[["quantity", "difference", "probability_better"]]
+    assert shown.to_numpy().tolist() == [["Final return", 10.0, 1.0]]
     assert made.figures["performance_profiles"].axes[0].get_xlabel() == "Final return"
 
 
@@ -199,33 +198,27 @@ def test_latex_is_balanced_and_every_row_is_as_wide_as_its_table(made):
         assert {row.count(" & ") + 1 for row in rows} == {len(columns)}
     # Without what separates, escapes and subtracts, no character with a meaning is left, and braces come in pairs.
     plain = re.sub(r"\\[&%$#_{}]|\$-\$| & ", "", text)
+    assert r" & \bfseries " in text
     assert not re.search(r"[&%$#_^~–]", plain)
     assert plain.count("{") == plain.count("}")
 
 
 def test_special_characters_of_an_arms_name_reach_the_paper_as_themselves():
-    assert escape(r"50% of a_b & {c} #1 $2 ~ ^ \ <x>") == (
+    assert for_latex(r"50% of a_b & {c} #1 $2 ~ ^ \ <x>") == (
         r"50\% of a\_b \& \{c\} \#1 \$2 \textasciitilde{} \textasciicircum{} \textbackslash{} "
         r"\textless{}x\textgreater{}"
     )
-    assert escape("-0.5 [-1.0, 0.2]") == "$-$0.5 {[}$-$1.0, 0.2]"
-    assert escape("2024-11 warm-up-2") == "2024-11 warm-up-2"
-    table = Table("A & B", (Column("arm", "Arm"), Column("n", "n")), (("[odd]_arm", 1),), ("100 % sure",))
+    assert for_latex("-0.5 [-1.0, 0.2]") == "$-$0.5 {[}$-$1.0, 0.2]"
+    assert for_latex("2024-11 warm-up-2") == "2024-11 warm-up-2"
+    table = plain_table("A & B", [{"arm": "[odd]_arm", "n": 1}], ("100 % sure",))
     assert "{[}odd]\\_arm & 1 \\\\" in table.to_latex()
     assert r"\caption{A \& B.}" in table.to_latex()
     assert r"100 \% sure\par" in table.to_latex()
 
 
 def test_a_comparison_is_paired_by_seed_and_knows_what_better_means(made):
-    (area,) = [c for c in compare(made.rows, "rlpd_all") if c.quantity.name == "area_under_curve"]
-    values = {
-        arm: {
-            row["seed"]: row["area_under_curve"]
-            for row in made.rows
-            if (row["arm"], row["status"]) == (arm, "finished")
-        }
-        for arm in ARMS
-    }
+    (area,) = [c for c in compare(made.per_seed, "rlpd_all") if c.quantity.name == "area_under_curve"]
+    values = {arm: values_by_seed(finished(made.per_seed), arm, "area_under_curve") for arm in ARMS}
     assert area.arm == "warmup_decay"
     assert area.difference == paired_difference(values["warmup_decay"], values["rlpd_all"])
     arrays = (np.array(list(values[arm].values())) for arm in ("warmup_decay", "rlpd_all"))
@@ -249,8 +242,8 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
     write_run(tmp_path / "b0", "scratch", 0, (0.0, 0.0, 0.9)).finish({})
     write_run(tmp_path / "b1", "scratch", 1, (0.0, 0.0))
     write_run(tmp_path / "c0", "rlpd_demos", 0).fail("it diverged")
-    rows = [reduce_run(record) for record in select_runs(str(tmp_path))]
-    distributions.reached(ax, rows, BY_NAME["steps_to_target"], "Steps")
+    runs = reduce_runs(select_runs(str(tmp_path)))
+    plots.fraction_reached(ax, runs, QUANTITIES["steps_to_target"], "Steps")
     steps, shares = curve(ax, "rlpd_all")
     assert (steps.tolist(), shares.tolist()) == ([0, 100, 200], [0, 0.5, 0.5])
     assert curve(ax, "rlpd_demos")[1].tolist() == [0, 0, 0]
@@ -259,20 +252,20 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
 
 
 def test_a_profile_is_the_share_of_finished_runs_above_each_value(made, ax):
-    distributions.profiles(ax, made.rows, BY_NAME["final_success"])
+    plots.performance_profiles(ax, made.per_seed, QUANTITIES["final_success"])
     thresholds, shares = curve(ax, "rlpd_all")
-    values = [row["final_success"] for row in made.rows if (row["arm"], row["status"]) == ("rlpd_all", "finished")]
+    values = values_by_seed(finished(made.per_seed), "rlpd_all", "final_success").values()
     assert shares == pytest.approx([np.mean([value > threshold for value in values]) for threshold in thresholds])
     assert (thresholds[0], thresholds[-1]) == (0.0, 1.0)
 
 
 def test_many_arms_have_no_bands_and_rows_of_their_own(tmp_path):
-    names = (*LABELS, *(f"variant_{index}" for index in range(12 - len(LABELS))))
+    names = (*ARM_LABELS, *(f"variant_{index}" for index in range(12 - len(ARM_LABELS))))
     for name in names:
         for seed in range(2):
             write_run(tmp_path / name / str(seed), name, seed, (0.0, 0.3 + 0.1 * seed, 0.9)).finish({})
     records = select_runs(str(tmp_path))
-    figures = comparison_figures(records, [reduce_run(record) for record in records], "rlpd_all")
+    figures = comparison_figures(records, reduce_runs(records), "rlpd_all")
     figures["learning_curves"] = learning_curves_figure(records)
     for name in ("learning_curves", "reached_target", "performance_profiles"):
         assert not any(ax.collections for ax in figures[name].axes)

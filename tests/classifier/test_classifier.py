@@ -156,7 +156,7 @@ def test_the_threshold_keeps_to_the_false_positives_allowed_and_loses_few_succes
     limit: float, threshold: float
 ) -> None:
     rates = figures.sweep(PROBABILITY, IS_SUCCESS)
-    place = figures.best(rates, limit)
+    place = figures.choose_threshold(rates, limit)
     assert rates.false_positive_rate[place] <= limit
     allowed = rates.false_positive_rate <= limit
     assert rates.recall[place] == rates.recall[allowed].max()
@@ -165,7 +165,7 @@ def test_the_threshold_keeps_to_the_false_positives_allowed_and_loses_few_succes
 
 def test_where_no_threshold_is_strict_enough_the_fewest_false_positives_are_taken() -> None:
     rates = figures.sweep(np.array([0.999, 0.999, 0.5]), np.array([True, False, False]))
-    place = figures.best(rates, 0.1)
+    place = figures.choose_threshold(rates, 0.1)
     assert rates.false_positive_rate[place] == 0.5 and rates.recall[place] == 1.0
 
 

@@ -54,7 +54,7 @@ def test_defaults_are_those_that_users_know() -> None:
         ("critic_learning_rate", -1e-3, "critic_learning_rate must be a float >= 0, found -0.001"),
         ("initial_temperature", 0.0, "initial_temperature must be a float >= 1e-08, found 0.0"),
         ("seed", 2**32, "seed must be an int in [0, 4294967295], found 4294967296"),
-        ("priority_kind", "ranked", "priority_kind must be one of 'proportional', 'rank', found 'ranked'"),
+        ("human", "robot", "human must be one of 'none', 'scripted', 'person', found 'robot'"),
         ("retention_unit", "step", "retention_unit must be one of 'transition', 'trajectory', found 'step'"),
         ("critic_subset_size", 3, "critic_subset_size must be at most critic_ensemble_size (2), found 3"),
     ],

@@ -7,11 +7,11 @@ import pytest
 
 from wsrl_kit.analysis.report import ReportConfig
 from wsrl_kit.classifier.config import ClassifierConfig
-from wsrl_kit.config.config import SessionConfig, WSRLConfig
+from wsrl_kit.config.config import RobotSession, SessionConfig, WSRLConfig
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.notebook.parameters import from_notebook
 from wsrl_kit.notebook.templates import copy_templates
-from wsrl_kit.parameters import check_some, parameter, parse, table, validate
+from wsrl_kit.parameters import check_some, names_of, parameter, parse, table, validate
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Basket:
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+@dataclass(frozen=True)
+class Tool:
+    handle: str | None = parameter(None, "file", input_of=("warmup", "finetune"), of_arm=False)
+    edge: float = parameter(0.5, "how sharp it is", stage="retention")
 
 
 def test_values_are_stored_in_their_annotated_type() -> None:
@@ -119,6 +125,50 @@ def test_an_unknown_variable_is_an_error_only_headless(monkeypatch: pytest.Monke
     assert from_notebook({"shar": 0.25}, Fruit) == (Fruit(),)
 
 
+def test_more_sets_what_has_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    more = {"share": 0.25, "weights": "[3]"}
+    (fruit,) = from_notebook({"more": more, "count": 7, "__annotations__": {"more": dict, "count": int}}, Fruit)
+    assert (fruit.share, fruit.weights, fruit.count, fruit.name) == (0.25, [3], 7, "apple")
+    assert from_notebook({"more": '{"share": 1}'}, Fruit) == (Fruit(share=1.0),)
+    # What papermill injects has no annotation, and wins.
+    assert from_notebook({"more": more, "share": 0.75}, Fruit)[0].share == 0.75
+
+
+@pytest.mark.parametrize(
+    ("namespace", "sentence"),
+    [
+        ({"more": {"shar": 1.0}}, "there is no parameter named shar: did you mean share?"),
+        ({"more": {"share": 2}}, r"share must be a float in \[0, 1\], found 2"),
+        ({"more": [1]}, r"more must be a dict, found \[1\]"),
+        (
+            {"more": {"share": 1.0}, "share": 0.5, "__annotations__": {"share": float}},
+            "share must be set once, found it in `more` and as a variable",
+        ),
+    ],
+)
+def test_a_mistake_in_more_is_one_sentence(
+    namespace: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with pytest.raises(ParameterError, match=f"^{sentence}"):
+        from_notebook(namespace, Fruit)
+
+
+def test_in_jupyterlab_nothing_is_injected_and_more_has_no_variable_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    with pytest.raises(ParameterError, match="share must be set once"):
+        from_notebook({"more": {"share": 0.25}, "share": 0.75}, Fruit)
+
+
+def test_a_declaration_says_who_reads_a_parameter() -> None:
+    assert names_of(Tool, stage="retention") == ("edge",)
+    assert names_of(Tool, input_of="finetune", of_arm=False) == ("handle",)
+    assert names_of(Tool, evaluation=True) == ()
+    with pytest.raises(KeyError):
+        names_of(Tool, satge="retention")
+
+
 def test_a_text_of_papermill_is_read_by_the_type_of_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     texts = {
@@ -142,7 +192,7 @@ def test_a_wrong_value_that_others_follow_from_is_one_sentence(
 ) -> None:
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     with pytest.raises(ParameterError, match=f"{next(iter(wrong))} must be a "):
-        from_notebook({"robot_url": "http://127.0.0.1:5000"} | wrong, WSRLConfig, SessionConfig)
+        from_notebook({"robot_url": "http://127.0.0.1:5000"} | wrong, WSRLConfig, RobotSession)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wsrl_kit.config.config import SessionConfig, WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.config.presets import PRESETS
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.notebook.parameters import check_values, from_notebook, read_notebook
@@ -62,8 +62,9 @@ def test_a_notebook_takes_from_the_preset_what_its_cell_leaves_at_none(notebook:
     for name in PRESETS:
         values = described.defaults | {"preset": name, "offline_data_path": None}
         assert build(WSRLConfig, values) == WSRLConfig.of_preset(name)
-    own = from_notebook(described.defaults | {"preset": "wsrl", "discount": 0.5}, WSRLConfig, SessionConfig)[0]
-    assert (own.discount, own.critic_ensemble_size) == (0.5, 10)
+    given = {"preset": "wsrl", "discount": 0.5, "more": {"batch_size": 32}}
+    own = from_notebook({**described.defaults} | given, WSRLConfig, *described.classes[1:])[0]
+    assert (own.discount, own.critic_ensemble_size, own.batch_size) == (0.5, 10, 32)
 
 
 @pytest.mark.parametrize("notebook", STAGES)
@@ -78,12 +79,19 @@ def test_an_unknown_preset_is_refused_with_the_nearest(notebook: str) -> None:
     described = read_notebook(NOTEBOOKS / notebook)
     with pytest.raises(ParameterError, match="found 'rlpdd': did you mean 'rlpd'"):
         check_values(described, {"preset": "rlpdd"})
-    with pytest.raises(ParameterError, match="found 'x': known are sac, redq, rlpd, wsrl, calql, hil_serl, kit"):
+    with pytest.raises(ParameterError, match="found 'x': known are sac, redq, rlpd, wsrl, calql, hil_serl, kit, small"):
         WSRLConfig.of_preset("x")
     with pytest.raises(ParameterError, match="no parameter named discout: did you mean discount"):
         WSRLConfig.of_preset("rlpd", discout=0.9)
 
 
 def test_every_parameter_of_a_run_can_be_chosen_in_the_notebook_of_its_stage() -> None:
-    offered = set().union(*(read_notebook(NOTEBOOKS / notebook).defaults for notebook in STAGES))
+    offered = set().union(*(read_notebook(NOTEBOOKS / notebook).fields for notebook in STAGES))
     assert {field.name for field in dataclasses.fields(WSRLConfig)} <= offered
+
+
+def test_ablations_are_of_the_small_preset() -> None:
+    config = build(WSRLConfig, read_notebook(NOTEBOOKS / "03_ablation_warmup.ipynb").defaults)
+    assert config == WSRLConfig.of_preset(
+        "small", offline_data_path="runs/data", warmup_steps=3_000, online_steps=2_000
+    )

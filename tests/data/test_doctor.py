@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_samples import three_sources, trajectory, upstream_rows, write_upstream
+from data_samples import read_file, three_sources, trajectory, upstream_rows, write_upstream
+from file_writers import write_hdf5, write_minari, write_npz
 from wsrl_kit.cli import main
 from wsrl_kit.data.doctor import examine, examine_all, render
-from wsrl_kit.data.formats.d4rl import write_hdf5
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.formats.minari import write_minari
-from wsrl_kit.data.formats.npz import write_npz
-from wsrl_kit.data.sources import Paths, load_sources, read_file
+from wsrl_kit.data.sources import Paths, load_sources
 from wsrl_kit.errors import DataError
 
 

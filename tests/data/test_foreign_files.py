@@ -14,17 +14,15 @@ import h5py
 import numpy as np
 import pytest
 
-from data_samples import trajectory, upstream_rows, write_upstream
+from data_samples import read_file, trajectory, upstream_rows, write_upstream
+from file_writers import write_hdf5, write_minari, write_npz
 from fuzzing import _warmup_agent, _write_classifier, _write_hil_serl, _write_warmup
 from lerobot_samples import episode, write_lerobot
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.tables import plain_table
 from wsrl_kit.classifier import model
 from wsrl_kit.data.doctor import examine, render
-from wsrl_kit.data.formats.d4rl import write_hdf5
-from wsrl_kit.data.formats.minari import write_minari
-from wsrl_kit.data.formats.npz import write_npz
-from wsrl_kit.data.sources import expand, load_sources, read_file
+from wsrl_kit.data.sources import expand, load_sources
 from wsrl_kit.errors import CheckpointError, DataError, RunError, WSRLKitError
 from wsrl_kit.hil_serl.checkpoint import import_hil_serl
 from wsrl_kit.runs import checkpoint

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_samples import assert_same, dataset, three_sources, trajectory, upstream_rows, write_upstream
+from data_samples import assert_same, dataset, read_file, three_sources, trajectory, upstream_rows, write_upstream
 from wsrl_kit.data.doctor import examine
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.sources import load_sources, read_file
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.weights import weigh
 from wsrl_kit.errors import DataError
 

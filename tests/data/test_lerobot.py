@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_samples import read_file
 from lerobot_samples import episode, write_lerobot, write_records, write_video
 from wsrl_kit.data.doctor import examine
-from wsrl_kit.data.sources import expand, load_sources, read_file
+from wsrl_kit.data.sources import expand, load_sources
 from wsrl_kit.errors import DataError
 
 CAMERAS = {"wrist_1": (16, 16), "wrist_2": (8, 24)}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_samples import dataset, trajectory, upstream_rows, write_upstream
+from data_samples import dataset, read_file, trajectory, upstream_rows, write_upstream
+from file_writers import write_npz
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.formats.npz import write_npz
-from wsrl_kit.data.sources import expand, load_sources, read_file
+from wsrl_kit.data.sources import expand, load_sources
 from wsrl_kit.errors import DataError
 
 

@@ -14,15 +14,13 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from data_samples import trajectory, upstream_rows, write_upstream
+from file_writers import write_hdf5, write_minari, write_npz
 from lerobot_samples import episode, write_lerobot
 from training_samples import settings
 from wsrl_kit.cli import main
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.doctor import examine_all
-from wsrl_kit.data.formats.d4rl import write_hdf5
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.formats.minari import write_minari
-from wsrl_kit.data.formats.npz import write_npz
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.task import Task
 from wsrl_kit.errors import DataError

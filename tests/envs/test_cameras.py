@@ -166,7 +166,7 @@ def test_another_process_draws_the_same_and_ends_in_peace_without_closing(robot)
 import hashlib, numpy
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.envs import make
+from wsrl_kit.envs.make import make
 environments = [make({PIXELS!r}) for _ in range(2)]
 for environment in environments:
     observation, _ = environment.reset(seed=6)

@@ -18,7 +18,8 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
-from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.experiments.ablation import plan, run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import RunRecord, read_run
 
@@ -29,7 +30,8 @@ import json, sys
 from pathlib import Path
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.experiments.ablation import AblationConfig, run_ablation
+from wsrl_kit.experiments.ablation import run_ablation
+from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 
 if __name__ == "__main__":
@@ -162,8 +164,8 @@ def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs
 
 def test_the_report_reads_it(done):
     result = report(done.root)
-    assert sorted({row["arm"] for row in result.rows}) == sorted(ARMS)
-    assert len(result.rows) == 10
+    assert sorted(set(result.per_seed["arm"])) == sorted(ARMS)
+    assert len(result.per_seed) == 10
     assert (done.root / "summary.md").exists()
 
 

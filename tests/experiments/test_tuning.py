@@ -12,7 +12,8 @@ from wsrl_kit.analysis.tuning import read_trials, tuning_report
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ExperimentError, ParameterError, RunError, Stopped
 from wsrl_kit.experiments import tuning as tuning_module
-from wsrl_kit.experiments.tuning import TuningConfig, run_tuning
+from wsrl_kit.experiments.config import TuningConfig
+from wsrl_kit.experiments.tuning import run_tuning
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import Run, read_run
 
@@ -49,7 +50,7 @@ def test_tpe_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scor
     best = max(trials, key=lambda trial: trial.scores[0])
     assert read_run(tmp_path).summary["winner"] == best.name
     report = tuning_report(tmp_path)
-    assert (report.table.rows[0][0], list(report.figures)) == (best.name, ["effects"])
+    assert (report.table.frame["candidate"][0], list(report.figures)) == (best.name, ["effects"])
     # Without its memory it finds every run done, which it would not with other suggestions.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").rglob("run.json")}
     (tmp_path / "trials" / "study.log").unlink()
@@ -202,11 +203,11 @@ def write_tuning(root: Path, failed: bool = False) -> None:
 def test_the_report_ranks_candidates_and_pictures_what_each_parameter_does(tmp_path):
     write_tuning(tmp_path)
     report = tuning_report(tmp_path)
-    assert [row[0] for row in report.table.rows[:3]] == ["trial_0005", "trial_0004", "trial_0003"]
-    assert report.table.rows[0][1:3] == ("0.5", "[32]")
-    interval = report.table.rows[0][3]
-    assert (interval.n, interval.point) == (4, pytest.approx(0.6 + 0.05 * 1.5))
-    assert interval.low < interval.point < interval.high
+    assert list(report.table.frame["candidate"][:3]) == ["trial_0005", "trial_0004", "trial_0003"]
+    _, *values, point, low, high, n = report.table.frame.iloc[0]
+    assert values == ["0.5", "[32]"]
+    assert (n, point) == (4, pytest.approx(0.6 + 0.05 * 1.5))
+    assert low < point < high
     assert "the luckiest" in str(report)
     ratio, sizes = report.figures["effects"].axes
     assert [ax.get_xlabel() for ax in (ratio, sizes)] == ["min_offline_ratio", "hidden_sizes"]
@@ -223,7 +224,7 @@ def test_the_report_ranks_candidates_and_pictures_what_each_parameter_does(tmp_p
 def test_a_candidate_that_failed_is_named_and_not_ranked(tmp_path):
     write_tuning(tmp_path, failed=True)
     report = tuning_report(tmp_path)
-    assert report.table.rows[-1][0] == "trial_0000"
+    assert list(report.table.frame["candidate"])[-1] == "trial_0000"
     assert "trial_0000 goes no further, a run failed: the disk is full" in report.table.notes
     assert report.figures["interaction"].axes[0].texts[0].get_text() == "–"
 

@@ -9,10 +9,12 @@ import pytest
 
 from training_samples import same_checkpoint, settings
 from wsrl_kit.analysis.report import finetuning_runs, report
-from wsrl_kit.config.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, WSRLConfig
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.experiments.ablation import AblationConfig, plan, run_ablation
+from wsrl_kit.experiments.ablation import plan, run_ablation
+from wsrl_kit.experiments.config import AblationConfig
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import RunRecord, read_run
 from wsrl_kit.training.jobs import run_retention, run_warmup
@@ -72,7 +74,7 @@ def test_each_variant_keeps_what_its_retention_says_of_the_shared_warmup(grown, 
 def test_the_report_names_variants_in_their_order_and_joins_each_to_its_own_warmup(grown):
     _, root = grown
     result = report(root, control="nothing")
-    assert [row["arm"] for row in result.rows] == ["random", "nothing", "no_cloning"]
+    assert list(result.per_seed["arm"]) == ["random", "nothing", "no_cloning"]
     moved = root.rename(root.with_name("moved"))
     try:
         for record in finetuning_runs(moved):
@@ -114,7 +116,6 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "behavior_cloning_fade_steps": 5,
         "replay_capacity": 50,
         "use_prioritized_replay": True,
-        "priority_kind": "rank",
         "priority_alpha": 0.1,
         "initial_priority_beta": 0.9,
         "final_priority_beta": 0.9,
@@ -128,7 +129,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "retention_priority": "random",
         "retention_unit": "trajectory",
     }
-    assert changes.keys() == {*FINETUNING_PARAMETERS, *RETENTION_PARAMETERS}
+    assert changes.keys() == {*names_of(WSRLConfig, stage="finetuning"), *names_of(WSRLConfig, stage="retention")}
     assert all(getattr(config, name) != value for name, value in changes.items())
     run_warmup(replace(config, **changes), tmp_path, Silent())
     shared = root / "warmup" / "seed_0"

@@ -10,7 +10,7 @@ from robot_samples import driven, move, served
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.human import HumanOptions, ScriptedHuman
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.hil_serl.experiment import HilSerlConfig
+from wsrl_kit.hil_serl.config import HilSerlConfig
 from wsrl_kit.hil_serl.figures import episodes, hil_serl_figure, result_rows
 from wsrl_kit.runs.run import Run, read_run
 

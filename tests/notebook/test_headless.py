@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import main
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.notebook.parameters import check_values, read_notebook
+from wsrl_kit.runs.run import Run
 
 COMMAND = [str(Path(sys.executable).parent / "wsrl-kit"), "run"]
 SLOW = """\
@@ -134,6 +136,35 @@ def test_none_stands_for_the_value_of_a_preset(tmp_path: Path) -> None:
         check_values(notebook, {"batch_size": "None"})
 
 
+def test_more_is_for_what_the_notebook_does_not_list(tmp_path: Path) -> None:
+    parameters = 'seed: int = 3\nmore: dict = {"batch_size": 8, "discount": 0.5}\n'
+    notebook = read_notebook(write_notebook(tmp_path / "job.ipynb", CONFIG, parameters=parameters))
+    assert (notebook.values["batch_size"], notebook.values["seed"]) == (8, 3)
+    assert check_values(notebook, {"batch_size": "16"}) == {"batch_size": 16}
+    for more, sentence in (
+        ("{'seed': 1}", "seed must be set once, found it in `more` and as a variable"),
+        ("{'sead': 1}", "there is no parameter named sead: did you mean seed?"),
+        ("{'discount': 2}", r"discount must be a float in \[0, 1\], found 2"),
+    ):
+        with pytest.raises(ParameterError, match=f"^{sentence}"):
+            check_values(notebook, {"more": more})
+
+
+def test_a_notebook_of_another_version_is_refused(tmp_path: Path) -> None:
+    old = CONFIG.replace("AgentSession", "GoneConfig")
+    with pytest.raises(ParameterError, match=r"job.ipynb was made for another version of the kit: .*GoneConfig"):
+        read_notebook(write_notebook(tmp_path / "job.ipynb", old))
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    with closing(Run.open(tmp_path / "out", kind="warmup", arm="", seed=0, parameters={})):
+        done = run(notebook, "--out", "out", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"wsrl-kit: error: out is being written to by process {os.getpid()} on ")
+    assert not (tmp_path / "out/job.ipynb").exists()
+
+
 def test_a_killed_kernel_is_no_success(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH, "import os\nos.kill(os.getpid(), 9)")
     done = run(notebook, "--out", "out", folder=tmp_path)
@@ -180,8 +211,10 @@ def test_plain_papermill_works_too(tmp_path: Path) -> None:
     papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
     arguments = [notebook, tmp_path / "out.ipynb", "-p", "seed", "5", "-p", "output_dir", tmp_path]
     arguments += ["-p", "hidden_sizes", "[8, 9]"]
+    arguments += ["-p", "batch_size", "32"]  # not listed by the notebook
     subprocess.run([*papermill, *map(str, arguments)], check=True, capture_output=True, timeout=60)
     assert json.loads((tmp_path / "run.json").read_text()) == {"status": "finished", "sizes": [8, 9], "seed": 5}
+    assert "batch_size" in (tmp_path / "out.ipynb").read_text()
 
 
 def test_plain_papermill_refuses_an_unknown_parameter(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import re
 import signal
 import subprocess
 import sys
@@ -368,7 +369,7 @@ def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None
 
 def test_missing_data_are_one_sentence(tmp_path: Path) -> None:
     error = run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", {"offline_data_path": "nowhere.pkl"}, tmp_path, False)
-    assert error == "wsrl-kit: error: nowhere.pkl does not exist.\n"
+    assert error == "wsrl-kit: error: offline_data_path: nowhere.pkl does not exist.\n"
 
 
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -386,4 +387,13 @@ def test_cells_use_the_checked_parameters_and_not_what_was_typed(notebook: Path)
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         tree = compile(source.replace("%matplotlib inline", ""), notebook.name, "exec", flags)
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        assert not names & read_notebook(notebook).defaults.keys()
+        assert not names & {*read_notebook(notebook).names}
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_lists_few_parameters_each_with_a_comment(notebook: Path) -> None:
+    described = read_notebook(notebook)
+    assert len(described.defaults.keys() - {"more"}) <= 15
+    assert described.defaults.keys() - {"more"} <= described.fields.keys()
+    (cell,) = (cell for cell in nbformat.read(notebook, 4).cells if "parameters" in cell.metadata.get("tags", []))
+    assert all("  # " in line for line in cell.source.splitlines() if re.match(r"\w+: ", line))

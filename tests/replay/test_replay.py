@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wsrl_kit.replay import mixture, storage, sum_tree
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.samplers import SMALLEST_PRIORITY, Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.samplers import SMALLEST_PRIORITY, Proportional, Sampler, Uniform
 from wsrl_kit.replay.storage import Window
 from wsrl_kit.replay.sum_tree import FANOUT
 from wsrl_kit.replay.transition import Transition
@@ -140,7 +140,7 @@ def test_updates_set_leaves_and_every_sum_above_them(data: st.DataObject) -> Non
         mass[rows] = new
         tree = jax.jit(sum_tree.update)(tree, jnp.asarray(rows), jnp.asarray(new))
     np.testing.assert_array_equal(tree.levels[0][:70], mass)
-    np.testing.assert_allclose(sum_tree.total(tree), mass.sum(dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(tree.levels[-1].sum(), mass.sum(dtype=np.float64), rtol=1e-6)
 
 
 def test_a_million_random_updates_leave_no_drift() -> None:
@@ -160,13 +160,13 @@ def test_a_million_random_updates_leave_no_drift() -> None:
     assert (leaves > 0).all()
     # Every sum is as good as in a tree that was never updated.
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), tree, from_mass(jnp.asarray(leaves)))
-    np.testing.assert_allclose(sum_tree.total(tree), leaves.sum(dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(tree.levels[-1].sum(), leaves.sum(dtype=np.float64), rtol=1e-6)
 
 
 @pytest.mark.parametrize("capacity", [1, 16, 17, 257])
 def test_any_capacity_finds_its_first_and_last_leaf(capacity: int) -> None:
     tree = sum_tree.from_mass(jnp.ones(capacity))
-    assert sum_tree.total(tree) == capacity
+    assert tree.levels[-1].sum() == capacity
     index, probability = sum_tree.find(tree, jnp.array([0.0, LARGEST_POSITION]), BITS[:2])
     assert int(index[0]) // FANOUT == 0
     assert int(index[1]) < capacity and int(index[1]) // FANOUT == (capacity - 1) // FANOUT
@@ -230,45 +230,6 @@ def test_new_transitions_take_the_largest_priority_seen() -> None:
     assert state.tree.levels[0][5] == pytest.approx(3.0, rel=1e-5)
 
 
-def ranked(alpha: float, td_error: list[float], capacity: int = 64) -> tuple[RankBased, object]:
-    sampler, rows = RankBased(alpha), jnp.arange(len(td_error))
-    state = sampler.update(sampler.insert(sampler.create(capacity), rows), rows, jnp.asarray(td_error))
-    return sampler, sampler.refresh(state, jnp.int32(len(td_error)))
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
-def test_rank_based_probabilities_are_exact_after_a_refresh(alpha: float) -> None:
-    td_error = list(np.random.default_rng(1).permutation(50) - 25.3)
-    sampler, state = ranked(alpha, td_error)
-    rank = 1 + np.argsort(np.argsort(-np.abs(td_error)))
-    exact = np.append(rank**-alpha, np.zeros(14))
-    exact /= exact.sum()
-    index, probability = sampled(sampler, state, 50, 100_000)
-    assert_frequencies(index, exact)
-    np.testing.assert_allclose(probability, exact[index], rtol=1e-5)
-
-
-def test_tied_priorities_share_out_their_ranks() -> None:
-    _, state = ranked(1.0, [2.0, 5.0, 2.0, 2.0, 0.1])
-    mass = np.asarray(state.tree.levels[0])[:6]
-    assert sorted(mass[[0, 2, 3]], reverse=True) == pytest.approx([1 / 2, 1 / 3, 1 / 4])
-    np.testing.assert_allclose(mass[[1, 4, 5]], [1, 1 / 5, 0])
-
-
-def test_between_refreshes_probabilities_are_those_really_sampled_with() -> None:
-    sampler, state = ranked(1.0, [5.0, 4.0, 3.0, 2.0, 1.0])
-    state = sampler.update(state, jnp.array([0, 3]), jnp.array([2.5, 9.0]))
-    state = sampler.insert(state, jnp.array([5]))
-    # 2.5 would have been fourth, 9 first; a new transition takes rank 1.
-    mass = np.array([1 / 4, 1 / 2, 1 / 3, 1, 1 / 5, 1])
-    index, probability = sampled(sampler, state, 6, 100_000)
-    assert_frequencies(index, mass / mass.sum())
-    np.testing.assert_allclose(probability, (mass / mass.sum())[index], rtol=1e-5)
-    after = sampler.refresh(state, jnp.int32(6))
-    # Priorities now: 2.5, 4, 3, 9, 1, and 9 for the new one.
-    np.testing.assert_allclose(np.asarray(after.tree.levels[0])[[0, 1, 2, 4]], [1 / 5, 1 / 3, 1 / 4, 1 / 6], rtol=1e-6)
-
-
 # Mixture
 
 OFFLINE, ONLINE = 40, 24
@@ -288,7 +249,7 @@ def replay_of(sampler: Sampler, offline: int = OFFLINE, online: int = ONLINE) ->
 sample = jax.jit(mixture.sample, static_argnums=(0, 3))
 
 
-@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6), RankBased(0.7)])
+@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6)])
 def test_every_batch_holds_exactly_its_offline_share(sampler: Sampler) -> None:
     replay = replay_of(sampler)
     for percent in (0, 1, 13, 29, 50, 57, 99, 100):
@@ -318,7 +279,7 @@ REPLAY = Replay(
 )
 
 
-@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6), RankBased(0.7)])
+@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6)])
 def test_an_empty_side_is_never_drawn_from(sampler: Sampler) -> None:
     for offline, online, share in ((0, ONLINE, 0), (OFFLINE, 0, 100)):
         replay = replay_of(sampler, offline, online)
@@ -362,21 +323,17 @@ def test_uniform_sampling_keeps_the_weights_of_the_data() -> None:
     np.testing.assert_allclose(batch.transition.weight, np.tile(np.repeat([2.0, 1.0], 50), (2, 1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", [Proportional(1.0), RankBased(0.7)])
-def test_priorities_go_back_to_the_side_they_come_from(sampler: Sampler) -> None:
+def test_priorities_go_back_to_the_side_they_come_from() -> None:
+    sampler = Proportional(1.0)
     replay = replay_of(sampler)
     batch, count = sample(sampler, replay, KEY, (2, 100), jnp.float32(0.3), jnp.float32(0.4))
     number = np.asarray(batch.transition.reward)
     # An error of its own for each transition, so that rows drawn twice agree.
     error = jnp.asarray(np.where(number > 0, 100 + number, -number), jnp.float32)
     after = mixture.update_priorities(sampler, replay, batch, count, error)
-    after = after._replace(
-        offline_sampler=sampler.refresh(after.offline_sampler, after.offline.size),
-        online_sampler=sampler.refresh(after.online_sampler, after.online.size),
-    )
     priorities = []
     for state, size in ((after.offline_sampler, OFFLINE), (after.online_sampler, ONLINE)):
-        leaves = state.tree.levels[0] if isinstance(sampler, Proportional) else state.priority
+        leaves = state.tree.levels[0]
         assert not np.asarray(leaves)[size:].any()
         priorities.append(np.asarray(leaves)[:size])
     for side, priority in zip((1, -1), priorities, strict=True):
@@ -395,7 +352,7 @@ def test_a_row_drawn_twice_keeps_one_of_its_errors_and_its_sums_right() -> None:
     state = sampler.update(state, jnp.array([7, 7, 33, 7]), jnp.array([2.0, 3.0, 5.0, 4.0]))
     leaves = np.asarray(state.tree.levels[0])
     assert float(leaves[7]) == pytest.approx(2.0, 1e-5) or round(float(leaves[7])) in (3, 4)
-    assert float(sum_tree.total(state.tree)) == pytest.approx(float(leaves.sum()), rel=1e-6)
+    assert float(state.tree.levels[-1].sum()) == pytest.approx(float(leaves.sum()), rel=1e-6)
     assert float(state.maximum) == pytest.approx(5.0)
 
 

@@ -12,10 +12,10 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pytest
 
-from robot_samples import answering, saying, served, trickling
+from robot_samples import Faults, FaultyServer, answering, saying, served, trickling
 from wsrl_kit.errors import ParameterError, RobotError
 from wsrl_kit.robot.client import RobotClient
-from wsrl_kit.robot.server import Faults, RobotServer, simulated_arm
+from wsrl_kit.robot.server import RobotServer, simulated_arm
 
 STATE = {"pose": [0.5, 0, 0.19, 1, 0, 0, 0], "vel": [0] * 6, "force": [0] * 3, "torque": [0] * 3, "gripper_pos": 1}
 TRUTH = {"success": False, "speed": 0, "cameras": {}, "hole_position": [0] * 3, "tip_pose": [0] * 6}
@@ -32,7 +32,7 @@ def calling(answer: Callable, deadline: float = 5.0) -> Iterator[RobotClient]:
 
 
 @pytest.fixture
-def server() -> Iterator[RobotServer]:
+def server() -> Iterator[FaultyServer]:
     with served() as server:
         yield server
 
@@ -84,7 +84,7 @@ def test_an_interrupted_call_leaves_nothing_for_the_next_one(server, client):
 
 
 def test_what_may_not_be_done_twice_is_not(server, client):
-    server.set_faults(Faults(status=503, endpoints=["open_gripper"], count=1))
+    server.set_faults(Faults(status=503, endpoints=("open_gripper",), count=1))
     with pytest.raises(RobotError, match="/open_gripper must answer with status 200, found 503"):
         client.move_gripper(opened=True)
 

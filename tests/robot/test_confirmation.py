@@ -26,7 +26,7 @@ from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes, stacked
 from wsrl_kit.errors import DataError, ExperimentError, ParameterError, Stopped
-from wsrl_kit.robot.takeover import HumanTakeover, Takeover, Verdict, by_person, by_task
+from wsrl_kit.robot.takeover import HumanTakeover, PersonInput, Verdict, by_person, by_task
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.finetune import JUDGED
@@ -118,7 +118,7 @@ def test_a_real_robot_without_a_target_is_refused_before_it_moves() -> None:
             assert by_task(robot)(None, {"task_success": True})
 
 
-def saying(takeover: Takeover, *verdicts: Verdict) -> Callable[[], bool]:
+def saying(takeover: PersonInput, *verdicts: Verdict) -> Callable[[], bool]:
     """A person who presses one button after the other, each when they are asked; they are never given up."""
     left = iter(verdicts)
 
@@ -131,7 +131,7 @@ def saying(takeover: Takeover, *verdicts: Verdict) -> Callable[[], bool]:
 
 
 def test_a_person_denies_confirms_and_aborts() -> None:
-    takeover = Takeover()
+    takeover = PersonInput()
     environment = make("hirol_fixed_gripper")
     person = saying(takeover, Verdict.FAILURE, Verdict.SUCCESS, Verdict.ABORT)
     confirm = by_person(environment, takeover, person)
@@ -151,14 +151,14 @@ def test_a_person_denies_confirms_and_aborts() -> None:
 
 
 def test_what_was_pressed_before_the_question_is_no_answer() -> None:
-    takeover = Takeover()
+    takeover = PersonInput()
     takeover.decide(Verdict.SUCCESS)
     looks = iter([False, False, True])
     assert takeover.ask(STILL, lambda: next(looks)) is None
 
 
 def test_a_robot_holds_while_a_person_thinks_and_the_time_is_no_overrun() -> None:
-    takeover = Takeover()
+    takeover = PersonInput()
     with served() as server, driven(server, deadline=5.0) as robot:
         robot.reset(seed=0)
         confirm = by_person(robot, takeover, saying(takeover, Verdict.SUCCESS))
@@ -169,7 +169,7 @@ def test_a_robot_holds_while_a_person_thinks_and_the_time_is_no_overrun() -> Non
 
 
 def test_a_run_that_is_stopped_waits_for_nobody() -> None:
-    takeover = Takeover()
+    takeover = PersonInput()
     assert by_person(make("Pendulum-v1"), takeover, lambda: True)(np.zeros(3), {}) is None
     assert not takeover.asks
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from robot_samples import PIXELS, STATES, driven, limits, move, post, served
+from robot_samples import PIXELS, STATES, Faults, FaultyServer, driven, limits, move, post, served
 from wsrl_kit.envs.insertion import InsertionEnv, relative_pose
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.robot.control_clock import ControlClock
 from wsrl_kit.robot.environment import preflight
-from wsrl_kit.robot.server import Faults, RobotServer, simulated_arm
+from wsrl_kit.robot.server import RobotServer, simulated_arm
 
 LOW, HIGH = np.array([0.46, -0.04, 0.12, -0.2, -0.2, -0.2]), np.array([0.54, 0.04, 0.21, 0.2, 0.2, 0.2])
 """The default safety box, angles from the tool pointing straight down."""
@@ -27,7 +27,7 @@ NAN = [float("nan")] * 3
 
 
 @pytest.fixture
-def server() -> Iterator[RobotServer]:
+def server() -> Iterator[FaultyServer]:
     with served() as server:
         yield server
 
@@ -246,7 +246,7 @@ def test_when_contact_is_lost_the_robot_holds_and_the_episode_can_go_on(server, 
         robot.reset(seed=0)
         robot.step(move(z=-1.0))
         last = server.arm.state()["pose"]
-        server.set_faults(Faults(**faults, endpoints=["getstate"]))
+        server.set_faults(Faults(**faults, endpoints=("getstate",)))
         with pytest.raises(RobotError, match=sentence) as lost:
             robot.step(move(z=-1.0))
         assert str(lost.value).startswith(server.url)
@@ -266,7 +266,7 @@ def test_when_contact_is_lost_the_robot_holds_and_the_episode_can_go_on(server, 
 def test_one_reading_that_makes_no_sense_is_never_seen(server, state):
     with driven(server) as robot:
         robot.reset(seed=0)
-        server.set_faults(Faults(state=state, endpoints=["getstate"], count=1))
+        server.set_faults(Faults(state=state, endpoints=("getstate",), count=1))
         observation, *_ = robot.step(move())
         assert np.abs(observation).max() < 0.1
 
@@ -288,7 +288,7 @@ def test_an_interrupt_in_a_step_has_the_robot_hold(server):
     with driven(server) as robot:
         robot.reset(seed=0)
         last = server.arm.state()["pose"]
-        server.set_faults(Faults(latency=0.5, endpoints=["getstate"]))
+        server.set_faults(Faults(latency=0.5, endpoints=("getstate",)))
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
@@ -342,7 +342,7 @@ def test_a_server_that_dies_in_an_episode_is_found_again_when_it_is_back(server)
 
 def test_a_robot_that_does_not_move_does_not_begin_an_episode(server):
     with driven(server, reset_pose=[0.5, 0.0, 0.15, np.pi, 0.0, 0.0]) as robot:
-        server.set_faults(Faults(frozen=True))
+        post(server, "stopimp")
         with pytest.raises(RobotError, match="must reach its reset pose to 20 mm and 0.2 rad, and is"):
             robot.reset(seed=0)
 

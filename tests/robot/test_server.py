@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from urllib.error import HTTPError
 
 import numpy as np
@@ -49,7 +49,7 @@ def talk(server: RobotServer, sent: bytes) -> tuple[int, dict[str, str], str]:
         head, _, body = received.partition(b"\r\n\r\n")
         line, *lines = head.decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
-        while len(body) < int(headers["content-length"]):
+        while len(body) < int(headers.get("content-length", 0)):
             body += link.recv(1 << 16)
     return int(line.split()[1]), headers, body.decode()
 
@@ -159,8 +159,7 @@ def test_compliance_parameters_change_the_spring_with_upstreams_signs(server):
         ("pose", None, "arr must be a list[float], found None"),
         ("pose", [1, 2], "the body must be a JSON object"),
         ("update_param", {"translational_clp_x": 1}, "did you mean translational_clip_x?"),
-        ("sim/faults", {"latency": -1}, "latency must be a float >= 0"),
-        ("sim/faults", {"late": 1}, "there is no parameter named late"),
+        ("sim/reset", {"seed": -1}, "seed must be an int | None, every number >= 0"),
         ("getpositron", None, "there is no /getpositron"),
     ],
 )
@@ -219,13 +218,17 @@ def test_a_pose_of_nonsense_is_refused_as_plain_text(server, body):
         b"Host: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n",
     ],
 )
-@pytest.mark.parametrize("endpoint", [b"pose", b"jointreset", b"sim/faults"])
+@pytest.mark.parametrize("endpoint", [b"pose", b"jointreset", b"sim/reset"])
 def test_a_page_in_a_browser_moves_nothing(server, endpoint, headers):
     before = server.arm.state()
     body = b'{"arr": [0.5, 0.03, 0.2, 1, 0, 0, 0]}' if endpoint == b"pose" else b"{}"
     status, answered, said = talk(server, request(endpoint, body, headers + b"Content-Type: text/plain\r\n"))
-    assert (status, answered["content-type"]) == (403, "text/plain; charset=utf-8")
-    assert "Origin" in said or "Host must be one of 127.0.0.1, ::1, localhost, found" in said
+    if status == 403:
+        assert answered["content-type"] == "text/plain; charset=utf-8"
+        assert "Origin" in said or "Host must be one of 127.0.0.1, ::1, localhost, found" in said
+    else:
+        # What is no HTTP, such as two hosts, is refused without a word.
+        assert (status, said) == (400, "")
     assert server.arm.state() == before and not server.arm.commands
 
 
@@ -240,27 +243,42 @@ def test_this_machine_by_any_name_of_its_loopback_may_call(server, host):
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
-        (b"GET /<script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
-        (b"OPTIONS /pose HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"GET /<script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        (b"OPTIONS /pose HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"POST /<script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
-        (b"<script> /pose HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
-        (b"<script>\r\n\r\n", 400),
-        (b"\xde\xad\xbe\xef\r\n\r\n", 400),
-        (b"POST / HTTP/9.9\r\n\r\n", 505),
-        (b"POST /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
-        (b"POST /pose HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
-        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n", 400),
-        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n", 413),
+        (b"POST http://localhost/<script> HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"POST /pose HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ],
-    ids=range(13),
 )
 def test_what_is_no_call_is_refused_as_plain_text(server, sent, expected):
     status, headers, said = talk(server, sent)
     assert (status, headers["content-type"]) == (expected, "text/plain; charset=utf-8")
     assert headers["x-content-type-options"] == "nosniff"
     assert "<" not in said and len(said) <= 500
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"<script>/pose HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"<script>\r\n\r\n",
+        b"\xde\xad\xbe\xef\r\n\r\n",
+        b"POST / HTTP/9.9\r\n\r\n",
+        b"POST /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /pose HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n",
+        b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /pose HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n",
+    ],
+    ids=range(9),
+)
+def test_what_is_no_http_is_hung_up_on_without_a_word_of_it(server, sent):
+    received = b""
+    with socket.create_connection(("127.0.0.1", port_of(server)), 10.0) as link, suppress(ConnectionError):
+        link.sendall(sent)
+        while more := link.recv(1 << 16):
+            received += more
+    assert received in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_a_body_that_is_cut_off_is_no_call(server):
@@ -285,12 +303,13 @@ def test_connections_that_never_call_keep_nobody_out(server):
         assert threading.active_count() - threads < 80
 
 
-def test_a_call_that_trickles_is_ended(server, monkeypatch):
+@pytest.mark.parametrize("begun_with", [b"POST /pose HTTP/1.1\r\nX: ", request(b"pose", b" " * 999)[:-99]])
+def test_a_call_that_trickles_is_ended(monkeypatch, begun_with):
     monkeypatch.setattr("wsrl_kit.robot.server._PATIENCE", 0.3)
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port_of(server))) as link:
+    with served() as server, socket.create_connection(("127.0.0.1", port_of(server))) as link:
         link.settimeout(0.02)
-        link.sendall(b"POST /pose HTTP/1.1\r\nX: ")
+        link.sendall(begun_with)
         ended = False
         while not ended and time.monotonic() - begun < 10:
             try:
@@ -323,20 +342,13 @@ def test_in_lockstep_time_passes_with_commanded_poses_alone(server):
     assert post(server, "sim/status")["time"] == pytest.approx(before + 0.3)
 
 
-def test_real_time_passes_by_itself_times_the_speed_and_not_while_frozen():
+def test_real_time_passes_by_itself_times_the_speed():
     with served(speed=10.0) as server:
         begun, simulated = time.monotonic(), server.arm.truth()["time"]
         time.sleep(0.4)
         passed = server.arm.truth()["time"] - simulated
         # A busy machine may fall behind, and must not get ahead.
         assert 1.0 < passed <= 10.0 * (time.monotonic() - begun) + 0.1
-        post(server, "sim/faults", {"frozen": True})
-        frozen = server.arm.truth()["time"]
-        time.sleep(0.05)
-        assert server.arm.truth()["time"] == frozen
-        post(server, "sim/faults", {})
-        time.sleep(0.1)
-        assert server.arm.truth()["time"] > frozen
 
 
 @pytest.mark.usefixtures("opengl")
@@ -357,7 +369,6 @@ def test_a_closed_server_leaves_no_thread_and_no_port_behind():
     with served(speed=1.0) as server:
         client = RobotClient(server.url)
         client.state()
-        server.set_faults(server.faults_of("getstate"))
         port = port_of(server)
         with pytest.raises(RobotError, match=f"can't listen on 127.0.0.1:{port}: "):
             RobotServer(server.arm, port=port)
@@ -375,7 +386,7 @@ def test_the_command_serves_until_it_is_interrupted(number):
         "from wsrl_kit.cli import main; sys.exit(main())"
     )
     arguments = ["robot-sim", "--port", "0", "--speed", "0", "--exp_name", "hirol_fixed_gripper"]
-    options = ["--environment_options", "{'hole_offset': 0.0}", "--latency", "0.01"]
+    options = ["--environment_options", "{'hole_offset': 0.0}"]
     with subprocess.Popen(
         [sys.executable, "-c", command, *arguments, *options],
         stdout=subprocess.PIPE,
@@ -412,7 +423,6 @@ def test_the_command_refuses_what_it_does_not_have(capsys):
         (["--host", "a..b"], 1, "can't listen on a..b:5000"),
         (["--speed", "nan"], 2, "speed must be a float, found"),
         (["--speed", "1e-9"], 2, "speed must be 0 or from 0.01 to 1000, found 1e-09"),
-        (["--latency", "soon"], 2, "latency must be a float >= 0, found 'soon'"),
     ],
 )
 def test_a_command_that_can_not_be_ends_in_a_sentence(capsys, flags, status, sentence):

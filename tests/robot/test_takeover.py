@@ -15,7 +15,7 @@ from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.notebook import pad as pads
-from wsrl_kit.robot.takeover import HumanTakeover, Takeover, Verdict, beside_person
+from wsrl_kit.robot.takeover import HumanTakeover, PersonInput, Verdict, beside_person
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.episode import action_taken
@@ -60,47 +60,47 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def takeover(clock: Clock) -> Takeover:
-    return Takeover(clock=clock)
+def takeover(clock: Clock) -> PersonInput:
+    return PersonInput(clock=clock)
 
 
-def test_what_is_held_counts_until_it_is_let_go_or_too_old(takeover: Takeover, clock: Clock) -> None:
+def test_what_is_held_counts_until_it_is_let_go_or_too_old(takeover: PersonInput, clock: Clock) -> None:
     assert takeover.motion() is None
-    takeover.hold(UP, seen=100.0)
+    takeover.hold(UP, told=100.0)
     clock.seconds = 100.25
     np.testing.assert_array_equal(takeover.motion(), np.float32(UP))
     clock.seconds = 100.35
     assert takeover.motion() is None
-    takeover.hold(UP, seen=100.25)
+    takeover.hold(UP, told=100.25)
     assert takeover.motion() is not None
     takeover.release()
     assert takeover.motion() is None
 
 
-def test_a_message_that_waited_on_its_way_moves_nothing(takeover: Takeover, clock: Clock) -> None:
+def test_a_message_that_waited_on_its_way_moves_nothing(takeover: PersonInput, clock: Clock) -> None:
     clock.seconds = 105.0
-    takeover.hold(UP, seen=104.6)
+    takeover.hold(UP, told=104.6)
     assert takeover.motion() is None
     # Nor does one that knows of a time to come count for longer than one from now.
-    takeover.hold(UP, seen=200.0)
+    takeover.hold(UP, told=200.0)
     assert takeover.motion() is not None
     clock.seconds = 105.4
     assert takeover.motion() is None
 
 
-def test_motions_are_clipped_and_a_held_nothing_is_a_take_over(takeover: Takeover, clock: Clock) -> None:
-    takeover.hold([2.0, -3.0, 0.5, 0.0, 0.0, 0.0, 1.5], seen=100.0)
+def test_motions_are_clipped_and_a_held_nothing_is_a_take_over(takeover: PersonInput, clock: Clock) -> None:
+    takeover.hold([2.0, -3.0, 0.5, 0.0, 0.0, 0.0, 1.5], told=100.0)
     np.testing.assert_array_equal(takeover.motion(), np.float32([1, -1, 0.5, 0, 0, 0, 1]))
-    takeover.hold([0.0] * 7, seen=100.0)
+    takeover.hold([0.0] * 7, told=100.0)
     np.testing.assert_array_equal(takeover.motion(), np.zeros(7, np.float32))
 
 
-def test_the_robot_does_what_the_person_holds_and_reports_it(takeover: Takeover, clock: Clock) -> None:
+def test_the_robot_does_what_the_person_holds_and_reports_it(takeover: PersonInput, clock: Clock) -> None:
     person, policy = HumanTakeover(make(ROBOT), takeover), make(ROBOT)
     person.reset(seed=3)
     policy.reset(seed=3)
     action = np.float32([0, 0, 0.5, 0, 0, 0.25])
-    takeover.hold(UP, seen=100.0)
+    takeover.hold(UP, told=100.0)
     observation, _, _, _, info = person.step(STILL)
     np.testing.assert_array_equal(info["intervene_action"], action)
     assert info["intervene_action"].dtype == np.float32
@@ -117,11 +117,11 @@ FORWARD = np.full(6, 0.5, np.float32)
 
 @pytest.mark.parametrize("late", ["hold", "policy"])
 def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(late: str, clock: Clock) -> None:
-    takeover = Takeover(person_options({"late": late}), clock)
+    takeover = PersonInput(person_options({"late": late}), clock)
     person, same = HumanTakeover(make(ROBOT), takeover), make(ROBOT)
     person.reset(seed=3)
     same.reset(seed=3)
-    takeover.hold(UP, seen=100.0)
+    takeover.hold(UP, told=100.0)
     clock.seconds += 1.0  # the browser was closed, or the network is gone
     done = STILL if late == "hold" else FORWARD
     for _ in range(3):
@@ -132,7 +132,7 @@ def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(la
         np.testing.assert_array_equal(action, done)
         assert not is_human
     assert takeover.holds == (late == "hold")
-    takeover.hold(UP, seen=101.0)
+    takeover.hold(UP, told=101.0)
     assert action_taken(FORWARD, person.step(FORWARD)[4])[1]
     clock.seconds += 1.0
     person.step(FORWARD)
@@ -141,16 +141,16 @@ def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(la
     np.testing.assert_array_equal(action_taken(FORWARD, person.step(FORWARD)[4])[0], FORWARD)
 
 
-def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: Takeover, clock: Clock) -> None:
-    takeover.hold(UP, seen=100.0)
+def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: PersonInput, clock: Clock) -> None:
+    takeover.hold(UP, told=100.0)
     takeover.release()
     clock.seconds += 60.0
     assert takeover.motion() is None and not takeover.holds
 
 
-def test_a_word_that_arrives_late_holds_the_robot(takeover: Takeover, clock: Clock) -> None:
+def test_a_word_that_arrives_late_holds_the_robot(takeover: PersonInput, clock: Clock) -> None:
     clock.seconds = 105.0
-    takeover.hold(UP, seen=104.6)
+    takeover.hold(UP, told=104.6)
     assert takeover.motion() is None and takeover.holds
 
 
@@ -159,14 +159,14 @@ def test_options_of_the_pad_are_checked_before_a_run(tmp_path) -> None:
         pads.show_pad("person", {"late": "go"}, live=True)
     config = settings(human="person", human_options={"stuck_steps": 3})
     with pytest.raises(ParameterError, match="there is no option of the human named stuck_steps"):
-        run_finetune(config, tmp_path, Silent(), takeover=Takeover())
+        run_finetune(config, tmp_path, Silent(), takeover=PersonInput())
 
 
 @pytest.mark.parametrize(
     ("exp_name", "action"),
     [("FetchReach-v4", [0, 0, 0.5, 1.0]), ("Swimmer-v5", None), ("Pendulum-v1", None)],
 )
-def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, takeover: Takeover) -> None:
+def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, takeover: PersonInput) -> None:
     environment = make(exp_name)
     if action is None:
         size = environment.action_space.shape[0]
@@ -175,7 +175,7 @@ def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, 
         return
     environment = HumanTakeover(environment, takeover)
     environment.reset(seed=0)
-    takeover.hold(UP, seen=100.0)
+    takeover.hold(UP, told=100.0)
     info = environment.step(np.zeros(4, np.float32))[4]
     np.testing.assert_array_equal(info["intervene_action"], np.float32(action))
 
@@ -189,7 +189,7 @@ def test_a_motion_becomes_the_actions_of_arms_alone(exp_name: str, action: Any, 
     ],
 )
 def test_a_verdict_ends_the_episode_once(
-    verdict: Verdict, reward: float, ends: tuple[bool, bool], success: bool, takeover: Takeover
+    verdict: Verdict, reward: float, ends: tuple[bool, bool], success: bool, takeover: PersonInput
 ) -> None:
     # A classifier that sees no success is overruled.
     classified = ClassifierReward(make(ROBOT), lambda _: 0.0, threshold=0.5, release=0.5, steps=1)
@@ -204,7 +204,7 @@ def test_a_verdict_ends_the_episode_once(
     assert environment.step(STILL)[2:4] == (False, False)
 
 
-def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: Takeover) -> None:
+def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: PersonInput) -> None:
     environment = beside_person(make(ROBOT), takeover)
     environment.reset(seed=0)
     environment.step(STILL)
@@ -214,10 +214,10 @@ def test_a_simulation_goes_no_faster_than_a_person_can_follow(takeover: Takeover
     assert time.monotonic() - start >= 0.19
 
 
-def test_who_never_lets_go_ends_with_the_time_limit(takeover: Takeover) -> None:
+def test_who_never_lets_go_ends_with_the_time_limit(takeover: PersonInput) -> None:
     environment = HumanTakeover(make(ROBOT, {"max_episode_steps": 5}), takeover)
     environment.reset(seed=0)
-    takeover.hold(UP, seen=100.0)
+    takeover.hold(UP, told=100.0)
     ends = [environment.step(STILL)[3] for _ in range(5)]
     assert ends == [False] * 4 + [True]
 
@@ -226,7 +226,7 @@ def test_who_never_lets_go_ends_with_the_time_limit(takeover: Takeover) -> None:
 
 
 @pytest.fixture
-def pad(takeover: Takeover) -> ipywidgets.Widget:
+def pad(takeover: PersonInput) -> ipywidgets.Widget:
     return pads.pad_of(takeover)
 
 
@@ -238,7 +238,7 @@ def say(
     pad.children[0].comm.handle_msg(message)
 
 
-def test_the_pad_holds_and_lets_go(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
+def test_the_pad_holds_and_lets_go(pad: ipywidgets.Widget, takeover: PersonInput, clock: Clock) -> None:
     say(pad, UP, None)  # it was told no time yet
     assert takeover.motion() is None
     speed = pad.children[1].children[-1]
@@ -272,7 +272,7 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     ]
 
 
-def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: Takeover) -> None:
+def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
     *buttons, _ = pad.children[1].children
     assert [button.description for button in buttons] == ["Success", "Failure", "Abort"]
     for button, verdict in zip(buttons, Verdict, strict=True):
@@ -281,7 +281,7 @@ def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: Takeover) ->
     assert takeover.take_verdict() is None
 
 
-def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: Takeover) -> None:
+def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
     question, shown = pad.children[2], []
 
     def give_up() -> bool:
@@ -295,7 +295,9 @@ def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget
     assert "is it one?" in shown[0] and shown[2] == ""
 
 
-def test_cameras_are_shown_at_most_ten_times_a_second(pad: ipywidgets.Widget, takeover: Takeover, clock: Clock) -> None:
+def test_cameras_are_shown_at_most_ten_times_a_second(
+    pad: ipywidgets.Widget, takeover: PersonInput, clock: Clock
+) -> None:
     environment = HumanTakeover(Camera(), takeover)
     environment.reset(seed=0)
     first: list[bytes] = []
@@ -327,11 +329,11 @@ def test_there_is_a_pad_only_for_a_person_and_only_where_they_see_it(monkeypatch
     with pytest.raises(ParameterError, match="human 'person' needs the notebook to run in JupyterLab"):
         pads.show_pad("person", {})
     assert not shown
-    assert isinstance(pads.show_pad("person", {}, live=True), Takeover)
+    assert isinstance(pads.show_pad("person", {}, live=True), PersonInput)
     assert len(shown) == 1
 
 
-def test_a_missing_anywidget_is_named(takeover: Takeover, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_anywidget_is_named(takeover: PersonInput, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ExperimentError, match=r"needs anywidget, which `pip install 'wsrl-kit\[takeover\]'` installs"):
         pads.pad_of(takeover)
@@ -344,7 +346,7 @@ def test_a_run_without_a_pad_is_refused_before_it_begins(tmp_path) -> None:
 
 
 def test_a_run_records_what_a_person_does(tmp_path) -> None:
-    takeover = Takeover(PersonOptions(late_seconds=1e9))
+    takeover = PersonInput(PersonOptions(late_seconds=1e9))
     takeover.hold(UP, takeover.now())
     config = settings(human="person", random_steps=14, online_steps=14, evaluation_episodes=0)
     run_finetune(config, tmp_path, Silent(), takeover=takeover)

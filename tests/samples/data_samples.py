@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.trajectory import Trajectory
 
 
@@ -69,6 +70,12 @@ def dataset(*trajectories: Trajectory) -> Dataset:
     return Dataset.from_trajectories(list(trajectories) or three_sources())
 
 
+def read_file(
+    path: Path, timeout_length: int | None = None, cameras: tuple[str, ...] | None = None
+) -> list[Trajectory]:
+    return load_sources(str(path), timeout_length, cameras).trajectories()
+
+
 def assert_same(found: Dataset, expected: Dataset) -> None:
     for name, value in vars(expected).items():
         if isinstance(value, np.ndarray) and name != "episode_source":
@@ -122,16 +129,16 @@ def upstream_rows(
     rows = []
     for length in lengths:
         states = generator.normal(size=(length + 1, 3))
-        seen = {"state": stacked(np.concatenate([states[:1]] * (horizon - 1) + [states]), horizon)}
+        observations = {"state": stacked(np.concatenate([states[:1]] * (horizon - 1) + [states]), horizon)}
         for camera, shape in (cameras or {}).items():
-            seen[camera] = stacked(episode_frames(length, shape, horizon, generator), horizon)
+            observations[camera] = stacked(episode_frames(length, shape, horizon, generator), horizon)
         for step in range(length):
             done = step == length - 1
             reward = int(done and length != timeout)
             row = {
-                "observations": {key: value[step].copy() for key, value in seen.items()},
+                "observations": {key: value[step].copy() for key, value in observations.items()},
                 "actions": generator.uniform(-1, 1, 2).astype(np.float32),
-                "next_observations": {key: value[step + 1].copy() for key, value in seen.items()},
+                "next_observations": {key: value[step + 1].copy() for key, value in observations.items()},
                 "rewards": reward,
                 "masks": 1.0 - done,
                 "dones": done,

@@ -126,19 +126,19 @@ def _write_own_pickle(path: Path) -> None:
 
 
 def _write_npz(path: Path) -> None:
-    from wsrl_kit.data.formats.npz import write_npz
+    from file_writers import write_npz
 
     write_npz(path, _trajectories())
 
 
 def _write_npz_of_cameras(path: Path) -> None:
-    from wsrl_kit.data.formats.npz import write_npz
+    from file_writers import write_npz
 
     write_npz(path, _trajectories(cameras=CAMERAS, horizon=2))
 
 
 def _write_hdf5(path: Path) -> None:
-    from wsrl_kit.data.formats.d4rl import write_hdf5
+    from file_writers import write_hdf5
 
     write_hdf5(path, _trajectories())
 
@@ -157,7 +157,7 @@ def _write_chunked_hdf5(path: Path) -> None:
 
 
 def _write_minari(path: Path) -> None:
-    from wsrl_kit.data.formats.minari import write_minari
+    from file_writers import write_minari
 
     write_minari(path, _trajectories())
 
@@ -170,7 +170,7 @@ def _write_lerobot(path: Path, video: bool) -> None:
 
 
 def _write_labelled(path: Path) -> None:
-    from wsrl_kit.data.formats.npz import write_npz
+    from file_writers import write_npz
 
     path.mkdir()
     for name in ("failure", "success"):

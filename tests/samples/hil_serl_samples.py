@@ -99,9 +99,9 @@ def feature_maps(*cameras: str) -> dict[str, jax.Array]:
 
 def upstream_encoded(parameters: dict[str, Any], maps: dict[str, jax.Array], observation: Any) -> Any:
     encoder, parts = "modules_actor/encoder/", []
-    for name, seen in maps.items():
+    for name, features in maps.items():
         kernel = parameters[f"{encoder}encoder_{name}/SpatialLearnedEmbeddings_0/kernel"]
-        pooled = (seen[:, 0, ..., None] * kernel).sum((1, 2)).reshape(len(seen), -1)
+        pooled = (features[:, 0, ..., None] * kernel).sum((1, 2)).reshape(len(features), -1)
         parts.append(upstream_hidden(parameters, f"{encoder}encoder_{name}/", pooled, layers=1))
     return jnp.concatenate([*parts, upstream_hidden(parameters, encoder, observation, layers=1)], axis=-1)
 

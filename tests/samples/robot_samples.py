@@ -1,26 +1,98 @@
-"""Simulated robots behind servers of this process, and servers that answer anything, for the tests of both sides."""
+"""Simulated robots behind servers that can misbehave, and servers that answer anything, for the tests of both sides."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.request import Request, urlopen
 
 import gymnasium
 import numpy as np
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
 
 from wsrl_kit.envs.make import make
-from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.server import RobotServer, send, simulated_arm
+from wsrl_kit.robot.simulated import SimulatedArm
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
 
 
+@dataclass(frozen=True)
+class Faults:
+    """How a server misbehaves; by default it does not.
+
+    Attributes:
+        latency: seconds by which answers are late.
+        status: of every answer; only with 200 is anything done.
+        silent: calls are taken and never answered.
+        state: entries of /getstate that replace the true ones.
+        endpoints: calls that misbehave; none: all but those of the simulation.
+        count: calls after which all is well again; 0: never.
+    """
+
+    latency: float = 0.0
+    status: int = 200
+    silent: bool = False
+    state: dict[str, Any] = field(default_factory=dict)
+    endpoints: tuple[str, ...] = ()
+    count: int = 0
+
+
+class FaultyServer(RobotServer):
+    """A robot server that misbehaves as it is told."""
+
+    def __init__(self, arm: SimulatedArm, port: int = 0) -> None:
+        self._fault_lock = Lock()
+        self.lies: dict[str, Any] = {}
+        self.set_faults(Faults())
+        super().__init__(arm, port=port)
+        state = self.endpoints["getstate"]
+        self.endpoints["getstate"] = lambda given: {**state(given), **self.lies}
+
+    def respond(self, request: HTTPServerRequest) -> None:
+        faults = self.faults_of(request.path.strip("/"))
+        if faults.silent:
+            return
+        if faults.latency:
+            asyncio.get_running_loop().call_later(faults.latency, self._misbehave, request, faults)
+        else:
+            self._misbehave(request, faults)
+
+    def _misbehave(self, request: HTTPServerRequest, faults: Faults) -> None:
+        # The client may have hung up meanwhile.
+        with suppress(StreamClosedError):
+            if faults.status != 200:
+                send(request, faults.status, "an error that was asked for")
+            else:
+                self.lies = faults.state
+                super().respond(request)
+
+    def set_faults(self, faults: Faults) -> None:
+        with self._fault_lock:
+            self._faults, self._left = faults, faults.count
+
+    def faults_of(self, endpoint: str) -> Faults:
+        """How this call misbehaves; counts it."""
+        with self._fault_lock:
+            faults = self._faults
+            is_hit = endpoint in faults.endpoints if faults.endpoints else not endpoint.startswith("sim/")
+            if not is_hit:
+                return Faults()
+            self._left -= 1
+            if self._left == 0:
+                self._faults = Faults()
+            return faults
+
+
 @contextmanager
-def served(speed: float = 0.0, exp_name: str = STATES, **options: Any) -> Iterator[RobotServer]:
-    with RobotServer(simulated_arm(exp_name, options, speed)) as server:
+def served(speed: float = 0.0, exp_name: str = STATES, **options: Any) -> Iterator[FaultyServer]:
+    with FaultyServer(simulated_arm(exp_name, options, speed)) as server:
         yield server
 
 

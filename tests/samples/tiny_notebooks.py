@@ -5,18 +5,17 @@ from pathlib import Path
 import nbformat
 
 PARAMETERS = """\
-exp_name: str = "hirol_fixed_gripper"
+exp_name: str = "hirol_fixed_gripper"  # task
 seed: int = 0
 hidden_sizes: list[int] = [256, 256]
 offline_data_path: "str | list[str] | None" = None
 output_dir: str = "runs/latest"
 """
 CONFIG = """\
-from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.config.config import AgentSession, WSRLConfig
 from wsrl_kit.notebook.parameters import from_notebook
-from wsrl_kit.config.config import SessionConfig
 
-config, session = from_notebook(globals(), WSRLConfig, SessionConfig)
+config, session = from_notebook(globals(), WSRLConfig, AgentSession)
 """
 FINISH = """\
 import json

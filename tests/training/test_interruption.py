@@ -242,7 +242,7 @@ def test_data_that_changed_since_are_refused(sources, tmp_path, kind):
 
 
 SAMPLERS = {
-    "rank": {"use_prioritized_replay": True, "priority_kind": "rank"},
+    "by priority": {"use_prioritized_replay": True},
     "replay that is full": {"replay_capacity": 40},
     "a human's transitions": {"human": "scripted", "human_options": {"patience_steps": 9}},
 }

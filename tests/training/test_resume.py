@@ -20,8 +20,7 @@ from wsrl_kit.training.jobs import run_finetune, run_warmup
 
 JOBS = {"warmup": run_warmup, "finetune": run_finetune}
 SAMPLERS = {
-    "proportional": {"use_prioritized_replay": True, "priority_kind": "proportional"},
-    "rank": {"use_prioritized_replay": True, "priority_kind": "rank"},
+    "proportional": {"use_prioritized_replay": True},
     "uniform": {"use_prioritized_replay": False},
 }
 # Long enough to be killed in the middle; intervals that share no divisor, so that a checkpoint falls between records.

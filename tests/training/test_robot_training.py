@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot_samples import served
+from robot_samples import Faults, FaultyServer, served
 from training_samples import settings
 from wsrl_kit.analysis.figures import finetune_figure
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError, ParameterError, RobotError
 from wsrl_kit.parameters import build
-from wsrl_kit.robot.server import Faults, RobotServer
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
@@ -26,12 +25,12 @@ QUICK = {"deadline": 0.2, "retries": 0, "max_episode_steps": 6}
 STEPS = {"online_steps": 30, "log_interval": 10, "checkpoint_interval": 100, "evaluation_episodes": 0}
 
 
-def on_robot(server: RobotServer, **options: Any) -> WSRLConfig:
+def on_robot(server: FaultyServer, **options: Any) -> WSRLConfig:
     return settings(**STEPS, exp_name="hirol_robot", environment_options={"robot_url": server.url} | QUICK | options)
 
 
 @pytest.fixture
-def server() -> Iterator[RobotServer]:
+def server() -> Iterator[FaultyServer]:
     with served() as server:
         yield server
 
@@ -43,7 +42,7 @@ def test_a_robots_address_takes_the_experiments_place() -> None:
     assert build(WSRLConfig, {"robot_url": None}) == WSRLConfig()
 
 
-def test_a_run_on_a_robot_is_like_any_other(server: RobotServer, tmp_path: Path) -> None:
+def test_a_run_on_a_robot_is_like_any_other(server: FaultyServer, tmp_path: Path) -> None:
     run_finetune(on_robot(server), tmp_path, Silent())
     record = read_run(tmp_path)
     assert record.status == "finished"
@@ -55,7 +54,7 @@ def test_a_run_on_a_robot_is_like_any_other(server: RobotServer, tmp_path: Path)
 class Interrupted(Silent):
     """A kernel that is interrupted in the middle of the second episode; where the robot was then."""
 
-    def __init__(self, server: RobotServer) -> None:
+    def __init__(self, server: FaultyServer) -> None:
         self._arm = server.arm
 
     def update(self, step: int, total: int, text: str) -> None:
@@ -65,7 +64,7 @@ class Interrupted(Silent):
 
 
 def test_a_kernel_that_is_interrupted_leaves_the_robot_holding_and_a_run_to_go_on_with(
-    server: RobotServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     config = replace(on_robot(server), checkpoint_interval=6)
     kernel = Interrupted(server)
@@ -78,7 +77,7 @@ def test_a_kernel_that_is_interrupted_leaves_the_robot_holding_and_a_run_to_go_o
     assert read_run(tmp_path).status == "finished"
 
 
-def test_evaluations_beside_training_are_refused(server: RobotServer, tmp_path: Path) -> None:
+def test_evaluations_beside_training_are_refused(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="evaluation_episodes must be 0 with hirol_robot"):
         run_finetune(replace(on_robot(server), evaluation_episodes=1), tmp_path, Silent())
 
@@ -97,7 +96,7 @@ class Once:
 
 
 def test_a_robot_that_comes_back_is_waited_for(
-    server: RobotServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     healer = Timer(1.0, lambda: server.set_faults(Faults()))
 
@@ -116,7 +115,7 @@ def test_a_robot_that_comes_back_is_waited_for(
     assert lengths.environment_step.tolist() == [6, 15, 21, 27]
 
 
-def test_a_robot_that_stays_away_ends_the_run_with_everything_saved(server: RobotServer, tmp_path: Path) -> None:
+def test_a_robot_that_stays_away_ends_the_run_with_everything_saved(server: FaultyServer, tmp_path: Path) -> None:
     config = on_robot(server, reconnect_seconds=0.3)
     with pytest.raises(RobotError, match=r"no contact with the robot for 0\.3 s"):
         run_finetune(config, tmp_path, Once(9, lambda: server.set_faults(Faults(status=500))))
@@ -129,7 +128,7 @@ def test_a_robot_that_stays_away_ends_the_run_with_everything_saved(server: Robo
     assert record.curve("training/episode_length").environment_step.tolist() == [6, 15, 21, 27]
 
 
-def test_a_look_moves_nothing(server: RobotServer, tmp_path: Path) -> None:
+def test_a_look_moves_nothing(server: FaultyServer, tmp_path: Path) -> None:
     before = len(server.arm.commands)
     facts = check(on_robot(server))
     assert len(server.arm.commands) == before
@@ -139,7 +138,7 @@ def test_a_look_moves_nothing(server: RobotServer, tmp_path: Path) -> None:
 
 
 def test_a_robot_out_of_its_box_or_another_agents_checkpoint_stops_before_anything_moves(
-    server: RobotServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     below = {
         "abs_pose_limit_low": (0.46, -0.04, 0.2, 2.9, -0.2, -0.2),

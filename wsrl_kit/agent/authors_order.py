@@ -4,10 +4,9 @@ Two things differ from `sac.update`, and both are artefacts of one train state f
 
 - At one critic update per environment step, the actor's gradient is taken on the critics from before that update.
 - At more, each network that is "not updated" is given a loss of zero, and so its optimizer a gradient of zero: Adam's
-  momentum moves it all the same. Actor and temperature coast through every critic update, and the critics through the
-  actor's.
+  momentum still moves it. Actor and temperature move in every critic update, and the critics in the actor's.
 
-Two more of their differences are not reproduced: the temperature's gradient is taken on the actions of the actor's own
+Two more differences are not reproduced: the temperature's gradient is taken on the actions of the actor's own
 loss, not on others at the next observations; and subsets of critics are drawn without repetition.
 """
 
@@ -37,7 +36,7 @@ def update(
         state: SACState, inputs: tuple[Transition, PRNGKeyArray]
     ) -> tuple[SACState, tuple[sac.Metrics, Float[Array, " batch"]]]:
         state, metrics, td_error = sac.update_critic(config, state, *inputs, weights.conservative)
-        return (_coast_actor(config, state) if updates > 1 else state), (metrics, td_error)
+        return (_zero_gradient_actor_step(config, state) if updates > 1 else state), (metrics, td_error)
 
     learned, (critic_metrics, td_error) = jax.lax.scan(
         critic_step, state, (batch, jax.random.split(critic_key, updates))
@@ -52,7 +51,7 @@ def update(
             critic=learned.critic, target_critic=learned.target_critic, critic_optimizer=learned.critic_optimizer
         )
     else:
-        critic, optimizer = _coast(critic_optimizer(config), acted.critic_optimizer, acted.critic)
+        critic, optimizer = zero_gradient_step(critic_optimizer(config), acted.critic_optimizer, acted.critic)
         state = acted._replace(critic=critic, critic_optimizer=optimizer)
     if config.cql_target_gap is not None:
         state, multiplier_metrics = sac.update_multiplier(config, state, metrics["conservative_gap"])
@@ -60,9 +59,9 @@ def update(
     return state, metrics | actor_metrics, td_error
 
 
-def _coast_actor(config: SACConfig, state: SACState) -> SACState:
-    actor, own_optimizer = _coast(actor_optimizer(config), state.actor_optimizer, state.actor)
-    log_temperature, temperatures_optimizer = _coast(
+def _zero_gradient_actor_step(config: SACConfig, state: SACState) -> SACState:
+    actor, own_optimizer = zero_gradient_step(actor_optimizer(config), state.actor_optimizer, state.actor)
+    log_temperature, temperatures_optimizer = zero_gradient_step(
         temperature_optimizer(config), state.temperature_optimizer, state.log_temperature
     )
     return state._replace(
@@ -73,8 +72,8 @@ def _coast_actor(config: SACConfig, state: SACState) -> SACState:
     )
 
 
-def _coast(
+def zero_gradient_step(
     optimizer: optax.GradientTransformation, optimizer_state: PyTree, parameters: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """A step on a gradient of zero: what is left of the momentum."""
+    """One optimizer step with a gradient of zero: Adam's momentum moves the parameters."""
     return step(optimizer, jax.tree.map(jnp.zeros_like, parameters), optimizer_state, parameters)

@@ -34,16 +34,16 @@ from wsrl_kit.replay.transition import Transition
 METRICS = ("grasp_loss", "grasp_q_mean")
 
 
-def choose(config: SACConfig, critic: PyTree, seen: Float[Array, "batch feature"]) -> Integer[Array, " batch"]:
-    """The choice of the highest value for each example, as `gripper.joined` takes it; there is no exploration."""
-    return jnp.argmax(grasp_network(config).apply(critic, seen), axis=-1)
+def choose(config: SACConfig, critic: PyTree, network_input: Float[Array, "batch feature"]) -> Integer[Array, " batch"]:
+    """The choice with the highest value, without exploration."""
+    return jnp.argmax(grasp_network(config).apply(critic, network_input), axis=-1)
 
 
 def update(config: SACConfig, state: SACState, batch: Transition) -> tuple[SACState, dict[str, Float[Array, ""]]]:
-    """A step of the discrete critic and its target for each leading row of `batch`; all else stays as it is.
+    """One step of the discrete critic and its target for each leading row of `batch`.
 
     Args:
-        batch: arrays with leading axes (utd, batch), as `sac.prepare` gives them.
+        batch: prepared by `sac.prepare`; leading axes (utd, batch).
 
     Returns:
         The new state, and metrics (means over the steps).
@@ -61,18 +61,18 @@ def _step(
     config: SACConfig, state: SACState, grasp: GraspState, batch: Transition
 ) -> tuple[GraspState, dict[str, Float[Array, ""]]]:
     network = grasp_network(config)
-    seen = features(config, state, encoder(state.critic), batch.observation, batch.images)
-    next_seen, target_seen = (
+    network_input = features(config, state, encoder(state.critic), batch.observation, batch.images)
+    next_input, target_input = (
         features(config, state, encoder(critic), batch.next_observation, batch.next_images)
         for critic in (state.critic, state.target_critic)
     )
-    next_value = losses.double_q(network.apply(grasp.critic, next_seen), network.apply(grasp.target, target_seen))
+    next_value = losses.double_q(network.apply(grasp.critic, next_input), network.apply(grasp.target, target_input))
     penalty = 0.0 if batch.grasp_penalty is None else batch.grasp_penalty
     target = losses.td_target(batch.reward + penalty, batch.mask, next_value, config.discount)
     taken = gripper.choice(config.gripper, batch.action)
 
     def loss(critic: PyTree) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
-        value = losses.value_of_choice(network.apply(critic, seen), taken)
+        value = losses.value_of_choice(network.apply(critic, network_input), taken)
         return jnp.mean(batch.weight * losses.squared_td_error(value[None], target)), value
 
     (loss_value, value), gradient = jax.value_and_grad(loss, has_aux=True)(grasp.critic)

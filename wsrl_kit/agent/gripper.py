@@ -2,7 +2,6 @@
 
 A gripper's entry is the last of its arm's. Robots take it as one of three commands, -1 (close), 0 (nothing) and
 1 (open); the commands of all grippers together are one choice, in HIL-SERL's order.
-
 """
 
 import jax.numpy as jnp
@@ -19,11 +18,11 @@ COUNTS = {FIXED: 0, "single": 1, "dual": 2}
 """Learned grippers, by set-up."""
 
 COMMANDS = 3
-"""Of one gripper."""
+"""Commands of one gripper."""
 
 
 def check(gripper: str, action_size: int) -> None:
-    """Refuses a set-up that an action does not fit.
+    """Checks that an action of this size has room for the grippers.
 
     Raises:
         ParameterError: each arm needs as many entries as the other, and one beside its gripper's.
@@ -35,7 +34,7 @@ def check(gripper: str, action_size: int) -> None:
 
 
 def choices(gripper: str) -> int:
-    """How many there are."""
+    """Number of choices."""
     return COMMANDS ** COUNTS[gripper]
 
 
@@ -48,7 +47,7 @@ def continuous(gripper: str, action: Float[Array, "*batch action"]) -> Float[Arr
 
 
 def choice(gripper: str, action: Float[Array, "*batch action"]) -> Integer[Array, "*batch"]:
-    """The choice that an action's grippers' entries make, rounded to commands; `joined` is its inverse."""
+    """The choice that the grippers' entries of an action encode, rounded to commands; the inverse of `joined`."""
     commands = jnp.round(action.reshape(*action.shape[:-1], COUNTS[gripper], -1)[..., -1]).astype(jnp.int32) + 1
     return jnp.sum(commands * jnp.array(_digits(gripper)), axis=-1)
 
@@ -63,7 +62,7 @@ def joined(
 
 
 def rounded(gripper: str, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
-    """The action as a robot takes it: its grippers' entries as commands."""
+    """The action with its grippers' entries rounded to commands."""
     arms = action.reshape(max(COUNTS[gripper], 1), -1).copy()
     if gripper != FIXED:
         arms[:, -1] = np.round(arms[:, -1])

@@ -29,17 +29,14 @@ def squared_td_error(value: Float[Array, "ensemble batch"], target: Float[Array,
 
 
 def value_of_choice(value: Float[Array, "batch choices"], choice: Integer[Array, " batch"]) -> Float[Array, " batch"]:
-    """A discrete critic's value of what was chosen."""
+    """A discrete critic's value of the chosen entry."""
     return jnp.take_along_axis(value, choice[:, None], axis=1)[:, 0]
 
 
 def double_q(
     value: Float[Array, "batch choices"], target_value: Float[Array, "batch choices"]
 ) -> Float[Array, " batch"]:
-    """Value of the next choice: the online critic makes it, the target critic values it.
-
-    Double DQN (van Hasselt et al. 2016, arXiv 1509.06461, section on double DQN).
-    """
+    """Double DQN: the online critic chooses, the target critic gives the value (van Hasselt et al. 2016)."""
     return value_of_choice(target_value, jnp.argmax(value, axis=1))
 
 
@@ -49,26 +46,24 @@ def soft_policy(
     """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7).
 
     Args:
-        log_probability: of the policy's action.
-        value: of that action, the ensemble's values already made one: by the minimum in SAC and WSRL's code, by the
-            mean in REDQ (Chen et al. 2021, algorithm 1), RLPD and HIL-SERL.
-        temperature: of the entropy bonus.
+        value: of the policy's action, reduced over the ensemble: by the minimum in SAC and WSRL's code, by the mean in
+            REDQ (Chen et al. 2021, algorithm 1), RLPD and HIL-SERL.
     """
     return temperature * log_probability - value
 
 
 def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) -> Float[Array, " batch"]:
-    """How far the entropy estimate lies above its target (Haarnoja et al. 2018, equation 18, without the factor)."""
+    """Entropy estimate minus its target (Haarnoja et al. 2018, equation 18, without the factor)."""
     return lax.stop_gradient(-log_probability - target_entropy)
 
 
 def behavior_cloning(
     action: Float[Array, "batch action"], data_action: Float[Array, "batch action"]
 ) -> Float[Array, " batch"]:
-    """Squared distance of the policy's action to the data's, mean over its entries.
+    """Squared distance between the policy's action and the data's, mean over entries.
 
-    TD3+BC's term (Fujimoto and Gu 2021, equation 5), of a deterministic action there; unlike the likelihood it stays
-    finite for recorded actions at the bounds.
+    TD3+BC's term (Fujimoto and Gu 2021, equation 5; deterministic there). Unlike the likelihood it is finite for
+    actions at the bounds.
     """
     return jnp.mean(jnp.square(action - data_action), axis=-1)
 
@@ -79,19 +74,16 @@ def conservative_gap(
     value: Float[Array, "ensemble batch"],
     temperature: float,
 ) -> Float[Array, " batch"]:
-    """CQL(H): how far sampled actions are valued above the data's, mean over the ensemble.
+    """CQL(H): value of sampled actions minus value of the data's actions, mean over the ensemble.
 
     `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` over actions a_i drawn from
-    uniform and policy distributions (Kumar et al. 2020, equation 4, importance sampling of
-    appendix F). As in the
+    uniform and policy distributions (Kumar et al. 2020, equation 4, importance sampling of appendix F). As in the
     authors' code the sum over the samples is not divided by their number, which shifts the gap by a constant, and
-    gradient flows into the values alone.
+    the gradient flows into the values only.
 
     Args:
-        sampled_value: Q of the sampled actions.
-        log_density: log of the density that each was drawn with.
-        value: Q of the data's actions.
-        temperature: of the log-sum-exp.
+        log_density: logarithm of the density that each action was drawn with.
+        value: of the data's actions.
     """
     sampled = (sampled_value - lax.stop_gradient(log_density)) / temperature
     return jnp.mean(temperature * nn.logsumexp(sampled, axis=-1) - value, axis=0)
@@ -100,16 +92,15 @@ def conservative_gap(
 def calibrated(
     sampled_value: Float[Array, "ensemble batch actions"], monte_carlo_return: Float[Array, " batch"]
 ) -> Float[Array, "ensemble batch actions"]:
-    """Values not below the return that the data's own policy got from there: where they are, nothing pushes them down.
+    """The larger of each value and the data's Monte-Carlo return: CQL's term pushes no value below that return.
 
-    Cal-QL (Nakamoto et al. 2023, equation 5.1). For actions of the policy; random ones stay unbounded. A return of
-    -inf bounds nothing, which leaves CQL.
+    Cal-QL (Nakamoto et al. 2023, equation 5.1), for the policy's actions only. A return of -inf leaves CQL.
     """
     return jnp.maximum(sampled_value, monte_carlo_return[:, None])
 
 
 def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Array, "*batch"]:
-    """How far the conservative gap lies below the one aimed at: its product with the multiplier is minimised.
+    """Target gap minus the conservative gap; its product with the multiplier is minimised.
 
     The Lagrange form of CQL (Kumar et al. 2020, appendix F): the multiplier grows while the gap is above its target.
     """
@@ -117,10 +108,10 @@ def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Arra
 
 
 SamplePolicy = Callable[[Float[Array, "rows observation"], PRNGKeyArray], tuple[Array, Array]]
-"""Observations and a key to an action for each, and its log-probability."""
+"""(network inputs, key) -> (actions, log-probabilities)."""
 
 ValueOf = Callable[[Float[Array, "rows observation"], Float[Array, "rows action"]], Array]
-"""Observations and actions to every critic's values, (ensemble, rows)."""
+"""(network inputs, actions) -> values, (ensemble, rows)."""
 
 
 class SampledActions(NamedTuple):
@@ -154,7 +145,7 @@ def sample_actions(
     return SampledActions(jnp.concatenate(actions, axis=1), jnp.concatenate(log_densities, axis=1))
 
 
-def gap(
+def sampled_conservative_gap(
     value_of: ValueOf,
     sampled: SampledActions,
     observation: Float[Array, "batch observation"],
@@ -162,11 +153,10 @@ def gap(
     temperature: float,
     lower_bound: Float[Array, " batch"] | None,
 ) -> Float[Array, " batch"]:
-    """The conservative gap of each example, see `losses.conservative_gap`.
+    """`conservative_gap` of sampled actions.
 
     Args:
         value: of the data's actions.
-        temperature: of the log-sum-exp.
         lower_bound: Monte-Carlo returns that bound the values of policy actions (Cal-QL); None for CQL.
     """
     batch_size, count, action_size = sampled.action.shape

@@ -1,4 +1,4 @@
-"""What an agent is: sizes and constants, parameters, optimizers. How it acts and learns is `sac`."""
+"""The agent's state: static configuration, parameters, optimizers. `sac` has the functions that act and learn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,21 +19,20 @@ from wsrl_kit.replay.transition import Images
 Reduction = Callable[..., Array]
 
 ENSEMBLE_REDUCTIONS: dict[str, Reduction] = {"mean": jnp.mean, "minimum": jnp.min}
-"""How the actor's objective makes one value of the ensemble's: REDQ's, RLPD's and HIL-SERL's mean, SAC's minimum."""
+"""Reduction over critics in the actor's objective: REDQ, RLPD and HIL-SERL take the mean, SAC the minimum."""
 
 
 @dataclass(frozen=True)
 class SACConfig:
-    """What fixes the compiled program: sizes, and constants of the formulas. Names as in `WSRLConfig`.
+    """The static part of an agent, compiled into its programs. Fields as in `AgentParameters`.
 
     Attributes:
         critic_decay_steps: updates after which a decaying learning rate of the critics reaches 0.
-        actor_decay_steps: the same for actor and temperature, which take one step where the critics take UTD.
-        is_conservative: CQL's term is in the critics' loss.
-        is_calibrated: it is bounded by Monte-Carlo returns, which makes it Cal-QL's.
-        pixels: how images are seen; None for an agent that sees states alone.
-        gripper: the set-up (see `gripper`): actor and critics act on the `continuous_size` entries of the action that
-            are not a learned gripper's.
+        actor_decay_steps: likewise for actor and temperature, which take one step where the critics take UTD steps.
+        is_conservative: the critics' loss has CQL's term.
+        is_calibrated: Monte-Carlo returns bound CQL's term (Cal-QL).
+        pixels: the encoder of images; None for an agent that sees states only.
+        gripper: set-up of learned grippers (see `gripper`); actor and critics have the other `continuous_size` entries.
     """
 
     observation_size: int
@@ -72,7 +71,7 @@ class SACConfig:
 
     @property
     def continuous_size(self) -> int:
-        """Entries of the action that are the actor's."""
+        """Entries of the action that the actor chooses."""
         return self.action_size - gripper.COUNTS[self.gripper]
 
     @property
@@ -90,17 +89,17 @@ class GraspState(NamedTuple):
 
 
 class SACState(NamedTuple):
-    """Everything that learning changes, and the fixed normalisation of observations.
+    """Everything that learning changes, and the normalisation of observations.
 
     Attributes:
-        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). Where there are images,
-            {"ensemble": these, "encoder": {"maps": those of the encoder, "trunks": of its trunks, unless they are
-            frozen}}: the critics' loss trains all of it, and the target averages all of it.
+        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). With images {"ensemble":
+            ..., "encoder": {"maps": ..., "trunks": ... unless frozen}}: the loss trains, and the target averages,
+            all of it.
         log_temperature: logarithm of the entropy temperature.
         log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
-        trunk: parameters of the images' frozen trunks, which no optimizer knows; () without any.
+        trunk: parameters of frozen trunks, which no optimizer holds; () without any.
         grasp: the discrete critic, where a gripper is learned; else ().
     """
 
@@ -121,7 +120,7 @@ class SACState(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What acting needs of an agent: fields of `SACState`, the encoder of its critics, and the discrete critic."""
+    """The part of an agent that acts: fields of `SACState`, the critics' encoder, and the discrete critic."""
 
     actor: PyTree
     observation_center: Float[Array, " observation"]
@@ -238,10 +237,10 @@ def create(
 
 
 def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACState:
-    """The agent with given parameters of the trunk that all its cameras share.
+    """Replaces the parameters of the trunk that all cameras share.
 
     Raises:
-        ParameterError: it has a trunk for each camera.
+        ParameterError: the agent has a trunk for each camera.
     """
     assert config.pixels is not None
     if vision.SHARED_TRUNK not in config.pixels.trunk_of.values():
@@ -260,7 +259,7 @@ def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACSta
 
 
 def policy(state: SACState) -> Policy:
-    """The agent's policy: few arrays, so that a call per environment step has little to hand over."""
+    """The policy of an agent: few arrays, so that a call for each environment step is fast."""
     grasp_critic = state.grasp.critic if isinstance(state.grasp, GraspState) else ()
     normalisation = (state.observation_center, state.observation_scale)
     return Policy(state.actor, *normalisation, encoder(state.critic), state.trunk, grasp_critic)
@@ -269,7 +268,7 @@ def policy(state: SACState) -> Policy:
 def normalise(
     agent: SACState | Policy, observation: Float[Array, "batch observation"]
 ) -> Float[Array, "batch observation"]:
-    """What networks see of an observation."""
+    """The normalised observation."""
     return (observation - agent.observation_center) / agent.observation_scale
 
 
@@ -281,11 +280,11 @@ def features(
     images: Images,
     dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "batch feature"]:
-    """What actor and critics see: the normalised state; where there are images, what the encoder makes of both.
+    """Network input of actor and critics: the normalised state, or the encoding of images and state.
 
     Args:
-        encoder: parameters of the encoder, in training the online or the target critics' own.
-        images: as `prepare` gives them.
+        encoder: the encoder's parameters: in training those of the online or of the target critics.
+        images: prepared by `sac.prepare`.
         dropout_key: for the encoder's dropout in training; None: without.
     """
     state = normalise(agent, observation)
@@ -296,19 +295,19 @@ def features(
 
 
 def frozen_features(config: SACConfig, agent: SACState | Policy, images: Images) -> Images:
-    """Images after a frozen trunk; as they are where there is none, and where replay keeps what it made of them."""
+    """Feature maps of a frozen trunk; images unchanged without one, and where replay already holds feature maps."""
     if config.pixels is None or not config.pixels.is_frozen or any(leaf.dtype != jnp.uint8 for leaf in images.values()):
         return images
     return vision.trunk_features(config.pixels, agent.trunk, images)
 
 
 def ensemble(critic: PyTree) -> PyTree:
-    """The ensemble's part of the critics' parameters."""
+    """The critics' parameters without their encoder's."""
     return critic.get("ensemble", critic)
 
 
 def encoder(critic: PyTree) -> PyTree:
-    """The encoder's part of the critics' parameters; () where agents see states alone."""
+    """The encoder's parameters; () for an agent that sees states only."""
     return critic.get("encoder", ())
 
 
@@ -332,33 +331,33 @@ def critic_network(config: SACConfig, size: int) -> networks.Network:
 
 
 def grasp_network(config: SACConfig) -> networks.Network:
-    """Observation to the value of each choice of the grippers' commands; widths of layers as the others'."""
+    """Observation to the value of each choice of the grippers' commands."""
     layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
     return networks.ChoiceCritic(gripper.choices(config.gripper), *layers)
 
 
 def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """The actor's own."""
+    """Optimizer of the actor."""
     return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
 
 
 def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """The critics' own."""
+    """Optimizer of the critics."""
     return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
 
 
 def grasp_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """The discrete critic's own, which steps as often as the critics'."""
+    """Optimizer of the discrete critic, which steps as often as the critics'."""
     return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
 
 
 def temperature_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """The entropy temperature's own."""
+    """Optimizer of the entropy temperature."""
     return _adam(config, config.temperature_learning_rate, config.actor_decay_steps)
 
 
 def multiplier_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """That of the multiplier of CQL's term, with the critics' learning rate as in the authors' code."""
+    """Optimizer of the multiplier of CQL's term, with the critics' learning rate as in the authors' code."""
     return _adam(config, config.critic_learning_rate, config.actor_decay_steps)
 
 

@@ -36,13 +36,13 @@ RESNET_IMAGE_SIZE = (128, 128)
 """Height and width that the ResNet-10 sees; images of other sizes are resized to it, as HIL-SERL does."""
 
 PIXEL_MEAN, PIXEL_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels red, green and blue, on a scale from 0 to 1."""
+"""Mean and standard deviation of ImageNet's red, green and blue channels, in [0, 1]."""
 
 RESNET_CHANNELS = (64, 128, 256, 512)
-"""Of the blocks of a ResNet-10; every block but the first halves height and width."""
+"""Channels of a ResNet-10's blocks; every block but the first halves height and width."""
 
 SMALL_CHANNELS = (32, 64, 128, 256)
-"""Of the layers of the small network, which are SERL's; each halves height and width."""
+"""Channels of the small network's layers (SERL's); each halves height and width."""
 
 DROPOUT_RATE = 0.1
 """Share of spatial features dropped in training."""
@@ -58,10 +58,10 @@ def _group_norm(name: str) -> linen.GroupNorm:
 
 
 class HalvingConvolution(linen.Module):
-    """What `linen.Conv(channels, (3, 3), (2, 2))` computes, parameters alike, by one matrix product.
+    """`linen.Conv(channels, (3, 3), (2, 2))`, with equal parameters, as one matrix product.
 
-    On processors XLA's own convolutions within a loop, and updates are one, take many times as long (a whole update
-    with two 128x128 cameras: 7 times).
+    On processors XLA's convolutions inside a loop are many times slower (a whole update with two 128x128 cameras: 7
+    times).
     """
 
     channels: int
@@ -175,7 +175,7 @@ class PixelEncoder(linen.Module):
     Attributes:
         cameras: names, in the order of the output.
         camera_width: of each camera's part of the output.
-        state_width: of the state's part; 0: the state is not looked at.
+        state_width: of the state's part; 0: the state is no input.
         spatial_features: weighted sums over the places of a feature map, for each of its channels.
     """
 
@@ -194,7 +194,7 @@ class PixelEncoder(linen.Module):
         """The vector, (batch, cameras * camera_width + state_width).
 
         Args:
-            maps: what the trunk gave for each frame of each camera's stack, oldest first.
+            maps: feature maps of each frame of each camera's stack, oldest first.
             state: flat.
             train: dropout is active (and needs the random stream "dropout").
         """
@@ -226,7 +226,7 @@ FeatureMaps = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon h w channe
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """The static part of a policy's sight.
+    """The static part of an image encoder.
 
     Attributes:
         cameras: names, in the order of the encoded vector.
@@ -237,7 +237,7 @@ class PixelConfig:
         is_frozen: the trunk is never trained.
         augmentation_padding: pixels of the random crop; 0: none.
         camera_width: of each camera's part of the encoded vector.
-        state_width: of the state's part; 0: the state is not looked at.
+        state_width: of the state's part; 0: the state is no input.
         spatial_features: weighted sums over the places of a feature map, for each of its channels.
     """
 
@@ -254,17 +254,17 @@ class PixelConfig:
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
-        """Of one observation's images of a camera: observation horizon, height, width, channels."""
+        """Shape of one observation's images of a camera: observation horizon, height, width, channels."""
         return self.observation_horizon, self.image_height, self.image_width, 3
 
     @property
     def encoder_name(self) -> str:
-        """As users name an encoder and whether it is frozen, and as `for_cameras` takes it."""
+        """The user's name of the encoder, such as "resnet10_frozen"."""
         return self.encoder + FROZEN * self.is_frozen
 
     @property
     def encoded_size(self) -> int:
-        """Of the vector that `encode` gives."""
+        """Size of `encode`'s output."""
         return len(self.cameras) * self.camera_width + self.state_width
 
     @property
@@ -274,7 +274,7 @@ class PixelConfig:
 
 
 def for_cameras(cameras: Mapping[str, tuple[int, ...]], encoder_name: str, augmentation_padding: int) -> PixelConfig:
-    """The sight of a policy with these cameras.
+    """The image encoder's configuration for these cameras.
 
     Args:
         cameras: by name, in the order of the encoded vector: observation horizon, height, width, channels; all equal.
@@ -345,7 +345,7 @@ def encode(
     state: Float[Array, "*batch state"],
     dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "*batch encoded"]:
-    """One vector of what the cameras show and the state: the cameras in their order, then the state.
+    """One vector from feature maps and state: the cameras in their order, then the state.
 
     Args:
         encoder: parameters, as `create_encoder` gives.
@@ -405,7 +405,7 @@ def random_crop(
 
 
 def load_resnet10(path: Path | str) -> dict[str, Any]:
-    """Parameters of `networks.pixels.Trunk("resnet10")`, float32.
+    """Parameters of `Trunk("resnet10")`, float32.
 
     The file holds a pickled tree of arrays by name (`conv_init`, `norm_init`, `ResNetBlock_0` to `_3`), of numpy or of
     JAX; entries that the trunk does not have, such as the classifier's, are left out, as HIL-SERL does. No code in the

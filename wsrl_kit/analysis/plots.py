@@ -1,21 +1,40 @@
-"""Every picture of the kit on one `ax`: axes in, axes out, drawn from run records (or plain arrays), without pyplot."""
+"""Everything drawn on one axes, from run records, `metrics.reduce_runs` or arrays; without pyplot."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from wsrl_kit.analysis.arms import arm_colours, arm_label, arm_order
-from wsrl_kit.analysis.metrics import SUCCESS, Quantity, is_censored
-from wsrl_kit.analysis.statistics import align, bootstrap_band, bootstrap_interval, iqm, mean
+from wsrl_kit.analysis.metrics import SUCCESS, Quantity, arm_label, arm_order, finished, is_censored
+from wsrl_kit.analysis.statistics import (
+    Band,
+    Interval,
+    align,
+    bootstrap_band,
+    bootstrap_interval,
+    iqm,
+    mean,
+    performance_profile,
+    reached_band,
+)
 from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import for_figure
 
+# Okabe and Ito's palette, told apart with every common colour blindness; grey for the arm without data.
+COLOURS = {
+    "scratch": "#7a7a7a",
+    "rlpd_demos": "#e69f00",
+    "rlpd_all": "#0072b2",
+    "warmup_decay": "#d55e00",
+    "warmup_wsrl": "#009e73",
+    "warmup_no_data": "#882255",
+}
+OTHER_COLOURS = ("#56b4e9", "#cc79a7", "#2d00d2", "#f0e442", "#000000", "#2df0d2")
 AXIS_LABELS = {"environment_step": "Online environment steps", "gradient_step": "Gradient steps"}
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 NEUTRAL = "#555555"
@@ -23,18 +42,20 @@ GRID = "#e4e4e4"
 SHOW_EVERY_SEED = 10
 HOLLOW = "\n(hollow: not reached by then)"
 MOST_BANDS = 6
-"""Of more arms the bands would hide the curves."""
+"""With more arms than this, no bands are drawn: they would hide the curves."""
+
+
+def arm_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm, all different among twelve; a known arm keeps its colour in every figure."""
+    ordered = arm_order(names)
+    known = {name: COLOURS[name] for name in ordered if name in COLOURS}
+    free = [*OTHER_COLOURS, *(colour for colour in COLOURS.values() if colour not in known.values())]
+    others = [name for name in ordered if name not in COLOURS]
+    return known | {name: free[index % len(free)] for index, name in enumerate(others)}
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows * columns` axes in reading order, in the kit's style; never registered with pyplot.
-
-    Args:
-        rows: of axes.
-        columns: of axes.
-        width: of one axes, inches.
-        height: of one axes, inches.
-    """
+    """A figure with `rows * columns` axes of `width` x `height` inches in reading order; unknown to pyplot."""
     figure = Figure(figsize=(width * columns, height * rows), dpi=150, layout="constrained")
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for ax in axes:
@@ -45,7 +66,7 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: floa
 
 
 def panel_figure(count: int, width: float, height: float, across: int = 3) -> tuple[Figure, list[Axes]]:
-    """Like `new_figure`, with `count` axes in rows of at most `across`: a wider figure is small print on a page."""
+    """Like `new_figure`, with `count` axes in rows of at most `across`."""
     columns = min(count, across)
     figure, axes = new_figure(-(-count // columns), columns, width, height)
     for ax in axes[count:]:
@@ -53,16 +74,16 @@ def panel_figure(count: int, width: float, height: float, across: int = 3) -> tu
     return figure, axes[:count]
 
 
-def names_on_the_left(axes: Sequence[Axes]) -> None:
-    """Leaves the names of the rows on the first axes of every line of a figure."""
+def label_first_column(axes: Sequence[Axes]) -> None:
+    """Keep tick labels of the vertical axis in the first column only."""
     for ax in axes:
         place = ax.get_subplotspec()
         if place is not None and not place.is_first_col():
             ax.set_yticklabels([])
 
 
-def blank_empty(axes: Sequence[Axes], is_running: bool) -> None:
-    """Axes without a point become a sentence: ticks and grid around nothing would look like a measurement."""
+def replace_empty_axes(axes: Sequence[Axes], is_running: bool) -> None:
+    """Replace axes without a point by a sentence: ticks and grid around nothing look like a measurement."""
     for ax in axes:
         if not _has_points(ax):
             sentence = f"{ax.get_ylabel()}: {'nothing recorded yet' if is_running else 'not recorded'}"
@@ -72,13 +93,13 @@ def blank_empty(axes: Sequence[Axes], is_running: bool) -> None:
 
 
 def _has_points(ax: Axes) -> bool:
-    """Whether anything is drawn at a place of the data; lines across the whole axes mark none."""
+    """Whether an image or a point in data coordinates is drawn."""
     lines = [line for line in ax.lines if line.get_transform() == ax.transData]
     return bool(ax.images) or any(np.isfinite(line.get_xydata()).all(axis=1).any() for line in lines)
 
 
 def shared_legend(figure: Figure, ax: Axes) -> None:
-    """The labels of one axes as a legend below the whole figure."""
+    """Put the legend of one axes below the whole figure."""
     handles, labels = ax.get_legend_handles_labels()
     columns = min(len(labels), max(1, int(figure.get_figwidth() // 3.6)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -87,10 +108,9 @@ def shared_legend(figure: Figure, ax: Axes) -> None:
 def run_curve(
     record: RunRecord, metric: str = SUCCESS, against: str = "environment_step"
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Steps and values of one run, steps increasing.
+    """Increasing steps and values of one run; against gradient steps the warmup comes first.
 
-    Against gradient steps the warmup's evaluations come first. During frozen rollouts the policy does not change and
-    several evaluations share one gradient step: they become their mean.
+    Evaluations at the same step, such as those during frozen rollouts against gradient steps, become their mean.
     """
     phases = ("warmup", "online") if against == "gradient_step" else ("online",)
     curves = [record.curve(metric, phase) for phase in phases]
@@ -108,15 +128,11 @@ def learning_curves(
     against: str = "environment_step",
     label: str = "Success rate",
 ) -> Axes:
-    """Every seed thin (dashed if its run is not finished), the IQM of the finished ones thick with its 95 % band.
+    """Each seed thin (dashed if not finished), the IQM of the finished seeds thick with its 95 % band.
 
-    Dotted vertical lines mark the switch; a triangle on the curve marks where an arm's frozen rollouts end. More than
-    `MOST_BANDS` arms have no bands.
+    Dotted vertical lines mark the switch; a triangle on the curve marks the end of an arm's frozen rollouts.
 
     Args:
-        ax: drawn on.
-        records: runs of any arms.
-        metric: an evaluation metric.
         against: "environment_step" or "gradient_step"; the latter shows the warmup's evaluations left of the switch.
         label: of the value axis.
     """
@@ -125,14 +141,14 @@ def learning_curves(
         runs = [record for record in records if record.arm == arm]
         drawn = [(run, *run_curve(run, metric, against)) for run in runs]
         drawn = [(run, steps, values) for run, steps, values in drawn if len(steps)]
-        finished = [(steps, values) for run, steps, values in drawn if run.status == "finished"]
+        complete = [(steps, values) for run, steps, values in drawn if run.status == "finished"]
         for run, steps, values in drawn if len(drawn) <= SHOW_EVERY_SEED else ():
             style = "-" if run.status == "finished" else "--"
             ax.plot(steps, values, style, color=colours[arm], linewidth=0.8, alpha=0.35, zorder=2)
         ax.plot([], [], color=colours[arm], linewidth=2.4, label=for_figure(arm_label(arm)))
-        if not finished:
+        if not complete:
             continue
-        grid, values = align(finished)
+        grid, values = align(complete)
         band = bootstrap_band(values)
         if len(colours) <= MOST_BANDS:
             ax.fill_between(grid, band.low, band.high, color=colours[arm], alpha=0.15, linewidth=0, zorder=1)
@@ -153,11 +169,10 @@ def learning_curves(
 
 
 def switch_diagnostic(ax: Axes, records: Sequence[RunRecord], quantity: str = "q") -> Axes:
-    """What the critic says of the frozen offline probe (dashed) and of the online batches (solid) after the switch.
+    """Q or TD error on the frozen offline probe (dashed) and on the online batches (solid) after the switch.
 
     Args:
-        ax: drawn on.
-        records: one run, or runs of several arms, whose seeds are drawn as their IQM (the finished ones, if any is).
+        records: an arm's seeds are drawn as their IQM (the finished seeds, if any is).
         quantity: "q" or "td_error".
     """
     readings = (
@@ -193,12 +208,9 @@ def run_metrics(
     against: str = "environment_step",
     label: str = "",
 ) -> Axes:
-    """Metrics of a single run.
+    """Metrics of a single run, each given by its label.
 
     Args:
-        ax: drawn on.
-        record: the run.
-        metrics: metric by the label it gets.
         phase: "warmup" or "online".
         against: "environment_step" or "gradient_step".
         label: of the value axis.
@@ -226,7 +238,7 @@ def run_metrics(
 
 
 def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, Float[np.ndarray, " steps"]]) -> Axes:
-    """Schedules such as the offline ratio, PER's beta or a term's weight by label, against environment steps."""
+    """Schedules by label, such as the offline ratio or PER's beta, against environment steps."""
     for (name, heights), colour in zip(values.items(), SERIES_COLOURS, strict=False):
         ax.plot(steps, heights, color=colour, linewidth=2.0, label=name)
     ax.legend(frameon=False)
@@ -236,7 +248,7 @@ def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, F
 
 
 def source_bars(ax: Axes, names: Sequence[str], values: Float[np.ndarray, " sources"], label: str) -> Axes:
-    """One horizontal bar per offline source, with its number: a success rate, length, weight or count."""
+    """One horizontal bar for each offline source, with its number."""
     bars = ax.barh(range(len(names)), np.nan_to_num(values), height=0.6, color=SERIES_COLOURS[0])
     ax.bar_label(
         bars, ["not known" if math.isnan(v) else f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in values], padding=4
@@ -250,7 +262,7 @@ def source_bars(ax: Axes, names: Sequence[str], values: Float[np.ndarray, " sour
 
 
 def return_histogram(ax: Axes, returns: Mapping[str, Float[np.ndarray, " episodes"]], label: str = "Return") -> Axes:
-    """How the episodes' returns (or lengths) are spread, one outline per source on common bins."""
+    """Histogram of the episodes' returns, one outline for each source on common bins."""
     spread = np.concatenate(list(returns.values()))
     edges = np.histogram_bin_edges(spread[np.isfinite(spread)], bins=24)
     for (name, values), colour in zip(returns.items(), SERIES_COLOURS, strict=False):
@@ -262,91 +274,156 @@ def return_histogram(ax: Axes, returns: Mapping[str, Float[np.ndarray, " episode
     return ax
 
 
-def summary_points(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, heading: str = "") -> Axes:
-    """One row per arm: a dot per finished seed, the IQM (restricted mean if censored) with its 95 % interval.
+def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: str = "") -> Axes:
+    """One row for each arm: a dot per finished seed, the IQM (restricted mean if censored) with its 95 % interval.
 
-    Hollow: a seed that had not got there by then, and a mean over some such seeds, which is a lower bound.
-
-    Args:
-        ax: drawn on.
-        rows: of `metrics.reduce_run`.
-        quantity: one of `metrics.QUANTITIES`.
-        heading: axis label, if not the quantity's own.
+    Hollow: a censored seed, and a mean over some censored seeds, which is a lower bound.
     """
-    colours = arm_colours(row["arm"] for row in rows)
-    arms = arm_order(colours)
+    colours = arm_colours(runs["arm"])
     is_bounded = False
-    for height, arm in enumerate(arms):
-        own = [row for row in _finished(rows, arm) if math.isfinite(row[quantity.name])]
-        if not own:
-            say_not_recorded(ax, height, quantity.absent)
+    for height, arm in enumerate(colours):
+        own = finished(runs[runs["arm"] == arm]).dropna(subset=quantity.name)
+        if own.empty:
+            annotate_missing(ax, height, quantity.absent)
             continue
-        values = np.array([row[quantity.name] for row in own], dtype=float)
-        hollow = np.array([is_censored(row, quantity) for row in own])
+        values = own[quantity.name].to_numpy(float)
+        hollow = is_censored(own, quantity).to_numpy(bool)
         is_bounded |= bool(hollow.any())
         interval = bootstrap_interval(values, mean if quantity.censored else iqm)
         # Seeds with the same value are drawn beside one another, so that each can be counted.
-        heights = height + 0.24 + _spread(values)
+        heights = height + 0.24 + 0.07 * own.groupby(quantity.name).cumcount().to_numpy()
         for kept, face in ((~hollow, colours[arm]), (hollow, "none")):
             if kept.any():
-                ax.plot(
-                    values[kept], heights[kept], "o", color=colours[arm], alpha=0.6, markersize=5, markerfacecolor=face
-                )
-        if math.isfinite(interval.low):
-            ax.plot(
-                [interval.low, interval.high],
-                [height] * 2,
-                color=colours[arm],
-                linewidth=7,
-                alpha=0.3,
-                solid_capstyle="butt",
-            )
-        draw_estimate(ax, interval.point, height, colours[arm], ">" if hollow.any() else "")
-    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
-    ax.set_ylim(len(arms) - 0.4, -0.6)
+                ax.plot(values[kept], heights[kept], "o", color=colours[arm], alpha=0.6, markersize=5, mfc=face)
+        draw_estimate(ax, interval, height, colours[arm], ">" if hollow.any() else "")
+    _name_arms(ax, list(colours))
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
     ax.set_xlabel((heading or quantity.heading) + (HOLLOW if is_bounded else ""))
-    ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
 
 
-def draw_estimate(ax: Axes, point: float, height: int, colour: str, bound: str) -> None:
-    """A point estimate as a tick; as a hollow arrowhead towards the true value where the point is only a bound."""
+def draw_estimate(ax: Axes, interval: Interval, height: int, colour: str, bound: str) -> None:
+    """An interval with its point as a tick, or as a hollow arrowhead towards the true value if it is only a bound."""
+    if math.isfinite(interval.low):
+        ends = [interval.low, interval.high]
+        ax.plot(ends, [height] * 2, color=colour, linewidth=7, alpha=0.3, solid_capstyle="butt")
     size, edge = (9, 2) if bound else (15, 3)
     marker = bound or "|"
-    ax.plot([point], [height], marker, color=colour, markerfacecolor="none", markersize=size, markeredgewidth=edge)
+    ax.plot([interval.point], [height], marker, color=colour, mfc="none", markersize=size, markeredgewidth=edge)
 
 
-def summary_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], quantity: Quantity, heading: str = "") -> Axes:
-    """One horizontal bar per arm, as long as the IQM over its finished seeds, with the number: for memory."""
-    colours = arm_colours(row["arm"] for row in rows)
-    arms = arm_order(colours)
-    values = [np.array([row[quantity.name] for row in _finished(rows, arm)], dtype=float) for arm in arms]
-    points = [bootstrap_interval(own[np.isfinite(own)], replicates=1).point for own in values]
-    bars = ax.barh(range(len(arms)), np.nan_to_num(points), height=0.6, color=[colours[arm] for arm in arms])
+def summary_bars(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
+    """One horizontal bar with its number for each arm: the IQM over its finished seeds."""
+    colours = arm_colours(runs["arm"])
+    done = finished(runs).dropna(subset=quantity.name)
+    points = [float(iqm(own)) if len(own := _values(done, arm, quantity)) else math.nan for arm in colours]
+    bars = ax.barh(range(len(colours)), np.nan_to_num(points), height=0.6, color=list(colours.values()))
     texts = [quantity.absent if math.isnan(point) else f"{point:.{quantity.digits}f}" for point in points]
     ax.bar_label(bars, texts, padding=4)
-    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
-    ax.set_ylim(len(arms) - 0.4, -0.6)
+    _name_arms(ax, list(colours))
     ax.margins(x=0.15)
-    ax.grid(visible=False)
-    ax.set_xlabel(heading or quantity.heading)
+    ax.set_xlabel(quantity.heading)
     return ax
 
 
-def say_not_recorded(ax: Axes, height: int | float, sentence: str = "not recorded") -> None:
-    """In the row of an arm, or at a height, of which there is nothing to draw."""
+def annotate_missing(ax: Axes, height: int | float, sentence: str = "not recorded") -> None:
+    """Write a sentence in the row of an arm, or at a height, without anything to draw."""
     ax.annotate(sentence, (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
 
 
-def _finished(rows: Sequence[Mapping[str, Any]], arm: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["arm"] == arm and row["status"] == "finished"]
+def performance_profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
+    """Share of an arm's finished runs above every value of a quantity, with its 95 % band."""
+    done = finished(runs).dropna(subset=quantity.name)
+    ends = [0.0, 1.0] if "success" in quantity.name or quantity.name == "area_under_curve" or done.empty else []
+    everything = [*done[quantity.name], *ends]
+    thresholds = np.linspace(min(everything), max(everything), 201)
+    for arm in arm_order(done["arm"]):
+        _draw_band(ax, runs, arm, thresholds, performance_profile(_values(done, arm, quantity), thresholds))
+    if not ax.lines:
+        annotate_missing(ax, 0.5)
+    ax.set(xlabel=quantity.heading, ylabel="Fraction of runs above", ylim=(-0.03, 1.03))
+    return ax
 
 
-def _spread(values: Float[np.ndarray, " runs"]) -> Float[np.ndarray, " runs"]:
-    return np.array([0.07 * np.sum(values[:index] == value) for index, value in enumerate(values)])
+def fraction_reached(ax: Axes, runs: pd.DataFrame, quantity: Quantity, label: str) -> Axes:
+    """Share of an arm's runs, not `restricted`, that has reached the target (Kaplan-Meier), with its 95 % band.
+
+    A run is watched until its last evaluation. A failed run counts as never reaching the target: leaving it out would
+    flatter its arm.
+
+    Args:
+        quantity: one of the `*_to_target`.
+        label: of the horizontal axis.
+    """
+    grid = np.unique([0.0, *runs[quantity.name].dropna()])
+    for arm in arm_order(runs["arm"]):
+        own = runs[runs["arm"] == arm]
+        there, failed = (own["reached_target"] == 1.0).to_numpy(), (own["status"] == "failed").to_numpy()
+        steps = own[quantity.name].to_numpy(float)
+        # What comes after the last run was watched is known only if each run has got there or never will.
+        known = math.inf if (there | failed).all() else np.nanmax([0.0, *steps])
+        steps = np.where(failed & ~there, math.inf, steps)
+        counted = ~np.isnan(steps)
+        if counted.any() and len(grid) > 1:
+            own_grid = grid[grid <= known]
+            _draw_band(ax, runs, arm, own_grid, reached_band(steps[counted], there[counted], own_grid))
+    if not ax.lines:
+        annotate_missing(ax, 0.5)
+    ax.set(xlabel=label, ylabel="Fraction of runs at target", ylim=(-0.03, 1.03))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return ax
+
+
+def against_control(
+    ax: Axes,
+    arms: Iterable[str],
+    control: str,
+    intervals: Mapping[str, Interval],
+    indifferent: float,
+    label: str,
+    bounds: Mapping[str, str] | None = None,
+) -> Axes:
+    """One row for each arm but the control: its difference or probability, with its 95 % interval.
+
+    Args:
+        arms: of the whole report.
+        indifferent: value at which neither is better, 0 or 0.5; a dashed line.
+        label: of the horizontal axis.
+        bounds: by arm ">" or "<", where the true difference is larger or smaller.
+    """
+    bounds = bounds or {}
+    colours = arm_colours(arms)
+    order = [arm for arm in colours if arm != control]
+    ax.axvline(indifferent, color=NEUTRAL, linestyle="--", linewidth=1.0, zorder=1)
+    for height, arm in enumerate(order):
+        if arm in intervals:
+            draw_estimate(ax, intervals[arm], height, colours[arm], bounds.get(arm, ""))
+        else:
+            annotate_missing(ax, height)
+    _name_arms(ax, order)
+    ax.set_xlabel(label + (HOLLOW if any(bounds.values()) else ""))
+    ax.grid(axis="x", color=GRID, linewidth=0.8)
+    return ax
+
+
+def _values(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Float[np.ndarray, " runs"]:
+    return runs.loc[runs["arm"] == arm, quantity.name].to_numpy(float)
+
+
+def _name_arms(ax: Axes, arms: Sequence[str]) -> None:
+    """Rows of arms from the top, with their names, without a grid."""
+    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
+    ax.set_ylim(max(1, len(arms)) - 0.4, -0.6)
+    ax.grid(visible=False)
+
+
+def _draw_band(ax: Axes, runs: pd.DataFrame, arm: str, grid: Float[np.ndarray, " steps"], band: Band) -> None:
+    colours, label = arm_colours(runs["arm"]), for_figure(arm_label(arm))
+    ax.step(grid, band.point, where="post", color=colours[arm], linewidth=2.2, label=label, zorder=3)
+    if len(colours) <= MOST_BANDS:
+        ax.fill_between(grid, band.low, band.high, step="post", color=colours[arm], alpha=0.12, linewidth=0)
 
 
 def _mark_switch(ax: Axes, records: Sequence[RunRecord], against: str) -> None:

@@ -1,21 +1,21 @@
-"""Select runs by folder, arm and seed, and write what they show as tables and figures."""
+"""Select runs by folder, arm and seed, and write their tables and figures."""
 
 import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis.arms import arm_label, arm_order
 from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import reduce_run, shared_budget
+from wsrl_kit.analysis.metrics import arm_label, arm_order, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.files import written_whole
-from wsrl_kit.parameters import parameter, validate
+from wsrl_kit.parameters import names_of, parameter, validate
 from wsrl_kit.runs.run import RunRecord, find_runs, save_figure
 
 Runs = str | list[str] | dict[str, str | list[str]]
@@ -24,52 +24,49 @@ USUAL_CONTROL = "rlpd_all"
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What is reported.
+    """Parameters of a report."""
 
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
-
-    runs: Runs = parameter("runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True)
-    control: str | None = parameter(
-        None, "arm that the others are compared with; None: rlpd_all, or the first where it is missing"
+    runs: Runs = parameter(
+        "runs/ablation",
+        "runs to report: folder, glob, list of these, or {arm: folders}",
+        path=True,
+        group="Report",
     )
-    target: float = parameter(0.8, "success rate that counts as reached", minimum=0.0, maximum=1.0)
+    control: str | None = parameter(
+        None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"
+    )
+    target: float = parameter(0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:
         validate(self)
 
 
 def select_runs(runs: Runs) -> list[RunRecord]:
-    """The fine-tuning runs in some folders, each with its warmup's metrics if that is there too.
-
-    Args:
-        runs: folders that hold runs, at any depth, or globs of such; a dict gives the runs in its folders a new arm.
+    """The fine-tuning runs in folders or globs, at any depth; a dict gives the runs in its folders a new arm.
 
     Raises:
-        RunError: a folder holds no run or a damaged one, no run is one of fine-tuning, two runs have the same arm and
-            seed, or runs are of different tasks.
+        RunError: no run, a damaged run, different tasks, or two runs of the same arm and seed.
     """
     if isinstance(runs, Mapping):
         records = [
             dataclasses.replace(record, arm=arm)
             for arm, paths in runs.items()
-            for record in _finetuning(_listed(paths))
+            for record in _find_finetuning(_as_list(paths))
         ]
     else:
-        records = _finetuning(_listed(runs))
+        records = _find_finetuning(_as_list(runs))
     if not records:
         raise RunError(f"runs must hold at least one fine-tuning run, found none in {runs}")
     _refuse_different_tasks(records)
-    _refuse_twins(records)
+    _refuse_duplicates(records)
     return records
 
 
 def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
-    """The arm that the others are compared with.
+    """The control arm; None: `USUAL_CONTROL`, or the first arm without it.
 
     Raises:
-        ParameterError: there is no such arm among the runs.
+        ParameterError: no run has this arm.
     """
     arms = arm_order(record.arm for record in records)
     if control is None:
@@ -79,11 +76,11 @@ def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
     return control
 
 
-def _listed(paths: str | list[str]) -> list[str]:
+def _as_list(paths: str | list[str]) -> list[str]:
     return [paths] if isinstance(paths, str) else paths
 
 
-def _finetuning(paths: list[str]) -> list[RunRecord]:
+def _find_finetuning(paths: list[str]) -> list[RunRecord]:
     found: dict[Path, RunRecord] = {}
     for pattern in paths:
         folders = [pattern] if Path(pattern).is_dir() else sorted(filter(Path.is_dir, map(Path, glob.glob(pattern))))
@@ -110,7 +107,7 @@ def _task(record: RunRecord) -> str:
     return f"{record.parameters.get('exp_name')}{f' ({named})' if named else ''}"
 
 
-def _refuse_twins(records: Sequence[RunRecord]) -> None:
+def _refuse_duplicates(records: Sequence[RunRecord]) -> None:
     folders: dict[tuple[str, int], Path] = {}
     for record in records:
         earlier = folders.setdefault((record.arm, record.seed), record.folder)
@@ -121,28 +118,20 @@ def _refuse_twins(records: Sequence[RunRecord]) -> None:
             )
 
 
-OWN_TO_A_RUN = ("seed", "online_steps", "offline_data_path", "demo_path", "checkpoint_path")
-"""Parameters that may differ between the runs of an arm, or show elsewhere in the report."""
-EVALUATED_ALIKE = ("evaluation_episodes", "evaluation_interval")
-"""What runs must have in common for their lowest evaluations and their spread to be comparable."""
-
-
 @dataclass(frozen=True)
-class Report:
-    """What a set of runs says. In a notebook it shows its tables.
+class RunReport:
+    """Tables and figures of runs. In a notebook it shows its tables.
 
     Attributes:
-        root: the folder it was written to.
-        summary: one row per arm.
+        summary: one row for each arm.
         differences: every arm against the control.
-        rows: one row of numbers per run, as in per_seed.csv.
-        figures: the figures by name; the files are figures/<name>.png.
+        per_seed: `metrics.reduce_run` of each run.
     """
 
     root: Path
     summary: Table
     differences: Table
-    rows: list[dict[str, Any]]
+    per_seed: pd.DataFrame
     figures: dict[str, Figure]
 
     def __str__(self) -> str:
@@ -154,45 +143,37 @@ class Report:
 
 def write_report(
     records: Sequence[RunRecord], root: Path, control: str, target: float = 0.8, every_figure: bool = True
-) -> Report:
+) -> RunReport:
     """Compare runs and write summary.txt, .md and .csv, differences.csv, per_seed.csv, report.tex and figures/*.png.
 
-    Runs that are not finished are shown, named, and left out of the numbers.
+    Unfinished runs are shown and named, but left out of the numbers.
 
     Args:
-        records: fine-tuning runs of one task; an arm and a seed belong to one run.
-        root: folder to write to.
-        control: name of the arm that the others are compared with.
-        target: success rate that counts as reached.
-        every_figure: False leaves those of an ablation.
-
-    Raises:
-        RunError: the files can't be written.
+        records: fine-tuning runs of one task, one for each arm and seed.
+        every_figure: False: only the figures of an ablation.
     """
-    budget = shared_budget(records)
-    rows = [reduce_run(record, budget, target) for record in records]
-    summary, differences = summary_table(rows, target, setting_notes(records)), difference_table(rows, control, target)
-    figures = ablation_figures(records, rows, target)
+    runs = reduce_runs(records, target)
+    summary, differences = (
+        summary_table(runs, target, parameter_notes(records)),
+        difference_table(runs, control, target),
+    )
+    figures = ablation_figures(records, runs, target)
     if every_figure:
-        figures |= comparison_figures(records, rows, control, target)
+        figures |= comparison_figures(records, runs, control, target)
     texts = {
         "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
         "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
         "report.tex": f"{summary.to_latex()}\n{differences.to_latex()}",
         "summary.csv": summary.to_csv(),
         "differences.csv": differences.to_csv(),
-        "per_seed.csv": per_seed_csv(rows),
+        "per_seed.csv": per_seed_csv(runs),
     }
     write_files(root, texts, figures)
-    return Report(root, summary, differences, rows, figures)
+    return RunReport(root, summary, differences, runs, figures)
 
 
 def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
-    """Write `root/<name>` for each text, and `root/figures/<name>.png` for each figure; each file as a whole.
-
-    Raises:
-        RunError: they can't be written.
-    """
+    """Write `root/<name>` for each text and `root/figures/<name>.png` for each figure, each file as a whole."""
     for name, text in texts.items():
         with written_whole(root / name, RunError) as temporary:
             temporary.write_text(text)
@@ -200,15 +181,15 @@ def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figu
         save_figure(root / "figures" / f"{name}.png", figure)
 
 
-def setting_notes(records: Sequence[RunRecord]) -> list[str]:
-    """What a reader must know of parameters: arms whose runs do not share them, evaluations that are not alike."""
+def parameter_notes(records: Sequence[RunRecord]) -> list[str]:
+    """Notes on arms whose runs differ in parameters, and on runs that are evaluated differently."""
     notes = []
     for arm in arm_order(record.arm for record in records):
         own = [record for record in records if record.arm == arm]
-        different = [name for name in _different(own) if name not in OWN_TO_A_RUN]
+        different = [name for name in _differing(own) if name not in names_of(WSRLConfig, of_arm=False)]
         if different:
             notes.append(f"{arm_label(arm)}: its runs differ in {', '.join(different)}.")
-    unlike = [name for name in _different(records) if name in EVALUATED_ALIKE]
+    unlike = [name for name in _differing(records) if name in names_of(WSRLConfig, evaluation=True)]
     if unlike:
         notes.append(
             f"Runs differ in {' and '.join(unlike)}: dip, drawdown and dispersion are comparable only between runs "
@@ -217,36 +198,29 @@ def setting_notes(records: Sequence[RunRecord]) -> list[str]:
     return notes
 
 
-def _different(records: Sequence[RunRecord]) -> list[str]:
-    """Names of the parameters that all runs have, and not all alike."""
+def _differing(records: Sequence[RunRecord]) -> list[str]:
+    """Names of the parameters that all runs have, with different values."""
     first, *others = [record.parameters for record in records]
     shared = [name for name in first if all(name in other for other in others)]
     return [name for name in shared if any(other[name] != first[name] for other in others)]
 
 
-def report(root: Path, control: str = "rlpd_all", target: float = 0.8) -> Report:
-    """Read every run under a folder and write its report beside them: see `write_report`.
-
-    It may be called at any time: runs that are not finished are shown, named, and left out of the numbers.
-
-    Args:
-        root: holds the runs; a warmup in it is joined to the fine-tuning runs that started from its checkpoint.
-        control: name of the arm that the others are compared with.
-        target: success rate of the steps-to-target column.
+def report(root: Path, control: str = USUAL_CONTROL, target: float = 0.8) -> RunReport:
+    """`write_report` on every fine-tuning run under a folder, into that folder; also while runs go on.
 
     Raises:
-        RunError: no fine-tuning run is there, one is damaged, or the files can't be written.
+        RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
     """
     return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
 
 
 def live_figure(root: Path) -> Figure:
-    """The learning curves of an ablation so far; empty axes before its first run has begun."""
+    """The learning curves of an ablation so far."""
     return learning_curves_figure(finetuning(find_runs(root)) if Path(root).is_dir() else [])
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:
-    """The runs with an online phase, each with the metrics of its warmup if that is there too.
+    """The fine-tuning runs under a folder: see `finetuning`.
 
     Raises:
         RunError: there is none.
@@ -260,10 +234,7 @@ def finetuning_runs(root: Path) -> list[RunRecord]:
 
 
 def finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
-    """Those of the runs that have an online phase, each with its warmup's metrics if that is among them.
-
-    Arms come in the order in which their ablation names them.
-    """
+    """The fine-tuning runs, in their ablation's order of arms, each with its warmup's metrics if that is given."""
     named = [arm for record in everything if record.kind == "ablation" for arm in record.parameters.get("arms", [])]
     place = {arm: index for index, arm in enumerate(dict.fromkeys(named))}
     warmups = [record for record in everything if record.kind == "warmup"]
@@ -272,22 +243,22 @@ def finetuning(everything: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
-    """The run with the metrics of the warmup whose checkpoint it started from, if that is among them.
+    """The run with the metrics of the warmup whose checkpoint it started from.
 
-    A warmup's folder is compared from the run's ablation on, since both may have been moved together.
+    Folders are compared below the run's ablation, since both may have been moved together.
     """
     checkpoint = record.parameters.get("checkpoint_path")
     if checkpoint is None:
         return record
     start = Path(checkpoint).parent.parts
     for warmup in warmups:
-        place = _place(warmup.folder, record.folder.parent.parent)
-        if checkpoint == warmup.summary.get("checkpoint") or (place and start[-len(place) :] == place):
+        parts = _parts_below(warmup.folder, record.folder.parent.parent)
+        if checkpoint == warmup.summary.get("checkpoint") or (parts and start[-len(parts) :] == parts):
             earlier = {key: curve for key, curve in warmup.metrics.items() if key[0] == "warmup"}
             return dataclasses.replace(record, metrics=earlier | record.metrics, warmup_seconds=warmup.seconds)
     return record
 
 
-def _place(folder: Path, root: Path) -> tuple[str, ...]:
-    """The way from a root to a folder, () where it is not below."""
+def _parts_below(folder: Path, root: Path) -> tuple[str, ...]:
+    """Parts of a folder's path below a root; () elsewhere."""
     return folder.relative_to(root).parts if folder.is_relative_to(root) else ()

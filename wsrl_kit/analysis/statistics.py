@@ -1,8 +1,7 @@
-"""From one number per run to what can be said about an arm: point, interval, difference, probability of improvement.
+"""Points, intervals, differences and probabilities of improvement over runs, from one number per run.
 
-The unit of resampling is always the whole run: evaluations inside one run are not independent. Intervals are percentile
-bootstrap intervals (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice",
-section 4), vectorised and seeded. With few runs they are too narrow: `coverage_caveat` says by how much.
+Percentile bootstrap over whole runs, seeded (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+statistical precipice", section 4). With few runs the intervals are too narrow: `coverage_caveat` says by how much.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ COVERAGE = {
 
 
 class Interval(NamedTuple):
-    """A point estimate with its 95 % interval; `low` and `high` are nan where n runs allow none."""
+    """A point estimate with its 95 % interval; `low` and `high` are nan for fewer than 2 runs."""
 
     point: float
     low: float
@@ -67,30 +66,20 @@ Statistic = Callable[[Float[np.ndarray, "*batch runs"]], Float[np.ndarray, "*bat
 
 
 def iqm(values: Float[np.ndarray, "*batch runs"]) -> Float[np.ndarray, "*batch"]:
-    """Interquartile mean over the last axis: the int(n / 4) lowest and highest values left out (none for n < 4)."""
+    """Interquartile mean over the last axis, without the int(n / 4) lowest and highest values."""
     cut = values.shape[-1] // 4
     return np.asarray(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
 def mean(values: Float[np.ndarray, "*batch runs"]) -> Float[np.ndarray, "*batch"]:
-    """Mean over the last axis; over censored steps it is the restricted mean."""
+    """Mean over the last axis; of censored steps, the restricted mean."""
     return np.asarray(values.mean(axis=-1))
 
 
 def bootstrap_interval(
     values: Float[np.ndarray, " runs"], statistic: Statistic = iqm, seed: int = 0, replicates: int = REPLICATES
 ) -> Interval:
-    """Point estimate and 95 % interval over runs.
-
-    Args:
-        values: one finite number per run; their order does not matter.
-        statistic: reduces the last axis.
-        seed: of the resampling.
-        replicates: bootstrap replicates.
-
-    Returns:
-        All nan without runs; no interval (nan) for a single run.
-    """
+    """Point estimate and 95 % interval over finite values in any order; all nan without values."""
     if len(values) == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
     values = np.sort(values)
@@ -105,14 +94,10 @@ def paired_difference(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Interval:
-    """Difference of the statistic between two arms over the seeds they share; a seed's two runs are resampled together.
+    """Statistic of `first` minus that of `second` over shared seeds; a seed's two runs are resampled together.
 
     Args:
-        first: finite value by seed.
-        second: finite value by seed; its statistic is subtracted.
-        statistic: reduces the last axis.
-        seed: of the resampling.
-        replicates: bootstrap replicates.
+        first: finite value by seed, as `second`.
     """
     shared = sorted(first.keys() & second.keys())
     if not shared:
@@ -129,7 +114,7 @@ def probability_of_improvement(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Interval:
-    """Probability that a run of the first arm has the higher value, ties counted half; n is the smaller arm's."""
+    """Probability that a run of `first` has the higher value, ties counted half; n is the smaller arm's."""
     n = min(len(first), len(second))
     if n == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
@@ -144,7 +129,7 @@ def probability_of_improvement(
 def bootstrap_band(
     values: Float[np.ndarray, "runs steps"], statistic: Statistic = iqm, seed: int = 0, replicates: int = 2_000
 ) -> Band:
-    """Point estimate and pointwise 95 % band of curves; a replicate takes the same whole runs at every step."""
+    """Point estimate and pointwise 95 % band of curves; a replicate takes whole runs."""
     rows = _resample(len(values), seed, replicates)
     intervals = [_interval(float(statistic(column)), statistic(column[rows]), len(column)) for column in values.T]
     return _band(intervals, len(values))
@@ -153,10 +138,7 @@ def bootstrap_band(
 def performance_profile(
     values: Float[np.ndarray, " runs"], thresholds: Float[np.ndarray, " steps"], seed: int = 0
 ) -> Band:
-    """Share of runs whose value is above each threshold, with its 95 % band over runs.
-
-    Agarwal et al. 2021, section 4.3: one curve above another everywhere is stochastic dominance.
-    """
+    """Share of runs above each threshold, with its 95 % band (Agarwal et al. 2021, section 4.3)."""
     return bootstrap_band((values[:, None] > thresholds).astype(float), mean, seed)
 
 
@@ -165,12 +147,11 @@ def reached_fraction(
     reached: Bool[np.ndarray, "*batch runs"],
     grid: Float[np.ndarray, " steps"],
 ) -> Float[np.ndarray, "*batch steps"]:
-    """Share of runs that have reached the target by each step of a grid (Kaplan and Meier 1958).
+    """Share of runs that have reached the target by each step of an increasing grid (Kaplan and Meier 1958).
 
     Args:
-        steps: at which a run reached the target, or until which it was watched and had not.
+        steps: when a run reached the target, or until when it was watched without reaching it.
         reached: which of the two.
-        grid: steps, increasing.
     """
     remaining = np.ones((*steps.shape[:-1], len(grid)))
     for step in np.unique(steps):
@@ -188,7 +169,7 @@ def reached_band(
     seed: int = 0,
     replicates: int = 2_000,
 ) -> Band:
-    """`reached_fraction` with its pointwise 95 % band, whole runs resampled."""
+    """`reached_fraction` with its pointwise 95 % band over runs."""
     rows = _resample(len(steps), seed, replicates)
     points, resampled = (reached_fraction(steps[i], reached[i], grid) for i in (np.arange(len(steps)), rows))
     intervals = [_interval(float(p), column, len(steps)) for p, column in zip(points, resampled.T, strict=True)]
@@ -198,10 +179,7 @@ def reached_band(
 def align(
     curves: list[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, "runs steps"]]:
-    """Curves on one grid: all steps at which any was measured and that all of them cover, interpolated linearly.
-
-    Args:
-        curves: (steps, values) per run, steps increasing, none empty; their lengths may differ.
+    """Non-empty curves of increasing steps, interpolated linearly on all measured steps that every curve covers.
 
     Raises:
         ParameterError: there is no curve, or no step that all cover.
@@ -217,11 +195,11 @@ def align(
 
 
 def coverage_caveat(n: int, kinds: Sequence[str] = ("IQM", "mean")) -> str:
-    """One sentence on how far intervals over n runs can be trusted.
+    """One sentence on how far intervals over n runs (or pairs) can be trusted.
 
     Args:
-        n: runs, or pairs of runs; for one that was not simulated, the next smaller one speaks.
-        kinds: of interval, keys of `COVERAGE`.
+        n: where it was not simulated, the next smaller simulated number is used.
+        kinds: keys of `COVERAGE`.
     """
     if n <= 1:
         return f"n = {n}: no interval can be given"

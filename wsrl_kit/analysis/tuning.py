@@ -1,8 +1,8 @@
-"""A tuning's folder, ROOT/trials/<candidate>/seed_<n>/, read into a table of the best and pictures of the effects."""
+"""The best candidates of a tuning and the effect of each parameter, from ROOT/trials/<candidate>/seed_<n>/."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.metrics import reduce_run
-from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, blank_empty, new_figure, panel_figure
+from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure, panel_figure, replace_empty_axes
 from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
-from wsrl_kit.analysis.tables import Cell, Column, Table
+from wsrl_kit.analysis.tables import Cell, Estimate, Table, make_table
 from wsrl_kit.errors import RunError
 from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 TRIALS, CONFIRMATION = "trials", "confirmation"
-"""Folders of a tuning: the candidates' runs, and the ablation of the winner against the default."""
+"""Folders of the candidates' runs, and of the ablation of the winner against the default."""
 
 SCORES = {
     "area_under_curve": "Area under curve",
     "final_success": "Final success",
     "final_return": "Final return",
 }
-"""Quantities that may be tuned, more being better; with their axis label."""
+"""Axis labels of the quantities that may be tuned; more is better."""
 
 BEST_SHOWN = 10
 MARGINAL_POINTS = 8
-"""A parameter with more values than this is cut into so many parts of equally many candidates."""
+"""A parameter with more values is cut into this many parts with equally many candidates."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Trial:
     """One candidate.
 
     Attributes:
-        name: that of its folder.
-        values: what is tuned, by parameter.
-        scores: of its finished runs by seed; nan where the task does not measure the quantity.
-        message: why a run of it failed; "" where none did.
+        name: name of its folder.
+        values: tuned values by parameter.
+        scores: of finished runs by seed; nan where not measured.
+        message: why a run failed; "": none did.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Trial:
     message: str
 
     def score(self, seeds: Sequence[int]) -> float:
-        """IQM over these seeds; nan where one of them is not finished."""
+        """IQM over these seeds; nan if one of them is not finished."""
         return float(iqm(np.array([self.scores.get(seed, math.nan) for seed in seeds])))
 
 
 @dataclass(frozen=True)
 class TuningReport:
-    """What a tuning says so far. In a notebook it shows its table.
+    """A tuning so far. In a notebook it shows its table.
 
     Attributes:
         table: the best candidates.
-        figures: `effects`, and for two parameters on a grid `interaction`; the files are figures/<name>.png.
+        figures: `effects`, and for two parameters on a grid `interaction`.
     """
 
     table: Table
@@ -75,7 +75,7 @@ class TuningReport:
 
 
 def read_trials(root: Path) -> list[Trial]:
-    """Every candidate of a tuning of which a run has begun, by name.
+    """Every candidate with a run, sorted by name.
 
     Raises:
         RunError: there is no tuning, or one of its runs is damaged.
@@ -98,7 +98,7 @@ def read_trials(root: Path) -> list[Trial]:
 
 
 def tuning_report(root: Path) -> TuningReport:
-    """Read a tuning and write summary.txt, trials.csv and figures/*.png; at any time, also while it runs.
+    """Read a tuning and write summary.txt, trials.csv and figures/*.png; also while it runs.
 
     Raises:
         RunError: there is no tuning, or the files can't be written.
@@ -107,28 +107,26 @@ def tuning_report(root: Path) -> TuningReport:
     parameters, trials = read_run(root).parameters, read_trials(root)
     table = trial_table(trials, parameters["score"])
     figures = {"effects": effects_figure(root)}
-    space = parameters["search_space"]
+    space, seeds = parameters["search_space"], parameters["seeds"][: parameters["first_seeds"]]
     if len(space) == 2 and all(isinstance(values, list) for values in space.values()):
         figures["interaction"], (ax,) = new_figure(width=5.2)
-        interaction(ax, trials, space, parameters["seeds"][: parameters["first_seeds"]], SCORES[parameters["score"]])
-    best = Table(table.title, table.columns, table.rows[:BEST_SHOWN], table.notes)
+        parameter_interaction(ax, trials, space, seeds, SCORES[parameters["score"]])
+    frames = {name: getattr(table, name).head(BEST_SHOWN) for name in ("frame", "shown", "bold")}
+    best = replace(table, **frames)
     write_files(root, {"summary.txt": best.to_text(), "trials.csv": table.to_csv()}, figures)
     return TuningReport(best, figures)
 
 
 def trial_table(trials: Sequence[Trial], score: str) -> Table:
-    """One row per candidate, those on most seeds first, of these the highest scores first."""
+    """One row for each candidate, sorted by number of seeds, then by score."""
     names = list(trials[0].values) if trials else []
     scores = {trial.name: bootstrap_interval(np.array(_finite(trial))) for trial in trials}
     ranked = sorted(trials, key=lambda trial: (-scores[trial.name].n, -np.nan_to_num(scores[trial.name].point)))
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (trial.name, *(str(trial.values[name]) for name in names), scores[trial.name]) for trial in ranked
-    )
-    columns = (
-        Column("candidate", "Candidate"),
-        *(Column(name, name) for name in names),
-        Column(score, SCORES[score]),
-    )
+    rows: list[dict[str, Cell]] = [
+        {"candidate": t.name, **{name: str(t.values[name]) for name in names}, score: Estimate(scores[t.name])}
+        for t in ranked
+    ]
+    headings = {"candidate": "Candidate"} | {name: name for name in names} | {score: SCORES[score]}
     notes = [
         "IQM over a candidate's seeds with bootstrap interval over whole runs; the best candidates on the first "
         "seeds get all of them.",
@@ -138,11 +136,11 @@ def trial_table(trials: Sequence[Trial], score: str) -> Table:
     if ranked:
         notes.append(coverage_caveat(scores[ranked[0].name].n) + ".")
     notes += [f"{trial.name} goes no further, a run failed: {trial.message}" for trial in trials if trial.message]
-    return Table(f"Tuning over {len(trials)} candidates", columns, rows, tuple(notes))
+    return make_table(f"Tuning over {len(trials)} candidates", rows, headings, notes)
 
 
 def effects_figure(root: Path) -> Figure:
-    """One panel per tuned parameter, of what there is so far; empty axes before the first run has ended."""
+    """`parameter_effect` of each tuned parameter so far; empty axes before the tuning has begun."""
     record = read_run(root) if (Path(root) / "run.json").exists() else None
     if record is None:
         return new_figure()[0]
@@ -150,22 +148,21 @@ def effects_figure(root: Path) -> Figure:
     trials, label = read_trials(Path(root)), SCORES[record.parameters["score"]]
     figure, axes = panel_figure(len(space), 4.4, 3.4)
     for ax, (name, values) in zip(axes, space.items(), strict=True):
-        effect(ax, trials, name, values, seeds, label)
-    blank_empty(axes, record.status == "running")
+        parameter_effect(ax, trials, name, values, seeds, label)
+    replace_empty_axes(axes, record.status == "running")
     return figure
 
 
-def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Sequence[int], label: str) -> Axes:
-    """Every candidate a dot at its value of one parameter, with its 95 % interval; a line for the mean of them all.
+def parameter_effect(
+    ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Sequence[int], label: str
+) -> Axes:
+    """A dot with its 95 % interval for each candidate at its value of a parameter, and a line for their mean.
 
-    The mean is over the first seeds, which all candidates have: later ones are given to the better ones only.
+    The mean is over the seeds that every candidate gets: only the better candidates get more.
 
     Args:
-        ax: drawn on.
-        trials: the candidates.
-        name: the parameter.
-        values: its entry in the search space; of a list the values are placed evenly, in its order.
-        seeds: those that every candidate gets.
+        values: the parameter's entry in the search space; the values of a list are placed evenly.
+        seeds: the seeds that every candidate gets.
         label: of the score.
     """
     listed = isinstance(values, list)
@@ -173,7 +170,7 @@ def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Seq
     places = np.array([values.index(t.values[name]) if listed else t.values[name] for t in scored], dtype=float)
     for number, (trial, place) in enumerate(zip(scored, places, strict=True)):
         interval = bootstrap_interval(np.array(_finite(trial)))
-        # Candidates of the same value stand beside one another.
+        # Candidates with the same value stand beside one another.
         place += 0.06 * (np.sum(places[:number] == place) - (np.sum(places == place) - 1) / 2) if listed else 0.0
         ax.plot([place], [interval.point], "o", color=SERIES_COLOURS[0], markersize=2 + 2 * math.sqrt(interval.n))
         if math.isfinite(interval.low):
@@ -190,10 +187,10 @@ def effect(ax: Axes, trials: Sequence[Trial], name: str, values: Any, seeds: Seq
     return ax
 
 
-def interaction(
+def parameter_interaction(
     ax: Axes, trials: Sequence[Trial], space: Mapping[str, list[Any]], seeds: Sequence[int], label: str
 ) -> Axes:
-    """A grid of two parameters as a map: the score of each pair on the seeds that all candidates have."""
+    """The score of each pair of two parameters' values, as a map, on the seeds that every candidate gets."""
     (across, across_values), (down, down_values) = space.items()
     scores = np.full((len(down_values), len(across_values)), np.nan)
     for trial in trials:
@@ -217,7 +214,7 @@ def _finite(trial: Trial) -> list[float]:
 def _marginal(
     places: Float[np.ndarray, " trials"], scores: Float[np.ndarray, " trials"]
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Mean place and mean score of the candidates at each value, or of parts of equally many."""
+    """Mean place and mean score of the candidates at each value, or in parts with equally many."""
     distinct = np.unique(places)
     if len(distinct) <= MARGINAL_POINTS:
         parts = [places == value for value in distinct]

@@ -14,55 +14,68 @@ class ClassifierConfig:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
+    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1, group="Data")
 
-    # Data
     classifier_data: str | list[str] | None = parameter(
-        None, "files with success or failure in their names; None: recorded by scripts", path=True
+        None,
+        "files with success or failure in their names: file, glob, folder or list; None: scripts record some",
+        path=True,
+        input_of=("classifier",),
     )
-    exp_name: str = parameter("hirol_fixed_gripper", "experiment to record: the simulated Franka, or any Gymnasium id")
-    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
+    exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id")
+    environment_options: dict = parameter({}, "options of the environment, such as {'difficulty': 'easy'}")
     demo_episodes: int = parameter(30, "recorded episodes of the scripted expert", minimum=0)
     suboptimal_episodes: int = parameter(
-        60, "recorded episodes of the clumsy operator, who often just misses", minimum=0
+        60, "recorded episodes of the scripted clumsy operator, who often just misses", minimum=0
     )
     random_episodes: int = parameter(20, "recorded episodes of uniformly random actions", minimum=0)
-    success_frames: int = parameter(5, "observations recorded of each success: the first and those after", minimum=1)
+    success_frames: int = parameter(5, "observations recorded after each success, the first one included", minimum=1)
     validation_fraction: float = parameter(
-        0.25, "share of the episodes that are judged from and not learned", minimum=0.01, maximum=0.9
+        0.25, "share of the episodes that validate the classifier and never train it", minimum=0.01, maximum=0.9
     )
 
-    # What it sees
     classifier_inputs: str | None = parameter(
-        None, "what it sees; None: images where there are any, else the state", choices=("state", "images", "both")
+        None,
+        "inputs of the classifier; None: images if there are any, else the state",
+        choices=("state", "images", "both"),
+        group="Network",
     )
-    cameras: list[str] | None = parameter(None, "names of the cameras that it sees; None: all")
+    cameras: list[str] | None = parameter(None, "names of the cameras whose images the classifier sees; None: all")
     encoder: str = parameter(
         "small",
-        "of the cameras: a small convolutional one, or HIL-SERL's ResNet-10, trained on or frozen",
+        "image encoder: a small convolutional network, or HIL-SERL's ResNet-10, trained further or frozen",
         choices=("small", "resnet10", "resnet10_frozen"),
     )
     encoder_weights: str | None = parameter(
-        None, "file of ResNet-10's weights: HIL-SERL's resnet10_params.pkl", path=True
+        None,
+        "file with the weights of the ResNet-10 encoder: HIL-SERL's resnet10_params.pkl",
+        path=True,
+        input_of=("classifier",),
     )
-    augmentation_padding: int = parameter(4, "pixels that training shifts images by at most; 0: none", minimum=0)
+    augmentation_padding: int = parameter(
+        4, "largest random shift of training images, in pixels; 0: no augmentation", minimum=0
+    )
 
-    # Learning
-    classifier_steps: int = parameter(1_000, "gradient steps", minimum=1)
+    classifier_steps: int = parameter(1_000, "gradient steps of the classifier", minimum=1, group="Training")
     batch_size: int = parameter(128, "examples per gradient step, half of them successes", minimum=2)
-    hidden_sizes: list[int] = parameter([256], "widths of the hidden layers", minimum=1)
-    dropout_rate: float = parameter(0.1, "share of hidden activations dropped in training", minimum=0.0, maximum=0.9)
-    learning_rate: float = parameter(1e-3, "Adam step size", minimum=0.0)
-    evaluation_interval: int = parameter(100, "gradient steps between looks at the validation episodes", minimum=1)
+    hidden_sizes: list[int] = parameter([256], "widths of the hidden layers after the encoder", minimum=1)
+    dropout_rate: float = parameter(0.1, "dropout rate in the hidden layers; 0: no dropout", minimum=0.0, maximum=0.9)
+    learning_rate: float = parameter(1e-3, "Adam learning rate of the classifier", minimum=0.0)
+    evaluation_interval: int = parameter(
+        100, "gradient steps between two evaluations on the validation episodes", minimum=1
+    )
 
-    # When it says success
     max_false_positive_rate: float = parameter(
-        0.01, "share of failures that may be taken for successes: the threshold's rule", minimum=0.0, maximum=1.0
+        0.01,
+        "largest share of failures above the threshold, which is chosen by it",
+        minimum=0.0,
+        maximum=1.0,
+        group="Decision",
     )
     release_ratio: float = parameter(
-        0.5, "of the threshold: below, a success that was on is off again", minimum=0.0, maximum=1.0
+        0.5, "a success ends when the probability falls below this share of the threshold", minimum=0.0, maximum=1.0
     )
-    success_steps: int = parameter(2, "observations in a row above the threshold that make a success", minimum=1)
+    success_steps: int = parameter(2, "consecutive observations above the threshold that make a success", minimum=1)
 
     def __post_init__(self) -> None:
         validate(self)

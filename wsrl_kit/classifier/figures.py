@@ -1,9 +1,9 @@
-"""Figures of a reward classifier: its learning curve, each threshold's error rates, its false successes."""
+"""Figures of a reward classifier: learning curve, error rates at each threshold, false positives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Float32, UInt8
 from matplotlib.figure import Figure
 
@@ -12,85 +12,62 @@ from wsrl_kit.errors import DataError
 from wsrl_kit.runs.run import RunRecord
 
 GRID = np.round(np.arange(0.01, 1.0, 0.01), 2)
-"""Thresholds that are looked at."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Rates at some thresholds; an example counts as success where its probability is at least the threshold.
-
-    Attributes:
-        threshold: increasing.
-        precision: share of true successes among those taken for successes; nan where none is.
-        recall: share of the successes that are taken for successes.
-        false_positive_rate: share of the failures that are taken for successes.
-    """
-
-    threshold: Float[np.ndarray, " thresholds"]
-    precision: Float[np.ndarray, " thresholds"]
-    recall: Float[np.ndarray, " thresholds"]
-    false_positive_rate: Float[np.ndarray, " thresholds"]
+"""Candidate thresholds."""
 
 
 def sweep(
     probability: Float[np.ndarray, " examples"],
     is_success: Bool[np.ndarray, " examples"],
     thresholds: Float[np.ndarray, " thresholds"] = GRID,
-) -> Sweep:
-    """The rates of some examples at each threshold.
+) -> pd.DataFrame:
+    """`threshold, precision, recall, false_positive_rate` for a probability at or above each threshold.
+
+    Precision is nan where no probability is.
 
     Raises:
         DataError: there are no successes, or no failures.
     """
     if is_success.all() or not is_success.any():
         raise DataError(f"a threshold needs successes and failures, found {is_success.sum()} of {is_success.size}")
-    taken = probability[None, :] >= thresholds[:, None]
-    true, false = (taken & is_success).sum(axis=1), (taken & ~is_success).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        precision = true / (true + false)
-    return Sweep(thresholds, precision, true / is_success.sum(), false / (~is_success).sum())
+    positive = probability[None, :] >= thresholds[:, None]
+    rates = pd.DataFrame({"threshold": thresholds})
+    rates["precision"] = (positive & is_success).sum(axis=1) / pd.Series(positive.sum(axis=1))
+    rates["recall"] = positive[:, is_success].mean(axis=1)
+    rates["false_positive_rate"] = positive[:, ~is_success].mean(axis=1)
+    return rates
 
 
-def best(rates: Sweep, max_false_positive_rate: float) -> int:
-    """Place of the threshold to take: the best recall among those that take few enough failures for successes.
+def choose_threshold(rates: pd.DataFrame, max_false_positive_rate: float) -> int:
+    """Row of the threshold with the best recall within the allowed false positive rate.
 
-    Of several with the same recall it is the middle one, as far from successes as from failures. Where all take too
-    many, it is of those with the fewest.
+    Of several with the same recall, the middle one. Where every rate is too high, the lowest rate is allowed.
     """
-    allowed = rates.false_positive_rate <= max(max_false_positive_rate, float(rates.false_positive_rate.min()))
-    equal = np.flatnonzero(allowed & (rates.recall == rates.recall[allowed].max()))
+    limit = max(max_false_positive_rate, rates["false_positive_rate"].min())
+    recall = rates["recall"].where(rates["false_positive_rate"] <= limit)
+    equal = np.flatnonzero(recall == recall.max())
     return int(equal[(len(equal) - 1) // 2])
 
 
 def learning_figure(record: RunRecord) -> Figure:
-    """Loss and accuracy of a classifier's run; also while it runs."""
+    """Loss and accuracy of a classifier's run."""
     figure, axes = plots.new_figure(columns=2, width=4.6, height=3.2)
     losses = {"training": "training/loss", "validation": "validation/loss"}
     plots.run_metrics(axes[0], record, losses, "warmup", "gradient_step", "Cross-entropy (nats)")
     accuracy = {"Validation accuracy": "validation/accuracy"}
     plots.run_metrics(axes[1], record, accuracy, "warmup", "gradient_step").set_ylim(0.45, 1.03)
-    plots.blank_empty(axes, record.status == "running")
+    plots.replace_empty_axes(axes, record.status == "running")
     return figure
 
 
 def threshold_figure(
     probability: Float[np.ndarray, " examples"], is_success: Bool[np.ndarray, " examples"], threshold: float
 ) -> Figure:
-    """The rates at every threshold, recall against false positives, and the probabilities themselves.
-
-    Args:
-        threshold: the one taken, which is marked.
-    """
+    """Rates at every threshold, recall against false positives, and the probabilities; `threshold` is marked."""
     rates = sweep(probability, is_success)
     chosen = sweep(probability, is_success, np.array([threshold]))
     figure, axes = plots.new_figure(columns=3, width=4.2, height=3.4)
-    curves = {
-        "precision": rates.precision,
-        "recall": rates.recall,
-        "false positive rate": rates.false_positive_rate,
-    }
-    for (name, values), colour in zip(curves.items(), plots.SERIES_COLOURS, strict=False):
-        axes[0].plot(rates.threshold, values, color=colour, linewidth=1.8, label=name)
+    for name, colour in zip(("precision", "recall", "false_positive_rate"), plots.SERIES_COLOURS, strict=False):
+        axes[0].plot(rates.threshold, rates[name], color=colour, linewidth=1.8, label=name.replace("_", " "))
     axes[0].legend(frameon=False)
     axes[0].set(xlabel="Threshold", ylabel="Share of validation examples", ylim=(-0.03, 1.03))
     axes[1].plot(rates.false_positive_rate, rates.recall, ".-", color=plots.SERIES_COLOURS[0])
@@ -116,11 +93,11 @@ def lookalike_figure(
     states: Float32[np.ndarray, "failures state"],
     threshold: float,
 ) -> Figure:
-    """The failures that look most like success: as pictures, or as states where there are no cameras.
+    """The failures that look most like success: as images, or as states without cameras.
 
     Args:
-        probability: of success; those at or above the threshold are false positives, and marked as such.
-        images: by camera what it saw.
+        probability: of success; false positives are marked.
+        images: by camera.
         states: in standard deviations from the mean of the successes.
     """
     titles = [f"{value:.3f}" + ("\nfalse positive" if value >= threshold else "") for value in probability]

@@ -1,4 +1,4 @@
-"""A task whose reward is what a classifier says of its observations: a real robot has no other."""
+"""A task whose reward is a classifier's decision on its observations, as a real robot needs."""
 
 from collections.abc import Callable
 from typing import Any, SupportsFloat
@@ -9,35 +9,32 @@ from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.robot.takeover import Confirm
 
 CONFIRMED = "success_confirmed"
-"""Key of `info` at the steps after which somebody was asked: what they said."""
+"""Key of `info` for a person's answer, at the steps at which one was asked."""
 
 ASK_AGAIN = 10
-"""Steps from a success that was denied to the next question, where the classifier goes on to see it."""
+"""Steps from a denied success to the next question, if the classifier still sees success."""
 
 
 class ClassifierReward(gymnasium.Wrapper):
-    """Reward 1 at the success that a classifier sees, which terminates the episode, and 0 at every other step.
+    """Reward 1 at the first success that a classifier sees, which terminates, and 0 at every other step.
 
-    With hysteresis, so that one mistaken picture is no success: it is on after `steps` observations in a row with a
-    probability of at least `threshold`, and off again when the probability is below `release`. An episode whose first
-    observation looks done (the peg still in the hole) has no success before it has been off.
+    Hysteresis: success turns on after `steps` successive probabilities of at least `threshold`, and off below
+    `release`. An episode that begins above (the peg still in the hole) must turn off first. The task's own success
+    neither rewards nor terminates; its failures and time limit still end the episode.
 
-    The task's own success neither rewards nor ends the episode; its failures and time limit still end it.
+    With `confirm`, a success counts if confirmed. After a denial the episode continues; the next question comes when
+    success turns on again, or after `ASK_AGAIN` steps.
 
-    `info["success"]` (bool) is the classifier's, at every step; `info["success_probability"]` what it is decided by;
-    `info["task_success"]` the task's own, where it reports one: True, False, or None where it does not know.
-
-    Where somebody confirms, a success is one once they say so: denied, it is none, the episode goes on, and they are
-    asked again when it is seen anew, or after `ASK_AGAIN` steps of it. `info["success_confirmed"]` (bool) is there
-    where they answered.
+    info: `success` (bool), the classifier's; `success_probability`; `task_success`, the task's own if reported (None:
+    not known); `success_confirmed` (bool), if somebody answered.
 
     Args:
         environment: the task.
-        probability: of success, in [0, 1], from an observation as the environment gives it.
-        threshold: in [0, 1], at or above which a probability speaks for success.
+        probability: of success, in [0, 1], from an observation.
+        threshold: in [0, 1].
         release: at most the threshold.
         steps: at least 1.
-        confirm: who is asked; None: nobody.
+        confirm: whom to ask; None: nobody.
     """
 
     def __init__(

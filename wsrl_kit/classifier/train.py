@@ -21,6 +21,7 @@ from wsrl_kit.data.dataset import Dataset, stacks_of
 from wsrl_kit.data.digests import digests
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.loop import GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
@@ -127,7 +128,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
         arm="",
         seed=config.seed,
         parameters=asdict(config),
-        inputs=digests({"classifier_data": config.classifier_data, "encoder_weights": config.encoder_weights}),
+        inputs=digests({name: getattr(config, name) for name in names_of(ClassifierConfig, input_of="classifier")}),
         may_grow=("classifier_steps",),
         outputs=(target,),
         resume=resume,
@@ -169,7 +170,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
 
         probability = probabilities(classifier, result.agent, dataset, validation)
         rates = figures.sweep(probability, is_success)
-        place = figures.best(rates, config.max_false_positive_rate)
+        place = figures.choose_threshold(rates, config.max_false_positive_rate)
         threshold = float(rates.threshold[place])
         decision = Decision(threshold, threshold * config.release_ratio, config.success_steps)
         write_validation(folder / VALIDATION_FILE, validation, episode[validation], is_success, probability)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from wsrl_kit.agent.parameters import AgentParameters
-from wsrl_kit.config.presets import preset
+from wsrl_kit.config.presets import PRESETS, preset
 from wsrl_kit.parameters import parameter, unknown, validate
 
 
@@ -17,17 +18,40 @@ class SessionConfig:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    preset: str = parameter("kit", "published method that gives the values left at None")
-    robot_url: str | None = parameter(
-        None, "address of a robot's server, such as http://127.0.0.1:5000; it takes the place of exp_name"
+    output_dir: str = parameter(
+        "runs/latest", "folder of the run: metrics, checkpoint and figures", path=True, group="Notebook"
     )
-    output_dir: str = parameter("runs/latest", "folder of the run: metrics, checkpoint and figures", path=True)
-    live: bool | None = parameter(None, "widgets and a Stop button; None: if a Jupyter front end is attached")
-    resume: bool = parameter(True, "continue an unfinished run found in output_dir")
+    live: bool | None = parameter(None, "show widgets and a Stop button; None: if a Jupyter front end is attached")
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+@dataclass(frozen=True)
+class TrainingSession(SessionConfig):
+    """A `SessionConfig` for notebooks whose runs can be resumed."""
+
+    resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
+
+
+@dataclass(frozen=True)
+class AgentSession(TrainingSession):
+    """A `TrainingSession` for notebooks that train agents."""
+
+    preset: str = parameter("kit", f"named set of values for all parameters that are not given: {', '.join(PRESETS)}")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         preset(self.preset)
+
+
+@dataclass(frozen=True)
+class RobotSession(AgentSession):
+    """An `AgentSession` for notebooks that can act on a robot."""
+
+    robot_url: str | None = parameter(
+        None, "address of a robot's server, such as http://127.0.0.1:5000; it takes the place of exp_name"
+    )
 
 
 ROBOT = "hirol_robot"
@@ -50,6 +74,9 @@ SMALLEST_SCALE = 1e-3
 
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
+warmup, retention, finetuning = (partial(parameter, stage=stage) for stage in ("warmup", "retention", "finetuning"))
+"""Declare a parameter that one stage alone reads."""
+
 
 @dataclass(frozen=True)
 class WSRLConfig(AgentParameters):
@@ -59,125 +86,168 @@ class WSRLConfig(AgentParameters):
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    # The experiment
-    exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
-    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
-    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1)
+    exp_name: str = parameter(
+        "hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", of_arm=False, group="Task"
+    )
+    environment_options: dict = parameter(
+        {}, "options of the environment, such as {'difficulty': 'easy'}", of_arm=False
+    )
+    seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1, of_arm=False)
 
-    # Offline data
-    offline_data_path: Paths = parameter(None, "offline data: file, glob, folder, list, or {source: files}", path=True)
-    demo_path: Paths = parameter(None, "offline data for fine-tuning; same forms as offline_data_path", path=True)
+    offline_data_path: Paths = parameter(
+        None,
+        "offline data: file, glob, folder, list of these, or {source name: files}",
+        path=True,
+        input_of=("warmup", "ablation", "tuning"),
+        of_arm=False,
+        group="Offline data",
+    )
+    demo_path: Paths = parameter(
+        None,
+        "offline data that fine-tuning keeps in its batches; same forms as offline_data_path",
+        path=True,
+        stage="finetuning",
+        input_of=("finetune", "hil_serl"),
+        of_arm=False,
+    )
     action_units: str = parameter(
         "normalized",
-        "units of actions in data files: normalized to [-1, 1], or the task's own, which its bounds then rescale",
+        "units of the actions in data files: normalized to [-1, 1], or the task's own, rescaled by its bounds",
         choices=ACTION_UNITS,
     )
-    demo_weight: float = parameter(2.0, "weight of the source `demos`", minimum=0.0)
+    demo_weight: float = parameter(2.0, "loss weight of the source named demos", minimum=0.0)
     source_weights: dict[str, float] = parameter(
-        {"suboptimal": 1.0, "random": 0.5}, "weight of every other source by name; 1.0 for one not named", minimum=0.0
+        {"suboptimal": 1.0, "random": 0.5}, "loss weight of every other source by name; not named: 1.0", minimum=0.0
     )
-    success_weight_bonus: float = parameter(1.5, "factor on the weight of successful episodes", minimum=0.0)
-    quality_weighting: bool = parameter(True, "weigh episodes by their quality too; False: by source and success alone")
-    holdout_fraction: float = parameter(0.1, "share of episodes held out for early stopping", minimum=0.0, maximum=0.9)
-
-    # Reward
-    reward_scale: float = parameter(1.0, "factor on the rewards that learning sees", minimum=1e-8)
-    reward_bias: float = parameter(0.0, "added to them, after the factor")
-
-    reward_classifier: str | None = parameter(
-        None, "file of a classifier that gives the reward in fine-tuning; None: the task gives it", path=True
-    )
-    confirm_success: bool = parameter(
-        False,
-        "a success that the classifier sees counts once it is confirmed, by the person at the pad or the simulation",
+    success_weight_bonus: float = parameter(1.5, "factor on the loss weight of successful episodes", minimum=0.0)
+    quality_weighting: bool = parameter(True, "weight episodes by their quality too; False: only by source and success")
+    holdout_fraction: float = warmup(
+        0.1, "share of the episodes held out from warmup to measure overfitting", minimum=0.0, maximum=0.9
     )
 
-    # Offline warmup
+    reward_scale: float = parameter(
+        1.0, "factor on every reward that the agent learns from", minimum=1e-8, group="Reward"
+    )
+    reward_bias: float = parameter(0.0, "constant added to every reward after reward_scale")
+    reward_classifier: str | None = finetuning(
+        None,
+        "file of a success classifier that gives the reward in fine-tuning; None: the task gives it",
+        path=True,
+        input_of=("finetune", "hil_serl"),
+    )
+    confirm_success: bool = finetuning(
+        False, "successes of reward_classifier count only once the person at the pad, or the simulation, confirms them"
+    )
+
     checkpoint_path: str | None = parameter(
-        None, "warmup checkpoint: written by warmup, read by fine-tuning", path=True
+        None,
+        "warmup checkpoint: warmup writes it, fine-tuning starts from it",
+        path=True,
+        input_of=("finetune",),
+        of_arm=False,
+        group="Offline warmup",
     )
-    warmup_steps: int = parameter(50_000, "gradient steps on the offline sources", minimum=1)
-    early_stopping_patience: int = parameter(
-        0, "evaluations without a better held-out TD error before warmup stops; 0: never", minimum=0
+    warmup_steps: int = parameter(50_000, "gradient steps of offline warmup", minimum=1)
+    early_stopping_patience: int = warmup(
+        0, "evaluations without a lower held-out TD error after which warmup stops; 0: never", minimum=0
     )
-    warmup_evaluation_interval: int = parameter(5_000, "gradient steps between evaluations in warmup", minimum=1)
+    warmup_evaluation_interval: int = warmup(5_000, "gradient steps between two evaluations in warmup", minimum=1)
 
-    # The switch
-    frozen_rollout_steps: int = parameter(
+    retention_ratio: float = retention(
+        0.2, "share of the offline data that is kept after warmup", minimum=0.0, maximum=1.0, group="The switch"
+    )
+    retention_priority: str = retention(
+        "mix",
+        "priority by which the kept offline data are chosen",
+        choices=("td_error", "reward", "quality", "mix", "random"),
+    )
+    retention_unit: str = retention(
+        "transition", "unit in which offline data are kept", choices=("transition", "trajectory")
+    )
+    frozen_rollout_steps: int = finetuning(
         0, "environment steps of the warmed-up policy before the first online update (WSRL: 5000)", minimum=0
     )
-    retention_ratio: float = parameter(0.2, "share of the offline data kept online", minimum=0.0, maximum=1.0)
-    retention_priority: str = parameter(
-        "mix", "what the kept data are chosen by", choices=("td_error", "reward", "quality", "mix", "random")
+    offline_ratio_schedule: str = finetuning(
+        "exponential", "how the offline share of every batch decays", choices=("exponential", "linear", "constant")
     )
-    retention_unit: str = parameter("transition", "what is kept as a whole", choices=("transition", "trajectory"))
-    offline_ratio_schedule: str = parameter(
-        "exponential", "how the offline ratio decays", choices=("exponential", "linear", "constant")
+    initial_offline_ratio: float = finetuning(1.0, "offline share of a batch at the switch", minimum=0.0, maximum=1.0)
+    offline_decay_rate: float = finetuning(
+        0.999, "factor on the offline share per environment step, if the decay is exponential", minimum=0.0, maximum=1.0
     )
-    initial_offline_ratio: float = parameter(1.0, "offline share of a batch at the switch", minimum=0.0, maximum=1.0)
-    offline_decay_rate: float = parameter(0.999, "factor on the offline ratio a step", minimum=0.0, maximum=1.0)
-    offline_decay_steps: int = parameter(5_000, "environment steps of the linear decay", minimum=1)
-    min_offline_ratio: float = parameter(0.5, "floor of the offline ratio", minimum=0.0, maximum=1.0)
-
-    behavior_cloning_online_weight: float = parameter(
-        0.0, "weight of the behavior-cloning term in fine-tuning after a warmup, after the fade", minimum=0.0
+    offline_decay_steps: int = finetuning(
+        5_000, "environment steps of the offline share's decay, if it is linear", minimum=1
     )
-    behavior_cloning_fade_steps: int = parameter(
-        0, "environment steps over which its weight goes from warmup's to that", minimum=0
+    min_offline_ratio: float = finetuning(0.5, "lower bound of the offline share of a batch", minimum=0.0, maximum=1.0)
+    behavior_cloning_online_weight: float = finetuning(
+        0.0, "weight of behavior cloning in fine-tuning, once behavior_cloning_fade_steps have passed", minimum=0.0
     )
-
-    # Online fine-tuning
-    online_steps: int = parameter(10_000, "environment steps of fine-tuning", minimum=1)
-    random_steps: int = parameter(0, "first environment steps with uniformly random actions", minimum=0)
-    update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
-    replay_capacity: int = parameter(200_000, "online transitions kept", minimum=1)
-    use_prioritized_replay: bool = parameter(
-        False, "sample by priority (PER) instead of uniformly, which was as good or better on every task measured"
+    behavior_cloning_fade_steps: int = finetuning(
+        0, "environment steps in which behavior cloning fades from its weight in warmup to its weight online", minimum=0
     )
-    priority_kind: str = parameter("proportional", "PER variant", choices=("proportional", "rank"))
-    priority_alpha: float = parameter(0.6, "PER exponent: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0)
-    initial_priority_beta: float = parameter(0.4, "PER importance exponent at the switch", minimum=0.0, maximum=1.0)
-    final_priority_beta: float = parameter(1.0, "PER importance exponent at the end", minimum=0.0, maximum=1.0)
-
-    # Interventions
-    human: str = parameter(
-        NOBODY,
-        "who takes over from the policy in training: nobody, a scripted operator, or a person at a pad in JupyterLab",
-        choices=(NOBODY, "scripted", PERSON),
+    conservative_online_weight: float = finetuning(
+        0.0, "weight of the conservative term in fine-tuning, once conservative_fade_steps have passed", minimum=0.0
     )
-    human_options: dict = parameter({}, "options of the human: see HumanOptions (scripted) and PersonOptions (person)")
-    intervention_capacity: int | None = parameter(
-        None,
-        "a human's transitions kept beside the offline data; 0: online alone; None: all, where one may be",
+    conservative_fade_steps: int = finetuning(
+        0,
+        "environment steps in which the conservative term fades from its weight in warmup to its weight online",
         minimum=0,
     )
 
-    # Soft actor-critic
+    online_steps: int = parameter(
+        10_000, "environment steps of fine-tuning", minimum=1, of_arm=False, group="Online fine-tuning"
+    )
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
-
-    # Images
-    frame_memory: str = parameter(
-        "host", "where replay keeps images: in the host's memory or the accelerator's", choices=("host", "device")
+    update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
+    random_steps: int = finetuning(0, "first environment steps, with uniformly random actions", minimum=0)
+    replay_capacity: int = finetuning(200_000, "online transitions that replay keeps", minimum=1)
+    use_prioritized_replay: bool = finetuning(
+        False, "sample replay by priority (PER); uniform sampling was as good or better on every task measured"
+    )
+    priority_alpha: float = finetuning(
+        0.6, "PER exponent of the priorities: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0
+    )
+    initial_priority_beta: float = finetuning(
+        0.4, "PER exponent of the importance weights at the switch", minimum=0.0, maximum=1.0
+    )
+    final_priority_beta: float = finetuning(
+        1.0, "PER exponent of the importance weights at the last step", minimum=0.0, maximum=1.0
     )
 
-    # Conservative critics
-    conservative_online_weight: float = parameter(0.0, "its weight in fine-tuning, after the fade", minimum=0.0)
-    conservative_fade_steps: int = parameter(
-        0, "environment steps over which its weight goes from the one to the other", minimum=0
+    human: str = finetuning(
+        NOBODY,
+        "who takes over from the policy in training: nobody, a scripted operator, or a person at a pad in JupyterLab",
+        choices=(NOBODY, "scripted", PERSON),
+        group="Interventions",
+    )
+    human_options: dict = parameter(
+        {}, "options of the scripted operator or the pad: see docs/human.md", stage="finetuning"
+    )
+    intervention_capacity: int | None = finetuning(
+        None, "human transitions that are kept as offline data too; 0: none; None: all", minimum=0
     )
 
-    # Evaluation and records
-    evaluation_interval: int = parameter(1_000, "environment steps between evaluations", minimum=1)
-    evaluation_episodes: int = parameter(20, "episodes per evaluation and action mode; 0: no evaluations", minimum=0)
-    log_interval: int = parameter(100, "steps between recorded training metrics", minimum=1)
-    checkpoint_interval: int = parameter(1_000, "steps between checkpoints of the run", minimum=1)
+    evaluation_interval: int = finetuning(
+        1_000,
+        "environment steps between two evaluations in fine-tuning",
+        minimum=1,
+        evaluation=True,
+        group="Evaluation and records",
+    )
+    evaluation_episodes: int = parameter(
+        20,
+        "episodes of an evaluation, for sampled and for deterministic actions each; 0: no evaluations",
+        minimum=0,
+        evaluation=True,
+    )
+    log_interval: int = parameter(100, "steps between two records of the training metrics", minimum=1)
+    checkpoint_interval: int = parameter(1_000, "steps between two checkpoints of the run", minimum=1)
 
     @staticmethod
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values, and where they say nothing those of the preset that `preset` names; None says nothing.
+        """Fills values that are None or missing from the preset that `preset` names.
 
-        A `robot_url` stands for the experiment `hirol_robot` there, and since one robot can't be evaluated beside its
-        training, for no evaluations.
+        A `robot_url` sets the experiment `hirol_robot` with that address, and no evaluations unless some are asked
+        for: one robot can't be evaluated beside its training.
 
         Raises:
             ParameterError: there is no such preset.
@@ -190,7 +260,7 @@ class WSRLConfig(AgentParameters):
 
     @classmethod
     def of_preset(cls, name: str, **values: Any) -> "WSRLConfig":
-        """A published method (see `presets`), with other values where they are given.
+        """A preset (see `presets`) with some values replaced.
 
         Raises:
             ParameterError: there is no such preset, no such parameter, or a value is refused.
@@ -212,42 +282,7 @@ class WSRLConfig(AgentParameters):
 
     @property
     def clones_online(self) -> bool:
-        """Whether fine-tuning holds the actor to what replay holds, as its warmup did."""
+        """Whether behavior cloning stays on during fine-tuning."""
         return self.checkpoint_path is not None and bool(
             self.behavior_cloning_online_weight or self.behavior_cloning_fade_steps
         )
-
-
-RETENTION_PARAMETERS = ("retention_ratio", "retention_priority", "retention_unit")
-"""What chooses the kept data, once warmup has ended."""
-
-FINETUNING_PARAMETERS = (
-    "demo_path",
-    "frozen_rollout_steps",
-    "offline_ratio_schedule",
-    "initial_offline_ratio",
-    "offline_decay_rate",
-    "offline_decay_steps",
-    "min_offline_ratio",
-    "behavior_cloning_online_weight",
-    "behavior_cloning_fade_steps",
-    "random_steps",
-    "reward_classifier",
-    "confirm_success",
-    "replay_capacity",
-    "use_prioritized_replay",
-    "priority_kind",
-    "priority_alpha",
-    "initial_priority_beta",
-    "final_priority_beta",
-    "conservative_online_weight",
-    "conservative_fade_steps",
-    "human",
-    "human_options",
-    "intervention_capacity",
-    "evaluation_interval",
-)
-"""What fine-tuning alone reads: runs that differ only in these and in retention have the same warmup.
-
-The lengths of fine-tuning are not among them, since the learning rates may decay over both stages together.
-"""

@@ -1,4 +1,4 @@
-"""Published methods as parameters of `WSRLConfig`, each value with where it comes from; what is not named is the kit's.
+"""Published methods as parameters of `WSRLConfig`, each value with its source; others keep the kit's defaults.
 
 A preset is a config and nothing else: the data are still the user's to give (`demo_path`: none for sac, redq and wsrl;
 all of it for rlpd and calql; the demonstrations for hil_serl).
@@ -147,6 +147,18 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "augmentation_padding": 4,  # [h]
 }
 
+SMALL: dict[str, Any] = {
+    # The kit's own, for ablations on one core a run: half the width and batch, short intervals.
+    "batch_size": 128,
+    "hidden_sizes": [128, 128],
+    "target_update_rate": 0.01,
+    "frozen_rollout_steps": 500,
+    "random_steps": 100,
+    "evaluation_interval": 200,
+    "warmup_evaluation_interval": 1_000,
+    "log_interval": 50,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "sac": SAC,
     "redq": REDQ,
@@ -155,18 +167,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "calql": CALQL,
     "hil_serl": HIL_SERL,
     "kit": {},
+    "small": SMALL,
 }
-"""By name: the parameters that differ from the kit's defaults or are stated by the source."""
+"""By name: parameters that differ from the kit's defaults or are stated by the source."""
 
 
 def preset(name: str) -> dict[str, Any]:
     """The parameters of a preset.
 
     Raises:
-        ParameterError: there is none of that name.
+        ParameterError: there is no preset of that name.
     """
     if name not in PRESETS:
         nearest = get_close_matches(str(name), PRESETS, n=1)
         suggestion = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(PRESETS)}"
-        raise ParameterError(f"preset must name a published method, found {name!r}: {suggestion}")
+        raise ParameterError(f"preset must be the name of a preset, found {name!r}: {suggestion}")
     return dict(PRESETS[name])

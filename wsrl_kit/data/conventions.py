@@ -11,42 +11,8 @@ from wsrl_kit.data.recording import Recording
 LARGEST_BOUND = 1e6
 """A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be scaled by it."""
 
-
-def has_bounds(low: Shaped[np.ndarray, "..."], high: Shaped[np.ndarray, "..."]) -> bool:
-    """Whether every value is bounded on both sides."""
-    # A bound of NaN compares false, and is none either.
-    return bool((np.abs(low) <= LARGEST_BOUND).all() and (np.abs(high) <= LARGEST_BOUND).all())
-
-
-def to_unit(
-    values: Float[np.ndarray, "*batch action"], low: Float[np.ndarray, " action"], high: Float[np.ndarray, " action"]
-) -> Float32[np.ndarray, "*batch action"]:
-    """Values in [low, high] scaled to [-1, 1]; 0 where both bounds are one number.
-
-    Bounds of [-1, 1] change no bit.
-    """
-    low, high = low.astype(np.float64), high.astype(np.float64)
-    width = np.where(high > low, high - low, 1.0)
-    # Values far beyond the bounds become infinite, and are refused as such.
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.where(high > low, 2 * (values - low) / width - 1, 0 * values)
-        return np.where((low == -1) & (high == 1), values, scaled).astype(np.float32)
-
-
 SUCCESS_KEYS = ("succeed", "success", "is_success")
 """Names of success in `info`: HIL-SERL's, Metaworld's, Gymnasium-Robotics' and gym-hil's."""
-
-
-def similar_keys(info: Iterable[object]) -> tuple[str, ...]:
-    """Names that sound like success; to be asked where none of those looked for is there."""
-    return tuple(sorted(key for key in info if isinstance(key, str) and "succ" in key.lower()))
-
-
-def hint(keys: Sequence[str]) -> str:
-    """The end of a sentence that says success is not recorded: what is there, and what to do; "" without names."""
-    if not keys:
-        return ""
-    return f"; info holds {', '.join(map(repr, keys))}: give success_key={keys[0]!r} in environment_options"
 
 
 @dataclass(frozen=True)
@@ -54,9 +20,8 @@ class Conventions:
     """How the files of one task are to be read.
 
     Attributes:
-        success_key: the name in `infos` under which rows say success; None, or where a file lacks it: the usual names.
-        action_bounds: lowest and highest actions in the task's own units, in which files hold them; None: files hold
-            them in [-1, 1].
+        success_key: the name of success in `infos`; None, or where a file lacks it: the usual names.
+        action_bounds: lowest and highest action in the units of the files; None: [-1, 1].
     """
 
     success_key: str | None = None
@@ -68,7 +33,7 @@ AS_WRITTEN = Conventions()
 
 
 def interpret(recording: Recording, conventions: Conventions) -> Recording:
-    """A recording as its file means it; actions that are known to be in [-1, 1] already are not rescaled."""
+    """The recording with success and actions as the conventions say; actions known to be in [-1, 1] stay."""
     said = recording.infos.get(conventions.success_key or "")
     if said is not None:
         success = np.where(np.isnan(said), np.nan, said > 0).astype(np.float32)
@@ -81,3 +46,33 @@ def interpret(recording: Recording, conventions: Conventions) -> Recording:
         problem = f"has actions of size {size}, expected {len(low)} as the task has"
         return replace(recording, problems=(*recording.problems, problem))
     return replace(recording, actions=to_unit(recording.actions, low, high), actions_in_unit=True)
+
+
+def has_bounds(low: Shaped[np.ndarray, "..."], high: Shaped[np.ndarray, "..."]) -> bool:
+    """Whether every value is bounded on both sides."""
+    # A bound of NaN compares false, and is none either.
+    return bool((np.abs(low) <= LARGEST_BOUND).all() and (np.abs(high) <= LARGEST_BOUND).all())
+
+
+def to_unit(
+    values: Float[np.ndarray, "*batch action"], low: Float[np.ndarray, " action"], high: Float[np.ndarray, " action"]
+) -> Float32[np.ndarray, "*batch action"]:
+    """Scales values from [low, high] to [-1, 1]; 0 where both bounds are equal. Bounds of [-1, 1] change no bit."""
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    width = np.where(high > low, high - low, 1.0)
+    # Values far beyond the bounds become infinite, and are refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.where(high > low, 2 * (values - low) / width - 1, 0 * values)
+        return np.where((low == -1) & (high == 1), values, scaled).astype(np.float32)
+
+
+def similar_keys(info: Iterable[object]) -> tuple[str, ...]:
+    """Names that sound like success."""
+    return tuple(sorted(key for key in info if isinstance(key, str) and "succ" in key.lower()))
+
+
+def hint(keys: Sequence[str]) -> str:
+    """The end of a sentence on success that is not recorded: what to do; "" without names."""
+    if not keys:
+        return ""
+    return f"; info holds {', '.join(map(repr, keys))}: give success_key={keys[0]!r} in environment_options"

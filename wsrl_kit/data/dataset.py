@@ -1,36 +1,43 @@
-"""The one container of offline data: flat arrays over transitions, and where each episode ends."""
+"""Offline data: flat arrays over transitions, episode after episode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer
+from jaxtyping import Bool, Float32, Int64, Integer, Shaped
 
-from wsrl_kit.data.trajectory import Images, Layout, Trajectory, concatenate
+from wsrl_kit.data.trajectory import CameraFrames, Trajectory
 from wsrl_kit.errors import DataError, ParameterError
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """N transitions in E episodes (or segments of episodes), each in time order, one after another.
+@dataclass(frozen=True, kw_only=True)
+class Transitions:
+    """N transitions in E episodes (or segments of episodes), in time order.
 
     Attributes:
         observations: flat observations, in the environment's units.
-        actions: entries in [-1, 1].
+        actions: entries in [-1, 1], or as recorded in a `Recording`.
         rewards: reward of each step.
         next_observations: the observation each step led to, also at the end of an episode.
-        terminated: the step ended the task; only ever true on the last row of an episode.
-        truncated: the recording stopped after the step for another reason; only ever on the last row of an episode.
-        weight: loss weight of each row, mean 1 over a weighted dataset; ones until then.
-        episode_ends: exclusive end of each episode; episode e holds the rows [episode_ends[e - 1], episode_ends[e]).
-        episode_success: 1 success, 0 failure, nan where the data does not say; a segment has that of its episode.
-        episode_source: index of each episode's source in `source_names`.
-        source_names: the names of the sources.
-        images: each camera's frames, those of all episodes one after another, length + k of an episode (see
-            `Trajectory`), so that an observation and the next share theirs; none where the task has no cameras.
-        observation_horizon: k, the frames per observation.
-        grasp_penalty: what each row's grasp action cost (0 where the data does not say); None where no data says so.
+        terminated: the step ended the task.
+        truncated: the recording stopped after the step for another reason.
+        weight: loss weight of each row.
+        grasp_penalty: cost of each row's grasp action; None where no row says one.
     """
+
+    ROWS: ClassVar[tuple[str, ...]] = (
+        "observations",
+        "actions",
+        "rewards",
+        "next_observations",
+        "terminated",
+        "truncated",
+        "weight",
+        "grasp_penalty",
+    )
+    """Fields with one entry a row, or None."""
 
     observations: Float32[np.ndarray, "transition observation"]
     actions: Float32[np.ndarray, "transition action"]
@@ -39,30 +46,29 @@ class Dataset:
     terminated: Bool[np.ndarray, " transition"]
     truncated: Bool[np.ndarray, " transition"]
     weight: Float32[np.ndarray, " transition"]
-    episode_ends: Int64[np.ndarray, " episode"]
-    episode_success: Float32[np.ndarray, " episode"]
-    episode_source: Int64[np.ndarray, " episode"]
-    source_names: tuple[str, ...]
-    images: Images = field(default_factory=dict)
-    observation_horizon: int = 1
     grasp_penalty: Float32[np.ndarray, " transition"] | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
 
+    @cached_property
+    def episode_ends(self) -> Int64[np.ndarray, " episode"]:
+        """Exclusive end of each episode."""
+        return np.flatnonzero(self.terminated | self.truncated) + 1
+
     @property
     def episode_count(self) -> int:
-        """The number of episodes."""
+        """E, the number of episodes."""
         return len(self.episode_ends)
 
     @property
     def episode_starts(self) -> Int64[np.ndarray, " episode"]:
-        """The first row of each episode."""
+        """First row of each episode."""
         return self.episode_ends - self.episode_lengths
 
     @property
     def episode_lengths(self) -> Int64[np.ndarray, " episode"]:
-        """The number of rows of each episode."""
+        """Rows of each episode."""
         return np.diff(self.episode_ends, prepend=0)
 
     @property
@@ -71,37 +77,59 @@ class Dataset:
         return np.repeat(np.arange(self.episode_count), self.episode_lengths)
 
     @property
-    def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
-        """The index in each camera's `images` of the newest frame of each row's observation.
+    def episode_returns(self) -> Float32[np.ndarray, " episode"]:
+        """Undiscounted sum of rewards of each episode."""
+        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
 
-        The observation's stack is the `observation_horizon` frames that end there; that of the next observation is one
-        frame later.
-        """
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "transition ..."]]:
+        """The fields in `ROWS` that are not None."""
+        found = {name: getattr(self, name) for name in self.ROWS}
+        return {name: array for name, array in found.items() if array is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Transitions):
+    """Transitions for training: terminated or truncated is true on the last row of each episode and on no other.
+
+    `weight` is 1, or has mean 1 after `weigh`.
+
+    Attributes:
+        episode_success: 1 success, 0 failure, nan unknown; a segment has the success of its episode.
+        episode_source: index of each episode's source in `source_names`.
+        source_names: names of the sources.
+        images: each camera's frames, episode after episode, length + k of an episode (see `Trajectory`).
+        observation_horizon: k, the frames per observation.
+    """
+
+    episode_success: Float32[np.ndarray, " episode"]
+    episode_source: Int64[np.ndarray, " episode"]
+    source_names: tuple[str, ...]
+    images: CameraFrames = field(default_factory=dict)
+    observation_horizon: int = 1
+
+    @property
+    def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
+        """Index in `images` of the newest frame of each row's observation; the next observation's is one later."""
         return np.arange(len(self)) + (self.episode_of_row + 1) * self.observation_horizon - 1
 
     @property
-    def episode_returns(self) -> Float32[np.ndarray, " episode"]:
-        """The undiscounted sum of rewards of each episode."""
-        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
-
-    @property
     def is_weighted(self) -> bool:
-        """Whether any weight differs from one: `weigh` was called, or the files brought weights of their own."""
+        """Whether any weight differs from 1: `weigh` was called, or the files brought weights."""
         return bool((self.weight != 1).any())
 
     @classmethod
     def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> "Dataset":
-        """Joins trajectories; one that says neither terminated nor truncated counts as truncated.
+        """Joins trajectories; one that is neither terminated nor truncated counts as truncated.
 
         Raises:
             DataError: there are none, one is empty, or their shapes differ.
         """
         if not trajectories:
             raise DataError("A dataset needs at least one trajectory, found none.")
-        expected = _layout(trajectories[0])
+        expected = trajectories[0].layout
         for number, trajectory in enumerate(trajectories):
             where = f"Episode {number}" + (f" of source {trajectory.source!r}" if trajectory.source else "")
-            if difference := _layout(trajectory).difference(expected):
+            if difference := trajectory.layout.difference(expected):
                 raise DataError(f"{where} {difference} as in episode 0.")
             if len(trajectory) == 0 or len(trajectory.observations) != len(trajectory) + 1:
                 raise DataError(
@@ -130,17 +158,16 @@ class Dataset:
             terminated=terminated,
             truncated=truncated,
             weight=np.concatenate(weights),
-            episode_ends=episode_ends,
             episode_success=np.array(success, dtype=np.float32),
             episode_source=np.array([source_names.index(t.source) for t in trajectories], dtype=np.int64),
             source_names=source_names,
-            images={camera: concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
+            images={camera: np.concatenate([t.images[camera] for t in trajectories]) for camera in expected.cameras},
             observation_horizon=expected.observation_horizon,
             grasp_penalty=_penalties(trajectories),
         )
 
     def trajectories(self) -> list[Trajectory]:
-        """The episodes one by one; `from_trajectories` of them gives this dataset again."""
+        """The episodes; `from_trajectories` inverts this."""
         return [self._trajectory(episode) for episode in range(self.episode_count)]
 
     def _trajectory(self, episode: int) -> Trajectory:
@@ -165,7 +192,7 @@ class Dataset:
         )
 
     def select_episodes(self, episodes: Integer[np.ndarray, " selected"]) -> "Dataset":
-        """Some whole episodes, each once, in the order they have here.
+        """Whole episodes, each once, in their order here.
 
         Raises:
             DataError: none is selected.
@@ -173,10 +200,9 @@ class Dataset:
         return self.select_transitions(np.flatnonzero(np.isin(self.episode_of_row, episodes)))
 
     def select_transitions(self, rows: Integer[np.ndarray, " selected"]) -> "Dataset":
-        """Some rows, each once, in the order they have here; neighbours in one episode stay together as a segment.
+        """Rows, each once, in their order here; neighbours in one episode stay together as a segment.
 
-        A segment that ends before its episode did is truncated there. A segment keeps its episode's success and source,
-        and of its episode's frames those that its own observations show.
+        A segment that ends before its episode is truncated there, and keeps the episode's success and source.
 
         Raises:
             DataError: none is selected.
@@ -187,37 +213,30 @@ class Dataset:
         episode = self.episode_of_row[rows]
         last = np.append((np.diff(rows) > 1) | (np.diff(episode) > 0), True)
         frames = self._frames_of_segments(rows, np.flatnonzero(last) + 1)
+        selected = {name: array[rows] for name, array in self.arrays().items()}
+        selected["truncated"] |= last & ~selected["terminated"]
         return replace(
             self,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
-            next_observations=self.next_observations[rows],
-            terminated=self.terminated[rows],
-            truncated=self.truncated[rows] | (last & ~self.terminated[rows]),
-            weight=self.weight[rows],
-            episode_ends=np.flatnonzero(last) + 1,
+            **selected,
             episode_success=self.episode_success[episode[last]],
             episode_source=self.episode_source[episode[last]],
             images={camera: images[frames] for camera, images in self.images.items()},
-            grasp_penalty=None if self.grasp_penalty is None else self.grasp_penalty[rows],
         )
 
     def _frames_of_segments(
         self, rows: Integer[np.ndarray, " selected"], ends: Integer[np.ndarray, " segment"]
     ) -> Integer[np.ndarray, " frame"]:
-        """The frames that segments of rows show: length + k of each, one segment's after another's."""
+        """The frames of segments of rows: length + k of each, segment after segment."""
         lengths = np.diff(ends, prepend=0)
         counts = lengths + self.observation_horizon
         first = self.frame_of_row[rows[ends - lengths]] + 1 - self.observation_horizon
         return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
     def split_holdout(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
-        """Sets whole episodes aside at random: (training, held out), both in the order they have here.
+        """Sets random whole episodes aside: (training, held out).
 
         Args:
             fraction: share of the episodes to hold out, in [0, 1); rounded, but at least one episode and not all.
-            seed: decides which.
 
         Returns:
             None held out where fraction is 0 or there is only one episode.
@@ -231,12 +250,6 @@ class Dataset:
         return self.select_episodes(order[count:]), self.select_episodes(order[:count])
 
 
-def _layout(trajectory: Trajectory) -> Layout:
-    cameras = {camera: frames.shape[1:] for camera, frames in sorted(trajectory.images.items())}
-    sizes = trajectory.observations.shape[1], trajectory.actions.shape[1]
-    return Layout(*sizes, cameras, trajectory.observation_horizon)
-
-
 def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " transition"] | None:
     if all(trajectory.grasp_penalty is None for trajectory in trajectories):
         return None
@@ -246,15 +259,11 @@ def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " tran
 
 
 def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " transition"]:
-    """The discounted sum of rewards from each row to the end of its episode.
+    """The discounted sum of rewards from each row to the end of its episode; nothing is bootstrapped.
 
-    Nothing is bootstrapped at a truncated end: the return counts only what was recorded. An exception is taken from
-    Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every reward is the same
-    negative r, the goal was never reached, so that the return is r / (1 - discount) all along. (The authors' code does
-    so for terminated episodes too, whose return is known and therefore kept here.)
-
-    Args:
-        discount: in [0, 1]; at 1 the exception does not apply.
+    An exception is from Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every
+    reward is the same negative r, the return is r / (1 - discount) all along (for a discount below 1). Departure: the
+    authors' code does so for terminated episodes too, whose return is known.
     """
     terminated = dataset.terminated[dataset.episode_ends - 1]
     return returns_to_go(dataset.rewards, dataset.episode_ends, terminated, discount)
@@ -266,13 +275,11 @@ def returns_to_go(
     episode_terminated: Bool[np.ndarray, " episode"],
     discount: float,
 ) -> Float32[np.ndarray, " transition"]:
-    """`monte_carlo_returns` of episodes that lie one after another, from what decides them.
+    """`monte_carlo_returns` without a dataset.
 
     Args:
-        rewards: reward of each step.
         episode_ends: exclusive end of each episode.
         episode_terminated: whether its last step ended the task.
-        discount: in [0, 1].
     """
     lengths = np.diff(episode_ends, prepend=0)
     starts, ends = episode_ends - lengths, episode_ends
@@ -294,6 +301,6 @@ def returns_to_go(
 def stacks_of(
     dataset: Dataset, rows: Integer[np.ndarray, " rows"]
 ) -> tuple[Integer[np.ndarray, "rows horizon"], Integer[np.ndarray, "rows horizon"]]:
-    """Which of the dataset's frames each row's observation and its next observation show, oldest first."""
+    """Indices of the frames of each row's observation and next observation, oldest first."""
     newest = dataset.frame_of_row[rows][:, None] + np.arange(1 - dataset.observation_horizon, 1)
     return newest, newest + 1

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
-from wsrl_kit.data.recording import Recording, clipped, gaps, layout, repair_timeouts, segment_ends, value_problems
+from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, find_files, is_dump, read_recording
 from wsrl_kit.data.task import (
     Task,
-    episode_success,
     file_remarks,
     sentences,
     success_hint,
@@ -27,19 +26,19 @@ from wsrl_kit.text import printable
 
 
 @dataclass(frozen=True)
-class Report:
+class FileReport:
     """Facts about one file, and its problems.
 
     Attributes:
         path: the file.
-        format: its format, "" where it can't be read (the facts below are empty then).
-        facts: name of a fact -> its value as text, in the order to print them.
+        format: name of its format, "" where it can't be read.
+        facts: name -> value as text, in the order to print them.
         problems: one sentence each; empty for a healthy file.
-        layout: sizes and cameras, None where it can't be read.
+        layout: sizes and cameras; None where it can't be read.
         warnings: what does not fit the task, one sentence each.
         success: 1, 0 or nan (unknown) of every episode.
-        info_names: what rows say in their `infos`.
-        is_empty: it is a dump of a run in which there was nothing to dump.
+        info_names: names in the rows' `infos`.
+        is_empty: it is an empty dump of a HIL-SERL run.
     """
 
     path: str
@@ -58,15 +57,8 @@ def examine_all(
     timeout_length: int | None = None,
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
-) -> list[Report]:
-    """`examine` for all that `load_sources` would read as one dataset, and what is wrong with it as one.
-
-    A file whose sizes or cameras are not the first one's says so, and so does a path that leads to no file.
-
-    Args:
-        paths: as for `load_sources`.
-        timeout_length, conventions, task: as for `examine`.
-    """
+) -> list[FileReport]:
+    """`examine` for all files that `load_sources` would read as one dataset, and what does not fit together."""
     files, reports = _files(paths)
     first: tuple[str, Layout] | None = None
     success: list[float] = []
@@ -90,8 +82,8 @@ def examine_all(
     return reports
 
 
-def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[Report]]:
-    """The files behind paths, each once, and a report for each path that leads to none."""
+def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[FileReport]]:
+    """The files behind paths, each once, and a report for each path without files."""
     given: list[Any] = list(paths.values()) if isinstance(paths, Mapping) else [paths]
     entries = [entry for each in given for entry in (each if each and isinstance(each, list | tuple) else [each])]
     files: list[Path] = []
@@ -100,7 +92,7 @@ def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path],
         try:
             files += find_files(entry)
         except DataError as error:
-            missing.append(Report(os.fspath(entry or ""), "", {}, (str(error),)))
+            missing.append(FileReport(os.fspath(entry or ""), "", {}, (str(error),)))
     return list(dict.fromkeys(files)), missing
 
 
@@ -109,14 +101,14 @@ def examine(
     timeout_length: int | None = None,
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
-) -> Report:
-    """Reads a file as far as it can be read and reports all it finds; bad data is never an error here.
+) -> FileReport:
+    """Reads a file and reports all it finds; bad data is never an error here.
 
     Args:
         path: a file, or the folder of a Minari dataset or a LeRobotDataset.
         timeout_length: the task's time limit in transitions; None: inferred.
         conventions: as for `load_sources`.
-        task: what the file is for; other sizes and missing cameras are problems then.
+        task: what the file is for; other sizes and missing cameras are problems.
     """
     name = os.fspath(path)
     try:
@@ -124,12 +116,11 @@ def examine(
     except NoTransitionsError as error:
         # Of a run's dumps some may be empty; any other file should hold something.
         is_problem = not is_dump(Path(path))
-        return Report(name, "", {"transitions": "0"}, (str(error),) if is_problem else (), is_empty=not is_problem)
+        return FileReport(name, "", {"transitions": "0"}, (str(error),) if is_problem else (), is_empty=not is_problem)
     except DataError as error:
-        return Report(name, "", {}, (str(error),))
+        return FileReport(name, "", {}, (str(error),))
     found = [*recording.problems, *value_problems(recording)]
-    broken = gaps(recording)
-    if len(broken):
+    if len(broken := recording.gaps):
         found.append(
             f"{len(broken)} gap(s): the observation after transition {broken[0]} is not the one it led to, though no "
             "end of an episode is recorded there (it is read as truncated)"
@@ -137,33 +128,29 @@ def examine(
     problems = [f"{name}: {problem}." for problem in found]
     remarks: list[str] = []
     if task is not None:
-        if difference := layout(recording).difference(task.layout):
+        if difference := recording.layout.difference(task.layout):
             problems.append(f"{name} {difference} as {task.exp_name} has.")
         remarks = sentences((name, remark) for remark in file_remarks(path, recording, task))
-    return Report(
+    return FileReport(
         name,
         recording.format,
         _facts(repair_timeouts(recording, timeout_length)),
         tuple(problems),
-        layout(recording),
+        recording.layout,
         tuple(remarks),
-        tuple(episode_success(recording).tolist()),
+        tuple(recording.episode_success.tolist()),
         frozenset(recording.infos),
     )
 
 
 def _facts(recording: Recording) -> dict[str, str]:
-    ends = segment_ends(recording)
-    lengths = np.diff(ends, prepend=0)
-    starts = ends - lengths
-    returns = np.add.reduceat(recording.rewards.astype(np.float64), starts)
-    success = episode_success(recording)
+    success, last = recording.episode_success, recording.episode_ends - 1
     known = success[~np.isnan(success)]
-    terminated, truncated = recording.terminated[ends - 1], recording.truncated[ends - 1]
+    terminated, truncated = recording.terminated[last], recording.truncated[last]
     actions = recording.actions
     facts = {
         "format": recording.format,
-        "episodes": f"{len(ends)}",
+        "episodes": f"{recording.episode_count}",
         "transitions": f"{len(recording)}",
         "observation": f"{recording.observation_kind}, {recording.observations.shape[1]} flat",
         "action": f"{recording.action_kind}, from {actions.min():.4g} to {actions.max():.4g}",
@@ -171,13 +158,13 @@ def _facts(recording: Recording) -> dict[str, str]:
         "success rate": f"{known.mean():.1%} of {len(known)} episodes"
         if len(known)
         else f"not recorded{success_hint(recording.infos)}",
-        "return": _spread(returns),
-        "length": _spread(lengths),
+        "return": _spread(recording.episode_returns.astype(np.float64)),
+        "length": _spread(recording.episode_lengths),
         "ends": f"{terminated.sum()} terminated, {(truncated & ~terminated).sum()} truncated, "
         f"{(~truncated & ~terminated).sum()} cut off",
         "timeouts repaired": f"{recording.timeouts_repaired}",
     }
-    if count := int(clipped(recording).sum()):
+    if count := int(recording.is_clipped.sum()):
         facts["actions clipped"] = f"{count} of {len(recording)}, the largest {np.nanmax(np.abs(actions)):.4g}"
     if recording.frames:
         facts |= _camera_facts(recording)
@@ -188,7 +175,7 @@ def _facts(recording: Recording) -> dict[str, str]:
 
 
 def _camera_facts(recording: Recording) -> dict[str, str]:
-    found = layout(recording)
+    found = recording.layout
     count = len(next(iter(recording.frames.values())))
     frame_bytes = sum(int(np.prod(shape)) for shape in found.cameras.values())
     repeated = recording.stored_frames - count
@@ -206,8 +193,8 @@ def _spread(values: Float[np.ndarray, " episode"] | Integer[np.ndarray, " episod
     return f"{values.mean():.4g} on average, from {values.min():.4g} to {values.max():.4g}"
 
 
-def render(report: Report) -> str:
-    """The report as text, a line per fact, per warning and per problem."""
+def render(report: FileReport) -> str:
+    """The report as text."""
     lines = [report.path, *(f"  {name:<18} {value}" for name, value in report.facts.items())]
     lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  problem: {problem}" for problem in report.problems] or ["  no problems found"]

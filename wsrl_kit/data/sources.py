@@ -1,4 +1,4 @@
-"""From what a user writes as the path of offline data to one dataset of named sources."""
+"""From a user's path of offline data to one dataset of named sources."""
 
 import glob
 import os
@@ -16,8 +16,8 @@ from wsrl_kit.data.formats.hil_serl import read_hil_serl
 from wsrl_kit.data.formats.lerobot import read_lerobot
 from wsrl_kit.data.formats.minari import read_minari
 from wsrl_kit.data.formats.npz import read_npz
-from wsrl_kit.data.recording import Recording, join, layout, repair_timeouts, segments, value_problems, with_source
-from wsrl_kit.data.trajectory import Layout, Trajectory
+from wsrl_kit.data.recording import Recording, join, repair_timeouts, to_dataset, value_problems, with_source
+from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import reading, refuse_special
 from wsrl_kit.parameters import user_path
@@ -42,7 +42,7 @@ Reader = Callable[[Path, Sequence[str] | None], Recording]
 
 
 def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None = None) -> Recording:
-    """Reads one file (or a Minari or LeRobot folder) in whatever format its content has, problems and all.
+    """Reads one file (or a Minari or LeRobot folder); its content decides the format.
 
     Args:
         path: the file.
@@ -62,17 +62,6 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
         return reader(path, cameras)
 
 
-def read_file(
-    path: str | os.PathLike[str], timeout_length: int | None = None, cameras: Sequence[str] | None = None
-) -> list[Trajectory]:
-    """The trajectories of one file (or a Minari or LeRobot folder); see `load_sources`.
-
-    Raises:
-        DataError: as `load_sources`.
-    """
-    return segments(repair_timeouts(_read_strictly(Path(path), cameras), timeout_length))
-
-
 def load_sources(
     paths: Paths,
     timeout_length: int | None = None,
@@ -84,17 +73,14 @@ def load_sources(
 
     Args:
         paths: a file, a glob, a folder, a list of these, or a dict from source names to these. Files of a source are
-            taken in natural order (`transitions_2` before `transitions_10`). Without a dict, a file named after one
-            of the sources `demos`, `suboptimal` and `random` belongs to it; otherwise files are the source of their
-            own name without its last number, or `demos` if that name is the same for all. Of the folder of a HIL-SERL
-            run, `demo_buffer` is `demos` and `buffer`, which holds all that the robot did, `suboptimal`. Files of this
-            kit that name the source of each episode (`filtered_demos.pkl`) keep theirs.
-        timeout_length: the time limit of the task in transitions, to recognise time limits that were recorded as ends
-            of the task; None: inferred (see `repair_timeouts`).
-        cameras: the cameras that the policy sees; images of others are passed over. None: all that the files hold; ():
-            none, states only.
+            taken in natural order (`transitions_2` before `transitions_10`). Without a dict, a file's source is its
+            name without the last number, or `demos` if that name is the same for all and none of `SOURCES`. In the
+            folder of a HIL-SERL run, `demo_buffer` is `demos` and `buffer` is `suboptimal`. Files that name the source
+            of each episode (`filtered_demos.pkl`) keep theirs.
+        timeout_length: the task's time limit in transitions; None: inferred (see `repair_timeouts`).
+        cameras: the cameras to read; None: all; (): none.
         conventions: how files call success, and in which units their actions are.
-        inspect: is shown every file and what it holds, before a problem in it is refused.
+        inspect: called with every file and its recording, before a problem in it is refused.
 
     Raises:
         DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
@@ -115,18 +101,18 @@ def load_sources(
                     if is_dump(file):
                         continue
                     raise
-                first = first or (file, layout(recordings[0]))
-                if difference := layout(recordings[-1]).difference(first[1]):
+                first = first or (file, recordings[0].layout)
+                if difference := recordings[-1].layout.difference(first[1]):
                     raise DataError(f"{file} {difference} as in {first[0]}.")
             if recordings:
                 parts.append(with_source(repair_timeouts(join(recordings), timeout_length), source))
     if not parts:
         raise NoTransitionsError(f"The dumps in {paths} hold no transitions.")
-    return Dataset.from_trajectories(segments(join(parts)))
+    return to_dataset(join(parts))
 
 
 def expand(paths: Paths) -> dict[str, list[Path]]:
-    """The files of each source, in natural order; for what `paths` may be, see `load_sources`.
+    """The files of each source, in natural order; `paths` as for `load_sources`.
 
     Raises:
         DataError: nothing was given or found.
@@ -160,12 +146,11 @@ def _source_name(file: Path) -> str:
 
 
 def is_dump(file: Path) -> bool:
-    """Whether a file is named as a HIL-SERL run names its dumps, of which some may be empty."""
+    """Whether a file is named like a dump of a HIL-SERL run; some of these are empty."""
     return re.fullmatch(r"transitions_\d+", file.stem) is not None
 
 
 def _files(given: str | os.PathLike[str] | list[str], what: str) -> list[Path]:
-    """Files, and folders that are one dataset each, behind one path or a list of them."""
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise DataError(f"The list of files for {what} is empty.")
@@ -203,7 +188,7 @@ def _expand_one(path: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """A sort key by which numbers in names count as numbers."""
+    """A sort key that compares numbers in names as numbers."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
@@ -217,7 +202,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _reader(path: Path) -> Reader | None:
-    """The reader for a file's content, None for a content that is none of ours."""
+    """The reader for a file's content; None for an unknown one."""
     if path.is_dir():
         return _folder_reader(path)
     refuse_special(path, DataError)
@@ -240,7 +225,7 @@ def _reader(path: Path) -> Reader | None:
 
 
 def _folder_reader(path: Path) -> Reader | None:
-    """The reader for a folder that is one dataset, None for any other."""
+    """The reader for a folder that is one dataset; None for any other."""
     if (path / _LEROBOT_FILE).exists():
         return read_lerobot
     is_minari = (path / _MINARI_FILE).exists() or (path / _MINARI_FILE.with_name("metadata.json")).exists()

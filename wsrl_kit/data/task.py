@@ -1,4 +1,4 @@
-"""What in a data file does not fit the task that it is for, though it can be read: sentences, no errors."""
+"""What in a readable data file does not fit its task: sentences, no errors."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS, hint, similar_keys
-from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording, segment_ends
+from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording
 from wsrl_kit.data.trajectory import Layout
 
 SUCCESS_IS_ONE = "1 for success and else 0"
@@ -49,7 +49,7 @@ class Task:
 
 
 def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task) -> list[str]:
-    """What in one file does not fit the task, as ends of a sentence that begins with its name."""
+    """What in one file does not fit the task, as ends of a sentence that begins with the file's name."""
     found = [_other_task(Path(path), task), _other_units(recording, task)]
     rewards = reward_convention(recording.rewards)
     guessed = task.rewards == ZERO_WITHOUT_SUCCESS
@@ -59,7 +59,7 @@ def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task)
 
 
 def sentences(remarks: Iterable[tuple[str, str]]) -> list[str]:
-    """Remarks on files, as (path, end of a sentence); one that several files share is one sentence."""
+    """Remarks (path, end of a sentence) as sentences; files with the same remark share one."""
     paths: dict[str, list[str]] = {}
     for path, remark in remarks:
         paths.setdefault(remark, []).append(path)
@@ -70,11 +70,11 @@ def sentences(remarks: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def success_remarks(success: Float32[np.ndarray, " episode"], names: Iterable[str]) -> list[str]:
-    """What the success of all episodes together tells, a sentence or none.
+    """A remark where no episode succeeded.
 
     Args:
         success: 1, 0 or nan (unknown) for every episode.
-        names: what rows say in their `infos`.
+        names: names in the rows' `infos`.
     """
     if len(success) == 0 or (success == 1).any():
         return []
@@ -86,25 +86,19 @@ def success_remarks(success: Float32[np.ndarray, " episode"], names: Iterable[st
 
 
 def success_hint(names: Iterable[str]) -> str:
-    """The end of a sentence on success that data do not record: which name in `infos` may be it."""
+    """`hint` from the names in `infos`."""
     return hint(similar_keys(set(names).difference(SUCCESS_KEYS)))
 
 
 def task_remarks(task: Task) -> list[str]:
-    """What the task itself leaves open, a sentence or none."""
+    """A remark where the task reports no success."""
     if not task.similar_keys:
         return []
     return [f"{task.exp_name}: success is not recorded{hint(task.similar_keys)}."]
 
 
-def episode_success(recording: Recording) -> Float32[np.ndarray, " episode"]:
-    """1, 0 or nan (unknown) for each unbroken segment."""
-    ends = segment_ends(recording)
-    return np.fmax.reduceat(recording.success, np.concatenate([[0], ends[:-1]]))
-
-
 def reward_convention(rewards: Float32[np.ndarray, " transition"]) -> str:
-    """What rewards stand for; "" where they are all 0 or there are none, which may be either."""
+    """What rewards stand for; "" where all are 0."""
     values = set(np.unique(rewards).tolist())
     if values <= {0.0}:
         return ""
@@ -139,7 +133,6 @@ def _bounds_text(low: Float64[np.ndarray, " action"], high: Float64[np.ndarray, 
 
 
 def _other_task(path: Path, task: Task) -> str:
-    """What `run.json` beside a file says of another task."""
     recorded = _recorded_task(path.parent / "run.json")
     if recorded is None:
         return ""
@@ -161,12 +154,11 @@ def _option(options: Mapping[str, Any], name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _recorded_task(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Experiment and options of the run that left a `run.json`; None where there is none or it says nothing."""
+    """Experiment and options in a `run.json`; None without them."""
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
             return None

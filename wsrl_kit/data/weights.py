@@ -1,4 +1,4 @@
-"""Quality of an episode, weights of its transitions in the losses, and retention of the best part of the data."""
+"""Quality of episodes, loss weights, and retention of the best data."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +9,10 @@ from jaxtyping import Float, Float32
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, ParameterError
+
+PRIORITIES = ("td_error", "reward", "quality", "mix", "random")
+
+UNITS = ("transition", "trajectory")
 
 # Shares of the three parts of the quality; they sum to 1.
 _SUCCESS_SHARE, _RETURN_SHARE, _SPEED_SHARE = 0.5, 0.3, 0.2
@@ -24,14 +28,13 @@ def compute_data_quality(
     quality = 0.5 s + 0.3 r + 0.2 s (1 - (T - 1) / T_max)
 
     where s is 1 for success and 0 for failure; r the return's place in `return_range`, clipped to [0, 1] (0.5 if the
-    range is a point); and T the length. Where success is unknown, quality = 0.35 + 0.3 r. It never falls with success
-    or return, and never rises with length. Length counts only where the episode is known to have succeeded: a short
-    failure is no better than a long one, and in many tasks without a success (a pole that falls) short is bad.
+    range is a point); and T the length. Where success is unknown, quality = 0.35 + 0.3 r. Length counts only in a known
+    success: a short failure is no better than a long one.
 
     Args:
         trajectory: the episode.
-        return_range: lowest and highest return of the dataset; the default suits a reward of 1 for success.
-        longest_episode: length of the dataset's longest episode, T_max; None: this one's.
+        return_range: lowest and highest return of the dataset.
+        longest_episode: T_max, the length of the dataset's longest episode; None: this one's.
     """
     success = np.nan if trajectory.success is None else float(trajectory.success)
     quality = _quality(
@@ -64,7 +67,7 @@ def _quality(
 
 
 def episode_quality(dataset: Dataset) -> Float32[np.ndarray, " episode"]:
-    """`compute_data_quality` of every episode, with the ranges of this dataset."""
+    """`compute_data_quality` of every episode."""
     returns, lengths = dataset.episode_returns.astype(np.float64), dataset.episode_lengths
     quality = _quality(
         dataset.episode_success, returns, lengths.astype(float), (returns.min(), returns.max()), int(lengths.max())
@@ -78,14 +81,13 @@ def weigh(
     success_weight_bonus: float | int = 1.5,
     quality_weighting: bool = True,
 ) -> Dataset:
-    """Gives every transition its loss weight, and replaces weights that were there before.
+    """Gives every transition its loss weight.
 
     weight = source weight x (0.5 + quality) x (success_weight_bonus if the episode succeeded), scaled to mean 1 over
     all transitions.
 
     Args:
-        dataset: whole episodes; in segments, length and return say little about quality, so weights that
-            `filtered_demos.pkl` brings along (see `Dataset.is_weighted`) are better kept than computed anew.
+        dataset: whole episodes.
         source_weights: weight of each source by name, 0 or more; 1 for one that is not named.
         success_weight_bonus: factor for successful episodes, 0 or more.
         quality_weighting: False leaves the factor 0.5 + quality out.
@@ -108,11 +110,7 @@ def weigh(
 
 
 def source_table(dataset: Dataset) -> list[dict[str, str | int | float]]:
-    """One row per source, to be shown before training.
-
-    Each row has `source, episodes, transitions, success_rate` (nan where no episode says), `mean_return,
-    mean_length, mean_quality, mean_weight` and `weight_share` (the source's part of all weight, in [0, 1]).
-    """
+    """One row per source; `success_rate` is nan where no episode says, `weight_share` is in [0, 1]."""
     returns, lengths, quality = dataset.episode_returns, dataset.episode_lengths, episode_quality(dataset)
     source_of_row = dataset.episode_source[dataset.episode_of_row]
     total = dataset.weight.sum(dtype=np.float64)
@@ -139,26 +137,18 @@ def source_table(dataset: Dataset) -> list[dict[str, str | int | float]]:
     return table
 
 
-PRIORITIES = ("td_error", "reward", "quality", "mix", "random")
-UNITS = ("transition", "trajectory")
-
-
 def retain(
     dataset: Dataset, scores: Float[np.ndarray, " transition"], ratio: float, unit: str = "transition"
 ) -> Dataset | None:
-    """Keeps the transitions with the highest scores, in their order, their weights scaled to mean 1 again.
-
-    The best of the data have high weights. Left so, a kept transition would outweigh an online one, whose weight is 1,
-    and the offline ratio would not be the share that the loss sees.
+    """Keeps the transitions with the highest scores, in their order, and scales their weights to mean 1.
 
     Args:
-        dataset: what to choose from.
         scores: one per transition; of equal ones the earlier row, or episode, is kept.
         ratio: share to keep, in [0, 1]: int(N * ratio) transitions, at least one if ratio > 0.
         unit: `transition`: exactly that many; `trajectory`: whole episodes by mean score until there are that many.
 
     Returns:
-        None where ratio is 0: nothing is kept.
+        None where ratio is 0.
 
     Raises:
         ParameterError: ratio or unit is out of range.
@@ -194,13 +184,12 @@ def retention_scores(
     unit: str = "transition",
     seed: int = 0,
 ) -> Float[np.ndarray, " transition"]:
-    """A score per transition; the higher, the sooner it is kept.
+    """A score per transition; the highest are kept.
 
     Args:
-        priority: `td_error`: the TD error's magnitude; `reward`: the Monte-Carlo return from the row on, so that with a
-            sparse reward a whole approach ranks before a failure; `quality`: that of the row's episode; `mix`: the mean
-            of the three ranks, each scaled to [0, 1], equal values sharing one rank; `random`: a number drawn for the
-            unit, the control for whether it matters what is kept.
+        priority: `td_error`: the TD error's magnitude; `reward`: the Monte-Carlo return from the row on; `quality`:
+            quality of the row's episode; `mix`: the mean of the three ranks, each scaled to [0, 1], equal values
+            sharing one rank; `random`: a number drawn for the unit.
         dataset: whole episodes.
         td_errors: one per transition; needed for `td_error` and `mix` only.
         discount: of the Monte-Carlo return.
@@ -233,7 +222,7 @@ def retention_scores(
 
 
 def _ranks(values: Float[np.ndarray, " transition"]) -> Float[np.ndarray, " transition"]:
-    """Ranks from 0 (lowest) to 1 (highest); equal values get the mean of their places."""
+    """Ranks in [0, 1]; equal values get their mean."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     mean_place = np.cumsum(count) - (count + 1) / 2
     return mean_place[place] / max(len(values) - 1, 1)

@@ -16,30 +16,30 @@ from wsrl_kit.envs.wrappers import STATE, observation_horizon, succeeded
 from wsrl_kit.parameters import parameter, validate
 
 SOURCES = {"expert": "demos", "suboptimal": "suboptimal", "random": "random"}
-"""Name of the data source that each kind of policy makes."""
+"""Name of the data source by kind of policy."""
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """How much data of which kind is collected.
+    """How much data to collect, by kind.
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
     """
 
-    exp_name: str = parameter("hirol_fixed_gripper", "experiment: the simulated Franka, or any Gymnasium id")
-    environment_options: dict = parameter({}, "options of the environment, such as its difficulty")
-    seed: int = parameter(0, "seed of everything random", minimum=0)
-    demo_episodes: int = parameter(20, "episodes of the scripted expert", minimum=0)
-    suboptimal_episodes: int = parameter(100, "episodes of the clumsy operator", minimum=0)
-    random_episodes: int = parameter(50, "episodes of uniformly random actions", minimum=0)
+    exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", group="Data")
+    environment_options: dict = parameter({}, "options of the environment, such as {'difficulty': 'easy'}")
+    seed: int = parameter(0, "seed of everything random in the recording", minimum=0)
+    demo_episodes: int = parameter(20, "recorded episodes of the scripted expert", minimum=0)
+    suboptimal_episodes: int = parameter(100, "recorded episodes of the scripted clumsy operator", minimum=0)
+    random_episodes: int = parameter(50, "recorded episodes of uniformly random actions", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)
 
     @property
     def episodes(self) -> dict[str, int]:
-        """Episodes by kind of policy, those of 0 left out."""
+        """Episodes by kind of policy, without zeros."""
         counts: dict[str, int] = {
             "expert": self.demo_episodes,
             "suboptimal": self.suboptimal_episodes,
@@ -62,12 +62,12 @@ def collect(
 
     Args:
         exp_name, environment_options: as for `make`.
-        kind: "expert" and "suboptimal" for the simulated robot, "random" for every experiment.
-        progress: called with 1 after every episode, such as the `update` of a tqdm bar.
-        wrapper: put around the environment, where something else than its own rewards and ends is recorded.
+        kind: as for `scripted_policy`.
+        progress: called with 1 after every episode, such as `tqdm.update`.
+        wrapper: changes what is recorded, such as rewards and ends.
 
     Raises:
-        ExperimentError: no such experiment, or no such script for it.
+        ExperimentError: no such task, or no such script for it.
         ParameterError: an option is wrong.
     """
     trajectories = []
@@ -108,10 +108,10 @@ def trajectory_of(
     source: str,
     horizon: int,
 ) -> Trajectory:
-    """What an environment gave and took, one step after another, as a trajectory.
+    """The steps of an episode as a trajectory.
 
     Args:
-        observations: as the environment gave them, with or without images; one more than the others.
+        observations: with or without images; one more than actions.
         horizon: of the observations.
     """
     states, images = observations, {}
@@ -133,5 +133,5 @@ def trajectory_of(
 
 
 def _frames(stacks: list[UInt8[np.ndarray, "horizon height width 3"]]) -> UInt8[np.ndarray, "frame height width 3"]:
-    """Each frame of one camera once: the first observation's stack, and the newest frame of each later one."""
+    """Each frame of one camera once: the first observation's stack, then the newest frame of each later one."""
     return np.concatenate([stacks[0], *(stack[-1:] for stack in stacks[1:])])

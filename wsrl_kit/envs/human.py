@@ -1,8 +1,4 @@
-"""A human beside the robot, who takes over from the policy and hands back: here a scripted one, for the simulator.
-
-Whoever takes over reports it as HIL-SERL's wrappers do: `info["intervene_action"]` is the action that was carried out
-in place of the policy's.
-"""
+"""A scripted human, who takes over from the policy in simulation, and the options of a person at the pad."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -20,10 +16,10 @@ from wsrl_kit.errors import ExperimentError
 from wsrl_kit.parameters import check_some, parameter, validate
 
 INTERVENTION = "intervene_action"
-"""Where `info` holds a human's action."""
+"""Key of `info` (HIL-SERL's) for the human's action that replaced the policy's."""
 
 HELD = "held_action"
-"""Where `info` holds the action of a robot that was held in place, which neither the policy nor a human chose."""
+"""Key of `info` for the action of a robot that was held in place; neither policy nor human chose it."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +30,20 @@ class HumanOptions:
         ParameterError: an option has a wrong type or is out of range.
     """
 
-    stuck_steps: int = parameter(15, "takes over when the tip got no further in so many steps; 0: never", minimum=0)
-    stuck_distance: float = parameter(0.004, "than this, m", minimum=0.0)
+    stuck_steps: int = parameter(
+        15, "steps in which the tip moves less than stuck_distance before the human takes over; 0: never", minimum=0
+    )
+    stuck_distance: float = parameter(0.004, "distance that the tip must move in stuck_steps, m", minimum=0.0)
     clipped_steps: int = parameter(
-        3, "takes over when the safety box held the robot back for so many steps in a row; 0: never", minimum=0
+        3, "successive steps at the safety box's limits before the human takes over; 0: never", minimum=0
     )
     patience_steps: int = parameter(
-        60, "takes over for good when so many steps have brought no success; 0: never", minimum=0
+        60, "steps without success before the human takes over for good; 0: never", minimum=0
     )
     helped_distance: float = parameter(
-        0.01, "hands back when the tip is so far from where it was in trouble, m", minimum=0.0
+        0.01, "distance from the place of trouble at which the human hands back, m", minimum=0.0
     )
-    max_takeover_steps: int = parameter(50, "hands back after so many steps at the latest", minimum=1)
+    max_takeover_steps: int = parameter(50, "most steps of one takeover", minimum=1)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -53,7 +51,7 @@ class HumanOptions:
 
 @dataclass(frozen=True)
 class PersonOptions:
-    """What the robot does when the word of a person at the pad comes too late.
+    """What the robot does when the pad's message is late.
 
     Raises:
         ParameterError: an option has a wrong type or is out of range.
@@ -61,10 +59,12 @@ class PersonOptions:
 
     late: str = parameter(
         "hold",
-        "who acts when the browser's word is late while a key was held: nobody (the robot holds) or the policy",
+        "who acts if the browser's message is late while a key is held: nobody (the robot holds) or the policy",
         choices=("hold", "policy"),
     )
-    late_seconds: float = parameter(0.3, "age from which a word is late, s; more than the link's delay", minimum=0.05)
+    late_seconds: float = parameter(
+        0.3, "age from which a message is late, s; choose more than the link's delay", minimum=0.05
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -89,18 +89,16 @@ def person_options(given: Mapping[str, Any]) -> PersonOptions:
 
 
 class ScriptedHuman(gymnasium.Wrapper):
-    """Carries out the expert's action in place of the policy's while the human is in charge.
+    """Replaces the policy's action by the scripted expert's while the human is in charge.
 
-    The human watches every step. They take over at the next one when the robot is stuck, when the safety box held it
-    back, or when their patience is at an end, and act by the script of the task's expert. They hand back when the tip
-    has moved on from where it was in trouble (not after their patience ended), at a success, and in any case after
-    `max_takeover_steps`. Time limits lie inside and end an episode whoever is in charge.
+    The human takes over when the robot is stuck, when the safety box holds it back, or out of patience. They hand back
+    when the tip has left the place of trouble (not when out of patience), at a success, and after `max_takeover_steps`
+    at the latest. A reset's seed fixes all that the human does.
 
-    `info["intervene_action"]`, float32 in [-1, 1], is there at every step that the human acted in. A reset's seed fixes
-    all that the human does.
+    `info["intervene_action"]`: float32 in [-1, 1], at every step of the human.
 
     Args:
-        environment: from `make`, of a task that has a script.
+        environment: from `make`, of a task with a script.
     """
 
     def __init__(self, environment: gymnasium.Env, options: HumanOptions | None = None) -> None:
@@ -109,18 +107,18 @@ class ScriptedHuman(gymnasium.Wrapper):
         self._horizon = observation_horizon(environment)
         self._place = np.zeros(3)
         self._generator = np.random.default_rng()
-        # Positions of the last steps, as many as tell whether the robot is stuck.
+        # Positions of the last steps, which tell whether the robot is stuck.
         self._track: deque[Float[np.ndarray, 3]] = deque(maxlen=self.options.stuck_steps + 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """A new episode, in which the policy begins.
+        """Begin an episode with the policy in charge.
 
         Raises:
-            ExperimentError: nobody has written a script for this task.
+            ExperimentError: this task has no script.
         """
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
-            # The spawn key keeps it apart from the task's own generator, which has the same seed.
+            # Another stream than that of the task's own generator, which has the same seed.
             self._generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         script = script_of(self.env)
         if script is None:
@@ -153,7 +151,7 @@ class ScriptedHuman(gymnasium.Wrapper):
         return np.array(self._script.position(newest_state(self._observation, self._horizon)), float)
 
     def _watch(self, info: dict[str, Any]) -> None:
-        """Decides who acts in the next step."""
+        """Decide who acts in the next step."""
         self._waited += 1
         if info.get("success", False):
             self._waited = 0
@@ -187,12 +185,12 @@ class ScriptedHuman(gymnasium.Wrapper):
 
 
 def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any]) -> gymnasium.Env:
-    """The environment, with a human beside it where one is asked for.
+    """The environment with the scripted human, if `human` asks for that one; else unchanged.
 
     Args:
         environment: from `make`.
-        human: "scripted"; with any other the environment stays as it is, see `takeover` for a person.
-        options: `HumanOptions` of the scripted human, `PersonOptions` of a person, which are only checked here.
+        human: "scripted", or any other.
+        options: for `HumanOptions`, or for `PersonOptions`, which are only checked here.
 
     Raises:
         ParameterError: an option has an unknown name, a wrong type or a value out of range.

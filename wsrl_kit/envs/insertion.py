@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32, Float64
+from scipy.spatial.transform import Rotation
 
 from wsrl_kit.envs.insertion_model import CAMERAS, HOME, LARGEST_IMAGE, PHYSICS_STEP, insertion_model
 from wsrl_kit.envs.rendering import Cameras, mujoco
@@ -26,11 +27,11 @@ class InsertionOptions:
 
     clearance: float = parameter(0.0005, "hole width minus peg width, m", minimum=0.0001, maximum=0.005)
     hole_offset: float = parameter(
-        0.003, "half range of the hole's x and y, hidden from the policy, m", minimum=0.0, maximum=0.01
+        0.003, "half range of the hole's x and y, m; hidden from the policy", minimum=0.0, maximum=0.01
     )
     reset_range: float = parameter(0.02, "half range of the tip's x and y at reset, m", minimum=0.0, maximum=0.03)
     reset_rotation: float = parameter(0.05, "half range of the peg's yaw at reset, rad", minimum=0.0, maximum=0.2)
-    reset_height: float = parameter(0.04, "mean height of the tip at reset, +- 1 cm, m", minimum=0.012, maximum=0.045)
+    reset_height: float = parameter(0.04, "mean height of the tip at reset, m; +- 0.01", minimum=0.012, maximum=0.045)
     max_episode_steps: int = parameter(100, "time limit, control steps of 0.1 s", minimum=1)
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class PixelInsertionOptions(InsertionOptions):
         128, "height and width of the cameras' images, pixels", minimum=16, maximum=LARGEST_IMAGE
     )
     relative_pose: bool = parameter(
-        True, "tcp_pose relative to the reset's, which leaves where the hole is to the cameras, as in HIL-SERL"
+        True, "whether tcp_pose is relative to the reset's, so that only the cameras show the hole, as in HIL-SERL"
     )
 
 
@@ -60,11 +61,11 @@ DIFFICULTIES: dict[str, dict[str, Any]] = {
     "default": {},
     "hard": {"clearance": 0.0003, "hole_offset": 0.004, "reset_rotation": 0.1},
 }
-"""Options that each difficulty sets; the others keep their defaults."""
+"""Options by difficulty; options not listed keep their defaults."""
 
 
 def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
-    """Options of a `kind` from a mapping: `difficulty` names a preset, every other entry overrides one option of it.
+    """Options of a `kind` from a mapping: `difficulty` names a preset, every other entry overrides one option.
 
     Raises:
         ParameterError: an unknown name or difficulty, a wrong type, a value out of range.
@@ -79,55 +80,52 @@ def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
 
 
 CONTROL_STEP = 0.1
-"""Length of one control step, s."""
+"""Seconds of a control step."""
 TRANSLATION_SCALE = 0.01
-"""Metres that an action of 1 moves the command (HIL-SERL's ACTION_SCALE[0] for RAM insertion)."""
+"""Metres of an action of 1 (HIL-SERL's ACTION_SCALE[0] for RAM insertion)."""
 ROTATION_SCALE = 0.06
-"""Radians that an action of 1 turns the command (HIL-SERL's ACTION_SCALE[1])."""
+"""Radians of an action of 1 (HIL-SERL's ACTION_SCALE[1])."""
 SUCCESS_DEPTH = 0.020
-"""The peg is inserted when its tip is deeper than this, m."""
-RESET_HEIGHT_RANGE = 0.01
-"""Half range of the tip's height at reset, m."""
+"""Depth of the tip, m, beyond which the peg is inserted."""
 POSE = slice(4, 10)
-"""Where the tip's pose is in the observation."""
+"""Entries of the state that are the tip's pose."""
+_RESET_HEIGHT_RANGE = 0.01
+"""Half range of the tip's height at reset, m."""
 
-SAFETY_LOW = np.array([-0.04, -0.04, -0.03, -0.2, -0.2, -0.2])
-SAFETY_HIGH = np.array([0.04, 0.04, 0.06, 0.2, 0.2, 0.2])
+_SAFETY_LOW = np.array([-0.04, -0.04, -0.03, -0.2, -0.2, -0.2])
+_SAFETY_HIGH = np.array([0.04, 0.04, 0.06, 0.2, 0.2, 0.2])
 _ACTION_SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3)
 _FORCE_LIMIT, _TORQUE_LIMIT = 50.0, 2.0
 # Random actions, the widest there are, reach 0.11 m/s and 0.44 rad/s at the end of a control step.
 _VELOCITY_LIMIT, _ROTATION_RATE_LIMIT = 0.15, 0.5
 OBSERVATION_HIGH = np.array(
-    [1.0, *[_FORCE_LIMIT] * 3, *SAFETY_HIGH, *[_TORQUE_LIMIT] * 3, *[_VELOCITY_LIMIT] * 3, *[_ROTATION_RATE_LIMIT] * 3]
+    [1.0, *[_FORCE_LIMIT] * 3, *_SAFETY_HIGH, *[_TORQUE_LIMIT] * 3, *[_VELOCITY_LIMIT] * 3, *[_ROTATION_RATE_LIMIT] * 3]
 )
 OBSERVATION_LOW = -OBSERVATION_HIGH
-OBSERVATION_LOW[[0, 6]] = 0.0, SAFETY_LOW[2]
+OBSERVATION_LOW[[0, 6]] = 0.0, _SAFETY_LOW[2]
 _PHYSICS_STEPS = round(CONTROL_STEP / PHYSICS_STEP)
 
 
 class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, "6"]]):
     """Contact-rich insertion under Cartesian impedance control at 10 Hz.
 
-    Action: [-1, 1]^6, the commanded change from the measured tip pose: x, y, z (times 10 mm) and rotation about x, y, z
-    (times 0.06 rad), in the frame of the nominal hole. Rotations add as rotation vectors, which is HIL-SERL's
-    composition to first order at these small angles. The command is clipped to the safety box (x, y +-40 mm, z -30 to
-    60 mm, rotation +-0.2 rad), and the controller's spring to 16 N and 15 N m.
+    Action: [-1, 1]^6, the change from the measured tip pose, in the frame of the nominal hole: x, y, z (times 10 mm)
+    and rotation about x, y, z (times 0.06 rad). Departure: rotations add as rotation vectors, which equals HIL-SERL's
+    composition to first order. The safety box clips the command (x, y +-40 mm, z -30 to 60 mm, rotation +-0.2 rad), the
+    controller its spring (16 N, 15 N m).
 
-    Observation, 19 float32 (HIL-SERL's RAM insertion, alphabetical), in the frame of the *nominal* hole:
+    Observation, 19 float32 (HIL-SERL's RAM insertion), in the frame of the *nominal* hole, after the last physics step,
+    clipped to finite bounds:
         0      gripper_pose, always 0 (closed)
-        1:4    tcp_force, N, that the hand puts on the peg (pushing down reads negative z), clipped at 50 N
-        4:10   tcp_pose: x, y, z of the tip, m (z is 0 at the hole's mouth), and Euler angles xyz, rad (0 when upright)
+        1:4    tcp_force, N, of the hand on the peg (pushing down: negative z), clipped at 50 N
+        4:10   tcp_pose: x, y, z of the tip, m (z is 0 at the hole's mouth), and Euler angles xyz, rad (0: upright)
         10:13  tcp_torque, N m, at the wrist, clipped at 2 N m
         13:19  tcp_vel, m/s and rad/s
-    All are of the control step's last physics step; bounds are finite and the observation is clipped to them.
 
-    Reward: 1 when the tip gets more than 20 mm deep, which terminates the episode; otherwise 0. The time limit is
-    `make`'s.
+    Reward: 1 when the tip gets more than 20 mm deep, which terminates; else 0.
 
-    info: `success` (bool); `contact_force`, N: the sum of the normal contact forces on the peg, its largest value over
-    all 25 physics steps of the control step (exact, not sampled at the end; friction is not counted, opposing forces
-    add up, and an impact is averaged over the 4 ms of a physics step); `safety_box_clipped` (bool): the box changed the
-    command.
+    info: `success` (bool); `contact_force`, N, the largest sum of normal contact forces on the peg over all 25 physics
+    steps; `safety_box_clipped` (bool).
 
     `reset(seed=s)` determines everything that follows from given actions, bit by bit.
     """
@@ -142,7 +140,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         self.data = mujoco.MjData(self.model)
         self._hole_position = self.model.body("hole").pos
         self._tip = self.data.site("tcp")
-        # Views into MuJoCo's own memory, taken once: looking them up at every step costs more than the arithmetic.
+        # Views into MuJoCo's memory: looking them up at every step costs more than the arithmetic.
         self._pose = self.data.actuator_length[:6]
         self._velocity = self.data.actuator_velocity[6:]
         self._command = self.data.ctrl[:6]
@@ -151,21 +149,21 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         self._torque = self.data.sensordata[4:7]
         self._rotation = self._tip.xmat
         self._observation = np.zeros(19)
-        # The last observation, for a script that may see what a policy does not.
+        # The last observation, for a script.
         self.state = np.zeros(19, np.float32)
 
     @property
     def hole_position(self) -> Float[np.ndarray, "3"]:
-        """Where the hole really is this episode, m, in the frame of the nominal hole; a policy does not see it."""
+        """The true hole of this episode, m, in the frame of the nominal hole; hidden from policies."""
         return self._hole_position.copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32[np.ndarray, "19"], dict[str, Any]]:
-        """Put the tip at random over the nominal hole and the hole at random near its nominal place."""
+        """Place the tip at random over the nominal hole, and the hole at random near its nominal place."""
         super().reset(seed=seed)
         choice = self.options
-        spread = [choice.reset_range, choice.reset_range, RESET_HEIGHT_RANGE, choice.reset_rotation]
+        spread = [choice.reset_range, choice.reset_range, _RESET_HEIGHT_RANGE, choice.reset_rotation]
         x, y, z, yaw = self.np_random.uniform(-1.0, 1.0, 4) * spread
         mujoco.mj_resetData(self.model, self.data)
         self._hole_position[:2] = self.np_random.uniform(-1.0, 1.0, 2) * choice.hole_offset
@@ -180,14 +178,14 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         """One control step of 0.1 s; entries of `action` beyond [-1, 1] are clipped.
 
         Raises:
-            ExperimentError: the action has an entry that is not finite, as from a policy that diverged.
+            ExperimentError: the action is not finite.
         """
         if not np.isfinite(action).all():
             raise ExperimentError(f"an action of the robot must be finite, found {action}")
         wish = self._pose + np.minimum(np.maximum(action, -1.0), 1.0) * _ACTION_SCALE
-        command = np.minimum(np.maximum(wish, SAFETY_LOW), SAFETY_HIGH)
+        command = np.minimum(np.maximum(wish, _SAFETY_LOW), _SAFETY_HIGH)
         self._command[:] = command
-        # One call per physics step costs 2 % more than one call for all, and sees the contact force of each.
+        # One call per physics step costs 2 % more than one for all, and sees each contact force.
         peak = 0.0
         for _ in range(_PHYSICS_STEPS):
             mujoco.mj_step(self.model, self.data)
@@ -202,6 +200,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         raw = self._observation
         raw[1:4] = self._force
         raw[4:7] = self._pose[:3]
+        # The Euler angles of `Rotation.as_euler("xyz")`, a hundred times faster: this is in every simulated step.
         raw[7] = atan2(rotation[7], rotation[8])
         raw[8] = asin(max(-1.0, min(1.0, -rotation[6])))
         raw[9] = atan2(rotation[3], rotation[0])
@@ -221,20 +220,14 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
 
 
 class WristCameras(gymnasium.Wrapper):
-    """Two cameras on the hand, beside the state of `InsertionEnv`; physics and rewards are untouched.
+    """Two cameras on the hand beside the state of `InsertionEnv`; physics and rewards are unchanged.
 
-    Observation, a dict: `state`, 19 float32 as `InsertionEnv` gives them, and `wrist_1` and `wrist_2`, RGB images,
-    uint8 (image_size, image_size, 3), seen from the front left and the front right of the peg.
+    Observation, a dict: `state`, and `wrist_1` and `wrist_2`, RGB uint8 (image_size, image_size, 3), from the front
+    left and the front right of the peg. With `relative_pose` entries 4 to 9 of the state are the tip's pose in its own
+    frame at the reset, so that only the images show the hole (HIL-SERL's RelativeFrame; departure: velocities and
+    actions stay in the hole's frame, within 0.2 rad of the tool's).
 
-    With `relative_pose` the pose in the state (entries 4 to 9) is the tip's in its own frame at the reset: position, m,
-    and Euler angles xyz, rad, all 0 at the reset. Where the hole is then shows in the images alone. It is the pose of
-    HIL-SERL's RelativeFrame; that also turns velocities and actions into the frame of the tool, which here stays within
-    0.2 rad of the hole's, in which both remain.
-
-    OpenGL is first needed at the first reset, and its context freed by `close`.
-
-    Args:
-        environment: the task; its options say what is drawn.
+    OpenGL is first needed at the first reset; `close` frees its context.
     """
 
     def __init__(self, environment: InsertionEnv, options: PixelInsertionOptions) -> None:
@@ -246,7 +239,7 @@ class WristCameras(gymnasium.Wrapper):
         states = environment.observation_space
         self._low, self._high = states.low.copy(), states.high.copy()
         if options.relative_pose:
-            spread = [options.reset_range] * 2 + [RESET_HEIGHT_RANGE, 0.0, 0.0, options.reset_rotation]
+            spread = [options.reset_range] * 2 + [_RESET_HEIGHT_RANGE, 0.0, 0.0, options.reset_rotation]
             middle = [0.0, 0.0, options.reset_height, 0.0, 0.0, 0.0]
             self._low[POSE], self._high[POSE] = relative_bounds(
                 self._low[POSE], self._high[POSE], np.array(middle), np.array(spread)
@@ -259,10 +252,10 @@ class WristCameras(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """A new episode.
+        """Begin an episode.
 
         Raises:
-            ExperimentError: there is no OpenGL library that works; names the packages that bring one.
+            ExperimentError: no OpenGL library works; names the packages that bring one.
         """
         if self._cameras is None:
             self._cameras = Cameras(self._task.model, CAMERAS, self._options.image_size)
@@ -290,23 +283,10 @@ class WristCameras(gymnasium.Wrapper):
 
 
 def relative_pose(frame: Float64[np.ndarray, "6"], pose: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "6"]:
-    """`pose` as seen from `frame`; both are a position, m, and Euler angles xyz, rad, in one and the same frame."""
-    turn = _rotation(frame[3:]).T
-    rotation = turn @ _rotation(pose[3:])
-    angles = [
-        np.arctan2(rotation[2, 1], rotation[2, 2]),
-        np.arcsin(np.clip(-rotation[2, 0], -1.0, 1.0)),
-        np.arctan2(rotation[1, 0], rotation[0, 0]),
-    ]
-    return np.concatenate([turn @ (pose[:3] - frame[:3]), angles])
-
-
-def _rotation(angles: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3 3"]:
-    """The matrix that turns about the fixed axes x, then y, then z."""
-    quaternion, matrix = np.empty(4), np.empty(9)
-    mujoco.mju_euler2Quat(quaternion, angles, "XYZ")
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
+    """`pose` as seen from `frame`; each is a position, m, and Euler angles xyz, rad."""
+    back = Rotation.from_euler("xyz", frame[3:]).inv()
+    rotation = back * Rotation.from_euler("xyz", pose[3:])
+    return np.concatenate([back.apply(pose[:3] - frame[:3]), rotation.as_euler("xyz")])
 
 
 def relative_bounds(
@@ -315,7 +295,7 @@ def relative_bounds(
     middle: Float[np.ndarray, "6"],
     spread: Float[np.ndarray, "6"],
 ) -> tuple[Float[np.ndarray, "6"], Float[np.ndarray, "6"]]:
-    """A safety box (m, rad) as seen from anywhere that a reset puts the tip, which is `middle` +- `spread`."""
-    # A yaw of the reset mixes x with y, and roll with pitch, by its sine at most.
+    """A safety box (m, rad) as seen from any reset pose `middle` +- `spread`."""
+    # A yaw at the reset mixes x with y, and roll with pitch, by its sine at most.
     mixed = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0]) * spread[5] + 1.0
     return (low - middle - spread) * mixed, (high - middle + spread) * mixed

@@ -1,14 +1,12 @@
-"""The MuJoCo model of a Franka Panda that holds a square peg over a square hole, written out as MJCF text.
+"""The MuJoCo model of a Franka Panda that holds a square peg over a square hole, as MJCF text.
 
 The world frame is the nominal hole frame: origin in the centre of the hole's mouth, z up, x away from the robot's base.
-Kinematics, joint limits and torque limits are Franka's published ones (Franka Control Interface documentation: the
-Denavit-Hartenberg parameters in Craig's convention, the limits in joint space); links are capsules of about the real
-masses; no meshes. The robot compensates gravity, its own and its load's, so the model has none: the force sensor
-between hand and peg then reads zero in free space, as one calibrated against gravity does.
+Kinematics, joint limits and torque limits are Franka's (Franka Control Interface documentation: Denavit-Hartenberg
+parameters in Craig's convention, limits in joint space); links are capsules of about the real masses. The robot
+compensates gravity, so the model has none: the force sensor between hand and peg reads zero in free space.
 
-Two cameras on the hand, `wrist_1` and `wrist_2`, look at the peg's tip from the front left and the front right: 90
-degrees apart, so that what one sees as depth the other sees across. What is there for the eye alone has no mass and
-touches nothing.
+The cameras `wrist_1` and `wrist_2` on the hand look at the peg's tip from the front left and the front right, 90
+degrees apart: the depth of one is across for the other. Geoms for the eye alone have no mass and touch nothing.
 """
 
 from math import cos, pi, sin
@@ -24,20 +22,19 @@ CAMERAS = ("wrist_1", "wrist_2")
 LARGEST_IMAGE = 256
 """Largest height and width of a camera's picture, pixels."""
 HOME = (0.0, 0.0467, 0.0, -2.3765, 0.0, 2.4232, pi / 4)
-"""Joint positions, rad, that hold the peg's tip upright in the origin; inverse kinematics starts here."""
+"""Joint positions, rad, with the peg's tip upright in the origin; inverse kinematics starts here."""
 
-# HIL-SERL's compliance parameters, translational in N/m and N s/m, rotational in N m/rad and N m s/rad.
+# HIL-SERL's compliance parameters: N/m and N s/m, N m/rad and N m s/rad.
 _TRANSLATION_STIFFNESS, _TRANSLATION_DAMPING = 2000, 89
 _ROTATION_STIFFNESS, _ROTATION_DAMPING = 150, 7
-# A spring sees at most this error, as HIL-SERL's *_clip parameters do: 8 mm and 0.1 rad give 16 N and 15 N m.
+# Largest error of a spring, HIL-SERL's *_clip parameters: 8 mm and 0.1 rad give 16 N and 15 N m.
 _TRANSLATION_CLIP, _ROTATION_CLIP = 0.008, 0.1
 
 BASE_TO_HOLE = (0.5, 0.0, 0.15)
-"""From the robot's base, whose axes are the world's, to the origin, m."""
+"""From the robot's base to the origin, m; both have the same axes."""
 _FLANGE, _HAND_LENGTH, _PEG_LENGTH = 0.107, 0.103, 0.050
-# In the peg's frame (z up, tip at -5 cm): where the cameras are, in front of the hand, and the point below the tip that
-# they look at, m. The field of view, degrees, is the narrowest that holds the hole at every reset by default; a pixel
-# of 128 is then 0.8 mm at the tip.
+# Cameras and the point below the tip that they look at, in the peg's frame (z up, tip at -5 cm), m. The field of view,
+# degrees, is the narrowest that shows the hole at every default reset; one of 128 pixels is then 0.8 mm at the tip.
 _CAMERA_POSITIONS = ((0.08, 0.08, 0.05), (0.08, -0.08, 0.05))
 _CAMERA_TARGET, _FIELD_OF_VIEW = (0.0, 0.0, -0.08), 39
 # Per link: alpha (rad), a (m), d (m), lower and upper joint limit (rad), torque limit (N m), mass (kg).
@@ -58,12 +55,12 @@ _SURROUNDINGS = """
 
 
 def insertion_model(clearance: float) -> str:
-    """MJCF of the robot and a hole that is `clearance` metres wider than the peg (the gap is half of it on each side).
+    """MJCF of the robot and a hole that is `clearance` metres wider than the peg.
 
-    Sites: `tcp` (centre of the peg's tip, axes along the world's when the peg is upright). Actuators 0 to 5 are the
-    springs of the impedance controller on x, y, z (m) and the rotation vector (rad) of the tip, their `ctrl` is the
-    commanded pose; 6 to 11 the dampers. Sensors, in order: `contact` (sum of the normal contact forces on the peg, N),
-    `force` (3, N) and `torque` (3, N m) that the peg passes on to the hand, in the peg's frame.
+    Site `tcp`: centre of the peg's tip, axes along the world's when upright. Actuators 0 to 5: the impedance
+    controller's springs on x, y, z (m) and the rotation vector (rad) of the tip; their `ctrl` is the commanded pose; 6
+    to 11: its dampers. Sensors: `contact` (sum of normal contact forces on the peg, N), `force` (3, N) and `torque` (3,
+    N m) between peg and hand, in the peg's frame.
     """
     return f"""
 <mujoco model="franka_insertion">
@@ -94,7 +91,7 @@ def insertion_model(clearance: float) -> str:
 
 
 def _visuals() -> str:
-    """Colours and light. Smooth edges and shadows would cost more than everything else where there is no graphics card.
+    """Colours and light. Smooth edges and shadows would cost more than all the rest without a graphics card.
 
     `znear` and `zfar` are multiples of the extent, 0.1 m: cameras see from 1 cm to 5 m.
     """
@@ -138,7 +135,7 @@ def _hole(clearance: float) -> str:
 
 
 def _rim(half: float) -> str:
-    """A light frame, 3 mm wide, painted around the mouth, and a dark bottom: edges that a camera sees."""
+    """A light frame, 3 mm wide, around the mouth, and a dark bottom: edges for the cameras."""
     width, thickness = 0.0015, 0.0001
     middle, whole = half + width, half + 2 * width
     strips = [(side * middle, 0.0, width, whole) for side in (-1, 1)]
@@ -152,7 +149,7 @@ def _rim(half: float) -> str:
 
 
 def _cameras() -> str:
-    """The cameras in the peg's frame, each with its picture's upper edge up."""
+    """The cameras in the peg's frame, upright."""
     cameras = ""
     for name, position in zip(CAMERAS, _CAMERA_POSITIONS, strict=True):
         x, y, z = (here - there for here, there in zip(position, _CAMERA_TARGET, strict=True))
@@ -191,7 +188,7 @@ def _arm() -> str:
 
 
 def _impedance_controller() -> str:
-    """Six springs with clipped force and six dampers without: the clip of the error acts on the spring alone."""
+    """Six springs with clipped force and six dampers without."""
     springs, dampers = "", ""
     for axis in range(6):
         translation = axis < 3

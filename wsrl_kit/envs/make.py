@@ -1,4 +1,4 @@
-"""Experiments by name: the simulated robot, and every Gymnasium environment with continuous actions."""
+"""Environments by name: the simulated robot, robots, and every Gymnasium task with continuous actions."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -22,47 +22,36 @@ from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check
 
 DEFAULT_TIME_LIMIT = 1000
-"""Steps after which an episode is truncated, for a task that brings no time limit of its own."""
+"""Time limit, in steps, of a task that has none of its own."""
 
 INSERTION = "hirol_fixed_gripper"
 """Name of the simulated Franka insertion."""
-SIMULATORS = ("gymnasium", "gymnasium_robotics", "metaworld", "gym_hil")
-"""Packages whose tasks are simulated, every one."""
 PIXELS = "hirol_fixed_gripper_pixels"
-"""Name of the same task with two wrist cameras, which needs OpenGL."""
+"""Name of the insertion with two wrist cameras, which needs OpenGL."""
+_SIMULATORS = ("gymnasium", "gymnasium_robotics", "metaworld", "gym_hil")
+"""Packages whose tasks are all simulated."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
     """An environment with flat float32 states, perhaps cameras, actions in [-1, 1]^A, and a time limit.
 
-    Without cameras an observation is the flat state (k x S,). With cameras it is a dict of `state` (k x S,) and, by
-    camera, uint8 images (k, height, width, 3). k is the observation horizon: the last k states and images, oldest
-    first, where the first of an episode is repeated.
+    Observations: the flat state (k x S,); with cameras a dict of `state` and, by camera, uint8 (k, height, width, 3).
+    k is the observation horizon, see `ObservationHorizon`. `info["success"]`: see `SuccessInfo`.
 
     Args:
-        exp_name: "hirol_fixed_gripper", or "hirol_fixed_gripper_pixels" for the same with two wrist cameras;
-            "hirol_robot" for a robot behind HIL-SERL's HTTP server; a task of Gymnasium-Robotics ("FetchPush-v4"),
-            Metaworld ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"); or any other Gymnasium id,
-            where "package:Id" imports the package that registers it. uint8 entries (height, width, 3) of a task's
-            observations are its cameras, all else is state.
-        environment_options: for every task `observation_horizon`, which is 1 by default, and `success_key`, the name
-            under which `info`, and `infos` in data files, say success; None: `success`, `is_success` or `succeed`, as
-            the kit's own robots always do. For the simulated robot
-            `difficulty` ("easy", "default", "hard") and the fields of `InsertionOptions` (`PixelInsertionOptions` with
-            cameras); for a robot behind a server the fields of `RobotOptions`. For every other task
-            `max_episode_steps`, the time limit; `success_reward`, whether the reward is 1 at the first success, which
-            ends the episode, and otherwise 0; and the task's own keyword arguments (for Metaworld also
-            `action_repeat`, the control steps of 12.5 ms that an action is held for). `success_reward` is True by
-            default for Metaworld, whose own rewards are dense and whose episodes never end before the time limit, and
-            False for the others, which keep the rewards that they are known for.
-
-    Returns:
-        The environment; `info["success"]` is there at every step where the task reports success, None where it reports
-        that it does not know.
+        exp_name: "hirol_fixed_gripper" or "hirol_fixed_gripper_pixels"; "hirol_robot" for a robot behind HIL-SERL's
+            server; a task of Gymnasium-Robotics ("FetchPush-v4"), Metaworld ("metaworld/door-open-v3") or gym-hil
+            ("gym_hil/PandaPickCube-v0"); or any Gymnasium id ("package:Id" imports the package first).
+        environment_options: `observation_horizon` (default 1), and `success_key`, the name of success in `info` and in
+            data files (default: `success`, `is_success` or `succeed`). Also, for the simulated robot, `difficulty`
+            ("easy", "default", "hard") and fields of `InsertionOptions` or `PixelInsertionOptions`; for a robot the
+            fields of `RobotOptions`; for every other task `max_episode_steps`, `success_reward` (whether
+            `SuccessReward` replaces the task's own; default: for Metaworld alone), and the task's keyword arguments
+            (see also `make_metaworld`).
 
     Raises:
-        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Where OpenGL is
-            missing for the cameras of the simulated robot, its first reset says so.
+        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Missing OpenGL
+            is reported by the simulated robot's first reset.
         RobotError: the robot's server can't be reached.
         ParameterError: an option has an unknown name, a wrong type or a value out of range.
     """
@@ -75,16 +64,12 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
 
 
 def is_simulation(environment: gymnasium.Env) -> bool:
-    """Whether a task is known to be simulated, so that an episode may be played again from its seed and its actions.
-
-    An environment of the user's own may move a real robot, and counts as none.
-    """
+    """Whether a task is known to be simulated, so that an episode may be repeated; a user's own task is not known."""
     task = environment.unwrapped
-    return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in SIMULATORS
+    return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in _SIMULATORS
 
 
 def _task(exp_name: str, given: dict[str, Any], success_key: str | None) -> gymnasium.Env:
-    """The task as it is at any one moment."""
     if exp_name == INSERTION:
         options = insertion_options(given, InsertionOptions)
         return TimeLimit(InsertionEnv(options), options.max_episode_steps)
@@ -93,7 +78,7 @@ def _task(exp_name: str, given: dict[str, Any], success_key: str | None) -> gymn
         robot = WristCameras(InsertionEnv(with_cameras), with_cameras)
         return TimeLimit(robot, with_cameras.max_episode_steps)
     if exp_name == ROBOT:
-        # By name, since the robot's package builds on this one.
+        # Imported by name, since the robot's package imports this one.
         return import_module("wsrl_kit.robot.environment").make_robot(given)
     success_reward = check("success_reward", given.pop("success_reward", exp_name.startswith(METAWORLD)), bool)
     if "max_episode_steps" in given:

@@ -1,8 +1,8 @@
-"""Camera pictures of a MuJoCo model, without a display: EGL or OSMesa, whichever works on this machine.
+"""Images of a MuJoCo model without a display, by EGL or OSMesa.
 
-The OpenGL library is loaded when the first picture is drawn, so everything without pictures runs on machines without
-it. With MUJOCO_GL set, MuJoCo loads that library when it is imported, whether or not anything is drawn; where it fails,
-the error is one sentence.
+OpenGL is loaded for the first image; states need none. (If MUJOCO_GL is set, MuJoCo loads that library at its import.)
+`mujoco.Renderer` is not used: it takes GLFW unless MUJOCO_GL is set before the import, keeps its context in the thread
+that drew last, frees it without making it current, and reads each image back by itself, which takes 1.7 times as long.
 """
 
 import atexit
@@ -25,21 +25,20 @@ _PLATFORM_DEVICE = 0x313F
 
 @runtime_checkable
 class Context(Protocol):
-    """One of MuJoCo's OpenGL contexts."""
+    """An OpenGL context of MuJoCo."""
 
     def make_current(self) -> None:
-        """Direct the calling thread's OpenGL at this context."""
+        """Use this context in the calling thread."""
 
     def free(self) -> None:
-        """Give back what the context holds; it may be called again."""
+        """Free the context; may be called again."""
 
 
 def create_context(width: int, height: int) -> Context:
-    """A context for pictures of at most `width` by `height` pixels, current in the calling thread.
+    """A context for images of at most `width` by `height` pixels, current in the calling thread.
 
-    MUJOCO_GL in the process environment decides where it is set ("egl", "osmesa", "glfw"). Otherwise Linux takes EGL,
-    which uses a graphics card where there is one, and OSMesa where EGL has no device that works; other systems take
-    what MuJoCo does.
+    MUJOCO_GL ("egl", "osmesa", "glfw") decides if it is set. Otherwise Linux takes EGL, or OSMesa if EGL has no device;
+    other systems take MuJoCo's choice.
 
     Raises:
         ExperimentError: no OpenGL library works; names the packages that bring one.
@@ -47,17 +46,13 @@ def create_context(width: int, height: int) -> Context:
     try:
         context = _context_class()(width, height)
         context.make_current()
-    except Exception as error:  # PyOpenGL fails in as many ways as a library can be missing or half there
+    except Exception as error:  # PyOpenGL has no common error for missing and broken libraries
         raise missing(error) from error
     return context
 
 
 def release_context() -> None:
-    """Free the calling thread of its context, so that another thread can draw with it.
-
-    EGL refuses a context that is current elsewhere, as when a notebook resets an environment and a background thread
-    trains on it; the other libraries do not mind.
-    """
+    """Release the calling thread's context, so that another thread can use it; only EGL insists on that."""
     if _backend() == "egl":
         from mujoco import egl
         from mujoco.egl import egl_ext
@@ -66,7 +61,7 @@ def release_context() -> None:
 
 
 def missing(error: Exception) -> ExperimentError:
-    """The error for a library that could not be used, with the packages that bring one."""
+    """The error for an unusable library, with the packages that bring one."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     wish = os.environ.get("MUJOCO_GL")
     tried = f"MUJOCO_GL={wish} does not give" if wish else "neither EGL nor OSMesa gives"
@@ -98,10 +93,9 @@ def _context_class() -> Any:
 
 
 def _egl_has_device() -> bool:
-    """Whether EGL is there and can use a graphics device, be it Mesa's in software.
+    """Whether EGL is there and can use a graphics device, perhaps Mesa's in software.
 
-    Asked through ctypes, since PyOpenGL, by which MuJoCo asks, is bound for the life of the process to the first
-    library that it is told to use, found or not.
+    Through ctypes, since PyOpenGL stays bound to the first library that it tries, found or not.
     """
     library = _loaded("libEGL.so.1")
     if library is None or not (_loaded("libOpenGL.so.0") or _loaded("libGL.so.1")):
@@ -141,19 +135,15 @@ _MOST_GEOMS = 200
 
 
 class Cameras:
-    """Draws square pictures by several cameras of one model, all in one go.
-
-    A context of OpenGL and the buffers are made once and belong to this object; any thread may draw, one at a time.
-    The model's own quality settings hold (`offsamples`, `shadowsize`): in software they cost more than all the rest.
+    """Draws square images by several cameras of one model into one buffer; any thread may draw, one at a time.
 
     Args:
-        model: the model whose cameras these are.
-        names: of the cameras.
-        size: height and width of each picture, pixels; at most the model's `offwidth`, and all cameras together at most
-            its `offheight`.
+        model: its quality settings hold (`offsamples`, `shadowsize`).
+        names: of its cameras.
+        size: height and width of each image, pixels; at most `offwidth`, and for all cameras together `offheight`.
 
     Raises:
-        ExperimentError: there is no OpenGL library that works.
+        ExperimentError: no OpenGL library works.
     """
 
     def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int) -> None:
@@ -161,7 +151,7 @@ class Cameras:
         self._scene = mujoco.MjvScene(model, maxgeom=_MOST_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = model.vis.quality.shadowsize > 0
         self._options = mujoco.MjvOption()
-        # Marks and zones of sensors, which no camera sees.
+        # Hide marks and zones of sensors.
         self._options.sitegroup[:] = False
         self._context = create_context(size, size * len(names))
         try:
@@ -178,13 +168,12 @@ class Cameras:
         self._all = mujoco.MjrRect(0, 0, size, size * len(names))
         self._pixels = np.empty((len(names), size, size, 3), np.uint8)
         self.close = weakref.finalize(self, _free, self._context, self._target)
-        # At the interpreter's end objects die in no order, and OpenGL without a context crashes; weakref's own hook may
-        # come after the one by which MuJoCo ends EGL.
+        # OpenGL without a context crashes, so free before MuJoCo ends EGL at exit; weakref's own hook may come later.
         self.close.atexit = False
         atexit.register(self.close)
 
     def draw(self, data: mujoco.MjData) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-        """A new RGB picture of each camera, top row first, of the model in the state of `data`."""
+        """A new RGB image of each camera, top row first, of the model in the state of `data`."""
         self._context.make_current()
         for camera, place in self._views.values():
             mujoco.mjv_updateScene(

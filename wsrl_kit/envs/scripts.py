@@ -1,8 +1,6 @@
 """Scripted policies that produce data: an expert, a suboptimal operator, and uniformly random actions.
 
-Scripts of Gymnasium-Robotics' Fetch tasks are functions of the flat observation: achieved goal (3), desired goal (3),
-then the gripper's position (3), and for the tasks with a cube the cube's position (3), its position from the gripper
-(3), the two fingers' positions (2), and entries that no script needs. Lengths are in m.
+Lengths are in m.
 """
 
 import warnings
@@ -24,18 +22,20 @@ Controller = Callable[
     Float[np.ndarray, " action"],
 ]
 
+Policy = Callable[[Any], Float32[np.ndarray, " action"]]
+"""An action from an observation as the environment gives it, with or without images."""
+
 
 @dataclass(frozen=True)
 class Script:
-    """How an operator does a task, and how far a clumsy one is off.
+    """How an operator does a task, and how imprecise the suboptimal one is.
 
     Attributes:
-        position: of the hand, or of the tip that it holds, m, from an observation.
-        controller: action (any magnitude; it is clipped to [-1, 1]) from an observation and the error, m, with which
-            the operator sees where things are.
+        position: of the hand, or of the tip that it holds, from a state.
+        controller: action (clipped to [-1, 1] afterwards) from a state and the operator's error of perception.
         expert_noise: standard deviation of the expert's noise, in units of the action; its error is 0.
         suboptimal_noise: standard deviation of the suboptimal operator's noise.
-        suboptimal_error: half range of its error on each axis, m; the error is drawn once per episode.
+        suboptimal_error: half range of its error on each axis; drawn once per episode.
     """
 
     position: Callable[[Float32[np.ndarray, " observation"]], Float[np.ndarray, "3"]]
@@ -45,168 +45,15 @@ class Script:
     suboptimal_error: tuple[float, ...]
 
 
-_GOAL, _FETCH_GRIPPER, _FETCH_CUBE, _FINGERS = slice(3, 6), slice(6, 9), slice(9, 12), slice(15, 17)
-_FETCH_GAIN = 10.0
-"""Action for an error of 1 m; an action of 1 moves the gripper's target by 5 cm."""
-_FETCH_OPEN, _FETCH_CLOSE = 1.0, -1.0
-_FETCH_ABOVE = np.array([0.0, 0.0, 0.06])
-"""From the cube's centre to where the gripper is clear of it."""
-
-
-def _reach(observation: Float32[np.ndarray, "16"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    return np.append(_FETCH_GAIN * (observation[_GOAL] + error - observation[_FETCH_GRIPPER]), 0.0)
-
-
-def _push(observation: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go behind the cube as seen from the goal, over it if need be, and push it straight to the goal."""
-    goal, gripper, cube = observation[_GOAL], observation[_FETCH_GRIPPER], observation[_FETCH_CUBE] + error
-    way = (goal - cube)[:2]
-    direction = way / max(np.linalg.norm(way), 1e-6)
-    offset = (gripper - cube)[:2]
-    behind = -offset @ direction
-    beside = abs(offset[0] * direction[1] - offset[1] * direction[0])
-    low = gripper[2] < cube[2] + 0.02
-    if low and beside < 0.02 and behind > 0.0:
-        aim = np.append(goal[:2] - 0.05 * direction, cube[2])
-    else:
-        start = np.append(cube[:2] - 0.08 * direction, cube[2])
-        arrived = np.linalg.norm((gripper - start)[:2]) < 0.02
-        aim = start if arrived else start + _FETCH_ABOVE
-        if low and not arrived:
-            aim[:2] = gripper[:2]
-    return np.append(_FETCH_GAIN * (aim - gripper), 0.0)
-
-
-def _pick_and_place(observation: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go over the cube with the gripper open, go down, close, and carry the cube to the goal."""
-    goal, gripper, cube = observation[_GOAL], observation[_FETCH_GRIPPER], observation[_FETCH_CUBE] + error
-    offset = cube - gripper
-    if np.abs(offset).max() < 0.02:
-        held = observation[_FINGERS].max() < 0.027
-        return np.append(_FETCH_GAIN * (goal - cube) if held else np.zeros(3), _FETCH_CLOSE)
-    over = np.abs(offset[:2]).max() < 0.01
-    return np.append(_FETCH_GAIN * (offset if over else offset + _FETCH_ABOVE), _FETCH_OPEN)
-
-
-def _position(observation: Float32[np.ndarray, " observation"]) -> Float[np.ndarray, "3"]:
-    return observation[_FETCH_GRIPPER]
-
-
-SCRIPTS = {
-    "FetchReach": Script(
-        _position, _reach, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.08, 0.08, 0.08)
-    ),
-    "FetchPush": Script(_position, _push, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)),
-    "FetchPickAndPlace": Script(
-        _position, _pick_and_place, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)
-    ),
-}
-"""By the beginning of the task's name; FetchSlide, which needs a throw, has none."""
-
-
-# The observation: joint positions (7) and speeds (7), gripper command (0 to 255), position of the fingertips (3), m,
-# and of the cube (3), m.
-_PANDA_GRIPPER, _FINGERTIPS, _PANDA_CUBE = 14, slice(15, 18), slice(18, 21)
-_PANDA_GAIN = 40.0
-"""Action for an error of 1 m; an action of 1 moves the target of the hand by 2.5 cm."""
-_PANDA_OPEN, _PANDA_CLOSE, _CLOSED = -1.0, 1.0, 200.0
-_PANDA_ABOVE = np.array([0.0, 0.0, 0.08])
-"""From the cube's centre to where the open gripper is clear of it, m."""
-_LIFT = np.array([0.0, 0.0, 0.2])
-
-
-def _pick_cube(observation: Float32[np.ndarray, "21"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go over the cube with the gripper open, go down, close, and lift."""
-    offset = observation[_PANDA_CUBE] + error - observation[_FINGERTIPS]
-    over = np.linalg.norm(offset[:2]) < 0.01
-    if over and abs(offset[2]) < 0.015:
-        return np.append(
-            _PANDA_GAIN * (offset + _LIFT if observation[_PANDA_GRIPPER] > _CLOSED else offset), _PANDA_CLOSE
-        )
-    return np.append(_PANDA_GAIN * (offset if over else offset + _PANDA_ABOVE), _PANDA_OPEN)
-
-
-def _fingertips(observation: Float32[np.ndarray, "21"]) -> Float[np.ndarray, "3"]:
-    return observation[_FINGERTIPS]
-
-
-PICK_CUBE = Script(
-    _fingertips, _pick_cube, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.012, 0.012, 0.008)
-)
-
-
-# The script moves above the hole at 4 mm until it is within 3 mm of it, then presses down with at most 6 N: on the rim
-# that leaves so little friction that a correction of 1 mm still slides the peg.
-_HOVER_HEIGHT, _ALIGNED, _PRESS, _INSIDE = 0.004, 0.003, 0.003, -0.002
-
-
-def insertion(task: InsertionEnv) -> Script:
-    """Centre the peg over the hole, keep it upright, and press it in.
-
-    Where the hole is, and the tip's pose in its frame, come from the simulator: a policy may see neither.
-    """
-    scales = (TRANSLATION_SCALE, ROTATION_SCALE)
-    return insertion_operator(lambda: task.state[4:10], lambda observation: task.state[4:7], task.hole_position, scales)
-
-
-def insertion_operator(
-    tip: Callable[[], Float[np.ndarray, "6"]],
-    position: Callable[[Float32[np.ndarray, "19"]], Float[np.ndarray, "3"]],
-    hole: Float[np.ndarray, "3"],
-    scales: tuple[float, float],
-) -> Script:
-    """The operator, given eyes.
-
-    The noise of 0.15 and 0.3 is 1.5 mm, 9 mrad and 3 mm, 18 mrad; the clumsy operator sees the hole up to 2.5 mm off.
-
-    Args:
-        tip: its pose now in the frame of the nominal hole, m and small angles, rad.
-        position: see `Script`.
-        hole: its position, m, in the same frame.
-        scales: m and rad that an action of 1 moves.
-    """
-
-    def controller(observation: Float32[np.ndarray, "19"], error: Float[np.ndarray, "2"]) -> Float[np.ndarray, "6"]:
-        pose = tip()
-        offset = hole[:2] + error - pose[:2]
-        aligned = np.abs(offset).max() < _ALIGNED or pose[2] < _INSIDE
-        down = -_PRESS if aligned else _HOVER_HEIGHT - pose[2]
-        return np.concatenate([np.append(offset, down) / scales[0], -pose[3:] / scales[1]])
-
-    return Script(position, controller, expert_noise=0.15, suboptimal_noise=0.3, suboptimal_error=(0.0025, 0.0025))
-
-
-def metaworld(task: str) -> Script:
-    """Metaworld's own policy of a task, such as "door-open-v3"; the clumsy operator sees the hand up to 2 cm off."""
-    from metaworld.policies import ENV_POLICY_MAP
-
-    policy = ENV_POLICY_MAP[task]()
-
-    def controller(observation: Float32[np.ndarray, "39"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-        # A copy, because the policies write into what they are given.
-        seen = observation.astype(np.float64)
-        seen[:3] -= error
-        with warnings.catch_warnings():
-            # That its actions exceed [-1, 1] before they are clipped.
-            warnings.simplefilter("ignore")
-            return np.asarray(policy.get_action(seen), np.float64)
-
-    errors = (0.02, 0.02, 0.02)
-    return Script(lambda seen: seen[:3], controller, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=errors)
-
-
-Policy = Callable[[Any], Float32[np.ndarray, " action"]]
-"""An action from an observation as the environment gives it, with or without images."""
-
-
 def scripted_policy(
     kind: str, environment: gymnasium.Env, generator: np.random.Generator, noise: float | None = None
 ) -> Policy:
-    """The policy of one episode of `environment`, which has just been reset; all its randomness is `generator`'s.
+    """The policy of one episode of `environment`, which has just been reset.
 
     Args:
-        kind: "expert" and "suboptimal" for a task that has a script (see `script_of`), "random" for every task.
-        noise: standard deviation of the Gaussian noise on every entry of the action, in place of the kind's own.
+        kind: "random" for every task; "expert" and "suboptimal" for a task with a script.
+        generator: source of all its randomness.
+        noise: standard deviation of the Gaussian noise on every entry of the action; None: the kind's own.
 
     Raises:
         ExperimentError: there is no such script for this environment.
@@ -228,7 +75,6 @@ def scripted_policy(
         limits = np.array(script.suboptimal_error)
         error, scale = generator.uniform(-limits, limits), script.suboptimal_noise
     scale = scale if noise is None else noise
-
     horizon = observation_horizon(environment)
 
     def policy(observation: Any) -> Float32[np.ndarray, " action"]:
@@ -240,10 +86,7 @@ def scripted_policy(
 
 
 def script_of(environment: gymnasium.Env) -> Script | None:
-    """The script for the task of `environment` in the episode that has just begun; None where nobody has written one.
-
-    There is none for the 24 joints and more of the Adroit hand: demonstrations of those tasks come from people (D4RL's
-    and Minari's `human` and `expert` data), and are read from files.
+    """The script for the episode that has just begun; None: nobody has written one for this task.
 
     Raises:
         ExperimentError: it is a real robot, or options of the simulated one do not fit its script.
@@ -252,11 +95,140 @@ def script_of(environment: gymnasium.Env) -> Script | None:
     task = environment.unwrapped
     name = "" if task.spec is None else task.spec.id
     if isinstance(task, InsertionEnv):
-        return insertion(task)
-    if hasattr(task, "script"):  # the robot behind a server, which says itself whether it can be scripted
+        scales = (TRANSLATION_SCALE, ROTATION_SCALE)
+        # A policy may see neither the true hole nor the pose in its frame: both come from the simulator.
+        return insertion_script(lambda: task.state[4:10], lambda _: task.state[4:7], task.hole_position, scales)
+    if hasattr(task, "script"):  # the robot behind a server
         return task.script()
     if name.startswith(METAWORLD):
-        return metaworld(name.removeprefix(METAWORLD))
-    if name.startswith("gym_hil/PandaPickCube"):
-        return PICK_CUBE
-    return next((script for prefix, script in SCRIPTS.items() if name.startswith(prefix)), None)
+        return _metaworld_script(name.removeprefix(METAWORLD))
+    return next((script for prefix, script in _SCRIPTS.items() if name.startswith(prefix)), None)
+
+
+# The insertion's script hovers at 4 mm until it is within 3 mm of the hole, then presses down with at most 6 N: on the
+# rim that leaves so little friction that a correction of 1 mm still slides the peg.
+_HOVER_HEIGHT, _ALIGNED, _PRESS, _INSIDE = 0.004, 0.003, 0.003, -0.002
+
+
+def insertion_script(
+    tip: Callable[[], Float[np.ndarray, "6"]],
+    position: Callable[[Float32[np.ndarray, "19"]], Float[np.ndarray, "3"]],
+    hole: Float[np.ndarray, "3"],
+    scales: tuple[float, float],
+) -> Script:
+    """Centre the peg over the hole, keep it upright, and press it in.
+
+    Args:
+        tip: its pose now in the frame of the nominal hole, m and small angles, rad.
+        position: see `Script`.
+        hole: its position in the same frame.
+        scales: m and rad that an action of 1 moves.
+    """
+
+    def controller(observation: Float32[np.ndarray, "19"], error: Float[np.ndarray, "2"]) -> Float[np.ndarray, "6"]:
+        pose = tip()
+        offset = hole[:2] + error - pose[:2]
+        aligned = np.abs(offset).max() < _ALIGNED or pose[2] < _INSIDE
+        down = -_PRESS if aligned else _HOVER_HEIGHT - pose[2]
+        return np.concatenate([np.append(offset, down) / scales[0], -pose[3:] / scales[1]])
+
+    return Script(position, controller, expert_noise=0.15, suboptimal_noise=0.3, suboptimal_error=(0.0025, 0.0025))
+
+
+def _metaworld_script(task: str) -> Script:
+    """Metaworld's own policy of a task, such as "door-open-v3"; the error is that of the hand's position."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    policy = ENV_POLICY_MAP[task]()
+
+    def controller(observation: Float32[np.ndarray, "39"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+        # A copy, because the policies write into their argument.
+        seen = observation.astype(np.float64)
+        seen[:3] -= error
+        with warnings.catch_warnings():
+            # The policies warn that their actions exceed [-1, 1].
+            warnings.simplefilter("ignore")
+            return np.asarray(policy.get_action(seen), np.float64)
+
+    return Script(
+        lambda state: state[:3], controller, expert_noise=0.1, suboptimal_noise=0.5, suboptimal_error=(0.02, 0.02, 0.02)
+    )
+
+
+# Gymnasium-Robotics' Fetch tasks. The flat state: achieved goal (3), desired goal (3), gripper's position (3); with a
+# cube also its position (3), its position from the gripper (3), the two fingers' positions (2), and more.
+_GOAL, _FETCH_GRIPPER, _FETCH_CUBE, _FETCH_FINGERS = slice(3, 6), slice(6, 9), slice(9, 12), slice(15, 17)
+_FETCH_GAIN = 10.0
+"""Action for an error of 1 m; an action of 1 moves the gripper's target by 5 cm."""
+_FETCH_OPEN, _FETCH_CLOSE = 1.0, -1.0
+_FETCH_ABOVE = np.array([0.0, 0.0, 0.06])
+"""From the cube's centre to where the gripper is clear of it."""
+
+
+def _reach(state: Float32[np.ndarray, "16"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+    return np.append(_FETCH_GAIN * (state[_GOAL] + error - state[_FETCH_GRIPPER]), 0.0)
+
+
+def _push(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+    """Go behind the cube as seen from the goal, over it if need be, and push it straight to the goal."""
+    goal, gripper, cube = state[_GOAL], state[_FETCH_GRIPPER], state[_FETCH_CUBE] + error
+    way = (goal - cube)[:2]
+    direction = way / max(np.linalg.norm(way), 1e-6)
+    offset = (gripper - cube)[:2]
+    behind = -offset @ direction
+    beside = abs(offset[0] * direction[1] - offset[1] * direction[0])
+    low = gripper[2] < cube[2] + 0.02
+    if low and beside < 0.02 and behind > 0.0:
+        aim = np.append(goal[:2] - 0.05 * direction, cube[2])
+    else:
+        start = np.append(cube[:2] - 0.08 * direction, cube[2])
+        arrived = np.linalg.norm((gripper - start)[:2]) < 0.02
+        aim = start if arrived else start + _FETCH_ABOVE
+        if low and not arrived:
+            aim[:2] = gripper[:2]
+    return np.append(_FETCH_GAIN * (aim - gripper), 0.0)
+
+
+def _pick_and_place(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+    """Go over the cube with the gripper open, go down, close, and carry the cube to the goal."""
+    goal, gripper, cube = state[_GOAL], state[_FETCH_GRIPPER], state[_FETCH_CUBE] + error
+    offset = cube - gripper
+    if np.abs(offset).max() < 0.02:
+        held = state[_FETCH_FINGERS].max() < 0.027
+        return np.append(_FETCH_GAIN * (goal - cube) if held else np.zeros(3), _FETCH_CLOSE)
+    over = np.abs(offset[:2]).max() < 0.01
+    return np.append(_FETCH_GAIN * (offset if over else offset + _FETCH_ABOVE), _FETCH_OPEN)
+
+
+# gym-hil's PandaPickCube. The state: joint positions (7) and speeds (7), gripper command (0 to 255), position of the
+# fingertips (3) and of the cube (3).
+_PANDA_GRIPPER, _FINGERTIPS, _PANDA_CUBE = 14, slice(15, 18), slice(18, 21)
+_PANDA_GAIN = 40.0
+"""Action for an error of 1 m; an action of 1 moves the target of the hand by 2.5 cm."""
+_PANDA_OPEN, _PANDA_CLOSE, _PANDA_CLOSED = -1.0, 1.0, 200.0
+_PANDA_ABOVE = np.array([0.0, 0.0, 0.08])
+"""From the cube's centre to where the open gripper is clear of it."""
+_PANDA_LIFT = np.array([0.0, 0.0, 0.2])
+
+
+def _pick_cube(state: Float32[np.ndarray, "21"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+    """Go over the cube with the gripper open, go down, close, and lift."""
+    offset = state[_PANDA_CUBE] + error - state[_FINGERTIPS]
+    over = np.linalg.norm(offset[:2]) < 0.01
+    if over and abs(offset[2]) < 0.015:
+        aim = offset + _PANDA_LIFT if state[_PANDA_GRIPPER] > _PANDA_CLOSED else offset
+        return np.append(_PANDA_GAIN * aim, _PANDA_CLOSE)
+    return np.append(_PANDA_GAIN * (offset if over else offset + _PANDA_ABOVE), _PANDA_OPEN)
+
+
+def _script(controller: Controller, hand: slice, *error: float) -> Script:
+    return Script(lambda state: state[hand], controller, 0.1, 0.5, error)
+
+
+_SCRIPTS = {
+    "FetchReach": _script(_reach, _FETCH_GRIPPER, 0.08, 0.08, 0.08),
+    "FetchPush": _script(_push, _FETCH_GRIPPER, 0.02, 0.02, 0.02),
+    "FetchPickAndPlace": _script(_pick_and_place, _FETCH_GRIPPER, 0.02, 0.02, 0.02),
+    "gym_hil/PandaPickCube": _script(_pick_cube, _FINGERTIPS, 0.012, 0.012, 0.008),
+}
+"""By the beginning of the task's name; FetchSlide, which needs a throw, and the Adroit hand have none."""

@@ -15,21 +15,40 @@ from wsrl_kit.data.conventions import LARGEST_BOUND, SUCCESS_KEYS, has_bounds, h
 from wsrl_kit.errors import ExperimentError
 
 STATE = "state"
-"""Name of the flat state among the observations of a task with cameras; no camera is called so."""
+"""Key of the flat state among the observations of a task with cameras; no camera has this name."""
+
+TASK_SUCCESS = "task_success"
+"""Key of `info` for the task's own success beside that of a reward classifier, see `ClassifierReward`."""
+
+CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
 
 _SMALLEST_IMAGE = 8
-"""An array of floats, two of whose three axes are at least this long, is an image."""
+"""A float array with two of three axes at least this long is an image."""
 
 _Path = tuple[str | int, ...]
+
+
+def flatten(environment: gymnasium.Env, name: str, success_key: str | None = None) -> "SuccessInfo":
+    """Wrap `environment`: flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
+
+    Args:
+        environment: the task.
+        name: of the experiment, for errors.
+        success_key: as for `SuccessInfo`.
+
+    Raises:
+        ExperimentError: the actions are not a bounded Box, or the observations can't be flattened.
+    """
+    return SuccessInfo(_flat_actions(flat_observations(environment, name), name), name, success_key)
 
 
 def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
     """Sort the entries of any observation into numbers and images.
 
-    Numbers make the flat float32 state, in the order of the space (of a Dict alphabetical, a discrete entry as
-    one-hot). uint8 entries of (height, width, 3) are cameras, named by their key ("pixels/front" is "front", as long as
-    no other camera has that name). Without cameras the observation is the state; with cameras it is a dict of `state`
-    and one image per camera. A task with images alone has the state (0.0,).
+    Numbers make the flat float32 state, in the order of the space (Dict: alphabetical; Discrete: one-hot). uint8
+    entries (height, width, 3) are cameras, named by their key ("pixels/front" is "front" if no other camera has that
+    name). Without cameras the observation is the state, else a dict of `state` and one image per camera. A task with
+    images alone has the state (0.0,).
 
     Raises:
         ExperimentError: an entry is neither a fixed number of values nor an RGB image of bytes.
@@ -42,7 +61,7 @@ def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
 
     def state(observation: Any) -> Float32[np.ndarray, " state"]:
         parts: list[Any] = [spaces.flatten(entry, _at(observation, path)) for path, entry in numbers.items()]
-        # Values beyond float32 become infinity, which is then refused as such.
+        # Values beyond float32 become infinity, which `FiniteNumbers` refuses.
         with np.errstate(over="ignore"):
             return np.concatenate(parts, dtype=np.float32, casting="unsafe") if parts else np.zeros(1, np.float32)
 
@@ -58,7 +77,7 @@ def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
 
 
 def _entries(space: spaces.Space, path: _Path = ()) -> Iterator[tuple[_Path, spaces.Space]]:
-    """Where every entry of a nested space is, and its own space, in the order in which Gymnasium flattens them."""
+    """Path and space of every entry of a nested space, in the order in which Gymnasium flattens them."""
     if isinstance(space, spaces.Dict):
         inner: Any = space.spaces.items()
     elif isinstance(space, spaces.Tuple):
@@ -106,7 +125,7 @@ def _bounds(
 
 
 def _camera_names(paths: list[_Path]) -> dict[str, _Path]:
-    """The last part of each path where it tells the cameras apart, otherwise the whole; in alphabetical order."""
+    """Paths by their last part if it is unique, else by the whole path; in alphabetical order."""
     short = [str(path[-1]) if path else "image" for path in paths]
     names = {}
     for path, last in zip(paths, short, strict=True):
@@ -115,11 +134,193 @@ def _camera_names(paths: list[_Path]) -> dict[str, _Path]:
     return dict(sorted(names.items()))
 
 
-class ObservationHorizon(gymnasium.Wrapper):
-    """The last k observations as one, oldest first; at a reset the first is repeated (HIL-SERL's `ChunkingWrapper`).
+def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    space = environment.action_space
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ExperimentError(f"the actions of {name!r} must be continuous (a Box of floats), found {space}")
+    if not has_bounds(space.low, space.high):
+        raise ExperimentError(f"the actions of {name!r} must have finite bounds, found {space}")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
 
-    States follow one another in one flat vector (k x S,); the images of a camera stack to (k, height, width, 3), also
-    at k = 1.
+    def rescale(action: np.ndarray) -> np.ndarray:
+        share = (np.reshape(action, space.shape).astype(np.float64) + 1.0) / 2.0
+        # Clipped, so that neither rounding nor an action beyond [-1, 1] leaves the task's bounds.
+        return np.clip(low + share * (high - low), low, high).astype(space.dtype)
+
+    return TransformAction(environment, rescale, spaces.Box(-1.0, 1.0, (low.size,), np.float32))
+
+
+def action_bounds(environment: gymnasium.Env) -> tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]]:
+    """The actions in the task's own units that -1 and 1 stand for.
+
+    Args:
+        environment: from `make`.
+    """
+    space = environment.action_space
+    layer = environment
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, TransformAction):
+            space = layer.env.action_space
+            break
+        layer = layer.env
+    assert isinstance(space, spaces.Box)
+    return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+
+
+class SuccessInfo(gymnasium.Wrapper):
+    """Sets `info["success"]` at every step where the task reports success: True, False, or None for "not known".
+
+    The task may report a bool, a number (above 0: success), or None or nan (not known).
+
+    Args:
+        environment: the task.
+        name: of the experiment, for the error.
+        key: name of the task's success in `info`; None: one of `SUCCESS_KEYS`.
+
+    Attributes:
+        keys: the names that are looked for.
+        similar_keys: names in `info` that sound like success, if none of `keys` was there.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str, key: str | None = None) -> None:
+        super().__init__(environment)
+        self._name = name
+        self.keys = SUCCESS_KEYS if key is None else (key,)
+        self.similar_keys: tuple[str, ...] = ()
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: the reported success is a text, several values, or something else.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        key = next((key for key in self.keys if key in info), None)
+        success = None if key is None else self._truth(key, info[key])
+        if key is None:
+            self.similar_keys = similar_keys(info)
+        # `TASK_SUCCESS` is a classifier wrapper's key; a task may not set it.
+        info = {name: value for name, value in info.items() if name not in ("success", TASK_SUCCESS)}
+        return observation, reward, terminated, truncated, info if key is None else info | {"success": success}
+
+    def _truth(self, key: str, said: Any) -> bool | None:
+        if said is None:
+            return None
+        try:
+            value = np.asarray(said)
+        except (TypeError, ValueError, RuntimeError):
+            value = np.asarray("")
+        if value.dtype.kind not in "biuf" or value.size != 1:
+            raise ExperimentError(
+                f"the success that {self._name!r} reports as info[{key!r}] must be one truth value, or None or nan "
+                f"where it is not known, found {textwrap.shorten(repr(said), 60)}"
+            )
+        return None if np.isnan(value.item()) else bool(value.item() > 0)
+
+
+class SuccessReward(gymnasium.Wrapper):
+    """HIL-SERL's convention: reward 1 at the first success, which terminates, and 0 at every other step.
+
+    The task's other ends remain, with reward 0. Unknown success is no success.
+
+    Args:
+        environment: the task.
+        name: of the experiment, for the error.
+    """
+
+    def __init__(self, environment: SuccessInfo, name: str) -> None:
+        super().__init__(environment)
+        self._task = environment
+        self._name = name
+        self._reported = False
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: an episode has ended and no step reported success.
+        """
+        observation, _, terminated, truncated, info = self.env.step(action)
+        self._reported |= "success" in info
+        if (terminated or truncated) and not self._reported:
+            raise ExperimentError(
+                f"success_reward needs a task that reports success in its info (as {', '.join(self._task.keys)}), "
+                f"which {self._name!r} does not{hint(self._task.similar_keys)}"
+            )
+        success = bool(info.get("success"))
+        return observation, float(success), terminated or success, truncated, info
+
+
+def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -> bool | None:
+    """Whether an episode has succeeded, at its last step or before; None: not reported or not known so far.
+
+    Args:
+        before: the result for the steps before.
+        info: of the last step.
+        key: "success", or `TASK_SUCCESS`.
+    """
+    said = info.get(key)
+    return before if said is None else bool(before or said)
+
+
+class FiniteNumbers(gymnasium.Wrapper):
+    """Refuses observations and rewards that are not finite in float32, before anybody stores them.
+
+    Args:
+        environment: with flat states, perhaps beside cameras.
+        name: of the experiment, for the error.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str) -> None:
+        super().__init__(environment)
+        self._name = name
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Raises:
+            ExperimentError: the observation holds NaN or infinity.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._step = 0
+        self._check("observation", _states(observation))
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step of the task.
+
+        Raises:
+            ExperimentError: the observation holds NaN or infinity, or the reward is no finite number.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._step += 1
+        self._check("observation", _states(observation))
+        try:
+            number = float(np.asarray(reward).item())
+        except (TypeError, ValueError):
+            raise ExperimentError(
+                f"{self._name!r} gave the reward {reward!r} at step {self._step} of an episode: expected one number"
+            ) from None
+        with np.errstate(over="ignore"):
+            self._check("reward", np.float32(number))
+        return observation, number, terminated, truncated, info
+
+    def _check(self, what: str, values: Any) -> None:
+        if np.isfinite(values).all():
+            return
+        place = "" if np.ndim(values) == 0 else f" at place {np.flatnonzero(~np.isfinite(values))[0]}"
+        found = np.asarray(values)[~np.isfinite(values)][0]
+        raise ExperimentError(
+            f"{self._name!r} gave the {what} {found}{place} at step {self._step} of an episode: expected finite "
+            "numbers (float32)"
+        )
+
+
+class ObservationHorizon(gymnasium.Wrapper):
+    """The last k observations as one, oldest first; a reset repeats its first (HIL-SERL's `ChunkingWrapper`).
+
+    States join to one flat vector (k x S,); the images of a camera stack to (k, height, width, 3), also for k = 1.
 
     Args:
         environment: observes a flat state, or a dict of `state` and cameras.
@@ -149,6 +350,18 @@ class ObservationHorizon(gymnasium.Wrapper):
         return stacked | {STATE: stacked[STATE].reshape(-1)}
 
 
+def _stacked_space(space: spaces.Space, horizon: int) -> spaces.Space:
+    if isinstance(space, spaces.Dict):
+        images = {
+            key: spaces.Box(0, 255, (horizon, *(entry.shape or ())), np.uint8)
+            for key, entry in space.spaces.items()
+            if key != STATE
+        }
+        return spaces.Dict({STATE: _stacked_space(space[STATE], horizon), **images})
+    assert isinstance(space, spaces.Box)
+    return spaces.Box(np.tile(space.low, horizon), np.tile(space.high, horizon), dtype=np.float32)
+
+
 def observation_horizon(environment: gymnasium.Env) -> int:
     """How many observations each observation of an environment from `make` holds."""
     has_one = environment.has_wrapper_attr("observation_horizon")
@@ -156,243 +369,23 @@ def observation_horizon(environment: gymnasium.Env) -> int:
 
 
 def newest_state(observation: Any, horizon: int) -> Float32[np.ndarray, " state"]:
-    """The flat state of now, from an observation of an environment from `make`."""
-    states = observation[STATE] if isinstance(observation, Mapping) else observation
-    return states.reshape(horizon, -1)[-1]
+    """The newest flat state of an observation from `make`."""
+    return _states(observation).reshape(horizon, -1)[-1]
 
 
-def _stacked_space(space: spaces.Space, horizon: int) -> spaces.Space:
-    if isinstance(space, spaces.Dict):
-        images = {key: _repeated(entry, horizon) for key, entry in space.spaces.items() if key != STATE}
-        return spaces.Dict({STATE: _stacked_space(space[STATE], horizon), **images})
-    assert isinstance(space, spaces.Box)
-    return spaces.Box(np.tile(space.low, horizon), np.tile(space.high, horizon), dtype=np.float32)
-
-
-def _repeated(space: spaces.Space, horizon: int) -> spaces.Box:
-    return spaces.Box(0, 255, (horizon, *(space.shape or ())), np.uint8)
-
-
-TASK_SUCCESS = "task_success"
-"""Key of `info` for the task's own word beside that of a reward classifier, see `ClassifierReward`."""
-
-
-class SuccessInfo(gymnasium.Wrapper):
-    """Report `info["success"]` at every step where the task reports success: True, False, or None for "not known".
-
-    The task's word may be a bool, a number (a success above 0), or None or nan, where it does not know.
-
-    Args:
-        environment: the task.
-        name: of the experiment, for the error.
-        key: the name in `info` under which the task reports success; None: one of `SUCCESS_KEYS`.
-
-    Attributes:
-        keys: the names that are looked for.
-        similar_keys: names in `info` that sound like success, where success was not reported.
-    """
-
-    def __init__(self, environment: gymnasium.Env, name: str, key: str | None = None) -> None:
-        super().__init__(environment)
-        self._name = name
-        self.keys = SUCCESS_KEYS if key is None else (key,)
-        self.similar_keys: tuple[str, ...] = ()
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: what the task reports as success is a text, several values, or something else.
-        """
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        key = next((key for key in self.keys if key in info), None)
-        success = None if key is None else self._truth(key, info[key])
-        if key is None:
-            self.similar_keys = similar_keys(info)
-        # A classifier's wrapper reports the task's own success under this name, and nobody else may.
-        info = {name: value for name, value in info.items() if name not in ("success", TASK_SUCCESS)}
-        return observation, reward, terminated, truncated, info if key is None else info | {"success": success}
-
-    def _truth(self, key: str, said: Any) -> bool | None:
-        """One truth value; None where it is not known."""
-        if said is None:
-            return None
-        try:
-            value = np.asarray(said)
-        except (TypeError, ValueError, RuntimeError):
-            value = np.asarray("")
-        if value.dtype.kind not in "biuf" or value.size != 1:
-            raise ExperimentError(
-                f"the success that {self._name!r} reports as info[{key!r}] must be one truth value, or None or nan "
-                f"where it is not known, found {textwrap.shorten(repr(said), 60)}"
-            )
-        return None if np.isnan(value.item()) else bool(value.item() > 0)
-
-
-class FiniteNumbers(gymnasium.Wrapper):
-    """Refuse observations and rewards that are not finite in float32, before anybody stores them.
-
-    Args:
-        environment: with flat states, perhaps beside cameras.
-        name: of the experiment, for the error.
-    """
-
-    def __init__(self, environment: gymnasium.Env, name: str) -> None:
-        super().__init__(environment)
-        self._name = name
-        self._step = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            ExperimentError: the observation holds NaN or infinity.
-        """
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._step = 0
-        self._check("observation", observation[STATE] if isinstance(observation, dict) else observation)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: the observation holds NaN or infinity, or the reward is no finite number.
-        """
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._step += 1
-        self._check("observation", observation[STATE] if isinstance(observation, dict) else observation)
-        try:
-            number = float(np.asarray(reward).item())
-        except (TypeError, ValueError):
-            raise ExperimentError(
-                f"{self._name!r} gave the reward {reward!r} at step {self._step} of an episode: expected one number"
-            ) from None
-        with np.errstate(over="ignore"):
-            self._check("reward", np.float32(number))
-        return observation, number, terminated, truncated, info
-
-    def _check(self, what: str, values: Any) -> None:
-        if np.isfinite(values).all():
-            return
-        place = "" if np.ndim(values) == 0 else f" at place {np.flatnonzero(~np.isfinite(values))[0]}"
-        found = np.asarray(values)[~np.isfinite(values)][0]
-        raise ExperimentError(
-            f"{self._name!r} gave the {what} {found}{place} at step {self._step} of an episode: expected finite "
-            "numbers (float32)"
-        )
-
-
-class SuccessReward(gymnasium.Wrapper):
-    """Reward 1 at the first success, which terminates the episode, and 0 at every other step: HIL-SERL's convention.
-
-    What ends the task otherwise, such as a failure, still does, with reward 0.
-
-    Success that is not known is none.
-
-    Args:
-        environment: the task.
-        name: of the experiment, for the error.
-    """
-
-    def __init__(self, environment: SuccessInfo, name: str) -> None:
-        super().__init__(environment)
-        self._task = environment
-        self._name = name
-        self._reported = False
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: an episode has ended without a word on success.
-        """
-        observation, _, terminated, truncated, info = self.env.step(action)
-        self._reported |= "success" in info
-        if (terminated or truncated) and not self._reported:
-            raise ExperimentError(
-                f"success_reward needs a task that reports success in its info (as {', '.join(self._task.keys)}), "
-                f"which {self._name!r} does not{hint(self._task.similar_keys)}"
-            )
-        success = bool(info.get("success"))
-        return observation, float(success), terminated or success, truncated, info
-
-
-def flatten(environment: gymnasium.Env, name: str, success_key: str | None = None) -> SuccessInfo:
-    """Wrap `environment`: flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
-
-    Args:
-        environment: the task.
-        name: of the experiment, for errors.
-        success_key: as for `SuccessInfo`.
-
-    Raises:
-        ExperimentError: the actions are not a bounded Box, or the observations can't be flattened.
-    """
-    return SuccessInfo(_flat_actions(flat_observations(environment, name), name), name, success_key)
-
-
-def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    space = environment.action_space
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise ExperimentError(f"the actions of {name!r} must be continuous (a Box of floats), found {space}")
-    if not has_bounds(space.low, space.high):
-        raise ExperimentError(f"the actions of {name!r} must have finite bounds, found {space}")
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-
-    def rescale(action: np.ndarray) -> np.ndarray:
-        share = (np.reshape(action, space.shape).astype(np.float64) + 1.0) / 2.0
-        # Clipped, so that rounding or an action beyond [-1, 1] can't leave the task's own bounds.
-        return np.clip(low + share * (high - low), low, high).astype(space.dtype)
-
-    return TransformAction(environment, rescale, spaces.Box(-1.0, 1.0, (low.size,), np.float32))
-
-
-def action_bounds(environment: gymnasium.Env) -> tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]]:
-    """The lowest and highest actions in the task's own units, which -1 and 1 stand for; -1 and 1 where it takes these.
-
-    Args:
-        environment: as `envs.make` gives.
-    """
-    space = environment.action_space
-    layer = environment
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, TransformAction):
-            space = layer.env.action_space
-            break
-        layer = layer.env
-    assert isinstance(space, spaces.Box)
-    return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-
-
-def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -> bool | None:
-    """Whether an episode has succeeded, given whether it had before its last step: success at any step counts.
-
-    None as long as nothing was reported or known.
-
-    Args:
-        key: whose word counts: "success", or `TASK_SUCCESS` for the task's own beside that of a classifier.
-    """
-    said = info.get(key)
-    return before if said is None else bool(before or said)
-
-
-CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
-
-
-def state_space(environment: gymnasium.Env) -> gymnasium.spaces.Box:
+def state_space(environment: gymnasium.Env) -> spaces.Box:
     """Bounds of the flat state."""
     space = environment.observation_space
-    if isinstance(space, gymnasium.spaces.Dict):
+    if isinstance(space, spaces.Dict):
         space = space[STATE]
-    assert isinstance(space, gymnasium.spaces.Box)
+    assert isinstance(space, spaces.Box)
     return space
 
 
 def camera_shapes(environment: gymnasium.Env) -> dict[str, tuple[int, ...]]:
-    """(horizon, height, width, channels) of each camera, by name; empty where there are none."""
+    """(horizon, height, width, channels) by camera."""
     space = environment.observation_space
-    if not isinstance(space, gymnasium.spaces.Dict):
+    if not isinstance(space, spaces.Dict):
         return {}
     return {name: box.shape for name, box in sorted(space.items()) if name != STATE and box.shape is not None}
 
@@ -408,3 +401,7 @@ def stacked(observations: Sequence[Any]) -> tuple[Float32[np.ndarray, "batch obs
     """States and images of several observations, each with a leading axis."""
     states, images = zip(*map(parts, observations), strict=True)
     return np.stack(states), {name: np.stack([each[name] for each in images]) for name in images[0]}
+
+
+def _states(observation: Any) -> Any:
+    return observation[STATE] if isinstance(observation, Mapping) else observation

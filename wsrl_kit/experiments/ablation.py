@@ -1,139 +1,23 @@
 """Arms and ablations: arms differ in any parameter and share the data and the environment steps."""
 
-import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from wsrl_kit.config.config import FINETUNING_PARAMETERS, RETENTION_PARAMETERS, Paths, WSRLConfig
+from wsrl_kit.config.config import Paths, WSRLConfig
 from wsrl_kit.data.sources import expand
-from wsrl_kit.errors import DataError, ParameterError, RunError
+from wsrl_kit.errors import DataError, RunError
+from wsrl_kit.experiments.config import ARMS, AblationConfig, naming
 from wsrl_kit.experiments.engine import Job, finished, run_jobs
-from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, validate
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run, read_run
 from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, load_offline_data
 from wsrl_kit.training.warmup import PADDING
 
-OTHER_FOLDERS = ("warmup", "figures")
-"""Folders beside the arms' in an ablation's folder."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One setting of the ablation.
-
-    Attributes:
-        offline: offline data of stage 2: "none", "demos", "all", or "kept" (by retention, of all).
-        warmup: whether the arm starts from a warmup checkpoint.
-        overrides: parameters that differ from the common config.
-    """
-
-    offline: str
-    warmup: bool
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-
-UNIFORM = {"use_prioritized_replay": False}
-NO_FROZEN_ROLLOUTS = {"frozen_rollout_steps": 0}
-SYMMETRIC = {"offline_ratio_schedule": "constant", "initial_offline_ratio": 0.5, "min_offline_ratio": 0.5}
-"""RLPD's symmetric sampling (Ball et al. 2023, section 4.1)."""
-
-ARMS = {
-    "scratch": Arm("none", False, UNIFORM | NO_FROZEN_ROLLOUTS),
-    "rlpd_demos": Arm("demos", False, UNIFORM | NO_FROZEN_ROLLOUTS | SYMMETRIC),
-    "rlpd_all": Arm("all", False, UNIFORM | NO_FROZEN_ROLLOUTS | SYMMETRIC),
-    "warmup_decay": Arm("kept", True, NO_FROZEN_ROLLOUTS | {"random_steps": 0}),
-    "warmup_wsrl": Arm("none", True, UNIFORM | {"random_steps": 0}),
-    "warmup_no_data": Arm("none", True, UNIFORM | NO_FROZEN_ROLLOUTS | {"random_steps": 0}),
-}
-"""Arms by name. Only arms without warmup begin with `random_steps`, only WSRL's arm with `frozen_rollout_steps`.
-
-`warmup_no_data`, WSRL's arm without frozen rollouts, is the setting of the downward spiral (arXiv 2412.07762,
-section 4).
-"""
-
-COMMON = (
-    "seed",
-    "exp_name",
-    "environment_options",
-    "offline_data_path",
-    "demo_path",
-    "checkpoint_path",
-    "online_steps",
-)
-"""Parameters that no variant may change: arms share task, data and budget; the arm sets the rest."""
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """What is compared.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
-
-    arms: list[str] = parameter(
-        ["scratch", "rlpd_demos", "rlpd_all", "warmup_decay", "warmup_wsrl"], "settings to compare: arms and variants"
-    )
-    variants: dict[str, dict] = parameter(
-        {}, "more arms by name: {parameter: value} that differ, and `like`: the arm that they differ from"
-    )
-    base_arm: str = parameter("warmup_decay", "arm that a variant without `like` differs from", choices=tuple(ARMS))
-    seeds: list[int] = parameter([0, 1, 2, 3, 4], "one run of every arm for each seed", minimum=0)
-    control: str = parameter("rlpd_all", "arm or variant that the others are compared with")
-    worker_processes: int = parameter(0, "runs at the same time; 0: one per core", minimum=0)
-
-    def __post_init__(self) -> None:
-        validate(self)
-        check_distinct("arms", self.arms)
-        check_distinct("seeds", self.seeds)
-        variants = {name: _checked_variant(name, variant) for name, variant in self.variants.items()}
-        object.__setattr__(self, "variants", variants)
-        for name in (*self.arms, self.control):
-            if name not in ARMS and name not in variants:
-                raise unknown(name, [*ARMS, *variants], "arm or variant")
-
-    def arm(self, name: str) -> Arm:
-        """The arm of `ARMS`, or the variant as an arm."""
-        if name in ARMS:
-            return ARMS[name]
-        overrides = dict(self.variants[name])
-        like = ARMS[overrides.pop("like", self.base_arm)]
-        return replace(like, overrides=like.overrides | overrides)
-
-
-def _checked_variant(name: str, variant: dict[str, Any]) -> dict[str, Any]:
-    """The variant with its values in the parameters' types."""
-    if not re.fullmatch(r"\w[\w.+=-]*", name) or name in (*ARMS, *OTHER_FOLDERS):
-        reserved = ", ".join((*ARMS, *OTHER_FOLDERS))
-        raise ParameterError(
-            f"a variant's name must be letters, digits and any of _ . + = -, and none of {reserved}, found {name!r}"
-        )
-    overrides = dict(variant)
-    like = {"like": overrides.pop("like")} if "like" in overrides else {}
-    for arm in like.values():
-        if arm not in ARMS:
-            raise unknown(str(arm), list(ARMS), f"arm for the variant {name} to be like")
-    for parameter_name in COMMON:
-        if parameter_name in overrides:
-            raise ParameterError(
-                f"variant {name}: {parameter_name} must be the same for all arms, found one of its own"
-            )
-    with naming(name):
-        return like | check_some(WSRLConfig, overrides)
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Puts the variant's name before the sentence of a ParameterError."""
-    try:
-        yield
-    except ParameterError as error:
-        raise ParameterError(f"variant {name}: {error}") from error
+RETENTION = names_of(WSRLConfig, stage="retention")
 
 
 def run_ablation(
@@ -237,8 +121,12 @@ def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capac
 
 
 def _warmup_config(config: WSRLConfig, common: WSRLConfig) -> WSRLConfig:
-    """The arm's config with every parameter that warmup ignores reset, so that equal warmups compare equal."""
-    others = {name: getattr(common, name) for name in (*FINETUNING_PARAMETERS, *RETENTION_PARAMETERS)}
+    """The arm's config with every parameter that warmup ignores reset, so that equal warmups compare equal.
+
+    The lengths of fine-tuning stay: learning rates may decay over both stages together.
+    """
+    ignored = names_of(WSRLConfig, stage="finetuning") + RETENTION
+    others = {name: getattr(common, name) for name in ignored}
     return replace(config, **others | {"checkpoint_path": None, "demo_path": None})
 
 
@@ -258,7 +146,7 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
     if offline == "none" or config.retention_ratio == 0:
         return None
     assert warmup_folder is not None
-    own, shared = ([str(getattr(each, name)) for name in RETENTION_PARAMETERS] for each in (config, common))
+    own, shared = ([str(getattr(each, name)) for name in RETENTION] for each in (config, common))
     kept = warmup_folder / FILTERED_FILE
     return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *own])))
 

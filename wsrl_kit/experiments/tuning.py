@@ -3,102 +3,25 @@
 Optuna suggests the candidates. Everything is on disk, so a tuning that was stopped or killed goes on where it was.
 """
 
-import importlib.util
 import math
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from wsrl_kit.analysis.tuning import CONFIRMATION, SCORES, TRIALS, read_trials
+from wsrl_kit.analysis.tuning import CONFIRMATION, TRIALS, read_trials
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import ExperimentError, ParameterError, RunError
-from wsrl_kit.experiments.ablation import ARMS, COMMON, AblationConfig, padded, plan, run_ablation, with_files
+from wsrl_kit.errors import RunError
+from wsrl_kit.experiments.ablation import padded, plan, run_ablation, with_files
+from wsrl_kit.experiments.config import AblationConfig, TuningConfig
 from wsrl_kit.experiments.engine import finished, run_jobs
-from wsrl_kit.parameters import check_some, parameter, validate
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training.inputs import input_digests
 
 STUDY_FILE = "study.log"
 """Optuna's journal of the search, beside the trials."""
-
-
-@dataclass(frozen=True)
-class TuningConfig:
-    """What is tuned, and how many runs that may take.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-        ExperimentError: Optuna is not installed.
-    """
-
-    search_space: dict[str, Any] = parameter(
-        {"min_offline_ratio": [0.0, 0.25, 0.5], "retention_ratio": [0.1, 0.2, 0.5]},
-        "values by parameter: a list, or for tpe also {'low': ..., 'high': ..., 'log': True}",
-    )
-    method: str = parameter(
-        "grid", "grid: every combination; tpe: candidates near the best so far", choices=("grid", "tpe")
-    )
-    trials: int = parameter(16, "candidates that tpe tries; a grid has as many as it has", minimum=1)
-    parallel_trials: int = parameter(4, "candidates that tpe suggests at a time", minimum=1)
-    search_seed: int = parameter(0, "seed of the suggestions, and of the order of a grid", minimum=0)
-    base_arm: str = parameter("warmup_decay", "arm whose parameters are tuned", choices=tuple(ARMS))
-    first_seeds: int = parameter(2, "the first of the seeds, which every candidate gets", minimum=1)
-    finalists: int = parameter(4, "best candidates on the first seeds, which get all seeds", minimum=1)
-    seeds: list[int] = parameter([0, 1, 2, 3, 4, 5, 6, 7], "runs of each finalist", minimum=0)
-    confirmation_seeds: list[int] = parameter(
-        [100, 101, 102, 103, 104], "fresh seeds on which the winner meets the default; none: it does not", minimum=0
-    )
-    score: str = parameter("area_under_curve", "quantity of a run that is tuned", choices=tuple(SCORES))
-    worker_processes: int = parameter(0, "runs at the same time; 0: one per core", minimum=0)
-
-    def __post_init__(self) -> None:
-        validate(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ParameterError(f"seeds must be a list of different entries, at least one, found {self.seeds}")
-        if self.first_seeds > len(self.seeds):
-            raise ParameterError(f"first_seeds must be at most {len(self.seeds)}, found {self.first_seeds}")
-        shared = sorted({*self.seeds} & {*self.confirmation_seeds})
-        if shared:
-            raise ParameterError(f"confirmation_seeds must be none of seeds, found {shared} in both")
-        if not self.search_space:
-            raise ParameterError("search_space must name at least one parameter, found none")
-        space = {name: _checked_values(name, values, self.method) for name, values in self.search_space.items()}
-        object.__setattr__(self, "search_space", space)
-        if importlib.util.find_spec("optuna") is None:
-            raise ExperimentError("tuning needs optuna, which `pip install 'wsrl-kit[tuning]'` installs")
-
-    @property
-    def batches(self) -> list[range]:
-        """Numbers of the candidates that are suggested together: of a grid all."""
-        if self.method == "grid":
-            return [range(math.prod(map(len, self.search_space.values())))]
-        starts = range(0, self.trials, self.parallel_trials)
-        return [range(start, min(start + self.parallel_trials, self.trials)) for start in starts]
-
-
-def _checked_values(name: str, values: Any, method: str) -> Any:
-    """One entry of the search space with its values in the parameter's type."""
-    if name in COMMON:
-        raise ParameterError(f"search_space: {name} must be the same for all candidates, found it among the parameters")
-    if isinstance(values, list) and values:
-        return [check_some(WSRLConfig, {name: value})[name] for value in values]
-    if method == "grid":
-        raise ParameterError(f"search_space: {name} must be a list of values for a grid, found {values!r}")
-    if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
-        raise ParameterError(
-            f"search_space: {name} must be a list, or low and high with or without log, found {values!r}"
-        )
-    ends = {end: check_some(WSRLConfig, {name: values[end]})[name] for end in ("low", "high")}
-    log = values.get("log", False)
-    numbers = all(type(end) in (int, float) for end in ends.values())
-    if not numbers or type(log) is not bool or ends["low"] >= ends["high"] or (log and ends["low"] <= 0):
-        raise ParameterError(
-            f"search_space: {name} must have numbers low < high, above 0 where log is True, found {values!r}"
-        )
-    return ends | {"log": log}
 
 
 def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: Progress, resume: bool = True) -> None:
@@ -121,7 +44,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
     """
     config, transitions = with_files(config)
     parameters = asdict(config) | {name: value for name, value in asdict(tuning).items() if name != "worker_processes"}
-    inputs = input_digests(config, "ablation")
+    inputs = input_digests(config, "tuning")
     if resume and finished(root, parameters, inputs):
         return
     run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, inputs=inputs, resume=resume)

@@ -11,7 +11,7 @@ warmup/seed_<n>/            offline warmup on the demonstrations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
@@ -29,7 +29,7 @@ from wsrl_kit.envs.wrappers import TASK_SUCCESS, camera_shapes, stacked, succeed
 from wsrl_kit.errors import Stopped
 from wsrl_kit.experiments.ablation import extends_earlier
 from wsrl_kit.experiments.engine import finished
-from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, validate
+from wsrl_kit.hil_serl.config import HIL_SERL_ARMS, HilSerlConfig
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.robot.takeover import by_task
 from wsrl_kit.runs import checkpoint
@@ -108,74 +108,6 @@ def _play(
         task_success = succeeded(task_success, info, TASK_SUCCESS)
     said = {"success": success, "task_success": task_success}
     return {name: np.nan if value is None else float(value) for name, value in said.items()} | {"length": float(length)}
-
-
-@dataclass(frozen=True)
-class HilSerlArm:
-    """Which of HIL-SERL's two sources of human knowledge an arm has, and whether it has the kit's warmup.
-
-    Attributes:
-        demos: demonstrations, in the offline half of every batch.
-        human: somebody who takes over.
-        warmup: offline, on the demonstrations; requires `demos`.
-    """
-
-    demos: bool
-    human: bool
-    warmup: bool
-
-
-HIL_SERL_ARMS = {
-    "hil_serl": HilSerlArm(demos=True, human=True, warmup=True),
-    "no_warmup": HilSerlArm(demos=True, human=True, warmup=False),
-    "no_interventions": HilSerlArm(demos=True, human=False, warmup=True),
-    "no_demos": HilSerlArm(demos=False, human=True, warmup=False),
-}
-
-
-@dataclass(frozen=True)
-class HilSerlConfig:
-    """The robot, what people give it, and what is compared.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
-
-    exp_name: str = parameter("hirol_fixed_gripper", "simulated robot behind the server, where no robot_url is given")
-    environment_options: dict = parameter({}, "options of the simulated robot, such as its difficulty")
-    robot_speed: float = parameter(
-        0.0, "simulated seconds per second; 0: in step with the commands, whatever the machine does", minimum=0.0
-    )
-    robot_port: int = parameter(
-        5000, "port of its server; 0: a free one, by which a cut run can't be gone on with", minimum=0, maximum=65535
-    )
-    robot_options: dict = parameter({}, "options of the robot's client: safety box, reset pose, compliance ...")
-    demonstrations: int = parameter(20, "episodes of the scripted expert, where no demo_path is given", minimum=1)
-    classifier_options: dict = parameter(
-        {}, "parameters of 07_reward_classifier that differ, where no reward_classifier is given"
-    )
-    arms: list[str] = parameter(list(HIL_SERL_ARMS), "settings to compare")
-    seeds: list[int] = parameter([0, 1, 2], "one run of every arm for each seed", minimum=0)
-    final_episodes: int = parameter(20, "episodes of the policy alone after training, in each action mode", minimum=0)
-
-    def __post_init__(self) -> None:
-        validate(self)
-        check_distinct("arms", self.arms)
-        check_distinct("seeds", self.seeds)
-        for arm in self.arms:
-            if arm not in HIL_SERL_ARMS:
-                raise unknown(arm, list(HIL_SERL_ARMS), "arm")
-        object.__setattr__(self, "classifier_options", check_some(ClassifierConfig, self.classifier_options))
-
-    @property
-    def is_demonstrated(self) -> bool:
-        """Whether any arm needs demonstrations."""
-        return any(HIL_SERL_ARMS[arm].demos for arm in self.arms)
-
-    @property
-    def is_warmed_up(self) -> bool:
-        """Whether any arm begins with a warmup."""
-        return any(HIL_SERL_ARMS[arm].warmup for arm in self.arms)
 
 
 def run_hil_serl(

@@ -1,63 +1,52 @@
-"""Success, cycle time and interventions of HIL-SERL's runs, episode by episode, and their policies alone."""
+"""Success, cycle time and interventions of HIL-SERL's training episodes, and success of the policies alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.arms import arm_colours
 from wsrl_kit.analysis.statistics import align
-from wsrl_kit.runs.run import Curve, RunRecord, find_runs
+from wsrl_kit.runs.run import RunRecord, find_runs
 
 WINDOW = 20
-"""Episodes that a curve's point is the mean of."""
+"""Episodes in a running mean."""
 CONTROL_FREQUENCY = 10.0
-"""Control steps per second, where the robot's options do not say."""
+"""Control steps per second, if the robot's options have none."""
 MODES = ("sampled", "deterministic")
 
 
-class Episodes(NamedTuple):
-    """Training episodes of one run, in order.
+def episodes(record: RunRecord) -> pd.DataFrame:
+    """The training episodes of a fine-tuning on a robot; the index is the environment step of their end.
 
-    Attributes:
-        end: environment step of its end.
-        success: as the reward says it: the classifier's, where there is one.
-        task_success: as the task itself says it, which a real robot can't; nan where unknown.
-        seconds: robot time from the end of the reset to the end of the episode.
-        human: share of its steps that a human took.
+    Returns:
+        success: by the reward: the classifier's, if there is one.
+        task_success: by the task itself; nan where unknown, as on a real robot.
+        seconds: robot time without the reset.
+        human: share of the steps that a human took.
     """
+    length = _series(record, "training/episode_length")
 
-    end: Float64[np.ndarray, " episodes"]
-    success: Float64[np.ndarray, " episodes"]
-    task_success: Float64[np.ndarray, " episodes"]
-    seconds: Float64[np.ndarray, " episodes"]
-    human: Float64[np.ndarray, " episodes"]
+    def column(name: str, missing: float) -> pd.Series:
+        return _series(record, f"training/{name}").reindex(length.index, fill_value=missing)
 
-
-def episodes(record: RunRecord) -> Episodes:
-    """The training episodes of a fine-tuning on a robot."""
-    lengths = record.curve("training/episode_length")
-    end = lengths.environment_step.astype(float)
-
-    def column(name: str, otherwise: float) -> Float64[np.ndarray, " episodes"]:
-        return _at(end, record.curve(f"training/{name}"), otherwise)
-
-    return Episodes(
-        end,
-        column("episode_success", np.nan),
-        column("episode_task_success", np.nan),
-        lengths.value / _frequency(record),
-        column("episode_intervention_steps", 0.0) / lengths.value,
+    frequency = record.parameters["environment_options"].get("control_frequency", CONTROL_FREQUENCY)
+    return pd.DataFrame(
+        {
+            "success": column("episode_success", np.nan),
+            "task_success": column("episode_task_success", np.nan),
+            "seconds": length / frequency,
+            "human": column("episode_intervention_steps", 0.0) / length,
+        }
     )
 
 
 def hil_serl_figure(root: Path) -> Figure:
-    """Running success, cycle time and intervention rate by arm, and the policies alone; also while runs go on."""
+    """Running success, cycle time and intervention rate by arm, and success of the policies alone."""
     trained, tests = _runs(root)
     figure, axes = plots.new_figure(2, 2, 5.6, 3.4)
     panels = {"task_success": "Success", "seconds": "Cycle time (s)", "human": "Intervention rate"}
@@ -66,41 +55,41 @@ def hil_serl_figure(root: Path) -> Figure:
         ax.set(xlabel=plots.AXIS_LABELS["environment_step"], ylabel=label)
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
-    # Beside the task's own word what the classifier says, which may be fooled.
+    # Dotted: success by the classifier, which may be fooled.
     _curves(axes[0], trained, "success", linestyle=":", label=False)
     for ax in (axes[0], axes[2]):
         ax.set_ylim(-0.03, 1.03)
     _alone(axes[3], tests)
     if axes[1].get_legend_handles_labels()[1]:
         plots.shared_legend(figure, axes[1])
-    plots.blank_empty(axes, any(run.status == "running" for run in [*trained, *tests]))
+    plots.replace_empty_axes(axes, any(run.status == "running" for run in [*trained, *tests]))
     return figure
 
 
 def result_rows(root: Path) -> list[dict[str, str | int | float]]:
-    """A row per run for a table: its first and last `WINDOW` training episodes, and its policy alone.
+    """A row for each run: its first and last `WINDOW` training episodes, and its policy alone.
 
-    Success is the task's own where it is known; `false` counts training episodes that succeeded by the classifier
-    alone, `missed` those that succeeded by the task alone, `denied` the successes that the classifier saw and somebody
-    denied.
+    `false` counts episodes that succeeded only by the classifier, `missed` only by the task, `denied` successes by the
+    classifier that somebody denied.
     """
     trained, tests = _runs(root)
     rows: list[dict[str, str | int | float]] = []
     for record in trained:
         seen = episodes(record)
+        first, last = (part.mean(skipna=False) for part in (seen[:WINDOW], seen[-WINDOW:]))
         row: dict[str, str | int | float] = {
             "arm": record.arm,
             "seed": record.seed,
-            "episodes": len(seen.end),
-            "success": _mean(seen.task_success[-WINDOW:]),
-            "by classifier": _mean(seen.success[-WINDOW:]),
-            "false": int(((seen.success == 1) & (seen.task_success == 0)).sum()),
-            "missed": int(((seen.success == 0) & (seen.task_success == 1)).sum()),
+            "episodes": len(seen),
+            "success": float(last["task_success"]),
+            "by classifier": float(last["success"]),
+            "false": int(((seen["success"] == 1) & (seen["task_success"] == 0)).sum()),
+            "missed": int(((seen["success"] == 0) & (seen["task_success"] == 1)).sum()),
             "denied": int(record.curve("training/episode_denied_successes").value.sum()),
-            "first cycles (s)": _mean(seen.seconds[:WINDOW]),
-            "last cycles (s)": _mean(seen.seconds[-WINDOW:]),
-            "human at first": _mean(seen.human[:WINDOW]),
-            "human at last": _mean(seen.human[-WINDOW:]),
+            "first cycles (s)": float(first["seconds"]),
+            "last cycles (s)": float(last["seconds"]),
+            "human at first": float(first["human"]),
+            "human at last": float(last["human"]),
         }
         own = [test for test in tests if (test.arm, test.seed) == (record.arm, record.seed)]
         for mode in MODES:
@@ -110,7 +99,7 @@ def result_rows(root: Path) -> list[dict[str, str | int | float]]:
 
 
 def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
-    """Fine-tunings and tests below a folder, arms in the order in which they were asked for."""
+    """Fine-tunings and tests below a folder, sorted by the configured order of arms."""
     found = find_runs(root)
     order = [arm for run in found if run.kind == "hil_serl" for arm in run.parameters["arms"]]
     known = sorted((run for run in found if run.arm in order), key=lambda run: (order.index(run.arm), run.seed))
@@ -118,13 +107,12 @@ def _runs(root: Path) -> tuple[list[RunRecord], list[RunRecord]]:
 
 
 def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = "-", label: bool = True) -> None:
-    """Running means: each run thin, and the mean over the seeds of an arm, where all have episodes, thick."""
-    for arm, colour in arm_colours(record.arm for record in records).items():
-        curves = []
-        for seen in (episodes(record) for record in records if record.arm == arm):
-            values = getattr(seen, name)
-            if len(values) and np.isfinite(values).all():
-                curves.append((seen.end, _running_mean(values)))
+    """Running means: each run thin; the mean over an arm's seeds, where all have episodes, thick."""
+    for arm, colour in plots.arm_colours(record.arm for record in records).items():
+        seen = (episodes(record)[name] for record in records if record.arm == arm)
+        known = (values for values in seen if len(values) and values.notna().all())
+        means = [values.rolling(WINDOW, min_periods=1).mean() for values in known]
+        curves = [(values.index.to_numpy(float), values.to_numpy()) for values in means]
         if not curves:
             continue
         if len(curves) > 1:
@@ -137,17 +125,9 @@ def _curves(ax: Axes, records: Sequence[RunRecord], name: str, linestyle: str = 
         ax.plot(grid, aligned.mean(axis=0), color=colour, linestyle=linestyle, linewidth=2.0, label=shown)
 
 
-def _running_mean(values: Float64[np.ndarray, " episodes"]) -> Float64[np.ndarray, " episodes"]:
-    """The mean of the last `WINDOW` values up to each, of fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(ends - WINDOW, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
-
-
 def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
     """Success of each policy without a human: sampled filled, deterministic hollow."""
-    colours = arm_colours(test.arm for test in tests)
+    colours = plots.arm_colours(test.arm for test in tests)
     for place, (arm, colour) in enumerate(colours.items()):
         own = [test for test in tests if test.arm == arm]
         for mode, offset, face in ((MODES[0], -0.12, colour), (MODES[1], 0.12, "none")):
@@ -158,22 +138,15 @@ def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
 
 
 def _alone_success(test: RunRecord, mode: str) -> Float64[np.ndarray, " episodes"]:
-    """The task's own success of each episode, or what the reward says where the task says nothing."""
+    """Success of each episode by the task, or by the reward if the task does not tell."""
     truth = test.curve(f"evaluation/task_success_{mode}").value
     return truth if np.isfinite(truth).any() else test.curve(f"evaluation/success_{mode}").value
 
 
-def _frequency(record: RunRecord) -> float:
-    return float(record.parameters["environment_options"].get("control_frequency", CONTROL_FREQUENCY))
+def _series(record: RunRecord, metric: str) -> pd.Series:
+    curve = record.curve(metric)
+    return pd.Series(curve.value, index=curve.environment_step)
 
 
 def _mean(values: Float[np.ndarray, " values"]) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _at(wanted: Float64[np.ndarray, " wanted"], curve: Curve, otherwise: float) -> Float64[np.ndarray, " wanted"]:
-    """The curve's values at some steps, `otherwise` where it has none."""
-    values = np.full(len(wanted), otherwise)
-    found = np.isin(wanted, curve.environment_step)
-    values[found] = curve.value[np.isin(curve.environment_step, wanted)]
-    return values

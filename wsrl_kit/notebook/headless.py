@@ -16,6 +16,7 @@ from typing import Any
 
 from wsrl_kit import errors
 from wsrl_kit.notebook.parameters import NOTEBOOK_VARIABLE, check_values, read_notebook
+from wsrl_kit.runs.run import refuse_locked
 
 # Small networks gain nothing from more threads, and several runs on one machine would fight for its cores.
 THREADS = 4
@@ -49,14 +50,17 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
 
     Raises:
         ParameterError: before anything is executed or written, if the notebook or a parameter is wrong.
+        DataError: likewise, if an input file is missing.
         WSRLKitError: if a cell raised one, with its message.
-        RunError: if a cell failed otherwise, the kernel died, or the notebook left no finished run in `output_dir`.
+        RunError: if another process writes to `output_dir`, a cell failed otherwise, the kernel died, or the notebook
+            left no finished run.
         Interrupted: on SIGINT, SIGTERM or SIGHUP.
     """
     described = read_notebook(notebook)
-    if "output_dir" in described.defaults:
+    if "output_dir" in described.names:
         given = {**given, "output_dir": str(output_dir)}
     values = check_values(described, given)
+    refuse_locked(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,8 @@ from wsrl_kit.config.config import PERSON
 from wsrl_kit.envs.human import person_options
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.notebook.parameters import is_headless
-from wsrl_kit.robot.takeover import Frames, Takeover, Verdict
+from wsrl_kit.robot.cameras import CameraFrames
+from wsrl_kit.robot.takeover import PersonInput, Verdict
 
 CAMERA_SECONDS = 0.1  # between two pictures of a camera
 GRIPPER = 6  # the entry of a motion that `speed` does not scale
@@ -24,7 +25,7 @@ QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b
 BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
 
 
-def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> Takeover | None:
+def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> PersonInput | None:
     """Shows the pad if `human` is "person".
 
     Args:
@@ -45,12 +46,12 @@ def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -
         raise ParameterError(
             "human 'person' needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
         )
-    takeover = Takeover(person_options(options))
+    takeover = PersonInput(person_options(options))
     display(pad_of(takeover))
     return takeover
 
 
-def pad_of(takeover: Takeover) -> ipywidgets.Widget:
+def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
     """Keys and gamepad, a slider of their speed, buttons that end an episode, and cameras.
 
     Raises:
@@ -74,7 +75,7 @@ def pad_of(takeover: Takeover) -> ipywidgets.Widget:
 
 
 def _hear(
-    takeover: Takeover,
+    takeover: PersonInput,
     speed: ipywidgets.FloatSlider,
     question: ipywidgets.HTML,
     cameras: "_Cameras",
@@ -97,7 +98,7 @@ def _hear(
     cameras.draw()
 
 
-def _verdicts(takeover: Takeover) -> list[ipywidgets.Button]:
+def _verdicts(takeover: PersonInput) -> list[ipywidgets.Button]:
     def button(verdict: Verdict, style: str) -> ipywidgets.Button:
         made = ipywidgets.Button(
             description=verdict.capitalize(), button_style=style, tooltip="ends the episode, or answers"
@@ -111,11 +112,11 @@ def _verdicts(takeover: Takeover) -> list[ipywidgets.Button]:
 class _Cameras:
     """The cameras' newest pictures, drawn when the browser asks: a slow browser asks for few."""
 
-    def __init__(self, takeover: Takeover) -> None:
+    def __init__(self, takeover: PersonInput) -> None:
         self.row = ipywidgets.HBox()
         self._takeover = takeover
         self._images: dict[str, ipywidgets.Image] = {}
-        self._shown: Frames = {}
+        self._shown: CameraFrames = {}
         self._next = 0.0
 
     def draw(self) -> None:

@@ -2,37 +2,31 @@
 
 import ast
 import dataclasses
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
-import nbformat
-
-from wsrl_kit.errors import ParameterError
-from wsrl_kit.notebook.templates import root_of
-from wsrl_kit.parameters import build, check, field_default, parse, unknown
-
-# Every parameter dataclass that a notebook may build, and the module that holds it; imported only when a notebook
-# names it, so that a mistake in a parameter is found without waiting for JAX.
-PARAMETER_CLASSES = {
-    "SessionConfig": "wsrl_kit.config.config",
-    "WSRLConfig": "wsrl_kit.config.config",
-    "CollectConfig": "wsrl_kit.envs.collect",
-    "ClassifierConfig": "wsrl_kit.classifier.config",
-    "AblationConfig": "wsrl_kit.experiments.ablation",
-    "ReportConfig": "wsrl_kit.analysis.report",
-    "TuningConfig": "wsrl_kit.experiments.tuning",
-}
+from wsrl_kit.errors import DataError, ParameterError
+from wsrl_kit.notebook.templates import COMMANDS, root_of, template_folder
+from wsrl_kit.parameters import build, check, names_of, parse, unknown
 
 ANNOTATIONS = {
     "Any": Any, "Literal": Literal, "bool": bool, "dict": dict, "float": float, "int": int, "list": list, "str": str,
     "tuple": tuple,
 }  # fmt: skip
+
+
+MORE = "more"
+"""The variable of a notebook that sets parameters by name for which it has no variable."""
+
+# Kind of run -> the stages that it does not have.
+ABSENT_STAGES = {"warmup": ("finetuning",), "finetune": ("warmup", "retention")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,58 +38,107 @@ class Notebook:
         defaults: value of every variable of its parameters cell.
         annotations: type of every variable of its parameters cell; `Any` where the cell does not say.
         classes: the parameter dataclasses that the notebook builds.
+        kind: of the run that it makes: "warmup" where it calls `run_warmup` in the background; "" where it calls none.
     """
 
     path: Path
     defaults: dict[str, Any]
     annotations: dict[str, Any]
     classes: tuple[type[Any], ...]
+    kind: str
 
-    def help(self, name: str) -> str:
-        """One line about a parameter, "" where nobody wrote one."""
-        field = self._field(name)
-        return field.metadata.get("help", "") if field else ""
+    @property
+    def groups(self) -> dict[str, dict[str, dataclasses.Field[Any]]]:
+        """The parameters that its classes declare and its stages read, by heading and name."""
+        found: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+        absent, listed = ABSENT_STAGES.get(self.kind, ()), set()
+        for parameters in self.classes:
+            heading = parameters.__name__
+            for field in dataclasses.fields(parameters):
+                heading = field.metadata["group"] or heading
+                if field.metadata["stage"] not in absent and field.name not in listed:
+                    found.setdefault(heading, {})[field.name] = field
+                    listed.add(field.name)
+        return found
+
+    @property
+    def fields(self) -> dict[str, dataclasses.Field[Any]]:
+        """Every parameter that its classes declare and its stages read, by name."""
+        return {name: field for group in self.groups.values() for name, field in group.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that may be given."""
+        return list(self.fields | self.defaults)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What holds if nothing is given, by name; presets included."""
+        instances = _build_all(self.classes, merged(self.defaults))
+        values = {name: getattr(each, name) for each in reversed(instances) for name in each.__dataclass_fields__}
+        return self.defaults | values
 
     def annotation(self, name: str) -> Any:
         """Type of a parameter in its dataclass, or else in the notebook; also None where the notebook allows that."""
-        in_notebook = self.annotations[name]
+        in_notebook = self.annotations.get(name)
         for parameters in self.classes:
             annotations = get_type_hints(parameters)
             if name in annotations:
                 return annotations[name] | None if NoneType in get_args(in_notebook) else annotations[name]
         return in_notebook
 
-    def default(self, name: str) -> Any:
-        """Value of a parameter that is not given, as far as no preset says otherwise."""
-        field = self._field(name)
-        if self.defaults[name] is not None or field is None:
-            return self.defaults[name]
-        return field_default(field)
-
-    def _field(self, name: str) -> dataclasses.Field[Any] | None:
-        fields = (field for parameters in self.classes for field in dataclasses.fields(parameters))
-        return next((field for field in fields if field.name == name), None)
+    def refusal(self, name: str) -> ParameterError:
+        """The error for a name that is none of its parameters: the commands that have it, or the nearest name."""
+        files = {command: template_folder() / file for command, (file, _) in COMMANDS.items()}
+        notebooks = {command: read_notebook(file) for command, file in files.items() if file.exists()}
+        others = [command for command, notebook in notebooks.items() if name in notebook.fields]
+        if others:
+            named = f"{', '.join(others[:-1])} and {others[-1]} have" if len(others) > 1 else f"{others[0]} has"
+            return ParameterError(f"{self.path.name} has no parameter named {name}: wsrl-kit {named} it")
+        return unknown(name, self.names)
 
 
 def read_notebook(path: Path) -> Notebook:
-    """Reads the cell tagged `parameters`, and which parameter dataclasses the notebook builds from it.
+    """Reads the cell tagged `parameters`, and which parameter dataclasses of the kit the notebook builds from it.
+
+    Read as JSON, since importing nbformat takes longer than everything else that a command's help needs.
 
     Raises:
-        ParameterError: if there is no such notebook or cell, or the cell holds more than literals.
+        ParameterError: if there is no such notebook or cell, the cell holds more than literals, or the notebook
+            imports what this version of the kit does not have.
     """
     try:
-        contents = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
+        cells = json.loads(path.read_bytes())["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+        sources = ["".join(cell["source"]) for cell in (*tagged, *code)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged or in another format"
-        raise ParameterError(f"{path} must be a Jupyter notebook, but {reason or error}") from error
-    code = [cell for cell in contents.cells if cell.cell_type == "code"]
-    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+        raise ParameterError(f"{path} must be a Jupyter notebook, but {reason}") from error
     if len(tagged) != 1:
         raise ParameterError(f"{path} must have one cell tagged `parameters`, found {len(tagged)}")
-    defaults, annotations = _read_cell(tagged[0].source, path)
-    words = set(re.findall(r"\w+", "\n".join(cell.source for cell in code)))
-    classes = tuple(getattr(import_module(module), name) for name, module in PARAMETER_CLASSES.items() if name in words)
-    return Notebook(path, defaults, annotations, classes)
+    defaults, annotations = _read_cell(sources[0], path)
+    text = "\n".join(sources)
+    call = re.search(r"lambda progress: run_(\w+)\(", text)
+    return Notebook(path, defaults, annotations, _classes(text, path), call[1] if call else "")
+
+
+def _classes(code: str, path: Path) -> tuple[type[Any], ...]:
+    """The dataclasses that code gives to `from_notebook`, imported from the kit alone."""
+    modules = {
+        name: module
+        for module, in_parentheses, plain in re.findall(_IMPORT, code, re.MULTILINE)
+        for name in re.findall(r"\w+", in_parentheses or plain)
+    }
+    given = re.search(r"from_notebook\(\s*globals\(\),([^)]*)\)", code)
+    names = re.findall(r"\w+", given[1]) if given else []
+    try:
+        return tuple(getattr(import_module(modules[name]), name) for name in names if name in modules)
+    except (ImportError, AttributeError) as error:
+        raise ParameterError(f"{path} was made for another version of the kit: {error}") from error
+
+
+_IMPORT = r"^from (wsrl_kit(?:\.\w+)*) import (?:\(([^)]*)\)|(.*))$"
 
 
 def check_values(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,18 +150,64 @@ def check_values(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
+        DataError: an input file is missing.
     """
+    known = notebook.names
     for name in given:
-        if name not in notebook.defaults:
-            raise unknown(name, list(notebook.defaults))
+        if name not in known:
+            raise notebook.refusal(name)
     values = {}
     for name, value in given.items():
         annotation = notebook.annotation(name)
         values[name] = check(name, parse(value, annotation) if isinstance(value, str) else value, annotation)
-    for parameters in notebook.classes:
-        build(parameters, {**notebook.defaults, **values})
+    everything = merged(notebook.defaults | values, known, cell=notebook.defaults)
+    for instance in _build_all(notebook.classes, everything):
+        _check_files(instance, notebook.kind)
     # Papermill writes a tuple into the notebook as a string.
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def merged(
+    variables: Mapping[str, Any], known: Collection[str] | None = None, cell: Collection[str] = ()
+) -> dict[str, Any]:
+    """A notebook's variables, and for those without a variable what `more` says.
+
+    Args:
+        variables: by name, with `more` among them.
+        known: names that `more` may have; None: any.
+        cell: variables of the cell tagged `parameters`, which `more` must not have too.
+
+    Raises:
+        ParameterError: `more` is no dict, has an unknown name, or one that stands in the cell too.
+    """
+    more = variables.get(MORE, {})
+    more = check(MORE, parse(more, dict) if isinstance(more, str) else more, dict)
+    for name in more:
+        if known is not None and name not in known:
+            raise unknown(str(name), known)
+        if name in cell:
+            raise ParameterError(f"{name} must be set once, found it in `more` and as a variable")
+    return more | {name: value for name, value in variables.items() if name != MORE}
+
+
+def _build_all(classes: Sequence[type[Any]], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One instance of each dataclass; a field that several of them have is given to each."""
+    values = {**values}
+    for parameters in classes:
+        values |= _read_fields(parameters, values)
+    return tuple(build(parameters, values) for parameters in classes)
+
+
+def _check_files(instance: Any, kind: str) -> None:
+    """Refuses input files that are missing, without reading any."""
+    for name in names_of(type(instance), input_of=kind):
+        if paths := getattr(instance, name):
+            from wsrl_kit.data.sources import expand  # not before there is something to look for: help needs no readers
+
+            try:
+                expand(paths)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
 
 
 def _read_cell(source: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,14 +248,14 @@ def is_headless() -> bool:
 def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[Any, ...]:
     """Builds one instance of each dataclass from a notebook's variables, for the cell after the tagged one.
 
-    A field without a variable keeps its default. Where a field is no text, a text stands for the value that it spells:
-    papermill's `-p` makes texts of lists and dicts.
+    A field takes the variable of its name, or what the dict `more` says, or keeps its default. Where a field is no
+    text, a text stands for the value that it spells: papermill's `-p` makes texts of lists and dicts.
 
     Headless, a variable with a literal value that is no field of any of the classes is refused, so that a misspelt
-    parameter can't be ignored in silence. In JupyterLab a user may have variables of their own, and one that was
-    misspelt and corrected is still there: what looks like a parameter is only named. There the notebook may be a copy
-    made by `wsrl-kit lab`: then the kernel goes to the folder in which that was started, so that a relative path means
-    what it means on the command line.
+    parameter can't be ignored in silence; papermill's variables, which have no annotation, win over `more`. In
+    JupyterLab a user may have variables of their own, and one that was misspelt and corrected is still there: what
+    looks like a parameter is only named. There the notebook may be a copy made by `wsrl-kit lab`: then the kernel goes
+    to the folder in which that was started, so that a relative path means what it means on the command line.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -176,19 +265,19 @@ def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[An
         ParameterError: naming the parameter, what was expected and what was found.
     """
     known = [field.name for parameters in classes for field in dataclasses.fields(parameters)]
+    variables = {name: namespace[name] for name in (*known, MORE) if name in namespace}
+    annotated = namespace.get("__annotations__", {})
     if is_headless():
         for name, value in namespace.items():
-            if name not in known and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
+            if name not in variables and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
                 raise unknown(name, known)
     else:
         _enter_root()
-        for name in namespace.get("__annotations__", {}):
-            if name in namespace and name not in known and get_close_matches(name, known):
+        for name in annotated:
+            if name in namespace and name not in variables and get_close_matches(name, known):
                 print(f"{name} has no effect: {unknown(name, known)}")
-    values = {**namespace}
-    for parameters in classes:
-        values |= _read_fields(parameters, values)
-    instances = tuple(build(parameters, values) for parameters in classes)
+    cell = variables.keys() & annotated.keys() if is_headless() else variables
+    instances = _build_all(classes, merged(variables, known, cell))
     for instance in instances:
         if not is_headless() and hasattr(instance, "output_dir"):
             print(f"Relative paths begin at {Path.cwd()}. Results go to {Path(instance.output_dir).absolute()}.")

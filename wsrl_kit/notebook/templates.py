@@ -14,6 +14,29 @@ import wsrl_kit
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.files import written_whole
 
+# Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
+COMMANDS = {
+    "collect": ("00_collect_data.ipynb", "collect demonstrations, suboptimal and random data"),
+    "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
+    "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from scratch"),
+    "ablation": ("03_ablation_warmup.ipynb", "compare training with and without warmup over seeds"),
+    "tuning": ("04_tuning.ipynb", "search any parameters by grid or TPE, and confirm the winner on fresh seeds"),
+    "ablate-replay": ("05_ablate_replay.ipynb", "compare ways to sample replay and to keep offline data"),
+    "regularisers": (
+        "06_regularisers.ipynb",
+        "compare behavior cloning, CQL, Cal-QL, dropout and early stopping in warmup",
+    ),
+    "classifier": (
+        "07_reward_classifier.ipynb",
+        "train a success classifier, which can give the reward in fine-tuning",
+    ),
+    "hil-serl": (
+        "08_hil_serl.ipynb",
+        "run HIL-SERL from end to end: demonstrations, classifier, warmup, human, export",
+    ),
+    "report": ("90_report.ipynb", "tables and figures of any runs"),
+}
+
 RECORD = ".wsrl-kit.json"
 """Name of the file beside the copies: {"root": folder, relative to this one, "templates": {name: digest}}."""
 

@@ -1,14 +1,12 @@
-"""The frames of rings on disk: each written once, in blocks, whatever the number of checkpoints.
+"""The frames of rings on disk: each written once, in blocks, however many checkpoints are made.
 
-A checkpoint with all frames of a full ring would take gigabytes and minutes. The ring in the checkpoint file says how
-many frames had been written when it was made; the blocks up to there lie beside it, and outlast a kill at any moment:
-they are written before the checkpoint, and what it no longer needs is deleted after it.
+The ring in a checkpoint says how many frames had been written; the blocks up to there lie beside it. They are written
+before the checkpoint, and blocks that it no longer needs are deleted after it, so a kill at any moment loses nothing.
 """
 
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -20,11 +18,11 @@ BLOCK = 256
 """Frames in a file."""
 
 RINGS = ("frames", "demo_frames")
-"""Names of the rings in a training loop's tree, and of the folders of their blocks."""
+"""Names of the rings in a run's state, and of the folders of their blocks."""
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
-    """Writes a checkpoint as `checkpoint.save` does, with the frames of its rings, if any, in blocks beside it.
+    """`checkpoint.save`, with the frames of rings in blocks beside the checkpoint.
 
     Raises:
         CheckpointError: it can't be written; an earlier one is intact.
@@ -35,7 +33,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
             target = path.with_name(name) / _file_name(first, end)
             if not target.exists():
                 slots = np.arange(first, end) % frame_ring.slots(ring)
-                frames = {camera: np.asarray(leaf[slots]) for camera, leaf in ring.store.frames.items()}
+                frames = {camera: leaf[slots] for camera, leaf in ring.store.frames.items()}
                 checkpoint.save(target, frames, {})
     checkpoint.save(path, tree | _without_frames(rings), metadata)
     for name, ring in rings.items():
@@ -49,10 +47,10 @@ def load(path: Path, template: PyTree) -> PyTree:
     """Reads back what `save` wrote.
 
     Args:
-        template: a fresh tree of the same run, for structure, shapes and types; the arrays of its rings are filled.
+        template: a fresh tree of the same run; the arrays of its rings are filled.
 
     Raises:
-        CheckpointError: as `checkpoint.load`; a block is missing or damaged.
+        CheckpointError: as `checkpoint.load`, or a block is missing or damaged.
     """
     rings = _rings(template)
     tree = checkpoint.load(path, template | _without_frames(rings))
@@ -60,23 +58,20 @@ def load(path: Path, template: PyTree) -> PyTree:
 
 
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
-    """A ring that was read without its frames, with them; they are put into the arrays of a fresh one."""
+    """The restored ring with its frames, read into the arrays of a fresh ring."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
-    frames = {
-        camera: np.array(leaf) if isinstance(leaf, jax.Array) else leaf for camera, leaf in ring.store.frames.items()
-    }
+    frames = ring.store.frames
     for first, end in _blocks(restored):
         rows = {camera: np.empty((end - first, *leaf.shape[1:]), leaf.dtype) for camera, leaf in frames.items()}
         block = checkpoint.load(folder / _file_name(first, end), rows)
         slots = np.arange(first, end) % frame_ring.slots(ring)
         for camera, leaf in frames.items():
             leaf[slots] = block[camera]
-    on_device = isinstance(ring.store.stacks, jax.Array)
-    return restored._replace(store=restored.store._replace(frames=jax.device_put(frames) if on_device else frames))
+    return restored
 
 
 def remove(path: Path) -> None:
-    """Deletes the blocks beside a checkpoint: of a run that begins anew, or that nobody goes on with."""
+    """Deletes the blocks beside a checkpoint."""
     for name in RINGS:
         shutil.rmtree(path.with_name(name), ignore_errors=True)
 
@@ -86,7 +81,7 @@ def _rings(tree: PyTree) -> dict[str, FrameRing]:
 
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
-    """First and end of each block that holds frames which the ring still has."""
+    """First frame and end of each block that the ring still needs."""
     written, slots = int(ring.written), frame_ring.slots(ring)
     oldest = max(written - slots, 0) // BLOCK * BLOCK
     return [(first, min(first + BLOCK, written)) for first in range(oldest, written, BLOCK)]

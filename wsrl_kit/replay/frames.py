@@ -1,12 +1,10 @@
-"""Camera frames of replay: each stored once, in a ring, and gathered into batches by several threads.
+"""Camera frames of replay: each is stored once, in a ring in host memory; threads gather batches.
 
-A frame is whatever one camera gives at one moment: an image, or the features of a frozen network. A transition's
-observation shows the `horizon` frames up to its moment, oldest first, and its next observation the frames up to the
-next moment; consecutive transitions thus share all frames but one. A transition is known by its row, as in `storage`.
+A frame is one camera's image at one moment, or a frozen network's features of it. An observation has the last `horizon`
+frames, so consecutive transitions share all frames but one. A transition is known by its row, as in `storage`.
 
-Frames are numbered in the order in which they are written; frame n lies in slot n % slots. The frames of a transition
-are compared with those of the transition before it: equal frames are not written again, and frames that only seem to
-follow (after a reset, a time limit, or steps left out between interventions) are written. No caller has to know.
+Frames are numbered as they are written; frame n lies in slot n % slots. A frame that equals one of the transition
+before is not written again; all others are.
 """
 
 import math
@@ -14,51 +12,51 @@ import mmap
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Int32, Int64, Integer, Shaped
 
 from wsrl_kit.errors import DataError
 
-HostStacks = dict[str, Shaped[np.ndarray, "..."]]
-"""What observations show, by camera: (*batch, horizon, *frame)."""
+SPARE_FRAMES = 0.049
+"""Frames beyond one per transition, as a share: each episode has one more than transitions. With its tables the ring
+takes less than 1.05 times the bytes of one frame per transition."""
 
-DeviceStacks = dict[str, Shaped[Array, "..."]]
-"""The same on a device."""
+THREADS = 2
+"""Measured on two cores: one core does not fill the memory's bandwidth."""
+
+Stacks = Mapping[str, Shaped[np.ndarray, "horizon ..."]]
+"""Camera -> the frames of observations, oldest first."""
+
+Frame = Mapping[str, Shaped[np.ndarray, "..."]]
+"""Camera -> its frame of one moment."""
 
 
 class FrameStore(NamedTuple):
-    """All frames and the table of who shows what: NumPy arrays in host memory, or JAX's on a device.
-
-    On the host, `frame_batches` gathers. `jax.device_put` of a store takes it to the device, where `gather` and
-    `gather_mixed` here can be part of a compiled step.
+    """Frames, and which of them each row has.
 
     Attributes:
         frames: camera -> its frames.
         stacks: slots in `frames` of the observation's and of the next observation's frames, oldest first.
     """
 
-    frames: dict[str, Shaped[Any, "slots ..."]]
-    stacks: Int32[Any, "rows 2 horizon"]
+    frames: dict[str, Shaped[np.ndarray, "slots ..."]]
+    stacks: Int32[np.ndarray, "rows 2 horizon"]
 
 
 def of_rows(
     frames: dict[str, Shaped[np.ndarray, "slots ..."]], newest: Integer[np.ndarray, " rows"], horizon: int
 ) -> FrameStore:
-    """A store on the host over frames that are not copied; row i shows those up to frame `newest[i]`, then one more.
+    """A store over a dataset's frames, which are not copied.
 
     Args:
         frames: camera -> frames in order of time, contiguous in memory.
-        newest: index of the newest frame of each row's observation; its next observation's newest is the one after.
+        newest: index of the newest frame of each row's observation; the next observation ends one frame later.
         horizon: frames in one observation.
 
     Raises:
-        ValueError: an index out of range, or an array that is not contiguous and would be copied at every gather.
+        ValueError: an index is out of range, or an array is not contiguous.
     """
     for camera, array in frames.items():
         if not array.flags.c_contiguous:
@@ -72,64 +70,18 @@ def of_rows(
     return FrameStore(frames, (newest[:, None, None] + offsets).astype(np.int32))
 
 
-def gather(store: FrameStore, row: Integer[Array, "*batch"]) -> tuple[DeviceStacks, DeviceStacks]:
-    """What the given rows' observations and next observations show, from a store on the device. Pure.
-
-    Args:
-        row: rows that hold transitions: what others give is undefined.
-    """
-    slots = jnp.asarray(store.stacks).at[row].get(mode="promise_in_bounds")
-
-    def taken(side: int) -> DeviceStacks:
-        index = slots[..., side, :]
-        # Checked indices take several times as long.
-        return {
-            camera: jnp.asarray(frames).at[index].get(mode="promise_in_bounds")
-            for camera, frames in store.frames.items()
-        }
-
-    return taken(0), taken(1)
-
-
-def gather_mixed(
-    offline: FrameStore, online: FrameStore, row: Integer[Array, "*batch size"], offline_rows: Integer[Array, ""]
-) -> tuple[DeviceStacks, DeviceStacks]:
-    """`gather` for what `mixture.sample` gives: in each batch the first `offline_rows` rows are offline. Pure.
-
-    Both stores must have rows.
-    """
-    is_offline = jnp.arange(row.shape[-1]) < offline_rows
-    # Rows of the other side may lie past this one's end.
-    offline_stacks, online_stacks = gather(offline, row * is_offline), gather(online, row * ~is_offline)
-
-    def choose(offline: Array, online: Array) -> Array:
-        return jnp.where(is_offline.reshape(-1, *([1] * (offline.ndim - row.ndim))), offline, online)
-
-    return jax.tree.map(choose, offline_stacks, online_stacks)
-
-
-SPARE_FRAMES = 0.049
-"""Frames kept beyond one per transition, as a share: each episode shows one more than it has transitions. With the
-tables, the ring takes less than 1.05 times the bytes of one frame per transition."""
-
-Stacks = Mapping[str, Shaped[np.ndarray, "horizon ..."]]
-Frame = Mapping[str, Shaped[np.ndarray, "..."]]
-
-
 class FrameRing(NamedTuple):
-    """The frames of the transitions in a `storage` of the same capacity, on the host or on a device.
+    """The frames of the transitions in a `storage` of the same capacity.
 
-    A pytree of arrays of fixed shapes: saved and read back as it is, it goes on to the bit. On the host its arrays are
-    written in place: what is to outlast the next `add` is to be copied.
+    A pytree of arrays of fixed shapes, which `add` writes in place.
 
     Attributes:
-        store: the frames, and what each row shows.
-        recent: the last frames written, in host memory; frame n in slot n % (2 * horizon).
-        shown: numbers of the frames that the newest transition's next observation shows; -1 before the first.
-        oldest: number of the oldest frame that each row shows.
+        recent: the last frames written; frame n in slot n % (2 * horizon).
+        shown: numbers of the frames of the newest next observation; -1 before the first.
+        oldest: number of the oldest frame of each row.
         written: frames written so far.
         size: transitions whose frames are all there.
-        position: row that the next transition takes.
+        position: row of the next transition.
     """
 
     store: FrameStore
@@ -141,76 +93,55 @@ class FrameRing(NamedTuple):
     position: Int64[np.ndarray, ""]
 
 
-def create(capacity: int, example: Stacks, on_device: bool = False) -> FrameRing:
-    """An empty ring; host memory is taken only as it is written.
-
-    Args:
-        capacity: transitions, as the storage has.
-        example: what one observation shows, by camera, for horizon, shapes and types.
-        on_device: whether the frames live in the memory of JAX's device, all at once; otherwise in the host's.
-    """
-    return _empty(capacity, _slots_for(capacity, example), example, on_device)
+def create(capacity: int, example: Stacks) -> FrameRing:
+    """An empty ring for `capacity` transitions; `example` gives cameras, horizon, shapes and types."""
+    return _empty(capacity, _slots_for(capacity, example), example)
 
 
-def filled(store: FrameStore, capacity: int, on_device: bool = False) -> FrameRing:
-    """A ring that begins with the frames of a dataset, copied, and has room for those of further transitions.
-
-    Args:
-        store: on the host; its rows, at most `capacity`, are in order of time: none shows a frame older than the oldest
-            that the row before it shows.
-        capacity: transitions, as the storage has.
-        on_device: as for `create`.
-    """
+def filled(store: FrameStore, capacity: int) -> FrameRing:
+    """A ring that begins with a copy of `store`, whose rows (at most `capacity`) are in order of time."""
     rows, _, horizon = store.stacks.shape
     example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
     held = len(next(iter(store.frames.values())))
-    ring = _empty(capacity, held + _slots_for(capacity - rows, example), example, on_device=False)
+    ring = _empty(capacity, held + _slots_for(capacity - rows, example), example)
     for camera, frames in store.frames.items():
         ring.store.frames[camera][:held] = frames
     ring.store.stacks[:rows] = store.stacks
     ring.oldest[:rows] = store.stacks.min(axis=(1, 2))
-    # Copied, since on a CPU JAX may otherwise take NumPy's memory for its own.
-    kept = jax.tree.map(jnp.array, ring.store) if on_device else ring.store
     counts = (np.array(count, np.int64) for count in (held, rows, rows % capacity))
-    return FrameRing(kept, ring.recent, ring.shown, ring.oldest, *counts)
+    return FrameRing(ring.store, ring.recent, ring.shown, ring.oldest, *counts)
 
 
 def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
-    """The ring in the arrays of a larger one, whose own content is given up; the rows must not have come round yet."""
+    """The ring in the arrays of a larger one, whose content is given up; the rows may not have come round yet."""
     before, now, written, rows = slots(ring), slots(larger), int(ring.written), len(ring.oldest)
     if rows == len(larger.oldest):
         return ring
     number = np.arange(max(written - before, 0), written)
-    frames = {camera: np.array(leaf) for camera, leaf in larger.store.frames.items()}
-    for camera, leaf in ring.store.frames.items():
-        frames[camera][number % now] = np.asarray(leaf)[number % before]
-    stacks, oldest = np.zeros(larger.store.stacks.shape, np.int32), np.zeros(len(larger.oldest), np.int64)
+    for camera, frames in ring.store.frames.items():
+        larger.store.frames[camera][number % now] = frames[number % before]
     # A slot holds the newest of the frames that go there.
-    shown = written - 1 - (written - 1 - np.asarray(ring.store.stacks)) % before
-    stacks[:rows], oldest[:rows] = shown % now, ring.oldest
-    on_device = isinstance(ring.store.stacks, jax.Array)
-    store = FrameStore(frames, stacks)
+    larger.store.stacks[:rows] = (written - 1 - (written - 1 - ring.store.stacks) % before) % now
+    larger.oldest[:rows] = ring.oldest
     position = np.array(rows if int(ring.position) == 0 and int(ring.size) > 0 else ring.position)
-    return ring._replace(store=jax.tree.map(jnp.array, store) if on_device else store, oldest=oldest, position=position)
+    return ring._replace(store=larger.store, oldest=larger.oldest, position=position)
 
 
 def slots(ring: FrameRing) -> int:
-    """Frames that it has room for."""
+    """Frames that fit."""
     return len(next(iter(ring.store.frames.values())))
 
 
 def _slots_for(transitions: int, example: Stacks) -> int:
-    """Frames to keep for so many transitions."""
     horizon = len(next(iter(example.values())))
     return transitions + max(int(transitions * SPARE_FRAMES), 4 * horizon)
 
 
-def _empty(capacity: int, slots: int, example: Stacks, on_device: bool) -> FrameRing:
+def _empty(capacity: int, slots: int, example: Stacks) -> FrameRing:
     horizon = len(next(iter(example.values())))
-    zeros: Callable = jnp.zeros if on_device else np.zeros
     store = FrameStore(
-        {camera: zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},
-        zeros((capacity, 2, horizon), np.int32),
+        {camera: np.zeros((slots, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()},
+        np.zeros((capacity, 2, horizon), np.int32),
     )
     recent = {camera: np.zeros((2 * horizon, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()}
     none = np.zeros((), np.int64)
@@ -218,15 +149,11 @@ def _empty(capacity: int, slots: int, example: Stacks, on_device: bool) -> Frame
 
 
 def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
-    """The ring with what one more transition shows; the ring given is given up.
-
-    Args:
-        images: what its observation shows, by camera, oldest frame first.
-        next_images: what its next observation shows.
+    """Adds the frames of one more transition; the ring given is given up.
 
     Returns:
-        The ring, and how many of the oldest transitions have lost frames to this one. Where that is not 0, they are to
-        be dropped (`mixture.drop_oldest`) before the transition is added to the replay.
+        The ring, and how many of the oldest transitions have lost frames to this one. The caller drops them
+        (`mixture.drop_oldest`) before it adds the transition to the replay.
 
     Raises:
         DataError: cameras, shapes or types are not the ring's.
@@ -240,7 +167,10 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
 
     capacity, places = len(ring.oldest), slots(ring)
     row, size = int(ring.position), int(ring.size)
-    store = _write(ring.store, row, (stack_numbers % places).astype(np.int32), written % places, new)
+    ring.store.stacks[row] = stack_numbers % places
+    for camera, frames in ring.store.frames.items():
+        for number, frame in enumerate(new):
+            frames[(written + number) % places] = frame[camera]
 
     written += len(new)
     lost = 0
@@ -248,8 +178,8 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
     while lost < size and ring.oldest[(row - size + lost) % capacity] < written - places:
         lost += 1
     ring.oldest[row] = stack_numbers.min()
-    counts = (written, min(size - lost + 1, capacity), (row + 1) % capacity)
-    return FrameRing(store, ring.recent, stack_numbers[1], ring.oldest, *(np.array(count) for count in counts)), lost
+    counts = map(np.array, (written, min(size - lost + 1, capacity), (row + 1) % capacity))
+    return FrameRing(ring.store, ring.recent, stack_numbers[1], ring.oldest, *counts), lost
 
 
 def _check(ring: FrameRing, stacks: Stacks) -> None:
@@ -265,14 +195,12 @@ def _check(ring: FrameRing, stacks: Stacks) -> None:
 
 
 def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, new: list[Frame]) -> list[int]:
-    """Numbers of the frames in one observation's stacks; frames not among the known are numbered and added to `new`.
-
-    No number is below the smallest known, so that what is shown never gets older from one stack to the next.
+    """Numbers of one observation's frames, none below the smallest known.
 
     Args:
         known: numbers of the frames in the stack before.
         written: frames written before this stack.
-        new: frames still to be written to the store; they are put into `ring.recent` here.
+        new: gets the frames that are not known; they are put into `ring.recent` here.
     """
     horizon = len(ring.shown)
     places = 2 * horizon
@@ -297,51 +225,16 @@ def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, ne
 
 
 def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
-    """Whether all cameras' frames are the same to the bit."""
     return all(
         np.array_equal(recent[camera][slot].view(np.uint8), np.ascontiguousarray(image).view(np.uint8))
         for camera, image in frame.items()
     )
 
 
-def _write(
-    store: FrameStore, row: int, slots: Int32[np.ndarray, "2 horizon"], first: int, new: list[Frame]
-) -> FrameStore:
-    """The store with new frames in the slots from `first` on, and with what a row shows."""
-    if isinstance(store.stacks, jax.Array):
-        # Copied, since the environment may use its arrays again before the device has read them.
-        copies = [{camera: np.array(image) for camera, image in frame.items()} for frame in new]
-        return _write_on_device(store, np.int32(row), slots, np.int32(first), copies)
-    store.stacks[row] = slots
-    for camera, frames in store.frames.items():
-        for number, frame in enumerate(new):
-            frames[(first + number) % len(frames)] = frame[camera]
-    return store
-
-
-@partial(jax.jit, donate_argnums=0)
-def _write_on_device(
-    store: FrameStore, row: jax.Array, slots: jax.Array, first: jax.Array, new: list[dict[str, jax.Array]]
-) -> FrameStore:
-    frames = dict(store.frames)
-    for number, frame in enumerate(new):
-        for camera, image in frame.items():
-            slot = (first + number) % len(frames[camera])
-            frames[camera] = jax.lax.dynamic_update_index_in_dim(frames[camera], image, slot, 0)
-    return FrameStore(frames, jax.lax.dynamic_update_index_in_dim(store.stacks, slots, row, 0))
-
-
-THREADS = 2
-"""Measured on two cores: NumPy copies without Python's lock, and one core does not fill the memory's bandwidth."""
-
-
 class FrameBatches:
-    """Gathers from stores on the host.
+    """Gathers batches from stores.
 
-    A batch belongs to whoever holds it. Its memory is used for another one only when nothing refers to it any more:
-    neither the caller, nor a view, nor JAX, which on a CPU may read NumPy's memory without copying it, and on other
-    devices copies it later, but keeps a reference as long as it reads. So batches may be handed to compiled calls that
-    are still running when the next one is gathered, and no more memory is taken than for the batches then alive.
+    The memory of a batch is reused only when nothing refers to it, also not JAX, which may read it long after a call.
     """
 
     def __init__(self) -> None:
@@ -354,22 +247,20 @@ class FrameBatches:
         online: FrameStore,
         offline: FrameStore | None = None,
         offline_rows: int = 0,
-    ) -> tuple[HostStacks, HostStacks]:
-        """What the observations and the next observations of the given rows show, by camera.
-
-        Rows of a ring must be gathered before the next `frame_ring.add`, which may overwrite their frames.
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Images of the observations and of the next observations of the given rows, by camera.
 
         Args:
-            row: rows that hold transitions, as `mixture.sample` gives them.
-            online: the store of all rows but the offline ones.
-            offline: the store of the first `offline_rows` rows of each batch; None where there are none.
+            row: rows as `mixture.sample` gives them; the next `add` to a ring may overwrite their frames.
+            online: the store of the online rows.
+            offline: the store of the first `offline_rows` rows of each batch.
         """
         size = row.shape[-1]
         parts = [(online, slice(offline_rows, size))] if offline_rows < size else []
         if offline is not None and offline_rows > 0:
             parts.append((offline, slice(0, offline_rows)))
         batches = row.reshape(-1, size)
-        sides: tuple[HostStacks, HostStacks] = ({}, {})
+        sides: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         copies: list[Callable[[], object]] = []
         for camera, frames in online.frames.items():
             for side, stacks in enumerate(sides):
@@ -391,10 +282,7 @@ def _copy(frames: np.ndarray, slots: np.ndarray, out: np.ndarray) -> Callable[[]
 
 
 class _Memory:
-    """Memory for arrays, given out again when no reference to the array it was for is left.
-
-    New memory for a batch costs as much time as its copy: the operating system maps it page by page.
-    """
+    """Reuses memory of arrays without references; new memory costs as much time as a batch's copy."""
 
     def __init__(self) -> None:
         self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []

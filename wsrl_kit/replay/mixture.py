@@ -14,7 +14,7 @@ from wsrl_kit.replay.transition import Batch, Transition
 
 
 class Replay(NamedTuple):
-    """The kept offline data and the online ring, each with its sampler's state."""
+    """The kept offline data and the online transitions, each with the state of its sampler."""
 
     offline: Storage
     online: Storage
@@ -23,7 +23,7 @@ class Replay(NamedTuple):
 
 
 def create(sampler: Sampler, offline: Storage, online: Storage) -> Replay:
-    """A replay over two storages; offline rows start at equal, highest priority. The online ring must be empty."""
+    """A replay over offline data, all of equal priority, and an empty online ring."""
     capacity = storage.capacity(offline)
     offline_state = sampler.create(capacity)
     rows = jnp.arange(int(offline.size))
@@ -33,59 +33,50 @@ def create(sampler: Sampler, offline: Storage, online: Storage) -> Replay:
 
 
 def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
-    """The replay with one more online transition."""
+    """Adds an online transition."""
     sampler_state = sampler.insert(replay.online_sampler, replay.online.position[None])
     return replay._replace(online=storage.add(replay.online, transition), online_sampler=sampler_state)
 
 
 def add_offline(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
-    """The replay with one more offline transition; where that side is full, its oldest is replaced."""
+    """Adds an offline transition; on a full side it replaces the oldest."""
     sampler_state = sampler.insert(replay.offline_sampler, replay.offline.position[None])
     return replay._replace(offline=storage.add(replay.offline, transition), offline_sampler=sampler_state)
 
 
 def grown(sampler: Sampler, replay: Replay, offline_capacity: int, online_capacity: int) -> Replay:
-    """The replay with room for more transitions; neither ring must have come round yet."""
+    """The replay with room for more transitions; neither ring may have come round yet."""
+    offline = storage.grown(replay.offline, offline_capacity)
+    online = storage.grown(replay.online, online_capacity)
     return Replay(
-        storage.grown(replay.offline, offline_capacity),
-        storage.grown(replay.online, online_capacity),
-        sampler.grown(replay.offline_sampler, offline_capacity),
-        sampler.grown(replay.online_sampler, online_capacity),
+        offline, online, _kept(sampler, offline, replay.offline_sampler), _kept(sampler, online, replay.online_sampler)
     )
 
 
 def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
-    """The replay without the `count` oldest online transitions: their rows are never sampled until they are rewritten.
-
-    For transitions that have lost what is kept beside the replay, such as their frames. O(capacity).
-    """
-    online, state = _without_oldest(sampler, replay.online, replay.online_sampler, count)
-    return replay._replace(online=online, online_sampler=state)
+    """Removes the `count` oldest online transitions, as those that have lost frames. O(capacity)."""
+    online = storage.drop_oldest(replay.online, count)
+    return replay._replace(online=online, online_sampler=_kept(sampler, online, replay.online_sampler))
 
 
 def drop_oldest_offline(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
-    """The same of the `count` oldest offline transitions."""
-    offline, state = _without_oldest(sampler, replay.offline, replay.offline_sampler, count)
-    return replay._replace(offline=offline, offline_sampler=state)
+    """Like `drop_oldest`, for the offline side."""
+    offline = storage.drop_oldest(replay.offline, count)
+    return replay._replace(offline=offline, offline_sampler=_kept(sampler, offline, replay.offline_sampler))
 
 
-def _without_oldest(
-    sampler: Sampler, side: Storage, state: PyTree, count: Integer[Array, ""]
-) -> tuple[Storage, PyTree]:
-    side = storage.drop_oldest(side, count)
-    return side, sampler.keep(state, storage.is_held(side, jnp.arange(storage.capacity(side))))
+def _kept(sampler: Sampler, side: Storage, state: PyTree) -> PyTree:
+    return sampler.keep(state, storage.is_held(side, jnp.arange(storage.capacity(side))))
 
 
 def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:
-    """The replay with the Monte-Carlo returns of online transitions; rows at or past the capacity are left out."""
+    """Writes Monte-Carlo returns of online transitions; rows at or past the capacity are left out."""
     return replay._replace(online=storage.set_monte_carlo_returns(replay.online, row, monte_carlo_return))
 
 
 def offline_count(replay: Replay, batch_size: int, ratio: Float[Array, ""]) -> Integer[Array, ""]:
-    """Offline rows of a batch: `int(batch_size * ratio)`; all while nothing is online, none where nothing is offline.
-
-    The small addend undoes float32 rounding, so that 0.29 of 100 is 29.
-    """
+    """Offline rows of a batch: `int(batch_size * ratio)`; all if nothing is online, none if nothing is offline."""
+    # The addend undoes float32 rounding: 0.29 of 100 is 29.
     count = jnp.floor(batch_size * ratio + 1e-3).astype(jnp.int32)
     count = jnp.where(replay.online.size == 0, batch_size, count)
     return jnp.where(replay.offline.size == 0, 0, jnp.clip(count, 0, batch_size))
@@ -110,8 +101,7 @@ def sample(
         beta: importance exponent, in [0, 1].
 
     Returns:
-        Batches with leading axes `shape`, and the offline rows in each. Within a batch, offline rows come first;
-        `row` counts rows of the storage that the example comes from.
+        Batches with leading axes `shape`, and the offline rows in each, which come first.
     """
     batch_size = shape[1]
     count = offline_count(replay, batch_size, ratio)
@@ -152,10 +142,7 @@ def update_priorities(
     offline_rows: Integer[Array, ""],
     td_error: Float[Array, "batches batch"],
 ) -> Replay:
-    """Writes the TD errors of a sampled batch back as priorities, each row to its own side.
-
-    Rows dropped since the batch was sampled stay dropped.
-    """
+    """Writes TD errors back as priorities, each row to its own side; dropped online rows stay dropped."""
     is_offline = jnp.broadcast_to(jnp.arange(td_error.shape[1]) < offline_rows, td_error.shape).reshape(-1)
     index, error = batch.row.reshape(-1), td_error.reshape(-1)
     is_online = ~is_offline & storage.is_held(replay.online, index)

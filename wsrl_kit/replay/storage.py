@@ -1,4 +1,4 @@
-"""A ring of transitions on the device; adding is in place where the caller donates it."""
+"""A ring of transitions on the device."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ class Storage(NamedTuple):
     """Fixed-capacity ring; rows not yet written are zeros.
 
     Attributes:
-        states: observation, next observation, and the fields of one number each, side by side: one read fetches them.
-            Where grippers are learned, the grasp penalty is one of them: an odd number of columns tells so.
-        actions: kept apart, so that the shapes of both arrays tell every field's size.
-        size: transitions held: those in the `size` rows before `position`, around the ring's end.
+        states: observation, next observation, grasp penalty (where grippers are learned: the number of columns is odd
+            then), reward, mask, weight and Monte-Carlo return, side by side: one read fetches them.
+        actions: kept apart, so that the two shapes tell every field's size.
+        size: transitions held, in the rows before `position`, around the ring's end.
         position: row that the next transition takes.
     """
 
@@ -28,8 +28,8 @@ class Storage(NamedTuple):
 
     @property
     def transitions(self) -> Transition:
-        """All rows, also those not yet written; a copy."""
-        # A ring that was read back from a device or a file holds numpy arrays.
+        """A copy of all rows, also of those not yet written."""
+        # A ring that was read from a device or a file holds NumPy arrays.
         return _unpacked(jnp.asarray(self.states), jnp.asarray(self.actions))
 
 
@@ -37,7 +37,7 @@ class Window(NamedTuple):
     """The rows that hold transitions, as samplers see them.
 
     Attributes:
-        first: the row that they begin with, going on around the ring's end; 0 where every row holds one.
+        first: the first of them; they go on around the ring's end. 0 in a full ring.
         size: their number.
         capacity: rows of the ring.
     """
@@ -72,17 +72,14 @@ def _unpacked(states: Float[Array, "*batch state"], actions: Float[Array, "*batc
 
 
 def create(capacity: int, observation_size: int, action_size: int, has_penalty: bool = False) -> Storage:
-    """An empty ring; `has_penalty`: its transitions have a grasp penalty."""
+    """An empty ring."""
     states = jnp.zeros((capacity, 2 * observation_size + has_penalty + 4))
     actions = jnp.zeros((capacity, action_size))
     return Storage(states, actions, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def filled(transitions: Transition, capacity: int) -> Storage:
-    """A ring that holds `transitions` (leading axis rows, at most `capacity` of them), padded to `capacity`.
-
-    Padding datasets of different sizes to one capacity lets them share a compiled program.
-    """
+    """A ring with `transitions` in its first rows."""
     size = len(transitions.reward)
     if size > capacity:
         raise ValueError(f"capacity must be at least the {size} transitions given, found {capacity}")
@@ -95,12 +92,12 @@ def filled(transitions: Transition, capacity: int) -> Storage:
 
 
 def capacity(storage: Storage) -> int:
-    """Transitions that fit."""
+    """Rows."""
     return storage.states.shape[0]
 
 
 def add(storage: Storage, transition: Transition) -> Storage:
-    """The ring with one more transition; when full, the oldest is replaced."""
+    """Adds a transition; in a full ring it replaces the oldest."""
     rows = (storage.states, storage.actions)
     states, actions = (
         jax.lax.dynamic_update_index_in_dim(rows, row, storage.position, 0)
@@ -111,7 +108,7 @@ def add(storage: Storage, transition: Transition) -> Storage:
 
 
 def grown(storage: Storage, capacity: int) -> Storage:
-    """The ring with room for more transitions, each in the row that it has; it must not have come round yet."""
+    """The ring with a larger capacity; it may not have come round yet."""
     rows = len(storage.states)
     if rows == capacity:
         return storage
@@ -124,7 +121,7 @@ def grown(storage: Storage, capacity: int) -> Storage:
 
 
 def drop_oldest(storage: Storage, count: Integer[Array, ""]) -> Storage:
-    """The ring without its `count` oldest transitions; empty if it holds fewer. Their rows keep their bytes."""
+    """The ring without its `count` oldest transitions."""
     return storage._replace(size=jnp.maximum(storage.size - count, 0))
 
 
@@ -136,23 +133,23 @@ def window(storage: Storage) -> Window:
 
 
 def is_held(storage: Storage, row: Integer[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Whether each row, in [0, capacity), holds a transition."""
+    """Whether each row holds a transition."""
     held = window(storage)
     return (row - held.first) % held.capacity < held.size
 
 
 def set_monte_carlo_returns(storage: Storage, row: Integer[Array, " rows"], value: Float[Array, " rows"]) -> Storage:
-    """The ring with returns that an episode's end has made known; rows at or past the capacity are left out."""
+    """Writes returns; rows at or past the capacity are left out."""
     return storage._replace(states=storage.states.at[row, -1].set(value, mode="drop"))
 
 
 def gather(storage: Storage, index: Integer[Array, "*batch"]) -> Transition:
-    """The transitions in the given rows, each in [0, capacity): what others give is undefined."""
+    """The transitions in rows in [0, capacity); for other rows the result is undefined."""
     # Checked indices take several times as long.
     states, actions = (rows.at[index].get(mode="promise_in_bounds") for rows in (storage.states, storage.actions))
     return _unpacked(states, actions)
 
 
 def bytes_per_transition(storage: Storage) -> int:
-    """Bytes that one transition takes."""
+    """Bytes of one transition."""
     return (storage.states.nbytes + storage.actions.nbytes) // capacity(storage)

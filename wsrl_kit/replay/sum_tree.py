@@ -11,8 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer, UInt32
 
 FANOUT = 16
-"""Children per block. Measured: fewer make more levels, each a few calls; more make a search read more numbers."""
-
+"""Children per block; measured."""
 
 SMALLEST = jnp.finfo(jnp.float32).tiny
 
@@ -21,7 +20,7 @@ SMALLEST_SHARE = 2.0**-10
 
 
 class SumTree(NamedTuple):
-    """Levels from the leaves (padded with zeros to whole blocks) to a single block at the top."""
+    """Levels from the leaves (padded with zeros to whole blocks) to a single block."""
 
     levels: tuple[Float[Array, " entries"], ...]
 
@@ -38,7 +37,7 @@ def create(capacity: int) -> SumTree:
 
 
 def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
-    """A tree built anew from all masses."""
+    """A tree of the given masses."""
     empty = create(len(mass))
     levels = [empty.levels[0].at[: len(mass)].set(mass)]
     for level in empty.levels[1:]:
@@ -48,19 +47,9 @@ def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
 
 
 def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
-    """The tree with the masses of all other leaves set to zero; O(capacity), so not for each step."""
-    return from_mass(jnp.where(kept, tree.levels[0][: len(kept)], 0.0))
-
-
-def grown(tree: SumTree, capacity: int) -> SumTree:
-    """The tree with room for more leaves, which have no mass."""
-    mass = tree.levels[0][:capacity]
-    return from_mass(jnp.zeros(capacity).at[: len(mass)].set(mass))
-
-
-def total(tree: SumTree) -> Float[Array, ""]:
-    """Sum of all masses."""
-    return tree.levels[-1].sum()
+    """The tree without the masses of other leaves; `kept` may be longer than the tree was. O(capacity)."""
+    mass = tree.levels[0][: len(kept)]
+    return from_mass(jnp.where(kept, jnp.pad(mass, (0, len(kept) - len(mass))), 0.0))
 
 
 def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " batch"]) -> SumTree:
@@ -78,20 +67,19 @@ def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " 
 
 
 def unit_interval(bits: UInt32[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Uniform numbers in [0, 1), of all the 24 binary digits that a float32 has there, from random bits."""
+    """Uniform float32 numbers in [0, 1), of all their 24 binary digits, from random bits."""
     return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
 def find(
     tree: SumTree, position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
 ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
-    """Leaf at each position in [0, 1) of the cumulative mass, and its probability: the inverse distribution function.
+    """Leaf at each position in [0, 1) of the cumulative mass, and its probability.
 
-    A leaf of zero mass is never found unless all are zero; its probability is then 0.
+    A leaf of zero mass is found only if all are zero; its probability is then 0.
 
     Args:
-        bits: random and independent of `position`: they choose among leaves too small for a float32 position to tell
-            apart, so that each of millions of leaves gets its share.
+        bits: random, independent of `position`; choose among leaves too small for a float32 position to tell apart.
     """
     fresh = unit_interval(bits)
     index = jnp.zeros(position.shape, jnp.int32)

@@ -1,4 +1,4 @@
-"""The two records that flow through learning: what replay stores, and what an update consumes."""
+"""What replay stores, and what an update takes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from jax import Array
 from jaxtyping import Float, Integer, Shaped
 
 Images = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon _height _width _channel"]]
-"""By camera, the last frames, the newest at the end: uint8; or float32 features that a frozen trunk made of them."""
+"""Camera -> the last `horizon` frames, oldest first: uint8, or float32 features from a frozen trunk."""
 
 NO_IMAGES: Images = {}
 
 
 class Transition(NamedTuple):
-    """What replay stores. Leading axes are free: one transition, or a batch of them.
+    """One transition, or a batch of them: leading axes are free.
 
     Attributes:
         observation: flat observation, in the environment's units.
@@ -22,11 +22,10 @@ class Transition(NamedTuple):
         reward: reward of the step.
         next_observation: the observation the step led to, also at the end of an episode.
         mask: bootstrap mask, 1 - terminated; 1 at a time limit.
-        weight: loss weight of the example (source x quality, mean 1 over a dataset; 1 for online data).
-        monte_carlo_return: discounted sum of rewards from here to the episode's end, Cal-QL's lower bound of a value;
-            -inf where it is not known (yet).
-        images, next_images: what the cameras see at either observation; empty where there is no camera.
-        grasp_penalty: what the grasp action cost (0 or less); None where no gripper is learned.
+        weight: loss weight (mean 1 over a dataset; 1 for online data).
+        monte_carlo_return: discounted sum of rewards from here to the episode's end; -inf where it is not known.
+        images, next_images: images of either observation; empty without cameras.
+        grasp_penalty: cost of the grasp action (0 or less); None where no gripper is learned.
     """
 
     observation: Float[Array, "*batch observation"]
@@ -42,11 +41,11 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sampled transitions with where they came from, so that priorities can be written back.
+    """Sampled transitions.
 
     Attributes:
-        transition: the examples; their `weight` already includes PER's importance weight.
-        row: row of each example in the storage it comes from.
+        transition: the examples; their `weight` includes PER's importance weight.
+        row: row of each example in its storage.
     """
 
     transition: Transition

@@ -1,10 +1,10 @@
-"""Cameras of a real robot, by name: RealSense by serial number, or whatever OpenCV can open.
+"""Cameras of a real robot, by name.
 
-Each camera's settings are a dict with one of
-    realsense: the serial number, as a text ("130322274175");
-    opencv: the number of a device, or the path of one or of a video;
-and any of `width` and `height` (pixels, by default 640 and 480), `frame_rate` (by default 30) and `crop`, a list of
-first row, end row, first column, end column, cut out before the picture is scaled (HIL-SERL's IMAGE_CROP).
+A camera's settings are a dict with one of
+    realsense: a RealSense camera's serial number, as a text ("130322274175");
+    opencv: the number of a device, or the path of a device or of a video;
+and any of `width` and `height` (pixels, default 640 and 480), `frame_rate` (default 30) and `crop`: first row, end row,
+first column, end column, cut out before the frame is scaled (HIL-SERL's IMAGE_CROP).
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,21 @@ from jaxtyping import Float64, Int64, UInt8
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.parameters import check, unknown
 
+CameraFrames = Mapping[str, UInt8[np.ndarray, "height width 3"]]
+"""The newest frame of each camera, by name."""
+
 _SETTINGS = {"realsense": str, "opencv": int | str, "width": int, "height": int, "frame_rate": int, "crop": list[int]}
 
 
 @runtime_checkable
 class Camera(Protocol):
-    """Something that gives pictures."""
+    """A source of frames."""
 
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The newest RGB picture, top row first.
+        """The newest RGB frame, top row first.
 
         Raises:
-            Exception: there is none in time; a RobotError from what `open_camera` returns.
+            Exception: none in time; from `open_camera`'s cameras always a RobotError.
         """
 
     def close(self) -> None:
@@ -36,12 +39,12 @@ class Camera(Protocol):
 
 
 class CroppedCamera:
-    """A camera whose pictures are cut and scaled to a square; whatever goes wrong with it is a RobotError.
+    """A camera whose frames are cropped and scaled to a square; every failure is a RobotError.
 
     Args:
         name: for errors.
         camera: closed together with this one.
-        crop: first row, end row, first column, end column; empty for the whole picture.
+        crop: first row, end row, first column, end column; empty: the whole frame.
         size: height and width, pixels.
     """
 
@@ -50,32 +53,32 @@ class CroppedCamera:
 
     def read(self) -> UInt8[np.ndarray, "size size 3"]:
         try:
-            picture = self._camera.read()
-        except Exception as error:
-            # Drivers raise what they like.
+            frame = self._camera.read()
+        except Exception as error:  # drivers have no common error
             raise RobotError(f"camera {self._name} gives no picture: {error}") from error
         rows, columns = self._crop[1::2] or (1, 1)
-        shape, kind = np.shape(picture), np.asarray(picture).dtype
+        shape, kind = np.shape(frame), np.asarray(frame).dtype
         if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or shape[0] < rows or shape[1] < columns:
             raise RobotError(
                 f"camera {self._name} must give color pictures of at least {rows} x {columns} pixels, found "
                 f"{'x'.join(map(str, shape))} of {kind}"
             )
-        return crop_and_scale(picture, self._crop, self._size)
+        return crop_and_scale(frame, self._crop, self._size)
 
     def close(self) -> None:
-        # A device that is gone can't be given back, which hides no other error.
+        # A device that is gone can't be closed.
         with suppress(Exception):
             self._camera.close()
 
 
 def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: float) -> Camera:
-    """A camera whose pictures are cut and scaled as its settings say.
+    """A camera by its settings.
 
     Args:
         name: for errors.
-        size: height and width of its pictures, pixels.
-        deadline: seconds to wait for a picture.
+        settings: see the module.
+        size: height and width of its frames, pixels.
+        deadline: seconds to wait for a frame.
 
     Raises:
         ParameterError: its settings do not fit.
@@ -106,24 +109,24 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
 
 
 def crop_and_scale(
-    picture: UInt8[np.ndarray, "height width 3"], crop: list[int], size: int
+    frame: UInt8[np.ndarray, "height width 3"], crop: list[int], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Cut a picture out and scale it to a square, bilinearly, each pixel's centre in its middle (cv2.INTER_LINEAR)."""
+    """Crop a frame and scale it to a square, bilinearly (as cv2.INTER_LINEAR)."""
     if crop:
-        picture = picture[crop[0] : crop[1], crop[2] : crop[3]]
-    if picture.shape[:2] == (size, size):
-        return picture
-    above, below, down = _places(picture.shape[0], size)
-    left, right, across = _places(picture.shape[1], size)
-    rows = picture[above] * (1 - down[:, None, None]) + picture[below] * down[:, None, None]
+        frame = frame[crop[0] : crop[1], crop[2] : crop[3]]
+    if frame.shape[:2] == (size, size):
+        return frame
+    above, below, down = _neighbours(frame.shape[0], size)
+    left, right, across = _neighbours(frame.shape[1], size)
+    rows = frame[above] * (1 - down[:, None, None]) + frame[below] * down[:, None, None]
     scaled = rows[:, left] * (1 - across[:, None]) + rows[:, right] * across[:, None]
     return np.rint(scaled).astype(np.uint8)
 
 
-def _places(
+def _neighbours(
     length: int, size: int
 ) -> tuple[Int64[np.ndarray, " size"], Int64[np.ndarray, " size"], Float64[np.ndarray, " size"]]:
-    """For each new pixel the old ones before and after its centre, and the share of the latter."""
+    """For each new pixel the old pixels before and after its centre, and the weight of the latter."""
     at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     before = at.astype(np.int64)
     return before, np.minimum(before + 1, length - 1), at - before
@@ -167,14 +170,14 @@ class _OpenCV:
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.get("width", 640))
         self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.get("height", 480))
         self._capture.set(cv2.CAP_PROP_FPS, settings.get("frame_rate", 30))
-        # The newest picture is wanted, not the oldest that waits.
+        # Give the newest frame, not the oldest that waits.
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
 
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
-        read, picture = self._capture.read()
+        read, frame = self._capture.read()
         if not read:
             raise OSError("the device gave none")
-        return np.ascontiguousarray(picture[..., ::-1])
+        return np.ascontiguousarray(frame[..., ::-1])
 
     def close(self) -> None:
         self._capture.release()

@@ -1,7 +1,7 @@
 """Client of HIL-SERL's robot server: calls with deadlines and checked answers.
 
-The timeouts of the usual HTTP clients are for each packet, so a server that trickles keeps them for ever. Here a
-socket gets the time that is left of the whole call, and h11 reads the protocol.
+The usual HTTP clients time out per packet, so a server that trickles holds them for ever. Here each receive gets the
+time left of the whole call; h11 parses the protocol.
 """
 
 import json
@@ -34,12 +34,7 @@ _RESOLVE = "import socket, sys; print(*(found[4][0] for found in socket.getaddri
 
 
 class Connection:
-    """A connection to one server, opened when needed and kept alive between requests; for one thread at a time.
-
-    Args:
-        host: name or address.
-        port: of the server.
-    """
+    """A connection to one server, opened when needed and kept alive; for one thread at a time."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -47,28 +42,28 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def close(self) -> None:
-        """Hang up, and forget the address that the name had."""
+        """Hang up, and forget the address of the host name."""
         self._addresses = []
         self.hang_up()
 
     def post(self, path: str, content: bytes, deadline: float, largest: int) -> tuple[int, bytes]:
-        """Send one POST request and return the status and body of the answer.
+        """Send one POST request; return status and body of the answer.
 
-        A request that fails closes the connection, so that its late answer is never taken for the next one.
+        A failed request closes the connection, so that its late answer is never taken for the next one.
 
         Args:
             path: with the leading slash.
-            content: the body, JSON; may be empty.
-            deadline: seconds for everything: name, connection, request, headers, and body.
-            largest: bytes that the answer's body may have.
+            content: JSON; may be empty.
+            deadline: seconds for everything: host name, connection, request, headers, and body.
+            largest: most bytes of the answer's body.
 
         Raises:
             TimeoutError: the answer was not complete in time.
-            OSError: the server can't be reached, hung up, answered with something else than HTTP, or with too much.
+            OSError: the server can't be reached, hung up, or its answer is no HTTP or too large.
         """
         end = time.monotonic() + deadline
         if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
-            # The server has hung up, or said something that nobody asked for.
+            # The server has hung up, or sent something unasked.
             self.hang_up()
         try:
             if self._socket is None:
@@ -78,7 +73,7 @@ class Connection:
             self.hang_up()
             raise OSError(f"what it answers is no HTTP: {error}") from error
         except BaseException:
-            # An interrupt too: no half-read answer may be left for the next request.
+            # Interrupts included: no half-read answer may be left for the next request.
             self.hang_up()
             raise
 
@@ -110,7 +105,7 @@ class Connection:
         request = h11.Request(method="POST", target=path, headers=headers)
         events = (request, h11.Data(data=content), h11.EndOfMessage())
         link.settimeout(_left(end))
-        # For all of it, unlike the timeout of a receive.
+        # The timeout of `sendall` is for all of it, unlike that of `recv`.
         link.sendall(b"".join(protocol.send(event) or b"" for event in events))
         status, body = 0, bytearray()
         while True:
@@ -143,7 +138,7 @@ def _left(end: float) -> float:
 
 
 def _resolve(host: str, end: float) -> list[str]:
-    """The addresses of a name, looked up by a process, since nothing else that asks the system can be ended in time."""
+    """The addresses of a name, looked up in a process, since only that can be ended in time."""
     if host == "localhost":
         return ["127.0.0.1", "::1"]
     try:
@@ -162,25 +157,28 @@ def _resolve(host: str, end: float) -> list[str]:
 
 
 _COUNTS = {"pose": 7, "vel": 6, "force": 3, "torque": 3}
-_PLACES = {"hole_position": 3, "tip_pose": 6}
+_TRUE_COUNTS = {"hole_position": 3, "tip_pose": 6}
 _LARGEST_ANSWER = 1 << 20
-"""Bytes of any answer but pictures; a state has less than 2000."""
+"""Most bytes of an answer beside its images; a state has less than 2000."""
 _LARGEST_ARRAY_HEADER = 1 << 10
-"""Bytes of one picture's file before its pixels."""
+"""Most bytes of an image's file before its pixels."""
 _MOST_CAMERAS, _LARGEST_IMAGE = 16, 1024
-"""Of a simulated robot; pixels along an edge."""
+"""Of a simulated robot; largest height and width, pixels."""
 _PAUSE = 0.02
 """Seconds between two attempts."""
-_NOT_FOUND = 404
+
+
+class _NotFound(RobotError):
+    """The server has no such endpoint."""
 
 
 @dataclass(frozen=True)
 class RobotState:
-    """What is used of an answer of `/getstate`, in the robot's base frame; its numbers may be nonsense, such as NaN.
+    """The used part of `/getstate`; its numbers may be invalid, such as NaN.
 
     Attributes:
-        pose: of the tool: x, y, z, m, and quaternion (x, y, z, w).
-        velocity: of the tool, m/s and rad/s.
+        pose: of the tool in the base frame: x, y, z, m, and quaternion (x, y, z, w).
+        velocity: of the tool, along the base's axes, m/s and rad/s.
         force: on the tool, in its own frame, N.
         torque: on the tool, in its own frame, N m.
         gripper_position: 0 (closed) to 1 (open).
@@ -194,19 +192,19 @@ class RobotState:
 
 
 class RobotClient:
-    """One connection to a robot server, kept alive and opened again when it breaks; any thread may call.
+    """One connection to a robot server, opened again when it breaks; any thread may call.
 
-    What may be done twice (reading, commanding a pose, parameters, clearing errors) is tried again; everything else is
-    tried once, on a new connection. An attempt that was not answered in time closes the connection, so that its late
-    answer is never taken for that of the next call.
+    Calls that are safe to repeat (reading, poses, parameters, clearing errors) are retried; all others are tried once,
+    on a new connection. Every method that calls the server raises RobotError: no answer in time, an error status, or
+    an answer of another form.
 
     Args:
-        url: of the server, "http://host:port".
-        deadline: seconds in which an attempt must be answered, from the look-up of the name to the last byte.
-        retries: further attempts, for what may be done twice.
+        url: "http://host:port".
+        deadline: seconds for an attempt, from the look-up of the host name to the last byte.
+        retries: further attempts of a call that is safe to repeat.
 
     Raises:
-        ParameterError: the url is none.
+        ParameterError: the url is invalid.
     """
 
     def __init__(self, url: str, deadline: float = 1.0, retries: int = 2) -> None:
@@ -230,11 +228,7 @@ class RobotClient:
             self._connection.close()
 
     def state(self) -> RobotState:
-        """What the robot measures now.
-
-        Raises:
-            RobotError: as every method: no answer in time, an error status, or an answer of another form.
-        """
+        """What the robot measures now."""
         answer = self._json("getstate")
         read = {name: self._numbers("getstate", answer, name, count) for name, count in _COUNTS.items()}
         gripper = answer.get("gripper_pos")
@@ -243,7 +237,7 @@ class RobotClient:
         return RobotState(read["pose"], read["vel"], read["force"], read["torque"], gripper)
 
     def command(self, pose: Float[np.ndarray, "7"], attempts: int | None = None) -> None:
-        """Make `pose` (x, y, z, m, and quaternion) the equilibrium of the impedance controller."""
+        """Make `pose` the equilibrium of the impedance controller."""
         self._call("pose", {"arr": pose.tolist()}, attempts)
 
     def set_parameters(self, parameters: Mapping[str, float]) -> None:
@@ -251,11 +245,11 @@ class RobotClient:
         self._call("update_param", dict(parameters))
 
     def clear_errors(self) -> None:
-        """Let the robot go on after a reflex or another error."""
+        """Let the robot continue after a reflex or another error."""
         self._call("clearerr")
 
     def reset_joints(self, deadline: float = 60.0) -> None:
-        """Move the joints to their reset position, which takes a real robot many seconds."""
+        """Move the joints to their reset position; a real robot needs many seconds."""
         self._call("jointreset", attempts=1, deadline=deadline)
 
     def move_gripper(self, opened: bool) -> None:
@@ -263,15 +257,12 @@ class RobotClient:
         self._call("open_gripper" if opened else "close_gripper", attempts=1)
 
     def truth(self) -> dict[str, Any] | None:
-        """What a simulated server says of itself (`SimulatedArm.truth`); None from any other.
-
-        Checked are `success`, `speed`, `cameras` (name to height and width), `hole_position` and `tip_pose`.
-        """
+        """`SimulatedArm.truth` of a simulated server, its used entries checked; None from any other server."""
         endpoint = "sim/status"
-        status, content = self._answer(endpoint)
-        if status == _NOT_FOUND:
+        try:
+            answer = self._json(endpoint)
+        except _NotFound:
             return None
-        answer = self._parsed(endpoint, self._good(endpoint, status, content))
         speed, cameras = answer.get("speed"), answer.get("cameras")
         if not isinstance(answer.get("success"), bool):
             raise self._misfit(endpoint, answer, "success", "true or false")
@@ -279,40 +270,38 @@ class RobotClient:
             raise self._misfit(endpoint, answer, "speed", f"0 or a number in [{SLOWEST:g}, {FASTEST:g}]")
         if not isinstance(cameras, dict) or len(cameras) > _MOST_CAMERAS or not all(map(_is_camera, cameras.items())):
             raise self._misfit(endpoint, answer, "cameras", "names of cameras with height and width")
-        places = {name: self._numbers(endpoint, answer, name, count) for name, count in _PLACES.items()}
-        if not all(np.isfinite(place).all() for place in places.values()):
+        arrays = [self._numbers(endpoint, answer, name, count) for name, count in _TRUE_COUNTS.items()]
+        if not all(np.isfinite(array).all() for array in arrays):
             raise RobotError(f"{self.url}/{endpoint} must give finite numbers, found {reprlib.repr(answer)}")
         return answer | {"cameras": {name: (int(height), int(width)) for name, (height, width) in cameras.items()}}
 
     def new_simulated_episode(self, seed: int) -> None:
-        """Have a simulated server draw its hole anew, and its arm stand above."""
+        """Have a simulated server draw its hole anew and place its arm above."""
         self._call("sim/reset", {"seed": seed})
 
     def images(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """What the cameras of a simulated server see now.
+        """RGB images of a simulated server's cameras.
 
         Args:
-            shapes: height and width of each, as `truth` tells them.
+            shapes: height and width by camera, from `truth`.
         """
         sizes = {name: 3 * height * width for name, (height, width) in shapes.items()}
         answer = self._call("images", largest=_LARGEST_ANSWER + sum(sizes.values()))
-        pictures = {}
+        frames = {}
         for name, shape in shapes.items():
             try:
-                pictures[name] = _picture(answer, name, shape)
+                frames[name] = _image(answer, name, shape)
             except Exception as error:
                 # A zip file can be wrong in as many ways as there are exceptions.
                 raise RobotError(
                     f"{self.url}/images must answer with a picture {name} of {shape[0]} x {shape[1]} pixels: "
                     f"{_printable(str(error) or type(error).__name__)}"
                 ) from error
-        return pictures
+        return frames
 
     def _json(self, endpoint: str) -> dict[str, Any]:
-        return self._parsed(endpoint, self._call(endpoint))
-
-    def _parsed(self, endpoint: str, answer: bytes) -> dict[str, Any]:
-        """An object of JSON in which every number is a float, too large ones infinity."""
+        """A JSON object; every number is a float, too large ones infinity."""
+        answer = self._call(endpoint)
         try:
             parsed = json.loads(answer, parse_int=float)
         except (ValueError, RecursionError):
@@ -346,42 +335,33 @@ class RobotClient:
         deadline: float | None = None,
         largest: int = _LARGEST_ANSWER,
     ) -> bytes:
-        return self._good(endpoint, *self._answer(endpoint, body, attempts, deadline, largest))
+        """The body of the first answer whose status is no failure of the server, or of the last attempt's.
 
-    def _good(self, endpoint: str, status: int, answer: bytes) -> bytes:
-        if status != 200:
-            said = _printable(answer[:200].decode(errors="replace"))
-            raise RobotError(f"{self.url}/{endpoint} must answer with status 200, found {status} ({said})")
-        return answer
-
-    def _answer(
-        self,
-        endpoint: str,
-        body: Any = None,
-        attempts: int | None = None,
-        deadline: float | None = None,
-        largest: int = _LARGEST_ANSWER,
-    ) -> tuple[int, bytes]:
-        """Status and body of the first answer that is no failure of the server, or else of the last attempt's."""
+        Raises:
+            RobotError: its status is not 200 (`_NotFound`: it is 404), or the last attempt got no answer.
+        """
         deadline = deadline or self._deadline
         tries = attempts or self._attempts
         content = b"" if body is None else json.dumps(body).encode()
         with self._lock:
             if tries == 1:
-                # A connection kept alive may have ended since, which only trying it would show.
+                # Only a try shows whether a kept connection still works.
                 self._connection.hang_up()
             for attempt in range(1, tries + 1):
-                last = attempt == tries
                 try:
                     status, answer = self._connection.post(f"/{endpoint}", content, deadline, largest)
                 except OSError as error:
-                    if last:
+                    if attempt == tries:
                         raise RobotError(self._failure(endpoint, error, deadline, tries)) from error
                 else:
-                    if status < 500 or last:
-                        return status, answer
+                    if status < 500 or attempt == tries:
+                        break
                 time.sleep(_PAUSE)
-        raise AssertionError("every attempt returns or raises")
+        if status != 200:
+            said = _printable(answer[:200].decode(errors="replace"))
+            kind = _NotFound if status == 404 else RobotError
+            raise kind(f"{self.url}/{endpoint} must answer with status 200, found {status} ({said})")
+        return answer
 
     def _failure(self, endpoint: str, error: OSError, deadline: float, tries: int) -> str:
         where = f"{self.url}/{endpoint}"
@@ -398,8 +378,8 @@ def _is_camera(entry: tuple[str, Any]) -> bool:
     return fit and name.isidentifier() and name != STATE
 
 
-def _picture(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """One picture of an `.npz`, of which no more is unpacked than it may have."""
+def _image(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """One image of an `.npz`, which unpacks no further than the size allows."""
     size = 3 * shape[0] * shape[1]
     with ZipFile(BytesIO(answer)) as archive, archive.open(f"{name}.npy") as member:
         content = BytesIO(member.read(size + _LARGEST_ARRAY_HEADER))
@@ -413,5 +393,5 @@ def _picture(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarr
 
 
 def _printable(said: str) -> str:
-    """The beginning of a foreign text on one line, without what a terminal would take for a command."""
+    """The beginning of a foreign text on one line, without control characters."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(said[:200].split()))

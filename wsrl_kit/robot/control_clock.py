@@ -3,19 +3,18 @@
 import time
 
 SLOWEST, FASTEST = 0.01, 1000.0
-"""A simulated robot's seconds per second, where they are not 0: no step then takes longer than anyone waits for."""
+"""Range of a simulated robot's speed, simulated seconds per second; 0 is lockstep."""
 
 
 class ControlClock:
-    """Deadlines one period apart, by the monotonic clock: a step's own work does not make the steps slower.
+    """Deadlines one period apart, by the monotonic clock.
 
     Args:
         frequency: control steps per second of the robot.
-        speed: the robot's seconds per second: 1 but for a simulated one, and 0 where nobody need wait (lockstep).
+        speed: the robot's seconds per second; 0: nobody waits (lockstep).
 
     Attributes:
-        frequency: as given.
-        overruns: steps since the last `restart` whose deadline had passed before they came to wait for it.
+        overruns: late steps since the last `restart`.
     """
 
     def __init__(self, frequency: float, speed: float = 1.0) -> None:
@@ -24,15 +23,14 @@ class ControlClock:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was due; the first step from now has a whole period."""
+        """Give the next step a whole period from now."""
         self.overruns = 0
         self._due: float | None = None
 
     def wait(self) -> None:
         """Sleep until this step's deadline.
 
-        A step that comes too late counts as an overrun and gets a whole period of its own, so that what was commanded
-        has its time to happen; the steps after it follow from there.
+        A late step counts as an overrun and gets a whole period from now, so that its command has time to act.
         """
         if self._period == 0:
             return

@@ -10,50 +10,49 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64
+from scipy.spatial.transform import Rotation
 
 from wsrl_kit.envs.insertion import OBSERVATION_HIGH, OBSERVATION_LOW, POSE, relative_bounds
-from wsrl_kit.envs.scripts import Script, insertion_operator
+from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError, RobotError
-from wsrl_kit.robot.cameras import Camera, open_camera
+from wsrl_kit.robot.cameras import Camera, CameraFrames, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
 from wsrl_kit.robot.control_clock import ControlClock
 from wsrl_kit.robot.options import RobotOptions, robot_options
 from wsrl_kit.robot.poses import (
-    Frames,
-    HilSerlFrames,
-    KitFrames,
+    Convention,
+    HilSerlConvention,
+    KitConvention,
     SafetyBox,
-    apart,
-    between,
-    matrix_of_euler,
-    matrix_of_quaternion,
-    place_of,
-    pose_of,
-    quaternion_of,
-    reached,
+    from_xyz_euler,
+    interpolate,
+    is_reached,
+    pose_distance,
+    rotation_of,
+    to_xyz_euler,
 )
 
-SPEED, TURN_SPEED = 0.1, 0.5
-"""Of the ways that `go` takes, m/s and rad/s."""
 FARTHEST = 5.0
-"""Metres from the safety box beyond which no arm can be, so that no way is longer."""
-LARGEST_NUMBER = 1e6
-"""Of any unit; what is greater is no measurement, and its squares would overflow a float32."""
+"""Metres from the safety box beyond which no arm can be."""
+_SPEED, _TURN_SPEED = 0.1, 0.5
+"""Of `Contact.move_to`, m/s and rad/s."""
+_LARGEST_NUMBER = 1e6
+"""A greater reading, in any unit, is no measurement; its square would overflow a float32."""
 
 
 class Contact:
-    """What is known of a robot, and the ways to move it that are no action of a policy.
+    """The last reading of a robot, and every motion that is no action of a policy.
 
     Args:
         client: of its server.
         box: where a policy may move it.
-        margin: m and rad outside the box at which a reading is not believed, and the robot not moved.
+        margin: m and rad outside the box from which a reading is not believed.
         clock: paces the commands.
 
     Attributes:
-        reading: the last one; None where contact was lost or not yet made.
+        reading: the last one; None: contact is lost or not made yet.
     """
 
     def __init__(self, client: RobotClient, box: SafetyBox, margin: tuple[float, float], clock: ControlClock) -> None:
@@ -61,14 +60,14 @@ class Contact:
         self.reading: RobotState | None = None
 
     def read(self, *, anywhere: bool = False) -> RobotState:
-        """A reading that makes sense, at the second attempt at the latest; it becomes `reading`.
+        """A valid reading, at the second attempt at the latest; stores it as `reading`.
 
         Args:
             anywhere: the robot may be outside the box, as before and during a reset.
 
         Raises:
-            RobotError: the server fails, or its answer has numbers that are not finite or too large, no unit
-                quaternion, or a pose outside the box.
+            RobotError: the server fails, or both answers are invalid: not finite, too large, no unit quaternion, or a
+                pose outside the box.
         """
         reading = self._client.state()
         if self._problem(reading, anywhere):
@@ -79,18 +78,18 @@ class Contact:
         return reading
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """On any error: command a hold; a RobotError's message then says what came of that."""
+    def hold_on_error(self) -> Iterator[None]:
+        """On any error: command a hold; on RobotError: also add the outcome to the message."""
         try:
             yield
         except RobotError as error:
-            raise RobotError(f"{error}; {self.let_go()}") from error
+            raise RobotError(f"{error}; {self.hold_and_forget()}") from error
         except BaseException:
-            self.let_go()
+            self.hold_and_forget()
             raise
 
-    def let_go(self) -> str:
-        """Command a hold where the robot was last seen, once, and forget the reading; says what came of it."""
+    def hold_and_forget(self) -> str:
+        """Command a hold at the last reading, once; forget the reading; return the outcome as a clause."""
         last, self.reading = self.reading, None
         if last is None:
             return "where it is was never seen"
@@ -100,32 +99,32 @@ class Contact:
             return "nor could it be told to hold: it stays at its last command"
         return "it was told to hold where it was last seen"
 
-    def go(self, goal: Float[np.ndarray, "7"], settling: float = 0.0) -> RobotState:
-        """Straight from the last reading to `goal`, which is in the box, in a second at least.
+    def move_to(self, goal: Float[np.ndarray, "7"], settling: float = 0.0) -> RobotState:
+        """Move straight from the last reading to `goal`, in at least a second.
 
-        From outside the box the way leads straight in; from inside it stays there.
+        A way that starts inside the box stays inside.
 
         Args:
-            goal: x, y, z, m, and a quaternion.
-            settling: seconds that the robot is given at the end.
+            goal: pose inside the box.
+            settling: seconds to hold `goal` at the end.
         """
         assert self.reading is not None
         start = self.reading.pose
-        inside = max(self._box.excess(start)) == 0
-        distance, angle = apart(start, goal)
-        steps = ceil(max(1.0, distance / SPEED, angle / TURN_SPEED) * self._clock.frequency)
+        is_inside = max(self._box.excess(start)) == 0
+        distance, angle = pose_distance(start, goal)
+        steps = ceil(max(1.0, distance / _SPEED, angle / _TURN_SPEED) * self._clock.frequency)
         for step in range(1, steps + ceil(settling * self._clock.frequency) + 1):
-            pose = between(start, goal, min(step / steps, 1.0))
-            # Between two rotations within limits of Euler angles may lie one that is not.
-            self._client.command(self._box.clip(pose) if inside else pose)
+            pose = interpolate(start, goal, min(step / steps, 1.0))
+            # Between two rotations within limits of Euler angles may lie one outside.
+            self._client.command(self._box.clip(pose) if is_inside else pose)
             self._clock.wait()
         return self.read(anywhere=True)
 
     def _problem(self, reading: RobotState, anywhere: bool) -> str | None:
         for name, value in vars(reading).items():
-            if not (np.abs(value) <= LARGEST_NUMBER).all():
+            if not (np.abs(value) <= _LARGEST_NUMBER).all():
                 shown = np.array(value).tolist()
-                return f"must give finite numbers, found {name} {shown} (at most {LARGEST_NUMBER:g} is believed)"
+                return f"must give finite numbers, found {name} {shown} (at most {_LARGEST_NUMBER:g} is believed)"
         if abs(np.linalg.norm(reading.pose[3:]) - 1) > 0.01:
             return f"must give a pose with a quaternion of length 1, found {reading.pose[3:].tolist()}"
         distance, angle = self._box.excess(reading.pose)
@@ -138,47 +137,37 @@ class Contact:
         return None
 
 
-SETTLING = 0.5
-"""Seconds that the robot has at its reset pose before the episode begins."""
-ARRIVED, ARRIVED_TURN = 0.02, 0.2
-"""An episode begins at most so far from its reset pose, m and rad."""
-GRIPPER_REST = 0.6
-"""Least seconds from one gripper command to the next."""
-
-Images = dict[str, UInt8[np.ndarray, "height width 3"]]
+_SETTLING = 0.5
+"""Seconds at the reset pose before the episode begins."""
+_ARRIVED, _ARRIVED_TURN = 0.02, 0.2
+"""Largest distance from the reset pose at which an episode begins, m and rad."""
+_GRIPPER_REST = 0.6
+"""Least seconds between two gripper commands."""
 
 
 class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
-    """HIL-SERL's control loop: at each step an equilibrium pose a little off the measured one, 10 times a second.
+    """HIL-SERL's control loop: each step commands an equilibrium pose near the measured pose, 10 times a second.
 
-    Action: [-1, 1]^6, along the axes that the `convention` says, times `action_scale`; the rotation is composed onto
-    the measured one from the left, by Euler angles. With `gripper` a seventh closes the gripper below -0.5 and opens it
-    above 0.5. What an action leads to is clipped to the safety box, always and here, whatever the server does. The only
-    poses commanded outside of it are where the robot was just measured to be, and the straight way from there back in.
+    Action: [-1, 1]^6 times `action_scale`, along the axes of the `convention`; the rotation (Euler angles) multiplies
+    the measured one from the left. With `gripper` a seventh entry closes the gripper below -0.5 and opens it above 0.5.
+    Every commanded pose is clipped to the safety box here, whatever the server does. Exceptions: holding the robot
+    where it was measured, and the straight way from there back into the box.
 
-    Observation: 19 float32 as `robot_frames` has them, and with cameras a dict of that as `state` and one image each.
+    Observation: the convention's 19 float32; with cameras a dict of that as `state` and an image per camera.
 
-    Reward: 1 at a success, which terminates the episode, otherwise 0. A success is a pose within `reward_threshold` of
-    `target_pose`; without a target what a simulated server knows; and without either nothing (`info` then has no
-    `success`), which is for a reward classifier to say. The time limit is `make`'s.
+    Reward: 1 at a success, which terminates, else 0. A success is a pose within `reward_threshold` of `target_pose`,
+    else what a simulated server says; a real robot without target leaves it to a reward classifier.
 
-    info: `success` (bool); `overruns`, steps of this episode that came too late for their control period;
-    `safety_box_clipped` (bool).
+    info: `success` (bool, where known); `overruns`, late steps of this episode; `safety_box_clipped` (bool).
 
-    Whatever goes wrong between here and the robot is a RobotError: the server can't be reached, is late or answers
-    nonsense, or the robot is measured (twice) outside the box by more than `sanity_margin`; such a reading never
-    becomes an observation. The robot is then commanded to hold where it was last seen, and every step refuses until
-    `reconnect` or `reset`.
+    RobotError: the server is unreachable, late, or gives two invalid readings in a row, which never become an
+    observation. The robot is told to hold, and every step refuses until `reconnect` or `reset`.
 
-    A simulated server tells so at `/sim/status`: the clock keeps its speed, and each reset draws its hole anew, seeded
-    by this environment.
-
-    Args:
-        options: the robot's place, limits and habits; its server must be there.
+    A simulated server sets the clock's speed, and draws its hole anew at each reset, seeded by this environment.
 
     Raises:
         RobotError: the server can't be reached, or a camera can't be opened.
-        ExperimentError: what reads a camera is not installed.
+        ExperimentError: the package that reads a camera is not installed.
     """
 
     def __init__(self, options: RobotOptions) -> None:
@@ -195,58 +184,57 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             self._hang_up()
             raise
         self.simulated = truth is not None
-        speed = 1.0 if truth is None else truth["speed"]
-        self._clock = ControlClock(options.control_frequency, speed)
+        self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
         size = options.image_size
         shapes: dict[str, tuple[int, int]]
         shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
-        low, high = _bounds(options)
-        self._frames: Frames = KitFrames(low, high) if options.convention == "kit" else HilSerlFrames()
+        low, high = _state_bounds(options)
+        self._convention: Convention = KitConvention(low, high) if options.convention == "kit" else HilSerlConvention()
         states = gymnasium.spaces.Box(low, high)
         images = {name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8) for name, shape in sorted(shapes.items())}
         self.observation_space: gymnasium.Space = gymnasium.spaces.Dict({STATE: states, **images}) if images else states
-        self._images: Callable[[], Images] = self._read_cameras
+        self._frames: Callable[[], CameraFrames] = self._read_cameras
         if self.simulated:
-            self._images = lambda: self.client.images(shapes)
+            self._frames = lambda: self.client.images(shapes)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if options.gripper else 6,), np.float32)
-        self._reset_pose = pose_of(options.reset_pose)
+        self._reset_pose = from_xyz_euler(options.reset_pose)
         self._episodes = 0
         self._gripper_rest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Rise, go to a random pose around `reset_pose`, stiff, and be compliant again.
+        """Rise, move stiffly to a random pose around `reset_pose`, and become compliant.
 
         Raises:
-            RobotError: contact was lost, or the robot did not get there.
+            RobotError: contact was lost, or the robot did not arrive.
         """
         super().reset(seed=seed)
         choice, client, contact = self.options, self.client, self._contact
         self._episodes += 1
         self._clock.restart()
-        with contact.guarded():
+        with contact.hold_on_error():
             client.clear_errors()
             here = contact.read(anywhere=True).pose
             client.command(here)
             client.set_parameters(choice.precision_param)
             above = here.copy()
             above[2] = choice.reset_pose[2] + choice.reset_lift
-            contact.go(self.safety_box.clip(above))
+            contact.move_to(self.safety_box.clip(above))
             if choice.joint_reset_period and self._episodes % choice.joint_reset_period == 0:
                 client.reset_joints()
             if self.simulated:
                 client.new_simulated_episode(int(self.np_random.integers(2**31)))
             contact.read(anywhere=True)
-            spread = [choice.random_xy_range] * 2 + [choice.random_z_range, 0.0, 0.0, choice.random_rz_range]
-            goal = self.safety_box.clip(pose_of(choice.reset_pose + self.np_random.uniform(-1.0, 1.0, 6) * spread))
-            contact.go(goal, SETTLING)
+            place = choice.reset_pose + self.np_random.uniform(-1.0, 1.0, 6) * _reset_spread(choice)
+            goal = self.safety_box.clip(from_xyz_euler(place))
+            contact.move_to(goal, _SETTLING)
             client.set_parameters(choice.compliance_param)
             client.clear_errors()
             reading = contact.read()
-            distance, angle = apart(reading.pose, goal)
-            if distance > ARRIVED or angle > ARRIVED_TURN:
+            distance, angle = pose_distance(reading.pose, goal)
+            if distance > _ARRIVED or angle > _ARRIVED_TURN:
                 raise RobotError(
-                    f"the robot must reach its reset pose to {1000 * ARRIVED:g} mm and {ARRIVED_TURN:g} rad, and is "
+                    f"the robot must reach its reset pose to {1000 * _ARRIVED:g} mm and {_ARRIVED_TURN:g} rad, and is "
                     f"{1000 * distance:.0f} mm and {angle:.2f} rad off: look for what blocks it, or for its errors"
                 )
             self._reset_pose = reading.pose
@@ -256,11 +244,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, {}
 
     def step(self, action: Float[np.ndarray, " action"]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Command a pose, wait for the end of the control period, and see.
+        """Command a pose, wait for the end of the control period, and read.
 
         Raises:
             RobotError: contact is or was lost.
-            ExperimentError: the action has an entry that is not finite, as from a policy that diverged.
+            ExperimentError: the action is not finite.
         """
         if not np.isfinite(action).all():
             raise ExperimentError(f"an action of the robot must be finite, found {action}")
@@ -269,7 +257,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             raise RobotError(f"there is no contact with the robot at {self.client.url}: call reconnect() or reset()")
         wish = self._wish(action, before.pose)
         clipped = max(self.safety_box.excess(wish)) > 1e-9
-        with self._contact.guarded():
+        with self._contact.hold_on_error():
             self.client.command(self.safety_box.clip(wish))
             if self.options.gripper:
                 self._command_gripper(float(action[6]), before.gripper_position)
@@ -283,14 +271,14 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, float(success or False), bool(success), False, info
 
     def reconnect(self) -> None:
-        """Connect again after a RobotError; the robot holds where it is, and the episode may go on from there.
+        """Connect again after a RobotError and hold the robot where it is; the episode may continue.
 
         Raises:
-            RobotError: there is still no contact, or the robot is where it must not be.
+            RobotError: there is still no contact, or the robot is outside the box.
         """
         self._contact.reading = None
         self.client.close()
-        with self._contact.guarded():
+        with self._contact.hold_on_error():
             self.client.clear_errors()
             self.client.command(self._contact.read().pose)
             self.client.set_parameters(self.options.compliance_param)
@@ -302,31 +290,25 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         Raises:
             RobotError: contact is lost.
         """
-        with self._contact.guarded():
+        with self._contact.hold_on_error():
             self.client.command(self._contact.read(anywhere=True).pose)
         self._clock.restart()
 
     def close(self) -> None:
-        """Leave the robot where it is; a server that is gone does not matter any more."""
-        self._contact.let_go()
+        """Hold the robot where it is and hang up; a server that is gone is no error."""
+        self._contact.hold_and_forget()
         self._hang_up()
 
-    def _hang_up(self) -> None:
-        self.client.close()
-        for camera in self._cameras.values():
-            camera.close()
-        self._cameras.clear()
-
     def facts(self) -> list[str]:
-        """What a flight check can learn without moving anything, a sentence each.
+        """What a pre-flight check finds without moving anything, a sentence each.
 
         Raises:
             RobotError: the server or a camera fails, or the robot is outside the safety box.
         """
         reading = self._contact.read(anywhere=True)
-        # Forgotten again, so that leaving after a mere look commands nothing.
+        # Forgotten, so that closing after a mere look commands nothing.
         self._contact.reading = None
-        shown = place_of(reading.pose).round(4).tolist()
+        shown = to_xyz_euler(reading.pose).round(4).tolist()
         distance, angle = self.safety_box.excess(reading.pose)
         if max(distance, angle) > 1e-3:
             raise RobotError(
@@ -334,26 +316,42 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
                 f"{angle:.2f} rad outside, at {shown}: move it in by hand, or mend abs_pose_limit_low and _high"
             )
         kind = "a simulated robot" if self.simulated else "a robot"
-        pictures = self._images() if self._has_images else {}
+        frames = self._frames() if self._has_images else {}
         return [
             f"{kind} answers at {self.client.url}",
             f"its tool is at {shown} (m and rad), within the safety box",
             f"force {reading.force.round(1).tolist()} N, gripper at {reading.gripper_position:.2f}",
-            *(f"camera {name} gives {'x'.join(map(str, picture.shape))}" for name, picture in pictures.items()),
+            *(f"camera {name} gives {'x'.join(map(str, frame.shape))}" for name, frame in frames.items()),
         ]
 
     def script(self) -> Script:
-        """The scripted operator of the episode that has just begun.
+        """The scripted operator of the episode that has just begun; a simulated server tells where its hole is.
 
         Raises:
-            ExperimentError: the robot is a real one, or its actions are not along the axes that the script knows.
-            RobotError: contact was lost; so may every action of the script.
+            ExperimentError: the robot is a real one, or its actions are not along the axes that the script uses.
+            RobotError: contact was lost; every action of the script may raise it too.
         """
-        return _script_through_server(self)
+        if not self.simulated:
+            raise ExperimentError(
+                f"there is no script for the real robot at {self.client.url}, since no server tells where its hole is: "
+                "demonstrations and interventions must be a person's"
+            )
+        if self.options.convention != "kit" or self.options.gripper:
+            raise ExperimentError(
+                "the script of the simulated robot needs robot options convention 'kit' and gripper False, found "
+                f"{self.options.convention!r} and {self.options.gripper}"
+            )
+
+        def tip() -> Float[np.ndarray, "6"]:
+            return np.array(self._truth()["tip_pose"])
+
+        # The position in the observation is relative to the reset's, which does for a distance and needs no call.
+        hole = np.array(self._truth()["hole_position"])
+        return insertion_script(tip, lambda observation: observation[4:7], hole, self.options.action_scale)
 
     @property
     def knows_success(self) -> bool:
-        """Whether every step's info says whether the task is done."""
+        """Whether every step's info has `success`."""
         return self.simulated or self.options.target_pose is not None
 
     @property
@@ -361,34 +359,70 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return isinstance(self.observation_space, gymnasium.spaces.Dict)
 
     def _wish(self, action: Float[np.ndarray, " action"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        move = self._frames.base_action(action[:6].astype(np.float64), pose)
-        translation, rotation = self.options.action_scale
-        turned = matrix_of_euler(move[3:] * rotation) @ matrix_of_quaternion(pose[3:])
-        return np.concatenate([pose[:3] + move[:3] * translation, quaternion_of(turned)])
+        """The pose that the action asks for."""
+        move = self._convention.base_action(action[:6].astype(np.float64), pose)
+        translation, turn = self.options.action_scale
+        rotation = Rotation.from_euler("xyz", move[3:] * turn) * rotation_of(pose)
+        return np.concatenate([pose[:3] + move[:3] * translation, rotation.as_quat()])
 
     def _command_gripper(self, wish: float, position: float) -> None:
-        """HIL-SERL's binary gripper: it acts where it is not already there, and not too often."""
+        """HIL-SERL's binary gripper: acts only if that changes something, and not too often."""
         self._gripper_rest = max(self._gripper_rest - 1, 0)
         is_open = position > 0.85
         if self._gripper_rest == 0 and ((wish <= -0.5 and is_open) or (wish >= 0.5 and not is_open)):
             self.client.move_gripper(opened=wish > 0)
-            self._gripper_rest = ceil(GRIPPER_REST * self.options.control_frequency)
+            self._gripper_rest = ceil(_GRIPPER_REST * self.options.control_frequency)
 
     def _success(self, reading: RobotState) -> bool | None:
         if self.options.target_pose is not None:
-            return reached(reading.pose, self.options.target_pose, self.options.reward_threshold)
-        return simulation(self.client)["success"] if self.simulated else None
+            return is_reached(reading.pose, self.options.target_pose, self.options.reward_threshold)
+        return self._truth()["success"] if self.simulated else None
+
+    def _truth(self) -> dict[str, Any]:
+        truth = self.client.truth()
+        if truth is None:
+            raise RobotError(f"the server at {self.client.url} must be a simulated one still, and is none any more")
+        return truth
 
     def _observe(self, reading: RobotState) -> Any:
-        state = self._frames.state(reading, self._reset_pose)
-        return {STATE: state, **self._images()} if self._has_images else state
+        state = self._convention.state(reading, self._reset_pose)
+        return {STATE: state, **self._frames()} if self._has_images else state
 
-    def _read_cameras(self) -> Images:
+    def _read_cameras(self) -> CameraFrames:
         return {name: camera.read() for name, camera in self._cameras.items()}
+
+    def _hang_up(self) -> None:
+        self.client.close()
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras.clear()
+
+
+def _state_bounds(options: RobotOptions) -> tuple[Float32[np.ndarray, "19"], Float32[np.ndarray, "19"]]:
+    """The simulation's bounds with the safety box relative to any reset pose; none in HIL-SERL's convention."""
+    if options.convention == "hil_serl":
+        return np.full(19, -np.inf, np.float32), np.full(19, np.inf, np.float32)
+    low, high = OBSERVATION_LOW.copy(), OBSERVATION_HIGH.copy()
+    low[POSE], high[POSE] = relative_bounds(
+        np.array(options.abs_pose_limit_low),
+        np.array(options.abs_pose_limit_high),
+        np.array(options.reset_pose),
+        _reset_spread(options),
+    )
+    return low.astype(np.float32), high.astype(np.float32)
+
+
+def _reset_spread(options: RobotOptions) -> Float64[np.ndarray, "6"]:
+    """Half ranges of the reset pose, m and rad."""
+    xy, z, rz = options.random_xy_range, options.random_z_range, options.random_rz_range
+    return np.array([xy, xy, z, 0.0, 0.0, rz])
 
 
 def make_robot(given: Mapping[str, Any]) -> gymnasium.Env:
-    """The robot with its time limit, from values for fields of `RobotOptions`.
+    """The robot with its time limit.
+
+    Args:
+        given: values for fields of `RobotOptions`.
 
     Raises:
         ParameterError: naming the option, what was expected and what was found.
@@ -399,67 +433,13 @@ def make_robot(given: Mapping[str, Any]) -> gymnasium.Env:
 
 
 def preflight(environment: gymnasium.Env) -> list[str]:
-    """Read a robot's state and look through its cameras, once, and move nothing; the facts found, a sentence each.
-
-    Args:
-        environment: `hirol_robot` from `make`, in any wrappers; any other has nothing to check.
+    """`RobotEnv.facts` of an environment in any wrappers; empty for every other task.
 
     Raises:
-        RobotError: the server or a camera fails, gives nonsense, or the robot is outside its safety box.
+        RobotError: the server or a camera fails, or the robot is outside its safety box.
     """
     robot = environment.unwrapped
     return robot.facts() if isinstance(robot, RobotEnv) else []
-
-
-def simulation(client: RobotClient) -> dict[str, Any]:
-    """What a simulated server says of itself, see `RobotClient.truth`.
-
-    Raises:
-        RobotError: it fails, or no longer says so.
-    """
-    truth = client.truth()
-    if truth is None:
-        raise RobotError(f"the server at {client.url} must be a simulated one still, and is none any more")
-    return truth
-
-
-def _bounds(options: RobotOptions) -> tuple[Float32[np.ndarray, "19"], Float32[np.ndarray, "19"]]:
-    """Of the state: the simulation's with the safety box relative to any reset pose, or none in HIL-SERL's frames."""
-    low, high = OBSERVATION_LOW.copy(), OBSERVATION_HIGH.copy()
-    if options.convention == "hil_serl":
-        return np.full(19, -np.inf, np.float32), np.full(19, np.inf, np.float32)
-    box_low, box_high, middle = (
-        np.array(pose) for pose in (options.abs_pose_limit_low, options.abs_pose_limit_high, options.reset_pose)
-    )
-    spread = [options.random_xy_range] * 2 + [options.random_z_range, 0.0, 0.0, options.random_rz_range]
-    low[POSE], high[POSE] = relative_bounds(box_low, box_high, middle, np.array(spread))
-    return low.astype(np.float32), high.astype(np.float32)
-
-
-def _script_through_server(robot: RobotEnv) -> Script:
-    """The insertion's script for a simulated robot behind a server, which tells what a policy does not see.
-
-    Raises:
-        ExperimentError: the robot is a real one, or its actions are not along the axes that the script knows.
-        RobotError: contact was lost; so may every action of the script.
-    """
-    if not robot.simulated:
-        raise ExperimentError(
-            f"there is no script for the real robot at {robot.client.url}, since no server tells where its hole is: "
-            "demonstrations and interventions must be a person's"
-        )
-    if robot.options.convention != "kit" or robot.options.gripper:
-        raise ExperimentError(
-            "the script of the simulated robot needs robot options convention 'kit' and gripper False, found "
-            f"{robot.options.convention!r} and {robot.options.gripper}"
-        )
-
-    def tip() -> Float[np.ndarray, "6"]:
-        return np.array(simulation(robot.client)["tip_pose"])
-
-    # Relative to where the episode began, which is as good for a distance, and needs no further call.
-    hole = np.array(simulation(robot.client)["hole_position"])
-    return insertion_operator(tip, lambda observation: observation[4:7], hole, robot.options.action_scale)
 
 
 LOGGER = logging.getLogger("wsrl_kit")
@@ -467,24 +447,22 @@ LOGGER = logging.getLogger("wsrl_kit")
 CONTACT_LOST = "contact_lost"
 """Key of `info`, True for a step whose outcome nobody saw: it is no transition."""
 
-PAUSE = 1.0
+_PAUSE = 1.0
 """Seconds between two attempts to connect."""
 
 
 def reconnecting(environment: gymnasium.Env) -> gymnasium.Env:
-    """The environment, which waits for its robot if it is `hirol_robot`; any other as it is."""
+    """`Reconnecting` around `hirol_robot`; any other environment unchanged."""
     robot = environment.unwrapped
     return Reconnecting(environment, robot) if isinstance(robot, RobotEnv) else environment
 
 
 class Reconnecting(gymnasium.Wrapper):
-    """Ends an episode in which contact was lost (truncated, `info["contact_lost"]`) as soon as there is contact again.
-
-    The robot has been told to hold by then, if it could be.
+    """When contact is lost, waits for it and then ends the episode (truncated, `info["contact_lost"]`).
 
     Args:
         environment: the robot in any wrappers.
-        robot: itself; its `reconnect_seconds` are how long it is waited for.
+        robot: the robot itself; its `reconnect_seconds` limit the wait.
     """
 
     def __init__(self, environment: gymnasium.Env, robot: RobotEnv) -> None:
@@ -494,10 +472,10 @@ class Reconnecting(gymnasium.Wrapper):
         self._last: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode, if need be once there is contact again.
+        """Begin an episode, if need be after a wait for contact.
 
         Raises:
-            RobotError: there was none for too long.
+            RobotError: no contact for too long.
         """
         try:
             self._last, info = self.env.reset(seed=seed, options=options)
@@ -507,10 +485,10 @@ class Reconnecting(gymnasium.Wrapper):
         return self._last, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step; one whose outcome was not seen gives the last observation again.
+        """One step; returns the last observation again if its outcome was not seen.
 
         Raises:
-            RobotError: contact was lost for too long.
+            RobotError: no contact for too long.
         """
         try:
             self._last, reward, terminated, truncated, info = self.env.step(action)
@@ -528,7 +506,7 @@ class Reconnecting(gymnasium.Wrapper):
             except RobotError as still:
                 if time.monotonic() > deadline:
                     raise RobotError(f"no contact with the robot for {self._patience:g} s: {still}") from still
-                time.sleep(min(PAUSE, self._patience))
+                time.sleep(min(_PAUSE, self._patience))
             else:
                 LOGGER.warning("there is contact with the robot again, training goes on with the next episode")
                 return

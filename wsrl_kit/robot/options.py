@@ -1,4 +1,4 @@
-"""What can be chosen about a robot behind HIL-SERL's server; the defaults are those of the simulated robot."""
+"""Options of a robot behind HIL-SERL's server; the defaults fit the simulated robot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,32 +23,34 @@ COMPLIANCE = {
     **{f"translational_{clip}": 0.008 for clip in _CLIPS},
     **{f"rotational_{clip}": 0.1 for clip in _CLIPS},
 }
-"""HIL-SERL's compliance parameters while a policy acts: the simulated robot's own."""
+"""HIL-SERL's compliance parameters while a policy acts; the simulated robot starts with them."""
 PRECISION = COMPLIANCE | {
     "rotational_stiffness": 250.0,
     "rotational_damping": 9.0,
     **{f"translational_{clip}": 0.1 for clip in _CLIPS},
 }
-"""While the robot goes to where an episode begins: springs that pull it there whatever friction says."""
+"""Compliance parameters during a reset: stiff enough to overcome friction."""
 
 
 @dataclass(frozen=True)
 class RobotOptions:
-    """Options of `hirol_robot`. Poses are x, y, z (m) and Euler angles xyz (rad) of the tool in the base frame.
+    """Options of `hirol_robot`.
 
     Raises:
         ParameterError: an option has a wrong type or is out of range, or limits do not fit one another.
     """
 
-    robot_url: str = parameter("http://127.0.0.1:5000", "where the robot server is")
+    robot_url: str = parameter("http://127.0.0.1:5000", "address of the robot server")
     convention: str = parameter(
-        "kit", "of states and actions: as the kit's simulation, or as HIL-SERL", choices=("kit", "hil_serl")
+        "kit", "meaning of states and actions: the kit's simulation's, or HIL-SERL's", choices=("kit", "hil_serl")
     )
     gripper: bool = parameter(False, "a seventh action closes (below -0.5) and opens (above 0.5) the gripper")
     abs_pose_limit_low: Pose = parameter(
         (0.46, -0.04, 0.12, pi - 0.2, -0.2, -0.2), "lower limits of every commanded pose"
     )
-    abs_pose_limit_high: Pose = parameter((0.54, 0.04, 0.21, pi + 0.2, 0.2, 0.2), "upper limits")
+    abs_pose_limit_high: Pose = parameter(
+        (0.54, 0.04, 0.21, pi + 0.2, 0.2, 0.2), "upper limits of every commanded pose"
+    )
     reset_pose: Pose = parameter((0.5, 0.0, 0.19, pi, 0.0, 0.0), "mean pose in which an episode begins")
     random_xy_range: float = parameter(0.02, "half range of x and y at reset, m", minimum=0.0)
     random_z_range: float = parameter(0.01, "half range of z at reset, m", minimum=0.0)
@@ -56,26 +58,28 @@ class RobotOptions:
     reset_lift: float = parameter(
         0.01, "height over reset_pose to which the tool rises before it moves, m", minimum=0.0
     )
-    joint_reset_period: int = parameter(0, "episodes from one joint reset to the next; 0 for none", minimum=0)
+    joint_reset_period: int = parameter(0, "episodes from one joint reset to the next; 0: never", minimum=0)
     target_pose: Pose | None = parameter(
-        None, "pose that is a success; None where a simulated server or a classifier says what is"
+        None, "pose that is a success; None: a simulated server or a classifier decides"
     )
     reward_threshold: Pose = parameter(
-        (0.01, 0.01, 0.01, 0.2, 0.2, 0.2), "largest distance from target_pose, per coordinate, that is", minimum=0.0
+        (0.01, 0.01, 0.01, 0.2, 0.2, 0.2),
+        "distance from target_pose, per coordinate, within which a pose is a success",
+        minimum=0.0,
     )
-    reconnect_seconds: float = parameter(60.0, "how long training waits for a robot that it lost", minimum=0.0)
-    max_episode_steps: int = parameter(100, "time limit, control steps; truncates", minimum=1)
+    reconnect_seconds: float = parameter(60.0, "how long training waits for a lost robot, s", minimum=0.0)
+    max_episode_steps: int = parameter(100, "time limit, control steps", minimum=1)
     control_frequency: float = parameter(10.0, "control steps per second", minimum=0.1, maximum=1000.0)
     action_scale: tuple[float, float] = parameter((0.01, 0.06), "m and rad that an action of 1 moves", minimum=0.0)
     compliance_param: dict[str, float] = parameter(COMPLIANCE, "compliance parameters while a policy acts")
     precision_param: dict[str, float] = parameter(PRECISION, "compliance parameters while the robot is reset")
     sanity_margin: tuple[float, float] = parameter(
-        (0.05, 0.5), "m and rad outside the limits where a measured pose ends the run", minimum=0.0
+        (0.05, 0.5), "m and rad outside the limits from which a measured pose counts as lost contact", minimum=0.0
     )
     deadline: float = parameter(1.0, "time in which the server must answer, s", minimum=0.001)
-    retries: int = parameter(2, "further attempts at what may be done twice", minimum=0)
+    retries: int = parameter(2, "further attempts of a call that is safe to repeat", minimum=0)
     cameras: dict[str, dict[str, Any]] = parameter(
-        {}, "cameras of a real robot by name, see robot_cameras.py; a simulated one says which it has"
+        {}, "cameras of a real robot: settings by name (robot/cameras.py); a simulated robot reports its own"
     )
     image_size: int = parameter(128, "height and width of the cameras' images, pixels", minimum=8)
 
@@ -89,10 +93,10 @@ class RobotOptions:
                 f"abs_pose_limit_low and abs_pose_limit_high must span at most a turn, and the fifth lie within "
                 f"[-1.5, 1.5], where Euler angles mean one rotation each, found {low} and {high}"
             )
-        reset_pose = SafetyBox(low, high).unwound(self.reset_pose)
+        reset_pose = SafetyBox(low, high).unwind(self.reset_pose)
         if any(not lower <= at <= upper for lower, at, upper in zip(low, reset_pose, high, strict=True)):
             raise ParameterError(f"reset_pose must lie within {low} and {high}, found {self.reset_pose}")
-        # A roll of -pi is one of pi: from here on the angles are those of the box.
+        # A roll of -pi means the same as pi: store the angles that lie in the box.
         object.__setattr__(self, "reset_pose", tuple(reset_pose.tolist()))
 
 
@@ -100,6 +104,6 @@ def robot_options(given: Mapping[str, Any]) -> RobotOptions:
     """Options from a mapping.
 
     Raises:
-        ParameterError: an unknown name, a wrong type, a value out of range.
+        ParameterError: an unknown name, a wrong type, or a value out of range.
     """
     return RobotOptions(**check_some(RobotOptions, given))

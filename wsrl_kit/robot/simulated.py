@@ -1,4 +1,4 @@
-"""The simulated arm behind the server: MuJoCo in real time, faster, or in step with its commands."""
+"""The simulated arm behind the server: MuJoCo in real time, faster, or in lockstep with its commands."""
 
 import time
 from collections import deque
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
+from scipy.spatial.transform import Rotation
 
 from wsrl_kit.envs.insertion import CONTROL_STEP, SUCCESS_DEPTH, InsertionEnv, InsertionOptions, PixelInsertionOptions
 from wsrl_kit.envs.insertion_model import BASE_TO_HOLE, CAMERAS, PHYSICS_STEP
@@ -15,7 +16,7 @@ from wsrl_kit.envs.rendering import Cameras, mujoco
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import check, unknown
 from wsrl_kit.robot.control_clock import FASTEST, SLOWEST
-from wsrl_kit.robot.poses import TOOL_DOWN, matrix_of_quaternion, quaternion_of, vector_of
+from wsrl_kit.robot.poses import TO_UPRIGHT, TOOL_DOWN, rotation_of
 
 _AXES = tuple(f"{sign}{axis}" for sign in ("", "neg_") for axis in "xyz")
 LARGEST = {
@@ -32,8 +33,8 @@ LARGEST = {
 """Largest value of every compliance parameter; the smallest is 0 (serl_franka_controllers, compliance_param.cfg)."""
 
 
-def conformed(given: Mapping[str, Any]) -> dict[str, float]:
-    """Parameters clamped to their ranges, as ROS's dynamic_reconfigure does it.
+def clamp(given: Mapping[str, Any]) -> dict[str, float]:
+    """Parameters clamped to their ranges, as ROS's dynamic_reconfigure does.
 
     Raises:
         ParameterError: there is no such parameter, or it is no finite number.
@@ -44,16 +45,12 @@ def conformed(given: Mapping[str, Any]) -> dict[str, float]:
     return {name: min(max(check(name, value, float), 0.0), LARGEST[name]) for name, value in given.items()}
 
 
-def apply(model: mujoco.MjModel, parameters: Mapping[str, float]) -> None:
-    """Set the springs and dampers of `insertion_model` to those of the parameters that they have.
+def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> None:
+    """Set the springs and dampers of `insertion_model`, in place.
 
-    Upstream clips the error, which is measured minus commanded position: `clip_x` limits the push towards -x, and
-    `clip_neg_x` the one towards +x. The model has no integral term and no posture spring, so that `*_Ki` and
-    `*nullspace_stiffness` change nothing; its rotational error is the rotation vector, of which upstream's is half.
-
-    Args:
-        model: changed in place.
-        parameters: every one that `LARGEST` names, the `*_Ki` and `*nullspace_stiffness` apart.
+    Upstream clips the error, measured minus commanded: `clip_x` limits the push towards -x, `clip_neg_x` towards +x.
+    Departures: no integral term and no posture spring (`*_Ki` and `*nullspace_stiffness` change nothing); the
+    rotational error is the whole rotation vector, upstream's is half of it.
     """
     for axis in range(6):
         kind, name = "translational" if axis < 3 else "rotational", "xyz"[axis % 3]
@@ -67,7 +64,7 @@ def apply(model: mujoco.MjModel, parameters: Mapping[str, float]) -> None:
         model.actuator_biasprm[6 + axis, 2] = -parameters[f"{kind}_damping"]
 
 
-def of(model: mujoco.MjModel) -> dict[str, float]:
+def compliance_of(model: mujoco.MjModel) -> dict[str, float]:
     """The parameters that the model has now."""
     found = {}
     for axis in range(6):
@@ -81,10 +78,10 @@ def of(model: mujoco.MjModel) -> dict[str, float]:
     return found
 
 
-TICK = 0.002
+_TICK = 0.002
 """Seconds of real time between two looks at the clock."""
-MOST_STEPS = 100
-"""Physics steps at one look, 0.4 s: a machine too slow falls behind, and still answers calls between two looks."""
+_MOST_STEPS = 100
+"""Physics steps at one look, 0.4 s: a machine too slow falls behind but still answers calls."""
 OPEN, CLOSED = 1.0, 0.0
 """The gripper's position, as HIL-SERL's servers report it."""
 
@@ -92,26 +89,22 @@ OPEN, CLOSED = 1.0, 0.0
 class SimulatedArm:
     """The robot of `InsertionEnv`, commanded by equilibrium poses of its impedance controller.
 
-    Poses are in the robot's base frame, as Franka's `O_T_EE`: x, y, z of the peg's tip, m, and the quaternion
-    (x, y, z, w) of a tool whose z axis points along the peg, downwards when the peg is upright.
-
-    Time runs in a thread of its own, `speed` times as fast as the clock; a machine that is too slow for that (one core
-    reaches about 100) falls behind. At speed 0 it moves in lockstep: every commanded pose is held for one control step
-    of 0.1 s before the call returns, and nothing else moves time.
-
-    Any thread may call any method. The peg is held rigidly: the gripper's position is reported, and moves nothing.
+    Poses are in the robot's base frame (Franka's `O_T_EE`): the peg's tip, and a tool whose z axis points along the
+    peg, down when the peg is upright. Time runs in a thread, `speed` times as fast as the clock; a machine too slow for
+    that (one core reaches about 100) falls behind. In lockstep only commands move time: each holds its pose for one
+    control step of 0.1 s before it returns. Any thread may call. The peg is held rigidly: the gripper's position is
+    reported, but moves nothing.
 
     Args:
-        options: the task's; a `PixelInsertionOptions` gives the robot its wrist cameras, which need OpenGL.
-        speed: simulated seconds per second, 0.01 to 1000; 0 for lockstep.
+        options: the task's; `PixelInsertionOptions` adds the wrist cameras, which need OpenGL.
+        speed: simulated seconds per second, 0.01 to 1000; 0: lockstep.
 
     Attributes:
         task: the robot and its hole.
-        commands: the last thousand poses that were commanded, oldest first.
-        frozen: simulated time stands still as long as this is set (a fault, for tests).
+        commands: the last thousand commanded poses, oldest first.
 
     Raises:
-        ParameterError: a speed out of range.
+        ParameterError: the speed is out of range.
         ExperimentError: cameras are asked for and no OpenGL library works.
     """
 
@@ -120,11 +113,10 @@ class SimulatedArm:
             raise ParameterError(f"speed must be 0 or from {SLOWEST:g} to {FASTEST:g}, found {speed}")
         self.speed = speed
         self.commands: deque[list[float]] = deque(maxlen=1000)
-        self.frozen = False
         self.task = InsertionEnv(options)
         self._model, self._data = self.task.model, self.task.data
         self._tip = self._data.site("tcp")
-        self._parameters = of(self._model)
+        self._compliance = compliance_of(self._model)
         self._gripper = CLOSED
         self._controlled = True
         self._steps = 0
@@ -138,7 +130,7 @@ class SimulatedArm:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop time and give the cameras back."""
+        """Stop time and free the cameras."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -146,33 +138,30 @@ class SimulatedArm:
             self._cameras.close()
 
     def new_episode(self, seed: int | None = None) -> None:
-        """Move the arm at once to a place above the hole, with a hole drawn anew; the same one for the same seed.
-
-        It is what a joint reset does here: there is no joint controller that would take its time.
-        """
+        """Draw hole and start anew and put the arm there at once, as also a joint reset does; a seed fixes both."""
         with self._lock:
             self.task.reset(seed=seed)
             self._gripper = CLOSED
 
     def command(self, pose: Float[np.ndarray, "7"]) -> None:
         """Make `pose` the impedance controller's equilibrium; ignored while the controller is stopped."""
-        rotation = matrix_of_quaternion(pose[3:]) @ TOOL_DOWN.T
+        rotation = rotation_of(pose) * TOOL_DOWN  # a half turn is its own inverse
         with self._lock:
             self.commands.append(pose.tolist())
             if self._controlled:
                 self._data.ctrl[:3] = pose[:3] - BASE_TO_HOLE
-                self._data.ctrl[3:6] = vector_of(rotation)
-            if not self.speed and not self.frozen:
+                self._data.ctrl[3:6] = rotation.as_rotvec()
+            if not self.speed:
                 self._advance(round(CONTROL_STEP / PHYSICS_STEP))
 
     def start_controller(self) -> None:
-        """Let commands move the robot; its equilibrium is where it stands."""
+        """Let commands move the robot, from where it stands."""
         with self._lock:
             self._hold()
             self._controlled = True
 
     def stop_controller(self) -> None:
-        """Hold the robot where it stands, by its brakes on a real one, and ignore commands."""
+        """Hold the robot where it stands (a real one by its brakes) and ignore commands."""
         with self._lock:
             self._hold()
             self._controlled = False
@@ -183,28 +172,28 @@ class SimulatedArm:
         Raises:
             ParameterError: there is no such parameter, or it is no finite number.
         """
-        parameters = conformed(given)
+        parameters = clamp(given)
         with self._lock:
-            self._parameters |= parameters
-            apply(self._model, self._parameters)
+            self._compliance |= parameters
+            set_compliance(self._model, self._compliance)
 
     def move_gripper(self, position: float) -> None:
-        """Make the gripper report `position`, from 0 (closed) to 1 (open)."""
+        """Make the gripper report `position`, 0 (closed) to 1 (open)."""
         with self._lock:
             self._gripper = position
 
     def state(self) -> dict[str, Any]:
-        """What HIL-SERL's `/getstate` answers, of the last physics step."""
+        """The answer of HIL-SERL's `/getstate`, after the last physics step."""
         with self._lock:
             jacobian = np.zeros((6, self._model.nv))
             mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._tip.id)
-            force, torque = self._data.sensordata[1:4], self._data.sensordata[4:7]
+            # The sensors measure the hand on the peg, Franka's estimate is the peg on the hand.
+            force, torque = -TO_UPRIGHT * self._data.sensordata[1:4], -TO_UPRIGHT * self._data.sensordata[4:7]
             return {
                 "pose": self._pose().tolist(),
                 "vel": self._data.actuator_velocity[6:12].tolist(),
-                # The sensors say what the hand does to the peg, Franka's estimate what the peg does to the hand.
-                "force": (-TOOL_DOWN.T @ force).tolist(),
-                "torque": (-TOOL_DOWN.T @ torque).tolist(),
+                "force": force.tolist(),
+                "torque": torque.tolist(),
                 "q": self._data.qpos.tolist(),
                 "dq": self._data.qvel.tolist(),
                 "jacobian": jacobian.tolist(),
@@ -212,10 +201,10 @@ class SimulatedArm:
             }
 
     def truth(self) -> dict[str, Any]:
-        """What no real robot knows, in the frame of the nominal hole, and how this simulation runs.
+        """What no real robot knows.
 
-        `success` as `InsertionEnv` defines it, at this moment; `hole_position` (3, m); `tip_pose` (6, m and a rotation
-        vector in rad); `time`, simulated seconds since the start; `speed`; `cameras`, name to height and width.
+        `success` of `InsertionEnv`, now; in the frame of the nominal hole `hole_position` (3, m) and `tip_pose` (6, m
+        and a rotation vector, rad); `time`, simulated seconds; `speed`; `cameras`, name to height and width.
         """
         with self._lock:
             tip = self._data.actuator_length[:6]
@@ -230,13 +219,15 @@ class SimulatedArm:
             }
 
     def images(self) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-        """What the cameras see now; empty without cameras."""
+        """RGB images by camera; empty without cameras."""
         with self._lock:
             return {} if self._cameras is None else self._cameras.draw(self._data)
 
     def _pose(self) -> Float64[np.ndarray, "7"]:
-        rotation = self._tip.xmat.reshape(3, 3) @ TOOL_DOWN
-        return np.concatenate([self._tip.xpos + BASE_TO_HOLE, quaternion_of(rotation)])
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, self._tip.xmat)
+        rotation = Rotation.from_quat(quaternion, scalar_first=True) * TOOL_DOWN
+        return np.concatenate([self._tip.xpos + BASE_TO_HOLE, rotation.as_quat()])
 
     def _hold(self) -> None:
         self._data.ctrl[:6] = self._data.actuator_length[:6]
@@ -248,12 +239,12 @@ class SimulatedArm:
     def _run(self) -> None:
         before = time.monotonic()
         owed = 0.0
-        while not self._closing.wait(TICK):
+        while not self._closing.wait(_TICK):
             now = time.monotonic()
-            owed = min(owed + (now - before) * self.speed / PHYSICS_STEP, MOST_STEPS)
+            owed = min(owed + (now - before) * self.speed / PHYSICS_STEP, _MOST_STEPS)
             before = now
             steps = int(owed)
             owed -= steps
             with self._lock:
-                if steps and not self.frozen:
+                if steps:
                     self._advance(steps)

@@ -458,6 +458,14 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
     return bool(grown)
 
 
+def refuse_locked(folder: Path) -> None:
+    """Raises RunError if another process writes to a run's folder."""
+    if (folder / ".lock").exists():
+        run = Run(folder, {"parameters": {}})
+        run._take()
+        run.close()
+
+
 def _holder(folder: Path) -> str:
     """The process that writes to a folder."""
     try:

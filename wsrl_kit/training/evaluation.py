@@ -61,7 +61,7 @@ class Evaluator:
         for environment in self._environments:
             environment.close()
 
-    def evaluate(self, config: SACConfig, agent: SACState, count: int) -> dict[str, float]:
+    def evaluate(self, config: SACConfig, agent_state: SACState, count: int) -> dict[str, float]:
         """Plays `evaluation_episodes` episodes in each mode and returns the means.
 
         Args:
@@ -76,7 +76,9 @@ class Evaluator:
             return {}
         seeds = [jax_tools.episode_seed(self._seed, "evaluation", count, index) for index in range(self._episodes)]
         key = jax.random.fold_in(jax_tools.key(self._seed, "evaluation"), count)
-        outcomes = _play(config, sac.policy(agent), key, self._environments, seeds * len(MODES), self._noise_scale)
+        outcomes = _play(
+            config, sac.policy(agent_state), key, self._environments, seeds * len(MODES), self._noise_scale
+        )
         success, total_reward, length = (column.reshape(len(MODES), -1).mean(axis=1) for column in outcomes.T)
         columns = {"success": success, "return": total_reward, "length": length}
         return {

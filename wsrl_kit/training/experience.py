@@ -1,9 +1,9 @@
-"""What fine-tuning learns from: kept offline data and online transitions, and where there are cameras, their frames.
+"""Data that fine-tuning learns from: kept offline data, online transitions, and their camera frames.
 
-The offline side can grow: what a human does in the policy's place is a demonstration too, and joins the data there.
+A human's interventions are demonstrations too, and join the offline side.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,17 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.replay import frames, mixture, storage
 from wsrl_kit.replay.frames import FrameBatches, FrameRing, FrameStore
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.samplers import Proportional, RankBased, Sampler, Uniform
+from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
 from wsrl_kit.replay.transition import Images, Transition
 from wsrl_kit.training.learner import (
     add,
     add_offline,
-    draw,
     drop_oldest,
     drop_oldest_offline,
-    learn,
-    learn_from,
-    refresh,
+    sample_batch,
     set_returns,
+    train_step,
+    update_from_batch,
 )
 from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.training.start import to_transitions
@@ -42,10 +41,7 @@ StoredStep = tuple[Transition, Frames, Frames]
 
 def sampler_of(config: WSRLConfig) -> Sampler:
     """The replay sampler that the parameters ask for."""
-    if not config.use_prioritized_replay:
-        return Uniform()
-    kinds: dict[str, Callable[[float], Sampler]] = {"proportional": Proportional, "rank": RankBased}
-    return kinds[config.priority_kind](config.priority_alpha)
+    return Proportional(config.priority_alpha) if config.use_prioritized_replay else Uniform()
 
 
 def intervention_rows(config: WSRLConfig) -> int:
@@ -59,7 +55,7 @@ def intervention_rows(config: WSRLConfig) -> int:
 
 
 def offline_frames(
-    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None
+    config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, offline: Dataset | None
 ) -> FrameStore | None:
     """Frames of the offline data, not copied; None without data or cameras, and where `initial_tree` copied them.
 
@@ -67,11 +63,15 @@ def offline_frames(
     """
     if offline is None or intervention_rows(config):
         return None
-    return dataset_frames(static, agent, offline)
+    return dataset_frames(agent_config, agent_state, offline)
 
 
 def initial_tree(
-    config: WSRLConfig, static: SACConfig, agent: SACState, offline: Dataset | None, offline_capacity: int | None
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    offline: Dataset | None,
+    offline_capacity: int | None,
 ) -> PyTree:
     """All of it that changes, before the first step; `Experience` takes it.
 
@@ -79,24 +79,23 @@ def initial_tree(
         offline: the offline data kept; None for none.
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
     """
-    sizes = (static.observation_size, static.action_size, static.learns_gripper)
+    sizes = (agent_config.observation_size, agent_config.action_size, agent_config.learns_gripper)
     spare = intervention_rows(config)
     rows = max((offline_capacity or (0 if offline is None else len(offline))) + spare, 1)
     if offline is None:
         offline_rows = storage.create(rows, *sizes)
     else:
         offline_rows = storage.filled(to_transitions(config, offline), rows)
-    capacity, on_device = min(config.replay_capacity, config.online_steps), config.frame_memory == "device"
+    capacity = min(config.replay_capacity, config.online_steps)
     ring: FrameRing | tuple[()] = ()
     demo_ring: FrameRing | tuple[()] = ()
-    if static.pixels is not None:
-        ring = frames.create(capacity, example(static, agent), on_device)
+    if agent_config.pixels is not None:
+        ring = frames.create(capacity, example(agent_config, agent_state))
         if spare:
-            store = None if offline is None else dataset_frames(static, agent, offline)
-            if store is None:
-                demo_ring = frames.create(rows, example(static, agent), on_device)
-            else:
-                demo_ring = frames.filled(store, rows, on_device)
+            store = None if offline is None else dataset_frames(agent_config, agent_state, offline)
+            demo_ring = (
+                frames.create(rows, example(agent_config, agent_state)) if store is None else frames.filled(store, rows)
+            )
     replay = mixture.create(sampler_of(config), offline_rows, storage.create(capacity, *sizes))
     return {"replay": replay, "frames": ring, "demo_frames": demo_ring}
 
@@ -127,12 +126,11 @@ class Experience:
     def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
         self._sampler = sampler_of(config)
         self._shape = (config.update_to_data_ratio, config.batch_size)
-        self._on_device = config.frame_memory == "device"
         self._batches = FrameBatches()
         self.replay: Replay = tree["replay"]
         self._ring: FrameRing | tuple[()] = tree["frames"]
         self._demo_ring: FrameRing | tuple[()] = tree["demo_frames"]
-        self._dataset_frames = jax.device_put(offline) if self._on_device and offline is not None else offline
+        self._dataset_frames = offline
         self._keeps_interventions = intervention_rows(config) > 0
         # Data that were given fill their share of a batch however few they are. What a human does begins with a single
         # transition, which must not fill half of a batch.
@@ -186,8 +184,8 @@ class Experience:
 
     def learn(
         self,
-        static: SACConfig,
-        agent: SACState,
+        agent_config: SACConfig,
+        agent_state: SACState,
         key: PRNGKeyArray,
         step: int,
         ratio: np.floating,
@@ -198,19 +196,19 @@ class Experience:
         """Adds an online transition and does the step's updates, see `learner.learning_step`; `agent` is given up."""
         transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
-        if static.pixels is None:
-            agent, self.replay, metrics = learn(
-                static, sampler, shape, agent, self.replay, key, at, ratio, beta, weights, transition
+        if agent_config.pixels is None:
+            agent_state, self.replay, metrics = train_step(
+                agent_config, sampler, shape, agent_state, self.replay, key, at, ratio, beta, weights, transition
             )
-            return agent, metrics
+            return agent_state, metrics
         self._add_frames(current_frames, next_frames)
-        self.replay, batch, offline_rows = draw(sampler, shape, self.replay, key, at, ratio, beta, transition)
+        self.replay, batch, offline_rows = sample_batch(sampler, shape, self.replay, key, at, ratio, beta, transition)
         images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
-        agent, self.replay, metrics = learn_from(
-            static, sampler, agent, self.replay, batch, offline_rows, key, at, weights
+        agent_state, self.replay, metrics = update_from_batch(
+            agent_config, sampler, agent_state, self.replay, batch, offline_rows, key, at, weights
         )
-        return agent, metrics
+        return agent_state, metrics
 
     def newest(self, count: int) -> tuple[Transition, int]:
         """As many of the newest online transitions, and how many of them there are: the rest are any."""
@@ -233,10 +231,6 @@ class Experience:
         """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
         self.replay = set_returns(self.replay, row, monte_carlo_return)
 
-    def refresh(self) -> None:
-        """Lets samplers do what is too slow for every step."""
-        self.replay = refresh(self._sampler, self.replay)
-
     def _add_frames(self, current_frames: Frames, next_frames: Frames) -> None:
         if not isinstance(self._ring, FrameRing):
             return
@@ -249,12 +243,4 @@ class Experience:
     ) -> tuple[Images, Images]:
         """What the sampled rows' observations and next observations show."""
         assert isinstance(self._ring, FrameRing)
-        if not self._on_device:
-            return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))
-        if self._offline is None:
-            return _gather(self._ring.store, row)
-        return _gather_mixed(self._offline, self._ring.store, row, offline_rows)
-
-
-_gather = jax.jit(frames.gather)
-_gather_mixed = jax.jit(frames.gather_mixed)
+        return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))

@@ -30,14 +30,7 @@ from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
-from wsrl_kit.parameters import check
-
-INPUTS = {
-    "warmup": ("offline_data_path", "encoder_weights"),
-    "finetune": ("demo_path", "checkpoint_path", "reward_classifier", "encoder_weights"),
-    "ablation": ("offline_data_path", "encoder_weights"),
-}
-"""By kind of run, the parameters that name files whose content decides what comes out."""
+from wsrl_kit.parameters import check, names_of
 
 
 def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
@@ -45,7 +38,7 @@ def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
 
     Files that are not there have none: whoever reads them says so.
     """
-    return digests({name: getattr(config, name) for name in INPUTS[kind]})
+    return digests({name: getattr(config, name) for name in names_of(WSRLConfig, input_of=kind)})
 
 
 _STEPS = 5

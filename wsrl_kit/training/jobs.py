@@ -23,7 +23,7 @@ from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.environment import reconnecting
-from wsrl_kit.robot.takeover import Confirm, Takeover, beside_person, by_person, by_task
+from wsrl_kit.robot.takeover import Confirm, PersonInput, beside_person, by_person, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
@@ -137,9 +137,9 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
     jax_tools.keep()
-    dataset, static, agent = _warmup_start(config)
-    agent, _ = agents.load_warmup(checkpoint_path, static, agent)
-    return _retain(config, static, agent, dataset, target)
+    dataset, agent_config, agent_state = _warmup_start(config)
+    agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
+    return _retain(config, agent_config, agent_state, dataset, target)
 
 
 def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
@@ -149,8 +149,8 @@ def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
         return dataset, *agents.create(config, environment, dataset)
 
 
-def _retain(config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, target: Path) -> int:
-    errors = warmup.dataset_td_errors(config, static, agent, dataset)
+def _retain(config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, dataset: Dataset, target: Path) -> int:
+    errors = warmup.dataset_td_errors(config, agent_config, agent_state, dataset)
     seed = jax_tools.episode_seed(config.seed, "retention")
     unit = config.retention_unit
     scores = retention_scores(config.retention_priority, dataset, errors, config.discount, unit, seed)
@@ -170,7 +170,7 @@ def run_finetune(
     arm: str = "",
     resume: bool = True,
     offline_capacity: int | None = None,
-    takeover: Takeover | None = None,
+    takeover: PersonInput | None = None,
 ) -> None:
     """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
@@ -264,7 +264,7 @@ def _open(
     )
 
 
-def _training_environment(config: WSRLConfig, takeover: Takeover | None, progress: Progress) -> gymnasium.Env:
+def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
     """The environment that is learned from, with who else has a say in it."""
     environment = with_human(make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.reward_classifier is not None:
@@ -278,7 +278,7 @@ def _training_environment(config: WSRLConfig, takeover: Takeover | None, progres
     return reconnecting(environment)
 
 
-def _confirm(environment: gymnasium.Env, takeover: Takeover | None, progress: Progress) -> Confirm:
+def _confirm(environment: gymnasium.Env, takeover: PersonInput | None, progress: Progress) -> Confirm:
     if takeover is None:
         return by_task(environment)
     return by_person(environment, takeover, lambda: progress.stop_requested)

@@ -17,10 +17,10 @@ from wsrl_kit.replay.transition import Batch, Transition
 Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
 
 
-def update_of(static: SACConfig) -> Update:
-    """The kit's update, or that in the order of the authors' code; then the learned gripper's, where there is one."""
-    update = authors_order.update if static.official_update_order else sac.update
-    if not static.learns_gripper:
+def select_update(agent_config: SACConfig) -> Update:
+    """The update that the configuration asks for: the kit's or the authors' order, with a learned gripper's."""
+    update = authors_order.update if agent_config.official_update_order else sac.update
+    if not agent_config.learns_gripper:
         return update
 
     def with_gripper(
@@ -33,16 +33,16 @@ def update_of(static: SACConfig) -> Update:
     return with_gripper
 
 
-def metric_names(static: SACConfig) -> tuple[str, ...]:
-    """The metrics that this update returns."""
-    return sac.metric_names(static) + (grasp.METRICS if static.learns_gripper else ())
+def metric_names(agent_config: SACConfig) -> tuple[str, ...]:
+    """Names of the update's metrics."""
+    return sac.metric_names(agent_config) + (grasp.METRICS if agent_config.learns_gripper else ())
 
 
 def learning_step(
-    static: SACConfig,
+    agent_config: SACConfig,
     sampler: Sampler,
     shape: tuple[int, int],
-    agent: SACState,
+    agent_state: SACState,
     replay: Replay,
     key: PRNGKeyArray,
     step: Integer[Array, ""],
@@ -60,10 +60,10 @@ def learning_step(
         ratio: offline share of each batch.
         beta: PER's importance exponent.
         weights: of the annealed loss terms.
-        transition: an online transition to add first; in one call, since handing arrays to a second one takes time too.
+        transition: an online transition to add first; one call is faster than two.
     """
     replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
-    return updating_step(static, sampler, agent, replay, batch, offline_rows, key, step, weights)
+    return updating_step(agent_config, sampler, agent_state, replay, batch, offline_rows, key, step, weights)
 
 
 def sampling_step(
@@ -85,9 +85,9 @@ def sampling_step(
 
 
 def updating_step(
-    static: SACConfig,
+    agent_config: SACConfig,
     sampler: Sampler,
-    agent: SACState,
+    agent_state: SACState,
     replay: Replay,
     batch: Batch,
     offline_rows: Integer[Array, ""],
@@ -95,28 +95,30 @@ def updating_step(
     step: Integer[Array, ""],
     weights: TermWeights = sac.NO_TERMS,
 ) -> tuple[SACState, Replay, sac.Metrics]:
-    """The second half of `learning_step`; where there are cameras, the batch has got its images in between."""
+    """The second half of `learning_step`; with cameras, images are put into the batch in between."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
-    transition = prepared(static, agent, batch.transition, update_key)
-    agent, metrics, td_error = update_of(static)(static, agent, transition, update_key, weights)
-    return agent, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
+    transition = preprocess(agent_config, agent_state, batch.transition, update_key)
+    agent_state, metrics, td_error = select_update(agent_config)(
+        agent_config, agent_state, transition, update_key, weights
+    )
+    return agent_state, mixture.update_priorities(sampler, replay, batch, offline_rows, td_error), metrics
 
 
-def prepared(static: SACConfig, agent: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
-    """Sampled transitions as an update takes them (see `sac.prepare`), one batch after another to spare memory."""
-    if static.pixels is None:
+def preprocess(agent_config: SACConfig, agent_state: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
+    """Runs `sac.prepare` on sampled transitions, one batch after another to save memory."""
+    if agent_config.pixels is None:
         return batch
     keys = jax.random.split(jax.random.fold_in(key, 1), len(batch.reward))
-    return jax.lax.map(lambda inputs: sac.prepare(static, agent, *inputs), (batch, keys))
+    return jax.lax.map(lambda inputs: sac.prepare(agent_config, agent_state, *inputs), (batch, keys))
 
 
-learn = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
-"""`learning_step` compiled; agent and replay are updated in place, so the caller's are given up."""
+train_step = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
+"""`learning_step` compiled; agent and replay are updated in place; the caller gives them up."""
 
-draw = partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(sampling_step)
+sample_batch = partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(sampling_step)
 """`sampling_step` compiled, in place."""
 
-learn_from = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(updating_step)
+update_from_batch = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(updating_step)
 """`updating_step` compiled, in place."""
 
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
@@ -133,12 +135,3 @@ drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_
 
 drop_oldest_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest_offline)
 """`mixture.drop_oldest_offline` compiled, in place."""
-
-
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def refresh(sampler: Sampler, replay: Replay) -> Replay:
-    """The replay after its samplers did what is too slow for every step."""
-    return replay._replace(
-        offline_sampler=sampler.refresh(replay.offline_sampler, replay.offline.size),
-        online_sampler=sampler.refresh(replay.online_sampler, replay.online.size),
-    )

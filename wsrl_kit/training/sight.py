@@ -33,33 +33,34 @@ def keeps_features(config: PixelConfig) -> bool:
 
 
 def split_observation(
-    static: SACConfig, agent: SACState, observation: Any
+    agent_config: SACConfig, agent_state: SACState, observation: Any
 ) -> tuple[Float32[np.ndarray, " observation"], dict[str, Shaped[np.ndarray, "horizon ..."]]]:
     """The state, and by camera what replay keeps of the images; empty where there are no cameras."""
     state, images = parts(observation)
-    if static.pixels is None or not keeps_features(static.pixels):
+    if agent_config.pixels is None or not keeps_features(agent_config.pixels):
         return state, images
-    return state, jax.device_get(_features(static.pixels, agent.trunk, images))
+    return state, jax.device_get(_features(agent_config.pixels, agent_state.trunk, images))
 
 
-def example(static: SACConfig, agent: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
+def example(agent_config: SACConfig, agent_state: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
     """What replay keeps of one observation's images, for shapes and types."""
-    assert static.pixels is not None
-    images = {name: np.zeros(static.pixels.image_shape, np.uint8) for name in static.pixels.cameras}
-    if not keeps_features(static.pixels):
+    assert agent_config.pixels is not None
+    images = {name: np.zeros(agent_config.pixels.image_shape, np.uint8) for name in agent_config.pixels.cameras}
+    if not keeps_features(agent_config.pixels):
         return images
     return {
-        name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _shapes(static.pixels, agent.trunk, images).items()
+        name: np.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in _shapes(agent_config.pixels, agent_state.trunk, images).items()
     }
 
 
-def dataset_frames(static: SACConfig, agent: SACState, dataset: Dataset) -> FrameStore | None:
+def dataset_frames(agent_config: SACConfig, agent_state: SACState, dataset: Dataset) -> FrameStore | None:
     """The frames of a dataset as replay keeps them, not copied; None where there are no cameras."""
-    if static.pixels is None:
+    if agent_config.pixels is None:
         return None
     kept = {name: np.ascontiguousarray(images) for name, images in dataset.images.items()}
-    if keeps_features(static.pixels):
-        kept = _features_of_all(static.pixels, agent.trunk, kept)
+    if keeps_features(agent_config.pixels):
+        kept = _features_of_all(agent_config.pixels, agent_state.trunk, kept)
     return frames.of_rows(kept, dataset.frame_of_row, dataset.observation_horizon)
 
 

@@ -21,7 +21,7 @@ from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes, state_space
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import check
+from wsrl_kit.parameters import check, names_of
 from wsrl_kit.replay import storage
 from wsrl_kit.replay.transition import Transition
 from wsrl_kit.robot.environment import preflight
@@ -33,17 +33,6 @@ BOUND = 5.0
 Bounds are limits that are rarely reached, and precise work happens in a small part of them: mapped to +-1, a peg 5 mm
 beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
 """
-
-NETWORK_PARAMETERS = (
-    "observation_size",
-    "action_size",
-    "gripper",
-    "hidden_sizes",
-    "critic_ensemble_size",
-    "shared_critic_output",
-    "layer_norm",
-    "activation",
-)
 
 
 PROBE_SIZE = 256
@@ -96,12 +85,14 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
                 f"{config.exp_name} has {observation_size} and {action_size}"
             )
         _check_cameras(config, cameras, dataset)
-    static = sac_config(config, observation_size, action_size, _pixels(config, cameras))
+    agent_config = sac_config(config, observation_size, action_size, _pixels(config, cameras))
     center, scale = normalisation(space, dataset)
-    state = sac.create(static, jax_tools.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale))
-    if static.pixels is not None and config.encoder_weights is not None:
-        state = sac.with_trunk(static, state, load_resnet10(Path(config.encoder_weights)))
-    return static, state
+    state = sac.create(
+        agent_config, jax_tools.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale)
+    )
+    if agent_config.pixels is not None and config.encoder_weights is not None:
+        state = sac.with_trunk(agent_config, state, load_resnet10(Path(config.encoder_weights)))
+    return agent_config, state
 
 
 def sac_config(
@@ -118,13 +109,13 @@ def sac_config(
     )
 
 
-def check_trunk(config: WSRLConfig, static: SACConfig) -> None:
+def check_trunk(config: WSRLConfig, agent_config: SACConfig) -> None:
     """Refuses a frozen trunk that nobody has trained.
 
     Raises:
         ParameterError: there are cameras, their trunk is frozen, and its weights are not given.
     """
-    if static.pixels is not None and static.pixels.is_frozen and config.encoder_weights is None:
+    if agent_config.pixels is not None and agent_config.pixels.is_frozen and config.encoder_weights is None:
         raise ParameterError(
             f"encoder {config.encoder!r} needs encoder_weights, such as HIL-SERL's resnet10_params.pkl, found None: "
             "features of a network that nobody has trained, and nothing trains, say little"
@@ -217,7 +208,9 @@ def probe_batch(config: WSRLConfig, dataset: Dataset, size: int = PROBE_SIZE) ->
     return batch._replace(weight=jnp.ones(size), images=images, next_images=next_images)
 
 
-def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transition, details: dict[str, Any]) -> None:
+def save_warmup(
+    path: Path, config: SACConfig, agent_state: SACState, probe: Transition, details: dict[str, Any]
+) -> None:
     """Writes a warmed-up agent with the probe batch of its data.
 
     Raises:
@@ -225,12 +218,13 @@ def save_warmup(path: Path, config: SACConfig, agent: SACState, probe: Transitio
     """
     size = len(probe.reward)
     metadata = {"network": _network(config), "probe_size": size} | details
-    checkpoint.save(path, {"agent": agent, "probe": probe}, metadata)
+    checkpoint.save(path, {"agent": agent_state, "probe": probe}, metadata)
 
 
 def _network(config: SACConfig) -> dict[str, Any]:
     """What a checkpoint must have in common with the agent that takes it, by the names that users know."""
-    network = {name: getattr(config, name) for name in NETWORK_PARAMETERS}
+    names = ("observation_size", "action_size", *names_of(WSRLConfig, network=True))
+    network = {name: getattr(config, name) for name in names}
     if config.pixels is not None:
         network |= {
             "encoder": config.pixels.encoder_name,
@@ -240,11 +234,11 @@ def _network(config: SACConfig) -> dict[str, Any]:
     return network
 
 
-def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACState, Transition | None]:
+def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[SACState, Transition | None]:
     """Reads a warmed-up agent and the probe batch of its data; None where the file has none, as an imported one.
 
     Args:
-        agent: a fresh agent of the configured network, for its structure.
+        agent_state: a fresh agent of the configured network, for its structure.
 
     Raises:
         CheckpointError: missing, damaged, or of another network or observation size (naming what differs).
@@ -263,7 +257,7 @@ def load_warmup(path: Path, config: SACConfig, agent: SACState) -> tuple[SACStat
         size = check("probe_size", metadata["probe_size"], int, {"minimum": 0})
         # Shapes alone: the file says how many rows there are.
         probe = jax.eval_shape(lambda: probe_zeros(config, size))
-        tree = checkpoint.load(path, {"agent": agent, "probe": probe})
+        tree = checkpoint.load(path, {"agent": agent_state, "probe": probe})
         return tree["agent"], tree["probe"] if size else None
 
 
@@ -286,13 +280,13 @@ def check_robot(config: WSRLConfig) -> list[str]:
     """
     with closing(make(config.exp_name, config.environment_options)) as environment:
         facts = preflight(environment)
-        static, agent = create(config, environment, None)
+        agent_config, agent_state = create(config, environment, None)
         shown = [f"{name} {list(shape)}" for name, shape in camera_shapes(environment).items()]
         facts.append(
             f"observations: {', '.join([f'state [{state_space(environment).shape[0]}]', *shown])}; "
-            f"actions: {static.action_size}"
+            f"actions: {agent_config.action_size}"
         )
         if config.checkpoint_path is not None:
-            load_warmup(Path(config.checkpoint_path), static, agent)
+            load_warmup(Path(config.checkpoint_path), agent_config, agent_state)
             facts.append(f"{config.checkpoint_path} fits them")
     return facts

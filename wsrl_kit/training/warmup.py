@@ -21,7 +21,7 @@ from wsrl_kit.runs import loop
 from wsrl_kit.runs.loop import Event, GradientPlan, environment_acts
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.learner import metric_names, prepared, update_of
+from wsrl_kit.training.learner import metric_names, preprocess, select_update
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
@@ -30,7 +30,7 @@ TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metr
 
 
 def make_warmup_step(
-    rows: Storage, frames: FrameStore | None, static: SACConfig, batch_size: int, key: PRNGKeyArray
+    rows: Storage, frames: FrameStore | None, agent_config: SACConfig, batch_size: int, key: PRNGKeyArray
 ) -> TakeSteps:
     """A function that takes gradient steps on a dataset; step n depends on the agent, `key` and n alone.
 
@@ -41,13 +41,13 @@ def make_warmup_step(
         frames: what the rows show; None where there are no cameras.
     """
     if frames is None:
-        return lambda agent, start, end, weights: _on_states(
-            static, batch_size, agent, rows, key, np.int32(start), np.int32(end), weights
+        return lambda agent_state, start, end, weights: _on_states(
+            agent_config, batch_size, agent_state, rows, key, np.int32(start), np.int32(end), weights
         )
     gather = FrameBatches().gather
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
 
-    def take_steps(agent: SACState, start: int, end: int, weights: TermWeights) -> tuple[SACState, sac.Metrics]:
+    def take_steps(agent_state: SACState, start: int, end: int, weights: TermWeights) -> tuple[SACState, sac.Metrics]:
         steps = np.arange(start, end, dtype=np.int32)
         index = np.asarray(_draw(batch_size, rows, key, steps))
         metrics: sac.Metrics = {}
@@ -56,17 +56,17 @@ def make_warmup_step(
             images = coming.result()
             if place + 1 < len(steps):
                 coming = thread.submit(gather, index[place + 1], frames)
-            agent, metrics = _on_images(static, agent, rows, index[place], images, key, step, weights)
-        return agent, metrics
+            agent_state, metrics = _on_images(agent_config, agent_state, rows, index[place], images, key, step, weights)
+        return agent_state, metrics
 
     return take_steps
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _on_states(
-    static: SACConfig,
+    agent_config: SACConfig,
     batch_size: int,
-    agent: SACState,
+    agent_state: SACState,
     rows: Storage,
     key: PRNGKeyArray,
     start: Integer[Array, ""],
@@ -75,10 +75,10 @@ def _on_states(
 ) -> tuple[SACState, sac.Metrics]:
     def one_step(step: Integer[Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
         index = _rows_of_batch(batch_size, rows, key, step)
-        return _learn(static, carry[0], rows, index, None, key, step, weights)
+        return _learn(agent_config, carry[0], rows, index, None, key, step, weights)
 
-    nothing = {name: jnp.zeros(()) for name in metric_names(static)}
-    return jax.lax.fori_loop(start, end, one_step, (agent, nothing))
+    nothing = {name: jnp.zeros(()) for name in metric_names(agent_config)}
+    return jax.lax.fori_loop(start, end, one_step, (agent_state, nothing))
 
 
 def _rows_of_batch(
@@ -89,8 +89,8 @@ def _rows_of_batch(
 
 
 def _learn(
-    static: SACConfig,
-    agent: SACState,
+    agent_config: SACConfig,
+    agent_state: SACState,
     rows: Storage,
     index: Integer[Array, " batch"],
     images: tuple[Images, Images] | None,
@@ -103,9 +103,9 @@ def _learn(
     batch = storage.gather(rows, index)
     if images is not None:
         batch = batch._replace(images=images[0], next_images=images[1])
-    batch = prepared(static, agent, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
-    agent, metrics, _ = update_of(static)(static, agent, batch, update_key, weights)
-    return agent, metrics
+    batch = preprocess(agent_config, agent_state, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
+    agent_state, metrics, _ = select_update(agent_config)(agent_config, agent_state, batch, update_key, weights)
+    return agent_state, metrics
 
 
 _draw = partial(jax.jit, static_argnums=0)(jax.vmap(_rows_of_batch, in_axes=(None, None, None, 0)))
@@ -119,19 +119,19 @@ EVALUATION_ROWS, IMAGE_EVALUATION_ROWS = 4096, 256
 """Rows per call when TD errors of a whole dataset are computed: of states, and of images."""
 
 
-def copy(agent: SACState) -> SACState:
+def copy(agent_state: SACState) -> SACState:
     """The agent in arrays of its own."""
-    return jax.tree.map(jnp.copy, agent)
+    return jax.tree.map(jnp.copy, agent_state)
 
 
-def initial_tree(agent: SACState) -> PyTree:
+def initial_tree(agent_state: SACState) -> PyTree:
     """Everything that warmup changes, before its first step; also the structure for reading a `Snapshot` back."""
-    return loop.initial_tree(agent, copy)
+    return loop.initial_tree(agent_state, copy)
 
 
 def warmup(
     config: WSRLConfig,
-    static: SACConfig,
+    agent_config: SACConfig,
     tree: PyTree,
     dataset: Dataset,
     evaluator: Evaluator,
@@ -152,24 +152,24 @@ def warmup(
     holdout = held_out or training
     rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
-    store = dataset_frames(static, tree["agent"], training)
-    holdout_store = store if holdout is training else dataset_frames(static, tree["agent"], holdout)
-    train = make_warmup_step(rows, store, static, config.batch_size, jax_tools.key(config.seed, "warmup"))
+    store = dataset_frames(agent_config, tree["agent"], training)
+    holdout_store = store if holdout is training else dataset_frames(agent_config, tree["agent"], holdout)
+    train = make_warmup_step(rows, store, agent_config, config.batch_size, jax_tools.key(config.seed, "warmup"))
     weights = TermWeights(
-        conservative=np.float32(config.conservative_weight) if static.is_conservative else None,
+        conservative=np.float32(config.conservative_weight) if agent_config.is_conservative else None,
         behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
     )
 
-    def take_steps(agent: SACState, start: int, end: int) -> tuple[SACState, dict[str, float]]:
-        agent, metrics = train(agent, start, end, weights)
+    def take_steps(agent_state: SACState, start: int, end: int) -> tuple[SACState, dict[str, float]]:
+        agent_state, metrics = train(agent_state, start, end, weights)
         values = {name: float(value) for name, value in metrics.items()}
         check_divergence(config, values, largest_reward, start)
-        return agent, values
+        return agent_state, values
 
-    def evaluate(agent: SACState, count: int) -> tuple[float, dict[str, float]]:
-        error = float(np.mean(np.abs(dataset_td_errors(config, static, agent, holdout, holdout_store))))
+    def evaluate(agent_state: SACState, count: int) -> tuple[float, dict[str, float]]:
+        error = float(np.mean(np.abs(dataset_td_errors(config, agent_config, agent_state, holdout, holdout_store))))
         with environment_acts():
-            return error, {"training/holdout_td_error": error} | evaluator.evaluate(static, agent, count)
+            return error, {"training/holdout_td_error": error} | evaluator.evaluate(agent_config, agent_state, count)
 
     plan = GradientPlan(
         steps=config.warmup_steps,
@@ -183,7 +183,11 @@ def warmup(
 
 
 def dataset_td_errors(
-    config: WSRLConfig, static: SACConfig, agent: SACState, dataset: Dataset, store: FrameStore | None = None
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    agent_state: SACState,
+    dataset: Dataset,
+    store: FrameStore | None = None,
 ) -> Float[np.ndarray, " transitions"]:
     """TD error of every transition of a dataset, signed; retention ranks by its absolute value.
 
@@ -192,16 +196,16 @@ def dataset_td_errors(
     """
     key = jax_tools.key(config.seed, "diagnosis")
     transitions = to_transitions(config, dataset)
-    at_once = EVALUATION_ROWS if static.pixels is None else IMAGE_EVALUATION_ROWS
+    at_once = EVALUATION_ROWS if agent_config.pixels is None else IMAGE_EVALUATION_ROWS
     gather = FrameBatches().gather
-    store = dataset_frames(static, agent, dataset) if store is None else store
+    store = dataset_frames(agent_config, agent_state, dataset) if store is None else store
     errors = []
     for rows in jax_tools.parts(len(dataset), at_once):
         part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
             images, next_images = gather(rows, store)
             part = part._replace(images=images, next_images=next_images)
-        errors.append(np.asarray(_td_errors(static, agent, part, jax.random.fold_in(key, int(rows[0])))))
+        errors.append(np.asarray(_td_errors(agent_config, agent_state, part, jax.random.fold_in(key, int(rows[0])))))
     return np.concatenate(errors)[: len(dataset)]
 
 

@@ -1,19 +1,14 @@
 """D4RL's and RLPD's flat `.hdf5` files."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.formats.hdf5_file import open_hdf5, require_h5py
+from wsrl_kit.data.formats.hdf5_file import open_hdf5
 from wsrl_kit.data.formats.npz import flat_recording
-from wsrl_kit.data.recording import Recording, refuse_images
-from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.recording import Recording
 from wsrl_kit.errors import DataError
-from wsrl_kit.files import written_whole
 
 _NAMES = {
     "observations": "observations",
@@ -32,11 +27,9 @@ _NAMES = {
 def read_hdf5(path: Path) -> Recording:
     """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
 
-    Where the file has no `next_observations`, they are the observations of the next row. The row at the end of an
-    episode has none: it is left out if the episode was truncated (as D4RL's own `qlearning_dataset` does), and keeps
-    its own observation if it was terminal, where the value after it is 0 whatever stands there. Such a file must have
-    `timeouts`; in a file with `next_observations` an episode also ends where these and the next row's observations
-    differ.
+    Without `next_observations`, they are the observations of the next row. The last row of an episode has none: it is
+    left out if the episode was truncated (as in D4RL's `qlearning_dataset`), and keeps its own observation if it was
+    terminal, where the value after it is 0. Such a file must have `timeouts`.
 
     Raises:
         DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
@@ -91,28 +84,3 @@ def _without_rows(
     cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
     arrays["truncated"] = cut | arrays["truncated"].reshape(-1).astype(bool)
     return {name: array[~dropped] for name, array in arrays.items()}
-
-
-def write_hdf5(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes D4RL's arrays with `timeouts` and `next_observations`; the rest under `infos`.
-
-    Raises:
-        DataError: there is no trajectory, their shapes differ, they hold images, the file can't be written, or h5py is
-            not installed.
-    """
-    h5py = require_h5py(Path(path))
-    refuse_images(path, trajectories)
-    dataset = Dataset.from_trajectories(trajectories)
-    sources = np.array(dataset.source_names, dtype=object)[dataset.episode_source]
-    arrays = {
-        "success": np.repeat(dataset.episode_success, dataset.episode_lengths),
-        "source": np.repeat(sources, dataset.episode_lengths),
-    }
-    if any(trajectory.weight is not None for trajectory in trajectories):
-        arrays["weight"] = dataset.weight
-    if dataset.grasp_penalty is not None:
-        arrays["grasp_penalty"] = dataset.grasp_penalty
-    with written_whole(path, DataError) as temporary, h5py.File(temporary, "w") as file:
-        for key, name in _NAMES.items():
-            if name in arrays or not key.startswith("infos/"):
-                file[key] = arrays[name] if name in arrays else getattr(dataset, name)

@@ -1,7 +1,7 @@
-"""HDF5 files from anyone: only what lies in the file itself is read, and no more than the file can hold.
+"""Reads HDF5 files from anyone: only what lies in the file itself, and no more than it can hold.
 
 HDF5 can refer to other files (external links, external storage, virtual datasets), load code as a filter, and declare
-any size. Here each of these is refused before HDF5 follows it.
+any size. Each of these is refused before HDF5 follows it.
 """
 
 import math
@@ -21,10 +21,10 @@ _PORTION = 2**26
 
 
 def require_h5py(path: Path) -> Any:
-    """The h5py package, which is optional.
+    """The h5py package.
 
     Raises:
-        DataError: it is not installed; names the file that needs it and the command that installs it.
+        DataError: it is not installed.
     """
     try:
         import h5py
@@ -34,13 +34,7 @@ def require_h5py(path: Path) -> Any:
 
 
 class File:
-    """A file that is open for reading.
-
-    Attributes:
-        path: the file.
-        root: its root group.
-        size: in bytes.
-    """
+    """An open file; `size` in bytes."""
 
     def __init__(self, path: Path, root: Any) -> None:
         self.path = path
@@ -49,14 +43,10 @@ class File:
         self._declared = 0
 
     def find(self, name: str, group: Any = None) -> Any:
-        """The group or dataset under a name, None where there is none.
-
-        Args:
-            name: names, separated by slashes.
-            group: where the name begins; None: the root.
+        """The group or dataset under a name, from `group` (None: the root) on; None where there is none.
 
         Raises:
-            DataError: there is a link instead.
+            DataError: it is a link.
         """
         h5py = require_h5py(self.path)
         found = self.root if group is None else group
@@ -70,7 +60,7 @@ class File:
         return found
 
     def names_in(self, name: str, group: Any = None) -> list[str]:
-        """The names of what lies in a group, longer ones than names are left out; empty where there is no such group.
+        """The names in a group, but those longer than `LONGEST_NAME`; none without the group.
 
         Raises:
             DataError: as `find`.
@@ -83,8 +73,7 @@ class File:
         """The numbers (or text of fixed length) of a dataset.
 
         Raises:
-            DataError: it is of another kind, lies elsewhere, needs a filter that HDF5 would have to load, or is larger
-                than the file can hold.
+            DataError: it is of another kind, lies elsewhere, needs another filter, or is larger than the file can hold.
         """
         self._check(dataset)
         if dataset.dtype.kind not in "biufS":
@@ -93,7 +82,7 @@ class File:
         return values.view(np.uint8) != 0 if values.dtype.kind == "b" else values
 
     def names(self, dataset: Any) -> list[str]:
-        """The texts of a dataset, each as long as a name can be.
+        """The texts of a dataset, of at most `LONGEST_NAME` characters each.
 
         Raises:
             DataError: as `numbers`, or a text is longer.
@@ -138,11 +127,6 @@ class File:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[File]:
-    """Opens a file for reading; for use inside `reading`.
-
-    Raises:
-        DataError: h5py is not installed.
-        Exception: of nearly any kind, where the file is damaged.
-    """
+    """Opens a file; for use inside `reading`, since a damaged file raises nearly anything."""
     with require_h5py(path).File(path, "r") as root:
         yield File(path, root)

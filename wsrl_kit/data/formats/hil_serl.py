@@ -3,135 +3,22 @@
 import os
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS
 from wsrl_kit.data.formats.safe_pickle import load_pickles
-from wsrl_kit.data.recording import LONGEST_NAME, Recording, kind, success_from_rewards
-from wsrl_kit.data.trajectory import FrameCollector, Trajectory
+from wsrl_kit.data.recording import LONGEST_NAME, Frame, Recording, kind, success_from_rewards, to_float32
+from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import written_whole
 
 # Height and width; beside it a state (k, S) has few rows.
 _SMALLEST_MAP = 16
-
-
-class Unreadable(Exception):
-    """Why a transition can't be read, as the end of a sentence."""
-
-
-class Observation(NamedTuple):
-    """What a policy may see of one moment.
-
-    Attributes:
-        state: numbers; (k, S) or (S,) as recorded.
-        images: camera, sorted by name -> its stack, uint8 (k, height, width, 3), oldest frame first.
-    """
-
-    state: np.ndarray
-    images: dict[str, np.ndarray]
-
-    @property
-    def shapes(self) -> tuple[Any, ...]:
-        """The state's shape, then names and shapes of the cameras."""
-        return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
-
-    def __str__(self) -> str:
-        """The shapes in words, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
-        return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
-
-
-def parse_observation(observation: Any, cameras: Sequence[str] | None) -> Observation:
-    """Reads a dict with `state` and images, or a flat array.
-
-    Args:
-        observation: as unpickled.
-        cameras: the cameras wanted, others are passed over; None: all.
-
-    Raises:
-        Unreadable: it is none of these, a camera is missing, or images are no uint8 RGB of the state's horizon.
-    """
-    entries = observation if isinstance(observation, dict) else {"state": observation}
-    if not all(is_name(key) for key in entries):
-        raise Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
-    others = {key: as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
-    found = {key: value for key, value in others.items() if _is_image(value)}
-    for key in others.keys() - found.keys():
-        raise Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
-    if "state" not in entries:
-        beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
-        raise Unreadable(f"has no 'state'{beside}")
-    missing = [camera for camera in cameras or () if camera not in found]
-    if missing:
-        raise Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
-    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
-    state = numbers(entries["state"], "observations")
-    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
-    horizon = len(state) if state.ndim > 1 else 1
-    for camera, stack in images.items():
-        if len(stack) != horizon:
-            raise Unreadable(
-                f"has {len(stack)} frames under {camera!r} ({kind(stack)}) beside {horizon} of `state` "
-                f"({kind(state)}), expected one observation horizon"
-            )
-    return Observation(state, images)
-
-
-def _is_image(value: np.ndarray) -> bool:
-    """Whether an entry is a camera's, be it of a kind that the kit does not read, such as a depth map."""
-    is_pictured = value.dtype == np.uint8 and value.ndim > 0
-    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
-
-
-def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise Unreadable(f"has {images.dtype} images under {camera!r}, expected uint8 from 0 to 255")
-    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
-        raise Unreadable(f"has images of shape {images.shape} under {camera!r}, expected (horizon, height, width, 3)")
-    return images if images.ndim == 4 else images[None]
-
-
-def is_name(value: Any) -> bool:
-    """Whether a camera or a source may be called so; what prints names need not look at them again."""
-    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
-
-
-def numbers(value: Any, name: str) -> np.ndarray:
-    """The array that an entry holds, which must be of numbers.
-
-    Raises:
-        Unreadable: it is not.
-    """
-    array = as_array(value, name)
-    if array.dtype.kind not in "biuf" or array.size == 0:
-        raise Unreadable(f"has {name} that are no numbers")
-    return array
-
-
-def as_array(value: Any, name: str) -> np.ndarray:
-    """The array that an entry holds.
-
-    Raises:
-        Unreadable: it is neither an array, nor a number, nor a regular list of these.
-    """
-    if not _holds_numbers(value):
-        raise Unreadable(f"has {name} that are no numbers")
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise Unreadable(f"has {name} that are no array") from None
-
-
-def _holds_numbers(value: Any) -> bool:
-    """Whether lists hold nothing else; a text among numbers would make numpy take a text's place for each of them."""
-    if isinstance(value, list | tuple):
-        return all(map(_holds_numbers, value))
-    return isinstance(value, np.ndarray | np.generic | int | float)
-
 
 # Gym's own key; a file in which it occurs keeps time limits apart from ends of the task.
 _TIMEOUT_KEY = "TimeLimit.truncated"
@@ -148,10 +35,37 @@ _LONGEST_INFO = 100
 # What is wrong with a transition -> the transitions in which it is.
 _Problems = dict[str, list[int]]
 
+# Of each camera's frame, where it lies in memory, and in which order.
+_Place = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class _Unreadable(Exception):
+    """Why a transition can't be read, as the end of a sentence."""
+
+
+class _Observation(NamedTuple):
+    """One moment.
+
+    Attributes:
+        state: (k, S) or (S,) as recorded.
+        images: camera, sorted by name -> its stack, uint8 (k, height, width, 3), oldest frame first.
+    """
+
+    state: np.ndarray
+    images: dict[str, np.ndarray]
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
+
+    def __str__(self) -> str:
+        """The shapes, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
+        return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
+
 
 class _Row(NamedTuple):
-    observation: Observation
-    next_observation: Observation
+    observation: _Observation
+    next_observation: _Observation
     action: np.ndarray
     reward: float
     mask: float
@@ -164,24 +78,20 @@ class _Row(NamedTuple):
         return self.observation.shapes, self.action.shape
 
     def __str__(self) -> str:
-        """The shapes in words."""
         return f"observations {self.observation} and actions {self.action.shape}"
 
 
 def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
 
-    Several lists that were pickled into one file are read as one.
-
-    An observation is a dict with `state` and any number of cameras, or a flat array. Images are referred to, and not
-    copied. A row or its `infos` may say `grasp_penalty`; `infos` may say success, and what `write_hil_serl` adds.
+    Several lists in one file are read as one. Images are not copied. A row or its `infos` may say `grasp_penalty`.
 
     Args:
         path: the file.
-        cameras: the cameras wanted; None: all; (): none, whose images are then forgotten.
+        cameras: the cameras to read; None: all; (): none.
 
     Raises:
-        NoTransitionsError: the list is empty, as the dump of demonstrations is where nobody intervened.
+        NoTransitionsError: the list is empty.
         DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
     """
     content: list[Any] = []
@@ -196,7 +106,7 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
     for number, entry in enumerate(content):
         try:
             rows[number] = _row(entry, cameras)
-        except Unreadable as reason:
+        except _Unreadable as reason:
             problems[str(reason)].append(number)
     if not rows:
         raise DataError(f"{path}: {_sentences(problems)[0]}.")
@@ -210,13 +120,13 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
 
 def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
     if not isinstance(entry, dict):
-        raise Unreadable(f"is no dict but {type(entry).__name__}")
+        raise _Unreadable(f"is no dict but {type(entry).__name__}")
     infos = entry["infos"] if isinstance(entry.get("infos"), dict) else {}
     try:
         row = _Row(
-            parse_observation(entry["observations"], cameras),
-            parse_observation(entry["next_observations"], cameras),
-            numbers(entry["actions"], "actions"),
+            _parse_observation(entry["observations"], cameras),
+            _parse_observation(entry["next_observations"], cameras),
+            _numbers(entry["actions"], "actions"),
             _single(entry["rewards"]),
             _single(entry["masks"]),
             _single(entry["dones"]),
@@ -224,22 +134,106 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
             infos,
         )
     except KeyError as missing:
-        raise Unreadable(f"has no {missing}") from None
+        raise _Unreadable(f"has no {missing}") from None
     except ValueError:
-        raise Unreadable("has rewards, masks or dones that are no single numbers") from None
-    if not is_name(infos.get("source", "")):
-        raise Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
+        raise _Unreadable("has rewards, masks or dones that are no single numbers") from None
+    if not _is_name(infos.get("source", "")):
+        raise _Unreadable(f"has a source that is no name of at most {LONGEST_NAME} printable characters")
     if row.mask not in (0, 1) or row.done not in (0, 1):
-        raise Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
+        raise _Unreadable(f"has masks {row.mask:g} and dones {row.done:g}, expected 0 or 1")
     if row.observation.shapes != row.next_observation.shapes:
-        raise Unreadable(
+        raise _Unreadable(
             f"has observations {row.observation} and next_observations {row.next_observation}, expected both alike"
         )
     return row
 
 
+def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Observation:
+    """Reads a dict with `state` and images, or a flat array.
+
+    Raises:
+        _Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
+    """
+    entries = observation if isinstance(observation, dict) else {"state": observation}
+    if not all(_is_name(key) for key in entries):
+        raise _Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
+    others = {key: _as_array(entries[key], repr(key)) for key in sorted(entries) if key != "state"}
+    found = {key: value for key, value in others.items() if _is_image(value)}
+    for key in others.keys() - found.keys():
+        raise _Unreadable(f"has an observation under {key!r} ({kind(others[key])}), expected `state` and camera images")
+    if "state" not in entries:
+        beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
+        raise _Unreadable(f"has no 'state'{beside}")
+    missing = [camera for camera in cameras or () if camera not in found]
+    if missing:
+        raise _Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
+    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
+    state = _numbers(entries["state"], "observations")
+    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
+    horizon = len(state) if state.ndim > 1 else 1
+    for camera, stack in images.items():
+        if len(stack) != horizon:
+            raise _Unreadable(
+                f"has {len(stack)} frames under {camera!r} ({kind(stack)}) beside {horizon} of `state` "
+                f"({kind(state)}), expected one observation horizon"
+            )
+    return _Observation(state, images)
+
+
+def _is_image(value: np.ndarray) -> bool:
+    """Whether an entry is a camera's, also of a kind that the kit does not read, such as a depth map."""
+    is_pictured = value.dtype == np.uint8 and value.ndim > 0
+    return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
+
+
+def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise _Unreadable(f"has {images.dtype} images under {camera!r}, expected uint8 from 0 to 255")
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
+        raise _Unreadable(f"has images of shape {images.shape} under {camera!r}, expected (horizon, height, width, 3)")
+    return images if images.ndim == 4 else images[None]
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is a printable name of at most `LONGEST_NAME` characters."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """The array of numbers that an entry holds.
+
+    Raises:
+        _Unreadable: it holds none.
+    """
+    array = _as_array(value, name)
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        raise _Unreadable(f"has {name} that are no numbers")
+    return array
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    """The array that an entry holds.
+
+    Raises:
+        _Unreadable: it is neither an array, nor a number, nor a regular list of these.
+    """
+    if not _holds_numbers(value):
+        raise _Unreadable(f"has {name} that are no numbers")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise _Unreadable(f"has {name} that are no array") from None
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether lists hold nothing else; NumPy would turn numbers beside a text into texts of its length."""
+    if isinstance(value, list | tuple):
+        return all(map(_holds_numbers, value))
+    return isinstance(value, np.ndarray | np.generic | int | float)
+
+
 def _single(value: Any) -> float:
-    """The one number that a number, or an array or list of one number, is.
+    """The value of a number, or of an array or list of one number.
 
     Raises:
         ValueError: it is something else.
@@ -250,6 +244,14 @@ def _single(value: Any) -> float:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{array.dtype} is no number")
     return float(array.item())
+
+
+def _number(value: Any) -> float:
+    """The number that an optional entry holds; nan without one."""
+    try:
+        return _single(value)
+    except ValueError:
+        return np.nan
 
 
 def _sentences(problems: _Problems) -> list[str]:
@@ -293,25 +295,27 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
     )
 
 
-def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
-    """Single numbers under names that the kit gives no meaning, of which one may be the success."""
-    known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
-    found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
-    names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
-    # Values beyond float32 become infinity, which is a success as well.
-    with np.errstate(over="ignore"):
-        return {name: np.array([_number(row.infos.get(name)) for row in rows]).astype(np.float32) for name in names}
+def _success(infos: dict[str, Any]) -> float:
+    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
+    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
 
 
 def _says_units(value: Any) -> bool:
     return isinstance(value, str) and value == _UNITS
 
 
+def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+    """Single numbers under other names, of which one may be the success."""
+    known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
+    found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
+    names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
+    return {name: _float32(_number(row.infos.get(name)) for row in rows) for name in names}
+
+
 def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
-    """The fields of a recording that hold images."""
     if not rows[0].observation.images:
         return {}
-    collector = FrameCollector(list(rows[0].observation.images))
+    collector = _FrameCollector(list(rows[0].observation.images))
     stacks: list[list[int]] = []
     next_stacks: list[list[int]] = [[]]
     for row in rows:
@@ -321,47 +325,52 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
         "frames": collector.frames,
         "stack": np.array(stacks),
         "next_stack": np.array(next_stacks[1:]),
-        "stored_frames": collector.stored,
+        "stored_frames": len(collector.memory),
     }
 
 
-def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
-    flat = [vector.reshape(-1) for vector in vectors]
-    return _float32(np.concatenate(flat).reshape(len(flat), -1))
+class _FrameCollector:
+    """Keeps each frame of overlapping stacks once.
 
+    A frame is known by its memory, where the file shares it, or by being equal to the frame that is expected there.
 
-def _float32(values: np.ndarray | Iterable[float]) -> np.ndarray:
-    # Values beyond float32 become infinity, and signalling NaN plain ones, which are then reported as such.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values if isinstance(values, np.ndarray) else list(values)).astype(np.float32)
-
-
-def _success(infos: dict[str, Any]) -> float:
-    said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
-    return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
-
-
-def _number(value: Any) -> float:
-    """The single number that an optional entry holds, nan where it holds none."""
-    try:
-        return _single(value)
-    except ValueError:
-        return np.nan
-
-
-class _Pickler(pickle.Pickler):
-    """Writes arrays under public names, which numpy 1 (that HIL-SERL pins) and numpy 2 both know.
-
-    An array that lies inside bytes refers to these, so that overlapping stacks of an episode's frames share them.
+    Attributes:
+        frames: camera -> collected frames, which are not copied.
+        memory: where each given frame lies; frames that share memory count once.
     """
 
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is not np.ndarray:
-            return NotImplemented
-        whole: Any = value.base
-        if isinstance(whole, bytes):
-            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
-        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self.frames: dict[str, list[Frame]] = {camera: [] for camera in cameras}
+        self._index_of: dict[_Place, int] = {}
+        self.memory: set[_Place] = set()
+
+    def add(
+        self, stacks: Mapping[str, UInt8[np.ndarray, "horizon _height _width 3"]], expected: Sequence[int]
+    ) -> list[int]:
+        """Collects the stack of one observation and returns the indices of its frames, oldest first.
+
+        Args:
+            expected: indices of the frames that are likely to be the first of the stack.
+        """
+        indices: list[int] = []
+        for place in range(len(next(iter(stacks.values())))):
+            guesses = [*expected[place : place + 1], *indices[-1:]]
+            indices.append(self._index({camera: stack[place] for camera, stack in stacks.items()}, guesses))
+        return indices
+
+    def _index(self, frame: Mapping[str, Frame], guesses: Sequence[int]) -> int:
+        memory = tuple((_address(array), array.strides) for array in frame.values())
+        self.memory.add(memory)
+        known = self._index_of.get(memory)
+        for guess in guesses:
+            if guess == known or all(np.array_equal(frame[camera], self.frames[camera][guess]) for camera in frame):
+                return guess
+        if known is None:
+            # Only of frames that are kept: the memory of others may be another frame's later.
+            known = self._index_of[memory] = len(self._index_of)
+            for camera, array in frame.items():
+                self.frames[camera].append(array)
+        return known
 
 
 def _address(buffer: np.ndarray | bytes) -> int:
@@ -369,13 +378,21 @@ def _address(buffer: np.ndarray | bytes) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
-    """Writes a file that HIL-SERL's scripts load as `demo_path`, and `read_hil_serl` as what it was.
+def _stack(vectors: Iterable[np.ndarray]) -> np.ndarray:
+    flat = [vector.reshape(-1) for vector in vectors]
+    return to_float32(np.concatenate(flat).reshape(len(flat), -1))
 
-    Each frame is in the file once, whatever the observation horizon: observations refer to the frames of their episode.
-    A truncated end has dones = True and masks = 1, also where a segment was cut out of an episode. `infos` holds
-    `succeed`, and entries that HIL-SERL ignores: `TimeLimit.truncated`, `action_units`, and where there are any
-    `source` and `weight`.
+
+def _float32(values: Iterable[float]) -> np.ndarray:
+    return to_float32(np.array(list(values)))
+
+
+def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
+    """Writes a file that HIL-SERL's scripts load as `demo_path`.
+
+    Each frame is in the file once, whatever the observation horizon. A truncated end has dones = True and masks = 1,
+    also where a segment was cut out of an episode. `infos` holds `succeed`, and entries that HIL-SERL ignores:
+    `TimeLimit.truncated`, `action_units`, and where there are any `source` and `weight`.
 
     Raises:
         DataError: there is no trajectory, or the file can't be written.
@@ -411,7 +428,7 @@ def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
 
 
 def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
-    """`state` (k, S) and stacks (k, height, width, 3), the stacks inside the bytes of the whole episode's frames."""
+    """`state` (k, S) and stacks (k, height, width, 3), which lie inside the bytes of the episode's frames."""
     horizon, count = trajectory.observation_horizon, len(trajectory.observations)
     states = trajectory.observations.reshape(count, horizon, -1).astype(np.float32)
     observations = [{"state": state} for state in states]
@@ -421,3 +438,18 @@ def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
             shape = (horizon, *frames.shape[1:])
             observation[camera] = np.ndarray(shape, np.uint8, content, first * frame_size)
     return observations
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays under names that NumPy 1 (which HIL-SERL pins) and NumPy 2 both know.
+
+    An array inside bytes refers to these, so that overlapping stacks of an episode share them.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        whole: Any = value.base
+        if isinstance(whole, bytes):
+            return np.ndarray, (value.shape, value.dtype.str, whole, _address(value) - _address(whole))
+        return np.ndarray, (value.shape, value.dtype.str, value.tobytes())

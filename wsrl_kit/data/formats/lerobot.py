@@ -1,13 +1,12 @@
 """LeRobotDataset v3 folders as recordings.
 
-A row of the data is a frame: what the robot saw (`observation.*`), the action it took, and what that step brought
-(`next.reward`, `next.done`). What it saw after an episode's last action has no row. Where that step ended the task, the
-value after it is 0 whatever was seen, so it is kept, and its next observation repeats its own. Everywhere else the next
-observation would count: there the episode ends one step earlier, truncated, and the last reward is left out.
+A row of the data is a frame: `observation.*`, `action`, and the step's `next.reward` and `next.done`. The observation
+after an episode's last action has no row. If that step ended the task, the value after it is 0, so the step is kept and
+its next observation repeats its own. Otherwise the episode ends one step earlier, truncated.
 
-`next.done` merges the end of the task with time limits. `next.truncated` tells them apart where a dataset has it. Else
-a last step that succeeded ended the task, and any other may have been a time limit, which `repair_timeouts` decides.
-Success is `next.success`; without it, where all rewards are 0 or 1, a reward of 1.
+`next.done` merges the end of the task with time limits; `next.truncated` tells them apart. Without it a last step that
+succeeded ended the task, and `repair_timeouts` decides on any other. Success is `next.success`; without it, where all
+rewards are 0 or 1, a reward of 1.
 """
 
 import io
@@ -23,8 +22,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 
-from wsrl_kit.data.recording import Recording, kind, success_from_rewards, without_last_steps
-from wsrl_kit.data.trajectory import Frame, Images
+from wsrl_kit.data.recording import Frame, Recording, kind, success_from_rewards, to_float32, without_last_steps
+from wsrl_kit.data.trajectory import CameraFrames
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import LARGEST_RATIO, check_size, read_json, reading, within
 
@@ -33,18 +32,30 @@ _FIELD = re.compile(r"{(video_key|(chunk_index|file_index)(:0?[1-9]?d)?)}")
 # Every episode's record says these.
 _OF_EPISODES = ("episode_index", "length", "data/chunk_index", "data/file_index")
 
+# Bytes of frames to a byte of video, at most: what does not move takes next to nothing.
+_VIDEO_RATIO = 1000
+
+# Height and width; decoders allocate frames of the size that a file declares.
+_LARGEST_FRAME = 4096
+
+# Pillow's modes of 8-bit pictures; 16 bits and floats are depths.
+_PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+# lerobot's name for what the use of the gripper costs.
+_PENALTY = "complementary_info.discrete_penalty"
+
+# Columns of the data by name.
+_Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
+
 
 @dataclass(frozen=True)
-class Folder:
+class _Folder:
     """A dataset's metadata.
 
     Attributes:
-        path: the dataset's folder.
-        features: name of a column or a camera -> its `dtype`, `shape` and more, as `info.json` says.
-        frames_per_second: of the data and of the videos.
-        data_path: the template of the parquet files' paths.
-        video_path: the template of the videos' paths; None in a dataset without videos.
-        episodes: each episode's record, in order: its number and length, where its rows and its parts of videos are.
+        features: name of a column or a camera -> its `dtype`, `shape` and more.
+        data_path, video_path: templates of paths; None without videos.
+        episodes: each episode's record, in order.
     """
 
     path: Path
@@ -60,7 +71,7 @@ class Folder:
         return np.array([episode["length"] for episode in self.episodes], dtype=np.int64)
 
     def data_files(self) -> list[Path]:
-        """The parquet files that hold the episodes' rows, in the order of the episodes.
+        """The parquet files, in the order of the episodes.
 
         Raises:
             DataError: one is missing.
@@ -69,10 +80,10 @@ class Folder:
         return [self._file(self.data_path, chunk_index=chunk, file_index=file) for chunk, file in places]
 
     def video_part(self, camera: str, episode: Mapping[str, Any]) -> tuple[Path, float, float]:
-        """The video that holds a camera's frames of an episode, and from when to when, in seconds.
+        """The video with a camera's frames of an episode, and from when to when, in seconds.
 
         Raises:
-            DataError: the video is missing, or the metadata do not say which it is.
+            DataError: the video is missing, or the metadata do not name it.
         """
         names = "chunk_index", "file_index", "from_timestamp", "to_timestamp"
         said: list[Any] = [episode.get(f"videos/{camera}/{name}") for name in names]
@@ -98,261 +109,21 @@ class Folder:
         return self.path / name
 
 
-def open_folder(path: Path) -> Folder:
-    """Reads a dataset's metadata.
-
-    Raises:
-        DataError: they are missing, damaged, or those of another version.
-    """
-    file = path / "meta" / "info.json"
-    if not within(path, file):
-        raise DataError(f"{path} is incomplete: meta/info.json is missing, or lies outside of the folder.")
-    with reading(file, DataError, "is damaged"):
-        info = read_json(file)
-        try:
-            _check_version(path, str(info["codebase_version"]))
-            features = {
-                name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
-                for name, said in info["features"].items()
-            }
-            data_path, video_path = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
-            if not 0 < (frames_per_second := float(info["fps"])) < math.inf:
-                raise ValueError(f"fps is {frames_per_second:g}")
-            counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
-        except KeyError as missing:
-            raise DataError(f"{file} has no {missing}.") from missing
-    folder = Folder(path, features, frames_per_second, data_path, video_path, tuple(_episodes(path)))
-    for name, found in (("episodes", len(folder.episodes)), ("frames", int(folder.lengths.sum()))):
-        if found != counts[name]:
-            raise DataError(
-                f"{path} has {found} {name} in meta/episodes, expected {counts[name]} as in meta/info.json."
-            )
-    if min(folder.lengths, default=0) < 1:
-        raise DataError(f"{path} has an episode without frames, or none at all.")
-    return folder
-
-
-def _check_version(path: Path, version: str) -> None:
-    if not version.startswith("v3."):
-        older = version.startswith(("v1.", "v2."))
-        mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
-        raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
-
-
-def _episodes(path: Path) -> list[Mapping[str, Any]]:
-    files = sorted((path / "meta" / "episodes").rglob("*.parquet"))
-    if not files:
-        raise DataError(f"{path} is incomplete: meta/episodes holds no parquet file.")
-    episodes: list[Mapping[str, Any]] = []
-    for file in files:
-        if not within(path, file):
-            raise DataError(f"{path}: {file.name} of meta/episodes lies outside of the folder.")
-        with parquet(file) as opened:
-            if opened.metadata.num_rows > file.stat().st_size:
-                raise DataError(f"{file} declares {opened.metadata.num_rows} episodes, more than it can hold.")
-            # Statistics of every column are most of these files.
-            names = [name for name in opened.schema_arrow.names if not name.startswith("stats/")]
-            episodes += opened.read(columns=names).to_pylist()
-    for name in _OF_EPISODES:
-        if not all(isinstance(number := episode.get(name), int) and number >= 0 for episode in episodes):
-            raise DataError(f"{path} is damaged: an episode in meta/episodes does not say its {name!r}.")
-    return sorted(episodes, key=lambda episode: int(episode["episode_index"]))
-
-
-@contextmanager
-def parquet(file: Path) -> Iterator[Any]:
-    """A parquet file to read from.
-
-    Raises:
-        DataError: it is damaged, declares more data than it can hold, or pyarrow is not installed.
-    """
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DataError(f"{file} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
-    with reading(file, DataError), ParquetFile(file) as opened:
-        check_size(_declared_bytes(opened.metadata), file.stat().st_size)
-        yield opened
-
-
-def _declared_bytes(metadata: Any) -> int:
-    """What the columns of a parquet file take: uncompressed as stored, and as numbers of 8 bytes."""
-    total = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for index in range(group.num_columns):
-            column = group.column(index)
-            total += max(column.total_uncompressed_size, 8 * column.num_values, 8 * group.num_rows)
-    return total
-
-
-# Bytes of frames to a byte of video, at most: what does not move takes next to nothing.
-_VIDEO_RATIO = 1000
-
-# Height and width; decoders allocate frames of the size that a file declares.
-_LARGEST_FRAME = 4096
-
-# Pillow's modes of 8-bit pictures; 16 bits and floats are depths.
-_PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-
-
-def camera_images(folder: Folder, cameras: Sequence[str] | None) -> Images:
-    """The frames of the cameras, one per row of the data; a camera's name is the last part of its key.
-
-    Args:
-        folder: the dataset.
-        cameras: the cameras wanted; None: all.
-
-    Raises:
-        DataError: a camera or frames are missing, frames are damaged, of several sizes, or depths, two cameras have
-            one name, or a decoder is not installed.
-    """
-    found = _keys(folder)
-    if missing := [camera for camera in cameras or () if camera not in found]:
-        names = ", ".join(found) or "no cameras"
-        raise DataError(f"{folder.path} has no images of {', '.join(missing)}, found {names}.")
-    images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
-    for camera, keys in found.items():
-        if cameras is not None and camera not in cameras:
-            continue
-        if len(keys) > 1:
-            raise DataError(f"{folder.path} has two cameras of the name {camera!r}: {keys[0]!r} and {keys[1]!r}.")
-        key = keys[0]
-        if _is_depth(folder.features[key]):
-            raise DataError(f"{folder.path}: {key!r} is a depth map, expected 8-bit color images.")
-        is_video = folder.features[key]["dtype"] == "video"
-        frames = _film(folder, key) if is_video else _pictures(folder, key)
-        files = {folder.video_part(key, episode)[0] for episode in folder.episodes} if is_video else folder.data_files()
-        largest = _VIDEO_RATIO if is_video else LARGEST_RATIO
-        stored = sum(file.stat().st_size for file in files)
-        images[camera] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()), stored, largest)
-    return images
-
-
-def _check_frame_size(width: int, height: int) -> None:
-    if max(width, height) > _LARGEST_FRAME:
-        raise ValueError(f"it has frames of {width}x{height}, expected at most {_LARGEST_FRAME} pixels a side")
-
-
-def _keys(folder: Folder) -> dict[str, list[str]]:
-    """Camera -> its keys, of which there should be one."""
-    keys: dict[str, list[str]] = {}
-    for key, feature in sorted(folder.features.items()):
-        if key.startswith("observation.") and feature["dtype"] in ("image", "video"):
-            keys.setdefault(key.rsplit(".", 1)[1], []).append(key)
-    return keys
-
-
-def _is_depth(feature: Mapping[str, Any]) -> bool:
-    """Depth maps have been marked in three places, one after another."""
-    said = [feature.get("info") or {}, feature.get("video_info") or {}]
-    return any(part.get(name) for part in said for name in ("is_depth_map", "video.is_depth_map"))
-
-
-def _gathered(
-    what: str, frames: Iterator[Frame], count: int, stored: int, largest_ratio: int
-) -> UInt8[np.ndarray, "frame _height _width 3"]:
-    """All frames in one array, without a second copy of them in between; their files have `stored` bytes."""
-    first = next(frames)
-    check_size(count * first.nbytes, stored, largest_ratio)
-    gathered = np.empty((count, *first.shape), np.uint8)
-    gathered[0] = first
-    for number, frame in enumerate(frames, start=1):
-        if frame.shape != first.shape:
-            raise DataError(f"{what}: frame {number} has shape {frame.shape}, expected {first.shape} as frame 0.")
-        gathered[number] = frame
-    return gathered
-
-
-def _pictures(folder: Folder, key: str) -> Iterator[Frame]:
-    for file in folder.data_files():
-        with parquet(file) as opened:
-            for batch in opened.iter_batches(columns=[key], batch_size=8):
-                for stored in batch.column(key).to_pylist():
-                    yield _picture(f"{file}: {key!r}", stored)
-
-
-def _picture(what: str, stored: Any) -> Frame:
-    from PIL import Image
-
-    content = stored.get("bytes") if isinstance(stored, dict) else None
-    if not content:
-        raise DataError(f"{what} has a frame without a picture; its bytes are expected in the parquet file.")
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "TIFF")) as picture:
-            _check_frame_size(*picture.size)
-            if picture.mode not in _PICTURES:
-                raise DataError(f"{what} has pictures of kind {picture.mode!r}, expected 8-bit color images.")
-            return np.asarray(picture.convert("RGB"))
-    # Damaged pictures can make Pillow raise nearly anything.
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{what} has a damaged picture: {error}.") from error
-
-
-def _film(folder: Folder, key: str) -> Iterator[Frame]:
-    """The frames of all episodes; episodes that follow each other in one video are decoded in one go."""
-    # Times are rounded: a frame may lie up to half a frame from where it belongs.
-    slack = 0.5 / folder.frames_per_second
-    for file, episodes in groupby(folder.episodes, lambda episode: folder.video_part(key, episode)[0]):
-        decoded = _decoded(file)
-        upcoming = next(decoded, None)
-        for episode in episodes:
-            _, begin, end = folder.video_part(key, episode)
-            count = 0
-            while upcoming is not None and upcoming[0] < end - slack:
-                if upcoming[0] >= begin - slack:
-                    count += 1
-                    if count <= episode["length"]:
-                        yield upcoming[1]
-                upcoming = next(decoded, None)
-            if count != episode["length"]:
-                number = episode["episode_index"]
-                raise DataError(f"{file} has {count} frames of episode {number}, expected {episode['length']}.")
-
-
-def _decoded(file: Path) -> Iterator[tuple[float, Frame]]:
-    """Every frame of a video with its time in seconds."""
-    try:
-        import av
-    except ImportError as error:
-        raise DataError(f"{file} needs PyAV, which `pip install 'wsrl-kit[video]'` installs.") from error
-    # One file alone: no playlists, and no addresses in them.
-    alone = {"protocol_whitelist": "file"}
-    with reading(file, DataError), av.open(str(file), format="mp4", options=alone) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        _check_frame_size(stream.width, stream.height)
-        for frame in container.decode(stream):
-            if frame.time is None:
-                raise DataError(f"{file} has a frame that does not say its time.")
-            _check_frame_size(frame.width, frame.height)
-            yield frame.time, frame.to_ndarray(format="rgb24")
-
-
-# lerobot's name for what the use of the gripper costs.
-_PENALTY = "complementary_info.discrete_penalty"
-
-# Columns of the data by name.
-_Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
-
-
 def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads a dataset's folder (the one that holds `meta/`), states and cameras.
+    """Reads a dataset's folder (the one that holds `meta/`).
 
     The state is every numeric `observation.*` column, in alphabetical order, as HIL-SERL concatenates its own. In a
     dataset without `next.done`, only a success at an episode's last step ends the task.
 
     Args:
         path: the folder.
-        cameras: the cameras wanted, by the last part of their keys; None: all; (): none, whose frames are not decoded.
+        cameras: the cameras to decode, by the last part of their keys; None: all; (): none.
 
     Raises:
         DataError: the folder is of another version, incomplete or damaged, its parts disagree, it lacks rewards or a
-            camera, or what reads it is not installed.
+            camera, or a package is not installed.
     """
-    folder = open_folder(path)
+    folder = _open_folder(path)
     states = _states(folder, cameras)
     table = _table(
         folder, ["action", "next.reward", *states], ["next.done", "next.truncated", "next.success", _PENALTY]
@@ -362,13 +133,13 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
     # A step leads to the next frame of its episode; the last one, for want of that, to its own.
     rows = np.arange(len(last))
     led_to = rows + ~last
-    observations = _float32(np.concatenate([table[name] for name in states], axis=1))
-    rewards = _float32(table["next.reward"])[:, 0]
+    observations = to_float32(np.concatenate([table[name] for name in states], axis=1))
+    rewards = to_float32(table["next.reward"])[:, 0]
     terminated, truncated, success = _ends(table, rewards, last)
-    images = camera_images(folder, cameras)
+    images = _camera_images(folder, cameras)
     recording = Recording(
         observations=observations,
-        actions=_float32(table["action"]),
+        actions=to_float32(table["action"]),
         rewards=rewards,
         next_observations=observations[led_to],
         terminated=terminated,
@@ -381,7 +152,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
         observation_kind=kind(observations[0]),
         action_kind=kind(table["action"][0]),
         last_observations_recorded=False,
-        grasp_penalty=_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
+        grasp_penalty=to_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
         frames=images,
         stack=rows[:, None] if images else None,
         next_stack=led_to[:, None] if images else None,
@@ -396,7 +167,7 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 def _ends(
     table: _Table, rewards: Float32[np.ndarray, " row"], last: Bool[np.ndarray, " row"]
 ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"], Float32[np.ndarray, " row"]]:
-    """Which steps terminated their episode, which truncated it, and success (1, 0, or nan where it is not known)."""
+    """Terminated, truncated, and success (1, 0, or nan) of each step."""
     done, truncated = (_flags(table, name, len(last)) for name in ("next.done", "next.truncated"))
     if "next.success" in table:
         success = _flags(table, "next.success", len(last)).astype(np.float32)
@@ -407,18 +178,12 @@ def _ends(
 
 
 def _flags(table: _Table, name: str, count: int) -> Bool[np.ndarray, " row"]:
-    """A column of flags; none is set where there is no such column."""
+    """A column of flags; all False without the column."""
     return table[name][:, 0].astype(bool) if name in table else np.zeros(count, bool)
 
 
-def _float32(values: Shaped[np.ndarray, "row _numbers"]) -> Float32[np.ndarray, "row _numbers"]:
-    # Values beyond float32 become infinity, which is then reported as such.
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
-
-
-def _states(folder: Folder, cameras: Sequence[str] | None) -> list[str]:
-    """The columns that make up the state; where cameras are named, maps of numbers such as depths are passed over."""
+def _states(folder: _Folder, cameras: Sequence[str] | None) -> list[str]:
+    """The columns of the state; where cameras are named, depth maps are passed over."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
@@ -435,8 +200,8 @@ def _states(folder: Folder, cameras: Sequence[str] | None) -> list[str]:
     return found
 
 
-def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _Table:
-    """Columns of all episodes' rows, in order; every row is a vector, a single number being one of length 1."""
+def _table(folder: _Folder, needed: Sequence[str], optional: Sequence[str]) -> _Table:
+    """Columns of all episodes' rows, in order; each row is a vector."""
     for name in needed:
         if name not in folder.features:
             need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
@@ -446,10 +211,10 @@ def _table(folder: Folder, needed: Sequence[str], optional: Sequence[str]) -> _T
     return _columns(folder, [*needed, *(name for name in optional if name in folder.features)])
 
 
-def _columns(folder: Folder, names: Sequence[str]) -> _Table:
+def _columns(folder: _Folder, names: Sequence[str]) -> _Table:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for file in folder.data_files():
-        with parquet(file) as opened:
+        with _parquet(file) as opened:
             table = opened.read(columns=list(names))
         for name in names:
             parts[name].append(_numbers(file, name, table))
@@ -483,7 +248,7 @@ def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numb
     return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def _check_lengths(folder: Folder, episode_of_row: Shaped[np.ndarray, " row"]) -> None:
+def _check_lengths(folder: _Folder, episode_of_row: Shaped[np.ndarray, " row"]) -> None:
     numbers = np.array([episode["episode_index"] for episode in folder.episodes], np.int64)
     lengths = folder.lengths
     counts = dict(zip(*(part.tolist() for part in np.unique(episode_of_row, return_counts=True)), strict=True))
@@ -493,3 +258,222 @@ def _check_lengths(folder: Folder, episode_of_row: Shaped[np.ndarray, " row"]) -
     if len(set(numbers.tolist())) == len(numbers) and np.array_equal(episode_of_row, np.repeat(numbers, lengths)):
         return
     raise DataError(f"{folder.path}: the rows of data are not in the order of their episodes.")
+
+
+def _open_folder(path: Path) -> _Folder:
+    """Reads a dataset's metadata.
+
+    Raises:
+        DataError: they are missing, damaged, or of another version.
+    """
+    file = path / "meta" / "info.json"
+    if not within(path, file):
+        raise DataError(f"{path} is incomplete: meta/info.json is missing, or lies outside of the folder.")
+    with reading(file, DataError, "is damaged"):
+        info = read_json(file)
+        try:
+            _check_version(path, str(info["codebase_version"]))
+            features = {
+                name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
+                for name, said in info["features"].items()
+            }
+            data_path, video_path = str(info["data_path"]), info.get("video_path") and str(info["video_path"])
+            if not 0 < (frames_per_second := float(info["fps"])) < math.inf:
+                raise ValueError(f"fps is {frames_per_second:g}")
+            counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
+        except KeyError as missing:
+            raise DataError(f"{file} has no {missing}.") from missing
+    folder = _Folder(path, features, frames_per_second, data_path, video_path, tuple(_episodes(path)))
+    for name, found in (("episodes", len(folder.episodes)), ("frames", int(folder.lengths.sum()))):
+        if found != counts[name]:
+            raise DataError(
+                f"{path} has {found} {name} in meta/episodes, expected {counts[name]} as in meta/info.json."
+            )
+    if min(folder.lengths, default=0) < 1:
+        raise DataError(f"{path} has an episode without frames, or none at all.")
+    return folder
+
+
+def _check_version(path: Path, version: str) -> None:
+    if not version.startswith("v3."):
+        older = version.startswith(("v1.", "v2."))
+        mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
+        raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
+
+
+def _episodes(path: Path) -> list[Mapping[str, Any]]:
+    files = sorted((path / "meta" / "episodes").rglob("*.parquet"))
+    if not files:
+        raise DataError(f"{path} is incomplete: meta/episodes holds no parquet file.")
+    episodes: list[Mapping[str, Any]] = []
+    for file in files:
+        if not within(path, file):
+            raise DataError(f"{path}: {file.name} of meta/episodes lies outside of the folder.")
+        with _parquet(file) as opened:
+            if opened.metadata.num_rows > file.stat().st_size:
+                raise DataError(f"{file} declares {opened.metadata.num_rows} episodes, more than it can hold.")
+            # Statistics of every column are most of these files.
+            names = [name for name in opened.schema_arrow.names if not name.startswith("stats/")]
+            episodes += opened.read(columns=names).to_pylist()
+    for name in _OF_EPISODES:
+        if not all(isinstance(number := episode.get(name), int) and number >= 0 for episode in episodes):
+            raise DataError(f"{path} is damaged: an episode in meta/episodes does not say its {name!r}.")
+    return sorted(episodes, key=lambda episode: int(episode["episode_index"]))
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[Any]:
+    """Opens a parquet file.
+
+    Raises:
+        DataError: it is damaged, declares more data than it can hold, or pyarrow is not installed.
+    """
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(f"{file} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
+    with reading(file, DataError), ParquetFile(file) as opened:
+        check_size(_declared_bytes(opened.metadata), file.stat().st_size)
+        yield opened
+
+
+def _declared_bytes(metadata: Any) -> int:
+    """Bytes of the columns of a parquet file, uncompressed or as numbers of 8 bytes."""
+    total = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for index in range(group.num_columns):
+            column = group.column(index)
+            total += max(column.total_uncompressed_size, 8 * column.num_values, 8 * group.num_rows)
+    return total
+
+
+def _camera_images(folder: _Folder, cameras: Sequence[str] | None) -> CameraFrames:
+    """The frames of the cameras (None: all), one per row; a camera's name is the last part of its key.
+
+    Raises:
+        DataError: a camera or frames are missing, frames are damaged, of several sizes, or depths, two cameras have
+            one name, or a decoder is not installed.
+    """
+    found = _keys(folder)
+    if missing := [camera for camera in cameras or () if camera not in found]:
+        names = ", ".join(found) or "no cameras"
+        raise DataError(f"{folder.path} has no images of {', '.join(missing)}, found {names}.")
+    images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
+    for camera, keys in found.items():
+        if cameras is not None and camera not in cameras:
+            continue
+        if len(keys) > 1:
+            raise DataError(f"{folder.path} has two cameras of the name {camera!r}: {keys[0]!r} and {keys[1]!r}.")
+        key = keys[0]
+        if _is_depth(folder.features[key]):
+            raise DataError(f"{folder.path}: {key!r} is a depth map, expected 8-bit color images.")
+        is_video = folder.features[key]["dtype"] == "video"
+        frames = _film(folder, key) if is_video else _pictures(folder, key)
+        files = {folder.video_part(key, episode)[0] for episode in folder.episodes} if is_video else folder.data_files()
+        largest = _VIDEO_RATIO if is_video else LARGEST_RATIO
+        stored = sum(file.stat().st_size for file in files)
+        images[camera] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()), stored, largest)
+    return images
+
+
+def _keys(folder: _Folder) -> dict[str, list[str]]:
+    """Camera -> its keys."""
+    keys: dict[str, list[str]] = {}
+    for key, feature in sorted(folder.features.items()):
+        if key.startswith("observation.") and feature["dtype"] in ("image", "video"):
+            keys.setdefault(key.rsplit(".", 1)[1], []).append(key)
+    return keys
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether one of lerobot's three marks of depth maps is set."""
+    said = [feature.get("info") or {}, feature.get("video_info") or {}]
+    return any(part.get(name) for part in said for name in ("is_depth_map", "video.is_depth_map"))
+
+
+def _gathered(
+    what: str, frames: Iterator[Frame], count: int, stored: int, largest_ratio: int
+) -> UInt8[np.ndarray, "frame _height _width 3"]:
+    """All frames in one array; their files have `stored` bytes."""
+    first = next(frames)
+    check_size(count * first.nbytes, stored, largest_ratio)
+    gathered = np.empty((count, *first.shape), np.uint8)
+    gathered[0] = first
+    for number, frame in enumerate(frames, start=1):
+        if frame.shape != first.shape:
+            raise DataError(f"{what}: frame {number} has shape {frame.shape}, expected {first.shape} as frame 0.")
+        gathered[number] = frame
+    return gathered
+
+
+def _pictures(folder: _Folder, key: str) -> Iterator[Frame]:
+    for file in folder.data_files():
+        with _parquet(file) as opened:
+            for batch in opened.iter_batches(columns=[key], batch_size=8):
+                for stored in batch.column(key).to_pylist():
+                    yield _picture(f"{file}: {key!r}", stored)
+
+
+def _picture(what: str, stored: Any) -> Frame:
+    from PIL import Image
+
+    content = stored.get("bytes") if isinstance(stored, dict) else None
+    if not content:
+        raise DataError(f"{what} has a frame without a picture; its bytes are expected in the parquet file.")
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "TIFF")) as picture:
+            _check_frame_size(*picture.size)
+            if picture.mode not in _PICTURES:
+                raise DataError(f"{what} has pictures of kind {picture.mode!r}, expected 8-bit color images.")
+            return np.asarray(picture.convert("RGB"))
+    # Damaged pictures can make Pillow raise nearly anything.
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what} has a damaged picture: {error}.") from error
+
+
+def _film(folder: _Folder, key: str) -> Iterator[Frame]:
+    """The frames of all episodes; each video is decoded once."""
+    # Times are rounded: a frame may lie up to half a frame from where it belongs.
+    slack = 0.5 / folder.frames_per_second
+    for file, episodes in groupby(folder.episodes, lambda episode: folder.video_part(key, episode)[0]):
+        decoded = _decoded(file)
+        upcoming = next(decoded, None)
+        for episode in episodes:
+            _, begin, end = folder.video_part(key, episode)
+            count = 0
+            while upcoming is not None and upcoming[0] < end - slack:
+                if upcoming[0] >= begin - slack:
+                    count += 1
+                    if count <= episode["length"]:
+                        yield upcoming[1]
+                upcoming = next(decoded, None)
+            if count != episode["length"]:
+                number = episode["episode_index"]
+                raise DataError(f"{file} has {count} frames of episode {number}, expected {episode['length']}.")
+
+
+def _decoded(file: Path) -> Iterator[tuple[float, Frame]]:
+    """Every frame of a video, and its time in seconds."""
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(f"{file} needs PyAV, which `pip install 'wsrl-kit[video]'` installs.") from error
+    # One file alone: no playlists, and no addresses in them.
+    alone = {"protocol_whitelist": "file"}
+    with reading(file, DataError), av.open(str(file), format="mp4", options=alone) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        _check_frame_size(stream.width, stream.height)
+        for frame in container.decode(stream):
+            if frame.time is None:
+                raise DataError(f"{file} has a frame that does not say its time.")
+            _check_frame_size(frame.width, frame.height)
+            yield frame.time, frame.to_ndarray(format="rgb24")
+
+
+def _check_frame_size(width: int, height: int) -> None:
+    if max(width, height) > _LARGEST_FRAME:
+        raise ValueError(f"it has frames of {width}x{height}, expected at most {_LARGEST_FRAME} pixels a side")

@@ -1,8 +1,6 @@
 """Minari datasets."""
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,8 @@ from gymnasium import spaces
 from jaxtyping import Float32, Shaped
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS, has_bounds, to_unit
-from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.formats.hdf5_file import File, open_hdf5
-from wsrl_kit.data.recording import Recording, join, kind, refuse_images, source_names, success_from_rewards
-from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.recording import Recording, join, kind, source_names, success_from_rewards, to_float32
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import check_size, read_json, within
 
@@ -38,8 +34,7 @@ def read_minari(path: Path) -> Recording:
     """Reads a dataset's folder (the one that holds `data/`), in Minari's hdf5 format.
 
     Nested spaces are flattened in the order of `gymnasium.spaces.flatten`. Actions of a box with finite bounds are
-    scaled from these to [-1, 1], as the environments of this kit take them. The episodes are read here rather than by
-    `minari.MinariDataset`, which makes the environment that the file names where the file does not say its spaces.
+    scaled to [-1, 1]. `minari.MinariDataset` is not used: it may make the environment that the file names.
 
     Raises:
         DataError: the dataset is damaged or empty, an episode has other observations than its actions need, its
@@ -80,7 +75,7 @@ def _space(path: Path, metadata: Mapping[str, Any], name: str) -> spaces.Space:
 
 
 def _unsupported(space: spaces.Space, name: str) -> list[str]:
-    """Why parts of a space can't be flattened; camera images are not flattened by mistake."""
+    """Why parts of a space can't be flattened, as ends of a sentence."""
     if isinstance(space, spaces.Dict):
         return [reason for key, part in space.spaces.items() for reason in _unsupported(part, f"{name}/{key}")]
     if isinstance(space, spaces.Tuple):
@@ -116,8 +111,7 @@ def _array(file: File, group: Any, name: str) -> Shaped[np.ndarray, "..."]:
 def _flatten(space: spaces.Space, array: Shaped[np.ndarray, "time *entry"]) -> Float32[np.ndarray, "time _size"]:
     if isinstance(space, spaces.Discrete):
         return (array[:, None] == space.start + np.arange(space.n)).astype(np.float32)
-    with np.errstate(over="ignore"):
-        return array.reshape(len(array), -1).astype(np.float32)
+    return to_float32(array.reshape(len(array), -1))
 
 
 def _recording(
@@ -155,92 +149,28 @@ def _recording(
     infos = {name: _of_steps(file, dataset, count) for name, dataset in found.items()}
     source = file.names(found["source"])[:1] if "source" in found else []
     unknown = np.full(count, np.nan, np.float32)
-    with np.errstate(over="ignore"):
-        return Recording(
-            observations=observations[:-1],
-            actions=actions.astype(np.float32),
-            rewards=rewards.astype(np.float32),
-            next_observations=observations[1:],
-            terminated=terminated,
-            truncated=truncated,
-            may_be_timeout=np.zeros(count, dtype=bool),
-            success=next((infos[key] for key in SUCCESS_KEYS if key in infos), unknown),
-            source=source_names(np.array((source or [""]) * count)),
-            weight=infos.get("weight", unknown),
-            grasp_penalty=infos.get("grasp_penalty"),
-            format="Minari",
-            observation_kind=f"{observation_space}",
-            action_kind=kind(recorded_actions[0]),
-            infos=infos,
-            actions_in_unit=bounded,
-        )
+    return Recording(
+        observations=observations[:-1],
+        actions=to_float32(actions),
+        rewards=to_float32(rewards),
+        next_observations=observations[1:],
+        terminated=terminated,
+        truncated=truncated,
+        may_be_timeout=np.zeros(count, dtype=bool),
+        success=next((infos[key] for key in SUCCESS_KEYS if key in infos), unknown),
+        source=source_names(np.array((source or [""]) * count)),
+        weight=infos.get("weight", unknown),
+        grasp_penalty=infos.get("grasp_penalty"),
+        format="Minari",
+        observation_kind=f"{observation_space}",
+        action_kind=kind(recorded_actions[0]),
+        infos=infos,
+        actions_in_unit=bounded,
+    )
 
 
 def _of_steps(file: File, dataset: Any, count: int) -> Float32[np.ndarray, " time"]:
-    """An entry of `infos`, recorded after each step, or after the reset too (which is left out); nan if of others."""
+    """An entry of `infos` after each step; nan where it has another shape. An entry after the reset is left out."""
     if getattr(dataset, "shape", None) not in ((count,), (count + 1,)) or dataset.dtype.kind not in "biuf":
         return np.full(count, np.nan, np.float32)
-    with np.errstate(over="ignore"):
-        return file.numbers(dataset)[-count:].astype(np.float32)
-
-
-def write_minari(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes a dataset into a new folder; inside MINARI_DATASETS_PATH, `minari.load_dataset` finds it by its name.
-
-    Args:
-        path: the folder, named as Minari names datasets (`insertion/demos-v0`); `-v0` is understood where missing.
-
-    Raises:
-        DataError: there is no trajectory, their shapes differ, they hold images, minari is missing, or the folder
-            exists or can't be written.
-    """
-    target = Path(path)
-    minari = _require_minari(target)
-    from minari.dataset.minari_storage import MinariStorage
-
-    if target.exists():
-        raise DataError(f"{target} is not written: it exists already.")
-    refuse_images(target, trajectories)
-    dataset = Dataset.from_trajectories(trajectories)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        (temporary / "data").mkdir(parents=True)
-        # The storage is used rather than `create_dataset_from_buffers`, which writes only below the folder that
-        # an environment variable of the whole process names.
-        storage = MinariStorage.new(
-            temporary / "data",
-            observation_space=spaces.Box(-np.inf, np.inf, dataset.observations.shape[1:], np.float32),
-            action_space=spaces.Box(-1, 1, dataset.actions.shape[1:], np.float32),
-        )
-        name = target.name if "-v" in target.name else f"{target.name}-v0"
-        storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__})
-        storage.update_episodes([_buffer(trajectory) for trajectory in trajectories])
-        os.replace(temporary, target)
-    except OSError as error:
-        raise DataError(f"{target} can't be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _buffer(trajectory: Trajectory) -> Any:
-    from minari.data_collector import EpisodeBuffer
-
-    count = len(trajectory)
-    last = np.arange(count) == count - 1
-    infos: dict[str, Shaped[np.ndarray, " step"] | list[str]] = {}
-    if trajectory.success is not None:
-        infos["success"] = np.full(count + 1, trajectory.success)
-    if trajectory.source:
-        infos["source"] = [trajectory.source] * (count + 1)
-    if trajectory.weight is not None:
-        infos["weight"] = np.append(trajectory.weight[:1], trajectory.weight)
-    if trajectory.grasp_penalty is not None:
-        infos["grasp_penalty"] = np.append(trajectory.grasp_penalty[:1], trajectory.grasp_penalty)
-    return EpisodeBuffer(
-        observations=trajectory.observations,
-        actions=trajectory.actions,
-        rewards=trajectory.rewards,
-        terminations=last & trajectory.terminated,
-        truncations=last & (trajectory.truncated or not trajectory.terminated),
-        infos=infos or None,
-    )
+    return to_float32(file.numbers(dataset)[-count:])

@@ -7,7 +7,6 @@ an episode; `frame` (N), the index of the newest frame of each row's observation
 observation's stack one later; and `observation_horizon`, the frames in a stack.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards
-from wsrl_kit.data.trajectory import Trajectory
+from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards, to_float32
 from wsrl_kit.errors import DataError
-from wsrl_kit.files import load_arrays, written_whole
+from wsrl_kit.files import load_arrays
 
 _REQUIRED = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
 _OPTIONAL = ("success", "source", "weight", "grasp_penalty")
@@ -33,7 +30,7 @@ def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 
     Args:
         path: the file.
-        cameras: the cameras wanted, images of others are not read; None: all.
+        cameras: the cameras to read; None: all.
 
     Raises:
         DataError: the file is damaged, holds Python objects, lacks an array or a camera, or its arrays do not fit
@@ -59,7 +56,7 @@ def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 def _image_fields(
     path: Path, count: int, frames: dict[str, np.ndarray], stacks: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The fields of a recording that hold images, once they are known to fit together."""
+    """Checks images and gives the fields of a recording that hold them."""
     for camera, images in frames.items():
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
             raise DataError(
@@ -84,7 +81,7 @@ def _image_fields(
 
 
 def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
-    """Checks flat arrays (see this module's keys) and makes a recording of them.
+    """Checks flat arrays (see this module's keys) and makes a recording.
 
     Raises:
         DataError: an array is missing, is no numbers, or has another number of rows.
@@ -114,8 +111,7 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
         )
     if 0 in (observations.size, arrays["actions"].size):
         raise DataError(f"{path} holds observations or actions of size 0.")
-    with np.errstate(over="ignore"):
-        flat = {name: arrays[name].reshape(count, -1).astype(np.float32) for name in _REQUIRED[:4]}
+    flat = {name: to_float32(arrays[name].reshape(count, -1)) for name in _REQUIRED[:4]}
     rewards = flat["rewards"][:, 0]
     terminated, truncated = (arrays[name].reshape(count).astype(bool) for name in _REQUIRED[4:])
     unknown = np.full(count, np.nan, dtype=np.float32)
@@ -137,25 +133,3 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
         observation_kind=kind(arrays["observations"][0]),
         action_kind=kind(arrays["actions"][0]),
     )
-
-
-def write_npz(path: str | os.PathLike[str], trajectories: Sequence[Trajectory]) -> None:
-    """Writes the kit's own format.
-
-    Raises:
-        DataError: there is no trajectory, their shapes differ, or the file can't be written.
-    """
-    dataset = Dataset.from_trajectories(trajectories)
-    names = np.array(dataset.source_names)
-    arrays = {name: getattr(dataset, name) for name in _REQUIRED}
-    arrays["success"] = np.repeat(dataset.episode_success, dataset.episode_lengths)
-    arrays["source"] = np.repeat(names[dataset.episode_source], dataset.episode_lengths)
-    if any(trajectory.weight is not None for trajectory in trajectories):
-        arrays["weight"] = dataset.weight
-    if dataset.grasp_penalty is not None:
-        arrays["grasp_penalty"] = dataset.grasp_penalty
-    if dataset.images:
-        arrays |= {_IMAGES + camera: images for camera, images in dataset.images.items()}
-        arrays |= {"frame": dataset.frame_of_row, "observation_horizon": np.array(dataset.observation_horizon)}
-    with written_whole(path, DataError) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)

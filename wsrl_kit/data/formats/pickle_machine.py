@@ -1,8 +1,7 @@
-"""A stack machine for the instructions that pickles of data consist of, of protocols 0 to 5.
+"""A stack machine for the instructions of pickled data, protocols 0 to 5.
 
-It builds lists, dicts, tuples, sets, text and numbers, and the inert records of `pickle_names`. Each instruction checks
-the types of what it takes from the stack, and a size that the file declares is checked against the file's size before
-anything of that size is read.
+It builds lists, dicts, tuples, sets, text and numbers, and the records of `pickle_names`. Each instruction checks the
+types that it takes from the stack. A declared size is checked against the file's size before anything is read.
 """
 
 import os
@@ -44,12 +43,7 @@ class Machine:
     """Runs the pickles of one file, one after another."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        """Starts at the beginning of a file.
-
-        Args:
-            file: the file, open for reading, which can be sought in.
-            size: its size in bytes.
-        """
+        """Takes a seekable file and its size in bytes."""
         self._file = file
         self._size = size
         self._window = b""
@@ -169,7 +163,7 @@ class Machine:
         return line
 
     def count_copy(self, value: Any) -> None:
-        """Counts what a call copies: a file says each element once, and can repeat a call by a few bytes."""
+        """Counts what a call copies: a file can repeat a call in a few bytes."""
         if type(value) in _COPIED:
             self._copied += len(value)
             if self._copied > self._size:

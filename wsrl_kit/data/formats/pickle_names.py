@@ -1,7 +1,7 @@
-"""The few names that a pickle of data may call, and the inert records that stand for what it calls.
+"""The names that a pickle of data may call, and the records that stand for the results.
 
-A record holds shape, dtype code and bytes as the file gives them. Nothing here calls numpy, and a record takes its
-state once, so a file can not change what was checked before.
+A record holds shape, dtype code and bytes as the file gives them. Nothing here calls NumPy. A record takes its state
+once, so a file can't change what was checked before.
 """
 
 import functools
@@ -77,8 +77,8 @@ class Array:
         content: the bytes; None before the state is set.
         offset: where in `content` the array begins.
         is_fortran: whether the first axis is the fastest in `content`.
-        axes: the order of axes that the array of `shape` is transposed to; None: it is not.
-        is_scalar: whether it stands for a numpy scalar.
+        axes: the order of axes to transpose to; None: no transposition.
+        is_scalar: whether it stands for a NumPy scalar.
     """
 
     __slots__ = ("axes", "code", "content", "count", "is_fortran", "is_scalar", "offset", "shape")
@@ -181,7 +181,7 @@ def _reconstruct(subtype: Any, shape: Any, _code: Any) -> Array:
 
 
 def _jax_array(reconstruct: Any, arguments: Any, state: Any, *_type: Any) -> Array:
-    """JAX pickles an array as the steps that make its copy in numpy; the copy it is."""
+    """JAX pickles an array as the steps that make its NumPy copy."""
     if type(reconstruct) is not Name or reconstruct.function is not _reconstruct or type(arguments) is not tuple:
         raise Damaged("holds an array of another kind")
     array = _reconstruct(*arguments)
@@ -250,7 +250,7 @@ def check_key(key: Any) -> None:
 
 
 def quoted(value: Any) -> str:
-    """What a file says, as it may stand in a message: short, and without control characters."""
+    """A value for a message: short, and without control characters."""
     if type(value) is not str:
         return type(value).__name__
     return ascii(value if len(value) <= 60 else value[:57] + "...")

@@ -1,11 +1,10 @@
-"""Reads pickles that hold nothing but numpy arrays, containers, text and numbers.
+"""Reads pickles that hold nothing but NumPy arrays, containers, text and numbers.
 
-Unpickling runs what a file says. Python's unpickler can be given harmless stand-ins for all names, but it still calls,
-copies and sets the state of these as often and in such an order as the file likes, allocates what the file declares,
-and hashes what the file calls a key; each of these has been an attack. So this reader has a stack machine of its own
-(`pickle_machine`), which knows the instructions of data and checks each one. It runs the whole file before numpy is
-touched, and leaves inert records of shape, dtype and bytes (`pickle_names`). Arrays are made of these records here, in
-one pass that also bounds what repeated references make of a small file.
+Unpickling runs what a file says. Even with harmless stand-ins for all names, Python's unpickler calls them, sets their
+state, allocates and hashes as the file likes; each of these has been an attack. So the kit has its own stack machine
+(`pickle_machine`), which checks each instruction. It runs the whole file before NumPy is touched, and leaves records of
+shape, dtype and bytes (`pickle_names`). Arrays are made of the records here, in one pass that also bounds what repeated
+references make of a small file.
 """
 
 import os
@@ -29,13 +28,10 @@ _OBJECT_BYTES = 32
 
 
 def load_pickle(path: Path) -> Any:
-    """What the one pickle in a file holds, if that is numpy arrays, containers, text and numbers.
-
-    Arrays are read-only and refer to the bytes that were read.
+    """The content of the one pickle in a file; arrays are read-only.
 
     Raises:
-        DataError: the file names anything else (which is refused by name and never run), is no whole pickle, or holds
-            several.
+        DataError: the file asks for anything else (which is never run), is no whole pickle, or holds several.
     """
     found = load_pickles(path)
     if len(found) > 1:
@@ -44,7 +40,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def load_pickles(path: Path) -> list[Any]:
-    """What each pickle in a file holds, as `load_pickle`; files grow by a pickle where one dump is appended to another.
+    """The content of each pickle in a file, as `load_pickle`.
 
     Raises:
         DataError: as `load_pickle`.
@@ -81,7 +77,7 @@ class _Builder:
         self._built: dict[int, tuple[Any, Any, int, int] | None] = {}
 
     def build(self, record: Any, depth: int = 0) -> tuple[Any, int, int]:
-        """What a record stands for, its size in bytes with each object as often as it is referred to, and its height.
+        """The value of a record, its size in bytes (each object as often as it is referred to), and its height.
 
         Raises:
             Damaged: it holds itself, is nested too deep or too large, or is nothing that a value can be.
