@@ -25,21 +25,20 @@ STUDY_FILE = "study.log"
 
 
 def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: Progress, resume: bool = True) -> None:
-    """Runs what is not finished yet: candidates in `root/trials/<candidate>/seed_<n>`, then the confirmation.
+    """Runs every unfinished candidate in `root/trials/<candidate>/seed_<n>`, then the confirmation.
 
-    The finalists are chosen by a plain rule rather than by one of Optuna's pruners: those compare a candidate with the
-    ones judged before it, so that the first always passes, and forget what they decided when they are killed.
+    All candidates run on the first seeds, the finalists on all seeds. None of Optuna's pruners does this: they compare
+    a candidate with earlier ones, so that the first always passes, and a kill can lose a decision.
 
-    A candidate of which a run fails is no finalist, a finalist of which one fails no winner. The confirmation is an
-    ablation of its own in `root/confirmation`: arms `default` and `winner`.
+    The confirmation is an ablation in `root/confirmation`, with the arms `default` and `winner`.
 
     Args:
-        config: parameters that all candidates share; what is tuned is replaced.
-        resume: continue what is there; False throws away an earlier tuning in the folder.
+        config: parameters that all candidates share.
+        resume: False deletes an earlier tuning in the folder.
 
     Raises:
-        Stopped: the user stopped it; what is finished stays finished, and the rest resumes.
-        RunError: no candidate is left, or a worker process died.
+        Stopped: the user stopped it; finished runs are kept, the others resume.
+        RunError: every candidate has a failed run, or a worker process died.
         WSRLKitError: the data or parameters are bad.
     """
     config, transitions = with_files(config)
@@ -57,7 +56,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
         stages = (f"stage {number} of {count}" for number in range(1, count + 1))
 
         def evaluate(names: Collection[str], seeds: list[int]) -> None:
-            # All candidates are told of, since a warmup that several share is named after the first.
+            # With all candidates as variants: a warmup that several share is named after the first.
             variants = search.candidates()
             ablation = AblationConfig(arms=list(names), variants=variants, base_arm=tuning.base_arm, seeds=seeds)
             jobs = plan(config, ablation, root / TRIALS, padded(transitions))
@@ -90,10 +89,10 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
 
 
 def _best(root: Path, names: Collection[str], seeds: Sequence[int], count: int) -> list[str]:
-    """The candidates among these with the highest scores on the seeds; of equal ones the earlier.
+    """The candidates with the highest scores on the seeds; of equal ones the earlier.
 
     Raises:
-        RunError: not one has a score.
+        RunError: no candidate has a score.
     """
     trials = read_trials(root)
     scores = {trial.name: trial.score(seeds) for trial in trials if trial.name in names}
@@ -139,13 +138,12 @@ class _Search:
 
     def suggest(self, batch: range) -> None:
         """Adds the candidates of a batch, unless an earlier session did."""
-        create_trial, running = self._optuna.trial.create_trial, self._optuna.trial.TrialState.RUNNING
         for number in range(len(self._study.trials), batch.stop):
-            # Asked of a copy and written as a whole: a kill while asking would leave a candidate without values.
+            # A copy is asked: a kill while the study is asked would leave a candidate without all its values.
             copy = self._optuna.create_study(direction="maximize", sampler=self._sampler(number))
             copy.add_trials(self._study.trials)
-            params = copy.ask(self._distributions).params
-            self._study.add_trial(create_trial(state=running, params=params, distributions=self._distributions))
+            copy.ask(self._distributions)
+            self._study.add_trial(copy.trials[-1])
 
     def _sampler(self, number: int) -> Any:
         tuning, samplers = self._tuning, self._optuna.samplers
@@ -167,7 +165,7 @@ class _Search:
 
 
 def _distribution(name: str, values: Any) -> Any:
-    """Optuna's distribution of a parameter; of a list it chooses the place, since entries may be lists themselves."""
+    """Optuna's distribution of a parameter; for a list, of the index, since entries may be lists."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(values, list):
