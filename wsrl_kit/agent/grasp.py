@@ -21,10 +21,10 @@ from wsrl_kit.agent.state import (
     GraspState,
     SACConfig,
     SACState,
+    critic_optimizer,
     encoder,
     features,
     grasp_network,
-    grasp_optimizer,
     step,
 )
 from wsrl_kit.replay.transition import Transition
@@ -71,6 +71,6 @@ def _step(
         return jnp.mean(batch.weight * losses.squared_td_error(value[None], target)), value
 
     (loss_value, value), gradient = jax.value_and_grad(loss, has_aux=True)(grasp.critic)
-    critic, optimizer = step(grasp_optimizer(config), gradient, grasp.optimizer, grasp.critic)
+    critic, optimizer = step(critic_optimizer(config), gradient, grasp.optimizer, grasp.critic)
     averaged = optax.incremental_update(critic, grasp.target, config.target_update_rate)
     return GraspState(critic, averaged, optimizer), {"grasp_loss": loss_value, "grasp_q_mean": jnp.mean(value)}

@@ -43,7 +43,7 @@ SHORTEST_COMPILATION = 0.5
 """Seconds; programs that compile faster are not cached."""
 
 
-def keep() -> None:
+def enable_compilation_cache() -> None:
     """Caches compiled programs in `~/.cache/wsrl-kit/programs` (`XDG_CACHE_HOME` moves it).
 
     Call before the first compilation. The user's `JAX_COMPILATION_CACHE_DIR` or `JAX_ENABLE_COMPILATION_CACHE=0` wins.
@@ -62,7 +62,7 @@ def keep() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
 
 
-def parts(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
+def padded_chunks(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
     """Indices below `count` in chunks of equal size, for one compiled program.
 
     The last chunk is padded by repeating its indices; the caller cuts off the surplus results.

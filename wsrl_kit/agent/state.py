@@ -1,7 +1,7 @@
 """Agent state: static configuration, parameters, optimizers. The functions that act and learn are in `sac`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import jax
@@ -16,9 +16,7 @@ from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.replay.transition import Images
 
-Reduction = Callable[..., Array]
-
-ENSEMBLE_REDUCTIONS: dict[str, Reduction] = {"mean": jnp.mean, "minimum": jnp.min}
+ENSEMBLE_REDUCTIONS: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "minimum": jnp.min}
 """The actor maximises the mean in REDQ, RLPD and HIL-SERL, the minimum in SAC."""
 
 
@@ -150,41 +148,23 @@ def from_parameters(
     # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
     decays = parameters.learning_rate_schedule != "constant"
     is_conservative = parameters.conservative_loss != "none"
-    return SACConfig(
-        observation_size=observation_size,
-        action_size=action_size,
-        hidden_sizes=tuple(parameters.hidden_sizes),
-        activation=parameters.activation,
-        output_scale=parameters.output_scale,
-        critic_ensemble_size=parameters.critic_ensemble_size,
-        critic_subset_size=parameters.critic_subset_size,
-        shared_critic_output=parameters.shared_critic_output,
-        actor_value=parameters.actor_value,
-        behavior_cloning_action=parameters.behavior_cloning_action,
-        layer_norm=parameters.layer_norm,
-        dropout_rate=parameters.dropout_rate,
-        discount=parameters.discount,
-        target_update_rate=parameters.target_update_rate,
-        actor_learning_rate=parameters.actor_learning_rate,
-        critic_learning_rate=parameters.critic_learning_rate,
-        temperature_learning_rate=parameters.temperature_learning_rate,
-        learning_rate_schedule=parameters.learning_rate_schedule,
-        learning_rate_warmup_steps=parameters.learning_rate_warmup_steps,
-        critic_decay_steps=decays * critic_updates,
-        actor_decay_steps=decays * actor_updates,
-        initial_temperature=parameters.initial_temperature,
-        target_entropy=target_entropy,
-        backup_entropy=parameters.backup_entropy,
-        official_update_order=parameters.official_update_order,
-        is_conservative=is_conservative,
-        is_calibrated=parameters.conservative_loss == "calql",
-        cql_actions=parameters.cql_actions,
-        cql_temperature=parameters.cql_temperature,
-        cql_max_target_backup=is_conservative and parameters.cql_max_target_backup,
-        cql_target_gap=parameters.cql_target_gap if is_conservative else None,
-        pixels=pixels,
-        gripper=parameters.gripper,
-    )
+    shared = {
+        entry.name: getattr(parameters, entry.name) for entry in fields(SACConfig) if hasattr(parameters, entry.name)
+    }
+    own = {
+        "observation_size": observation_size,
+        "action_size": action_size,
+        "hidden_sizes": tuple(parameters.hidden_sizes),
+        "critic_decay_steps": decays * critic_updates,
+        "actor_decay_steps": decays * actor_updates,
+        "target_entropy": target_entropy,
+        "is_conservative": is_conservative,
+        "is_calibrated": parameters.conservative_loss == "calql",
+        "cql_max_target_backup": is_conservative and parameters.cql_max_target_backup,
+        "cql_target_gap": parameters.cql_target_gap if is_conservative else None,
+        "pixels": pixels,
+    }
+    return SACConfig(**(shared | own))
 
 
 def create(
@@ -212,7 +192,7 @@ def create(
     grasp: GraspState | tuple[()] = ()
     if config.learns_gripper:
         values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
-        grasp = GraspState(values, jax.tree.map(jnp.copy, values), grasp_optimizer(config).init(values))
+        grasp = GraspState(values, jax.tree.map(jnp.copy, values), critic_optimizer(config).init(values))
     log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
     return SACState(
         actor=actor,
@@ -261,13 +241,6 @@ def policy(state: SACState) -> Policy:
     return Policy(state.actor, *normalisation, encoder(state.critic), state.trunk, grasp_critic)
 
 
-def normalise(
-    agent: SACState | Policy, observation: Float[Array, "batch observation"]
-) -> Float[Array, "batch observation"]:
-    """The normalised observation."""
-    return (observation - agent.observation_center) / agent.observation_scale
-
-
 def features(
     config: SACConfig,
     agent: SACState | Policy,
@@ -283,7 +256,7 @@ def features(
         images: from `sac.prepare`.
         dropout_key: None: no dropout.
     """
-    state = normalise(agent, observation)
+    state = (observation - agent.observation_center) / agent.observation_scale
     if config.pixels is None:
         return state
     maps = images if config.pixels.is_frozen else vision.trunk_features(config.pixels, encoder["trunks"], images)
@@ -339,11 +312,6 @@ def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
 
 def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
     """Adam for the critics, and for the discrete critic."""
-    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
-
-
-def grasp_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the discrete critic, which steps as often as the critics'."""
     return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
 
 

@@ -395,7 +395,7 @@ def load_resnet10(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected HIL-SERL's file of ResNet-10 weights, resnet10_params.pkl")
     with reading(path, DataError):
-        return {"params": _matching(path, load_pickle(path), _wanted(), "")}
+        return {"params": _matching(path, load_pickle(path), _wanted())}
 
 
 @functools.cache
@@ -406,24 +406,26 @@ def _wanted() -> dict[str, Any]:
     return jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
 
 
-def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The wanted part of a tree, every leaf with its wanted shape."""
-    return {name: _entry(path, found, name, leaf, f"{prefix}{name}") for name, leaf in wanted.items()}
-
-
-def _entry(path: Path, found: Any, name: str, wanted: Any, full_name: str) -> Any:
-    if not isinstance(found, dict) or name not in found:
-        raise DataError(f"{path} is not HIL-SERL's file of ResNet-10 weights: it has no {full_name}")
-    if isinstance(wanted, dict):
-        return _matching(path, found[name], wanted, f"{full_name}/")
-    value = found[name]
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise DataError(
-            f"{path} is not HIL-SERL's file of ResNet-10 weights: {full_name} must be an array of floats, found "
-            f"{getattr(value, 'dtype', type(value).__name__)}"
-        )
-    if value.shape != wanted.shape:
-        raise DataError(
-            f"{path} holds weights of another network: {full_name} must have shape {wanted.shape}, found {value.shape}"
-        )
-    return np.asarray(value, np.float32)
+    parameters: dict[str, Any] = {}
+    for name, leaf in wanted.items():
+        full_name = prefix + name
+        if not isinstance(found, dict) or name not in found:
+            raise DataError(f"{path} is not HIL-SERL's file of ResNet-10 weights: it has no {full_name}")
+        value = found[name]
+        if isinstance(leaf, dict):
+            parameters[name] = _matching(path, value, leaf, f"{full_name}/")
+            continue
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            raise DataError(
+                f"{path} is not HIL-SERL's file of ResNet-10 weights: {full_name} must be an array of floats, found "
+                f"{getattr(value, 'dtype', type(value).__name__)}"
+            )
+        if value.shape != leaf.shape:
+            raise DataError(
+                f"{path} holds weights of another network: {full_name} must have shape {leaf.shape}, "
+                f"found {value.shape}"
+            )
+        parameters[name] = np.asarray(value, np.float32)
+    return parameters

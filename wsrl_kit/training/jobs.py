@@ -136,7 +136,7 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
     Raises:
         WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
     """
-    jax_tools.keep()
+    jax_tools.enable_compilation_cache()
     dataset, agent_config, agent_state = _warmup_start(config)
     agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
     return _retain(config, agent_config, agent_state, dataset, target)
@@ -250,7 +250,7 @@ def _open(
     may_grow: tuple[str, ...],
     outputs: tuple[Path, ...] = (),
 ) -> Run:
-    jax_tools.keep()
+    jax_tools.enable_compilation_cache()
     return Run.open(
         folder,
         kind=kind,

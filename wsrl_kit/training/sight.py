@@ -94,7 +94,7 @@ def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict
     count = len(next(iter(images.values())))
     found = [
         jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()}))
-        for rows in jax_tools.parts(count, FRAMES_AT_ONCE)
+        for rows in jax_tools.padded_chunks(count, FRAMES_AT_ONCE)
     ]
     return {name: np.concatenate([part[name] for part in found])[:count] for name in images}
 

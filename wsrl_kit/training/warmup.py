@@ -200,7 +200,7 @@ def dataset_td_errors(
     gather = FrameBatches().gather
     store = dataset_frames(agent_config, agent_state, dataset) if store is None else store
     errors = []
-    for rows in jax_tools.parts(len(dataset), at_once):
+    for rows in jax_tools.padded_chunks(len(dataset), at_once):
         part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
             images, next_images = gather(rows, store)
