@@ -13,7 +13,7 @@ from wsrl_kit.runs.run import Run
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where a job reports to, and who may ask it to stop."""
+    """Takes a job's progress, and may ask it to stop."""
 
     @property
     def stop_requested(self) -> bool: ...
@@ -22,7 +22,7 @@ class Progress(Protocol):
 
 
 class NamedProgress:
-    """Progress of one part of a longer work: says which it is, and passes on what the part reports."""
+    """Progress of one part of a longer work, shown after the part's name."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -33,7 +33,6 @@ class NamedProgress:
         return self._progress.stop_requested
 
     def update(self, step: int, total: int, text: str) -> None:
-        """Reports the part's `text` after its name."""
         self._progress.update(step, total, f"{self._name}: {text}")
 
 
@@ -48,12 +47,12 @@ class Silent:
 
 @contextmanager
 def outcome_recorded(run: Run, progress: Progress) -> Iterator[Progress]:
-    """Writes into the run's folder how its work ended, where that is not by finishing, and gives the folder up.
+    """Records how a run's work ended, unless it finished, and closes the run.
 
-    Where the disk takes nothing any more, the first error is the one to know, and the run stays "running": resumable.
+    On a full disk the first error propagates, and the run stays "running": resumable.
 
     Yields:
-        The progress to work with: SIGINT, SIGTERM and SIGHUP ask it to stop, as the Stop button does.
+        Progress that SIGINT, SIGTERM and SIGHUP ask to stop, as the Stop button does.
     """
     try:
         with _heeding_signals(progress) as heeding:
@@ -78,7 +77,7 @@ class _Heeding:
         self._is_signalled = False
 
     def signal(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal. A second Ctrl-C does not wait for the step at hand."""
+        """Handles a signal. A second Ctrl-C does not wait for the current step."""
         if self._is_signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._is_signalled = True
