@@ -38,13 +38,11 @@ def reading(
     """Turns every failure of the block into one sentence.
 
     Args:
-        error: class of error to raise.
         damaged: predicate for failures that do not name the file.
 
     Raises:
-        error: the block raised anything, or `path` is a pipe, socket or device. The message of an `error` from the
-            block
-        stays, on one line and without control characters.
+        error: the block raised anything, or `path` is a pipe, socket or device. An `error`'s own message stays, made
+        printable.
     """
     try:
         refuse_special(path, error)
@@ -157,9 +155,7 @@ def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True
     """Array names of an npz file -> the array, or None if not wanted; use inside `reading`.
 
     Raises:
-        Exception: of nearly any kind: the file is missing or damaged, too large for its bytes, or holds other than
-            numbers
-        and text.
+        Exception: of nearly any kind.
     """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

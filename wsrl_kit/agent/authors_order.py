@@ -1,13 +1,12 @@
 """The update in the order of the authors' code (WSRL, SERL, HIL-SERL), for comparisons.
 
-The authors' single train state for all networks makes it differ from `sac.update` in two ways:
+The authors keep all networks in one train state. Two departures from `sac.update` follow:
 
 - With one critic update per environment step, the actor's gradient uses the critics from before that update. - With
-more, networks that are "not updated" get a gradient of zero, and Adam's momentum still moves them: actor and
-temperature in every critic update, the critics in the actor's.
+more, networks "not updated" get a zero gradient, and Adam's momentum still moves them: actor and temperature in every
+critic update, the critics in the actor's.
 
-Not reproduced: the authors compute the temperature's gradient at next observations; we use the actor loss's actions.
-Subsets of critics are drawn without repetition.
+Not reproduced: the temperature's gradient on next observations, and critic subsets with repetition.
 """
 
 import jax

@@ -1,13 +1,10 @@
-"""Discrete critic for the gripper's entries of the action, beside the continuous agent.
+"""Discrete critic for the gripper's action entries: a double DQN (van Hasselt et al. 2016), as in HIL-SERL.
 
-A DQN (Mnih et al. 2015) with double-DQN targets (van Hasselt et al. 2016), as in HIL-SERL (Luo et al. 2024, arXiv
-2410.21845). Its reward includes the grasp penalty, which the continuous critics do not see. Departures from the
-authors' code:
+HIL-SERL: Luo et al. 2024, arXiv 2410.21845. The reward includes the grasp penalty, which the continuous critics do not
+see; their TD errors are the replay priorities. Departures from the authors' code:
 
 - Its loss does not train the encoder. - It takes the features from after the continuous update (without images: no
 difference). - The target entropy counts continuous entries only. - `reward_scale` also scales the penalty.
-
-Replay priorities are the continuous critics' TD errors.
 """
 
 import jax
@@ -38,7 +35,7 @@ def choose(config: SACConfig, critic: PyTree, network_input: Float[Array, "batch
 
 
 def update(config: SACConfig, state: SACState, batch: Transition) -> tuple[SACState, dict[str, Float[Array, ""]]]:
-    """One step of the discrete critic and its target for each leading row of `batch`; metrics are means over the steps.
+    """One step of the discrete critic and its target per leading row; metrics are means.
 
     Args:
         batch: from `sac.prepare`; leading axes (utd, batch).

@@ -1,7 +1,6 @@
 """Gripper entries of an action, and the discrete commands of learned grippers.
 
-Each arm's last entry is its gripper: -1 (close), 0 (nothing) or 1 (open). One choice encodes the commands of all
-grippers, in HIL-SERL's order.
+Each arm's last entry is its gripper: -1 (close), 0 (nothing) or 1 (open). One choice encodes all grippers' commands.
 """
 
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ def check(gripper: str, action_size: int) -> None:
     """Checks that the action has room for the grippers.
 
     Raises:
-        ParameterError: unequal arms, or an arm with no entry beside its gripper.
+        ParameterError: unequal arms, or fewer than 2 entries each.
     """
     count = COUNTS[gripper]
     if count and (action_size % count or action_size < 2 * count):

@@ -32,7 +32,7 @@ def key(seed: int, purpose: str) -> PRNGKeyArray:
 
 
 def episode_seed(seed: int, purpose: str, *count: int) -> int:
-    """A 32-bit seed for an environment's reset; one per count, such as (evaluation, episode)."""
+    """A 32-bit seed for an environment's reset."""
     # Purpose and count as a spawn key: in a plain list trailing zeros are ignored, and [seed, purpose, 0] would be the
     # [seed, episode] that the data were collected with.
     sequence = np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *count))
@@ -63,9 +63,6 @@ def enable_compilation_cache() -> None:
 
 
 def padded_chunks(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
-    """Indices below `count` in chunks of equal size, for one compiled program.
-
-    The last chunk is padded by repeating its indices; the caller cuts off the surplus results.
-    """
+    """Indices below `count` in equal chunks, for one compiled program; the last repeats its indices."""
     for start in range(0, count, at_once):
         yield np.resize(np.arange(start, min(start + at_once, count)), at_once)

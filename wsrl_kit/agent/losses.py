@@ -42,11 +42,7 @@ def double_q(
 def soft_policy(
     log_probability: Float[Array, " batch"], value: Float[Array, " batch"], temperature: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7).
-
-    Args:
-        value: reduced over the ensemble: minimum in SAC and WSRL's code, mean in REDQ, RLPD and HIL-SERL.
-    """
+    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7)."""
     return temperature * log_probability - value
 
 
@@ -71,11 +67,10 @@ def conservative_gap(
     value: Float[Array, "ensemble batch"],
     temperature: float,
 ) -> Float[Array, " batch"]:
-    """CQL(H): value of sampled actions minus value of the data's actions, mean over the ensemble.
+    """CQL(H): value of sampled actions minus value of the data's, mean over the ensemble.
 
     `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` (Kumar et al. 2020, equation 4,
-    importance sampling of appendix F). As in the authors' code the sum is not divided by the number of samples, and the
-    gradient flows into the values only.
+    appendix F). As in the authors' code the sum is not divided by the number of samples.
     """
     sampled = (sampled_value - lax.stop_gradient(log_density)) / temperature
     return jnp.mean(temperature * nn.logsumexp(sampled, axis=-1) - value, axis=0)
@@ -84,17 +79,14 @@ def conservative_gap(
 def calibrated(
     sampled_value: Float[Array, "ensemble batch actions"], monte_carlo_return: Float[Array, " batch"]
 ) -> Float[Array, "ensemble batch actions"]:
-    """The larger of each value and the data's Monte-Carlo return (Cal-QL, Nakamoto et al. 2023, equation 5.1).
-
-    For the policy's actions only. A return of -inf leaves CQL.
-    """
+    """The larger of each policy action's value and the data's return (Cal-QL, Nakamoto et al. 2023, equation 5.1)."""
     return jnp.maximum(sampled_value, monte_carlo_return[:, None])
 
 
 def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Array, "*batch"]:
-    """Target gap minus the conservative gap, without gradient (Lagrange form of CQL, Kumar et al. 2020, appendix F).
+    """Target gap minus the conservative gap, without gradient (Kumar et al. 2020, appendix F).
 
-    Minimising its product with the multiplier raises the multiplier while the gap exceeds the target.
+    Minimising multiplier * gap raises the multiplier while the conservative gap exceeds its target.
     """
     return lax.stop_gradient(target_gap - gap)
 

@@ -1,9 +1,9 @@
 """Weighted soft actor-critic with a critic ensemble, for offline warmup and fine-tuning.
 
 SAC (Haarnoja et al. 2018) with REDQ's random-subset minimum (Chen et al. 2021), LayerNorm critics (RLPD, Ball et al.
-2023), the terms of CQL and Cal-QL (Kumar et al. 2020, Nakamoto et al. 2023), and loss weights per example. All
-functions are pure, so they also serve `jax.vmap` over seeds. Networks that are not updated are not touched. With
-cameras, actor and critics share the critics' encoder (HIL-SERL, Luo et al. 2024).
+2023), the terms of CQL and Cal-QL (Kumar et al. 2020, Nakamoto et al. 2023), and per-example loss weights. All
+functions are pure: `jax.vmap` them over seeds. With cameras, the actor uses the critics' encoder (HIL-SERL, Luo et al.
+2024).
 """
 
 from typing import NamedTuple
@@ -126,7 +126,7 @@ def _values(
 
 
 def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
-    """Signed TD errors, mean over the ensemble; the target uses a random critic subset and sampled action."""
+    """Signed TD errors, mean over the ensemble; the target uses a random subset and action."""
     batch = prepare(config, state, batch)
     target = _target(config, state, batch, _next_action(config, state, batch, key))
     value = _values(config, state, batch.observation, batch.images, batch.action)
@@ -137,7 +137,6 @@ def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyA
     """Crops images at random and runs a frozen trunk, once per batch; without cameras returns the batch unchanged.
 
     Args:
-        batch: any leading axes.
         key: randomness of the crops; None: no crops.
     """
     if config.pixels is None:
@@ -153,10 +152,7 @@ def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyA
 
 
 class NextAction(NamedTuple):
-    """Policy actions at next observations, and random numbers that order the critics for the subset.
-
-    With several candidates the target takes the best (`cql_max_target_backup`).
-    """
+    """Candidate next actions, and random numbers that order the critics for the subset."""
 
     action: Float[Array, "*batch candidates action"]
     log_probability: Float[Array, "*batch candidates"]
@@ -177,11 +173,7 @@ def update_critic(
     key: PRNGKeyArray,
     conservative_weight: Weight = None,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
-    """One critic and target step on the weighted loss; actor and temperature stay.
-
-    Returns:
-        State, metrics, and TD errors before the step (signed, mean over the ensemble).
-    """
+    """One critic and target step; actor and temperature stay. TD errors are signed, from before the step."""
     target_key, loss_key = jax.random.split(key)
     next_action = _next_action(config, state, batch, target_key)
     return _step_critic(config, state, batch, next_action, loss_key, conservative_weight)
@@ -253,8 +245,7 @@ def update_actor(
 
     Args:
         parts: equal parts of the batch whose gradients are summed; only one part's activations are kept for
-        backpropagation and fit the processor's caches (27 % faster with 10 critics). Equal up to rounding.
-        behavior_cloning_weight: None: the term is off.
+        backpropagation and fit the processor's caches (27 % faster with 10 critics).
     """
     batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
     temperature = jnp.exp(state.log_temperature)
@@ -322,10 +313,7 @@ def update(
 
     Args:
         batch: leading axes (utd, batch).
-        weights: `conservative` is required where the config has CQL's term.
-
-    Returns:
-        State, metrics (critic metrics averaged over the updates), and TD errors.
+        weights: `conservative` is required with CQL's term.
     """
     actor_key, target_key, loss_key = jax.random.split(key, 3)
     # The actor does not change during the critics' updates, so one call gives all their next actions.
@@ -369,11 +357,11 @@ def merged(batch: Transition) -> Transition:
 
 
 CRITIC_ROWS = 4096
-"""Most rows times critics in one part of the actor's step; more exceed the processor's caches (measured)."""
+"""Most rows times critics in one part; more exceed the processor's caches (measured)."""
 
 
 def actor_parts(config: SACConfig, batch: Transition) -> int:
-    """The fewest parts of the actor's step with at most `CRITIC_ROWS` rows times critics."""
+    """The fewest parts with at most `CRITIC_ROWS` rows times critics."""
     updates, batch_size = batch.reward.shape
     fitting = max(1, CRITIC_ROWS // (config.critic_ensemble_size * batch_size))
     return next(parts for parts in range(1, updates + 1) if updates % parts == 0 and updates // parts <= fitting)

@@ -25,8 +25,7 @@ class SACConfig:
     """Static part of an agent, compiled into its programs. Fields as in `AgentParameters`.
 
     Attributes:
-        critic_decay_steps: critic updates until a decaying rate reaches 0.
-        actor_decay_steps: likewise, for actor and temperature.
+        critic_decay_steps, actor_decay_steps: updates until a decaying rate reaches 0.
         is_conservative: the critic loss has CQL's term.
         is_calibrated: Monte-Carlo returns bound that term (Cal-QL).
         pixels: image encoder; None: states only.
@@ -88,13 +87,13 @@ class SACState(NamedTuple):
     """All that learning changes, and the normalisation of observations.
 
     Attributes:
-        critic: ensemble parameters, leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks"
-        unless frozen}}, all of it trained and averaged.
+        critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}, all of
+            it
+        trained and averaged.
         log_multiplier: logarithm of CQL's Lagrange multiplier.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
-        trunk: parameters of frozen trunks; else ().
-        grasp: () without a learned gripper.
+        trunk: frozen trunks' parameters; else ().
     """
 
     actor: PyTree
@@ -133,7 +132,7 @@ def from_parameters(
     critic_updates: int = 0,
     actor_updates: int = 0,
 ) -> SACConfig:
-    """The agent's static part, for an environment's sizes and cameras.
+    """The agent's static part.
 
     Args:
         critic_updates, actor_updates: updates until decaying learning rates reach 0.
@@ -252,7 +251,7 @@ def features(
     """Network input: normalised state, or the encoding of images and state.
 
     Args:
-        encoder: encoder parameters of the online or target critics.
+        encoder: of the online or target critics.
         images: from `sac.prepare`.
         dropout_key: None: no dropout.
     """

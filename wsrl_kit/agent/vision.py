@@ -4,8 +4,7 @@ A `Trunk` turns frames into feature maps; a `PixelEncoder` turns all cameras' ma
 HIL-SERL's parameters they give its features (rail-berkeley/hil-serl, `resnet_v1.py`, `encoding.py`). Departures:
 
 - HIL-SERL always stops the gradient at the trunk's output; here the caller decides. - HIL-SERL stacks frames as
-channels before the trunk, which its normalisation refuses for more than one frame; here each frame passes alone and the
-maps are joined.
+channels before the trunk; here each frame passes alone and the maps are joined.
 
 Random crops follow DrQ (Kostrikov et al. 2021, arXiv 2004.13649), padded with edge values as in HIL-SERL.
 """
@@ -57,9 +56,9 @@ def _group_norm(name: str) -> linen.GroupNorm:
 
 
 class HalvingConvolution(linen.Module):
-    """`linen.Conv(channels, (3, 3), (2, 2))`, with equal parameters, as one matrix product.
+    """`linen.Conv(channels, (3, 3), (2, 2))` as one matrix product.
 
-    XLA's convolutions inside a loop are far slower on processors (two 128x128 cameras: a whole update, 7 times).
+    XLA's convolutions inside a loop are far slower on processors (a whole update with two 128x128 cameras: 7 times).
     """
 
     channels: int
@@ -106,8 +105,7 @@ class Trunk(linen.Module):
     """Frames to feature maps.
 
     Attributes:
-        kind: "resnet10" (HIL-SERL's): 4x4 maps of 512 channels for any image size; "small": four convolutions, 256
-        channels, 1/16 of height and width (rounded up).
+        kind: "resnet10": 4x4 maps of 512 channels for any image size; "small": 256 channels, 1/16 of height and width.
     """
 
     kind: str
@@ -168,12 +166,7 @@ class CameraEncoder(linen.Module):
 
 
 class PixelEncoder(linen.Module):
-    """All cameras' feature maps, then the state, to one vector.
-
-    Attributes:
-        camera_width, state_width: output sizes; state_width 0 ignores the state.
-        spatial_features: weighted sums per channel of a feature map.
-    """
+    """All cameras' feature maps, then the state, to one vector; fields as in `PixelConfig`."""
 
     cameras: Sequence[str]
     camera_width: int
@@ -205,7 +198,7 @@ def _joined(maps: Float[Array, "batch horizon h w channels"]) -> Float[Array, "b
 
 
 FROZEN = "_frozen"
-"""Suffix of encoders whose trunk is not trained."""
+"""Suffix of encoders with an untrained trunk."""
 
 SHARED_TRUNK = "all cameras"
 """Name of a trunk that all cameras share."""
@@ -222,7 +215,7 @@ class PixelConfig:
         image_height, image_width: pixels, equal for all cameras.
         observation_horizon: frames per observation.
         encoder: "small" (one trunk per camera) or "resnet10" (shared).
-        augmentation_padding: pixels of the random crop; 0: none.
+        augmentation_padding: pixels; 0: no random crop.
         camera_width, state_width: encoded sizes; state_width 0 ignores the state.
         spatial_features: weighted sums per channel of a feature map.
     """
@@ -263,7 +256,6 @@ def for_cameras(cameras: Mapping[str, tuple[int, ...]], encoder_name: str, augme
 
     Args:
         cameras: name -> (observation horizon, height, width, channels), all equal.
-        encoder_name: such as "resnet10_frozen".
     """
     ((horizon, height, width, _),) = set(cameras.values())
     return PixelConfig(
@@ -304,10 +296,9 @@ def feature_map_shape(config: PixelConfig) -> tuple[int, int, int]:
 def trunk_features(
     config: PixelConfig, trunks: Mapping[str, PyTree], images: Images
 ) -> dict[str, Float[Array, "*batch horizon h w channels"]]:
-    """Every frame's feature map, by camera.
+    """Every frame's feature map, by camera; the gradient flows into `trunks`.
 
     Args:
-        trunks: from `create_trunks`; the gradient flows into them.
         images: (*batch, horizon, height, width, 3) per camera.
     """
     maps: dict[str, Array] = {}
@@ -329,8 +320,7 @@ def encode(
     """One vector from feature maps and state.
 
     Args:
-        encoder: from `create_encoder`.
-        dropout_key: None: no dropout. (HIL-SERL drops features for the actor, not in the critics.)
+        dropout_key: None: no dropout. (HIL-SERL drops features for the actor only.)
     """
     flat_maps = {camera: jnp.asarray(leaf).reshape(-1, *leaf.shape[-4:]) for camera, leaf in maps.items()}
     # Without -1, which a state of size 0 leaves open.
@@ -362,10 +352,7 @@ def random_crop(
 ) -> UInt8[Array, "*batch horizon height width channel"]:
     """A window of the original size from each image padded with its edge pixels.
 
-    The offset is uniform over (2 padding + 1)^2 positions, one per example: frames of a stack move together.
-
-    Args:
-        padding: pixels per side; 0: no crop.
+    The offset is uniform, one per example: frames of a stack move together.
     """
     if padding == 0:
         return images
@@ -385,8 +372,6 @@ def random_crop(
 
 def load_resnet10(path: Path | str) -> dict[str, Any]:
     """Parameters of `Trunk("resnet10")` from a pickled tree of arrays; runs no code from the file.
-
-    Entries that the trunk lacks, such as the classifier's, are ignored, as in HIL-SERL.
 
     Raises:
         DataError: no such file, not a tree of weights, or a parameter is missing or has another shape.

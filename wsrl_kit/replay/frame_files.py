@@ -1,7 +1,6 @@
-"""Camera frames on disk: each written once, in blocks, however many checkpoints are made.
+"""Camera frames on disk, each written once, in blocks beside the checkpoints.
 
-A checkpoint's ring says how many frames were written; the blocks lie beside it. New blocks are written before the
-checkpoint, and old ones deleted after it, so a kill at any moment loses nothing.
+New blocks are written before the checkpoint, and old ones deleted after it, so a kill at any moment loses nothing.
 """
 
 import shutil
@@ -44,10 +43,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
 
 
 def load(path: Path, template: PyTree) -> PyTree:
-    """Reads back what `save` wrote.
-
-    Args:
-        template: a fresh tree of the same run; its rings' arrays are filled.
+    """Reads what `save` wrote into the arrays of `template`, a fresh tree of the same run.
 
     Raises:
         CheckpointError: as `checkpoint.load`, or a block is missing or damaged.
@@ -58,7 +54,6 @@ def load(path: Path, template: PyTree) -> PyTree:
 
 
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
-    """The restored ring, with its frames in the arrays of the fresh `ring`."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
     frames = ring.store.frames
     for first, end in _blocks(restored):
@@ -81,7 +76,7 @@ def _rings(tree: PyTree) -> dict[str, FrameRing]:
 
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
-    """First frame and end of each block the ring still needs."""
+    """First frame and end of each needed block."""
     written, slots = int(ring.written), frame_ring.slots(ring)
     oldest = max(written - slots, 0) // BLOCK * BLOCK
     return [(first, min(first + BLOCK, written)) for first in range(oldest, written, BLOCK)]

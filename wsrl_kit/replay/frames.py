@@ -1,8 +1,8 @@
 """Camera frames in host memory, each stored once in a ring; threads gather batches.
 
-A frame is one camera's image, or a frozen network's features of it. An observation has the last `horizon` frames, so
-consecutive transitions share all frames but one. Frame n lies in slot n % slots. A frame equal to one of the previous
-transition is not stored again.
+A frame is one camera's image, or a frozen network's features. An observation has the last `horizon` frames, so
+consecutive transitions share all but one. Frame n lies in slot n % slots. Frames equal to one of the previous
+transition are not stored again.
 """
 
 import math
@@ -34,7 +34,7 @@ class FrameStore(NamedTuple):
     """Frames, and which of them each row has.
 
     Attributes:
-        stacks: slots of the observation's and next observation's frames, oldest first.
+        stacks: slots of observation and next observation, oldest first.
     """
 
     frames: dict[str, Shaped[np.ndarray, "slots ..."]]
@@ -44,10 +44,10 @@ class FrameStore(NamedTuple):
 def of_rows(
     frames: dict[str, Shaped[np.ndarray, "slots ..."]], newest: Integer[np.ndarray, " rows"], horizon: int
 ) -> FrameStore:
-    """A store over a dataset's frames, without copying them.
+    """A store over a dataset's frames, not copied.
 
     Args:
-        newest: index of each observation's newest frame; the next observation ends one later.
+        newest: newest frame of each observation; the next observation ends one later.
 
     Raises:
         ValueError: an index is out of range, or an array is not contiguous.
@@ -69,10 +69,9 @@ class FrameRing(NamedTuple):
 
     Attributes:
         recent: last frames written; frame n in slot n % (2 * horizon).
-        shown: frame numbers of the newest next observation; -1: none yet.
-        oldest: oldest frame number of each row.
+        shown: frame numbers of the newest next observation; -1: none.
+        oldest: oldest frame number per row.
         written: frames written so far.
-        size: transitions with all their frames.
         position: row of the next transition.
     """
 
@@ -91,7 +90,7 @@ def create(capacity: int, example: Stacks) -> FrameRing:
 
 
 def filled(store: FrameStore, capacity: int) -> FrameRing:
-    """A ring that begins with a copy of `store`, whose rows are in order of time."""
+    """A ring that begins with a copy of `store`, rows in order of time."""
     rows, _, horizon = store.stacks.shape
     example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
     held = len(next(iter(store.frames.values())))
@@ -105,7 +104,7 @@ def filled(store: FrameStore, capacity: int) -> FrameRing:
 
 
 def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
-    """The ring in the arrays of `larger`, which is given up; the rows may not have wrapped yet."""
+    """The ring in the arrays of `larger` (given up); rows may not have wrapped yet."""
     before, now, written, rows = slots(ring), slots(larger), int(ring.written), len(ring.oldest)
     if rows == len(larger.oldest):
         return ring
@@ -141,12 +140,10 @@ def _empty(capacity: int, slots: int, example: Stacks) -> FrameRing:
 
 
 def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
-    """Adds one transition's frames; the given ring is given up.
+    """Adds one transition's frames; `ring` is given up.
 
     Returns:
-        The ring, and how many of the oldest transitions lost frames. The caller drops them (`mixture.drop_oldest`)
-            before
-        it adds the transition.
+        The ring, and how many of the oldest transitions lost frames; drop them first (`mixture.drop_oldest`).
 
     Raises:
         DataError: cameras, shapes or types differ from the ring's.
@@ -188,12 +185,7 @@ def _check(ring: FrameRing, stacks: Stacks) -> None:
 
 
 def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, new: list[Frame]) -> list[int]:
-    """Numbers of one observation's frames; unknown frames go into `ring.recent` and `new`.
-
-    Args:
-        known: frame numbers of the previous stack.
-        written: frames written before this stack.
-    """
+    """Numbers of one observation's frames; unknown frames go into `ring.recent` and `new`."""
     horizon = len(ring.shown)
     places = 2 * horizon
     # The frames before these may leave `recent` while this stack is written.
@@ -224,7 +216,7 @@ def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
 
 
 class FrameBatches:
-    """Gathers batches. Memory is reused only when nothing refers to it: JAX may read it long after a call."""
+    """Gathers batches. Memory is reused only when nothing refers to it: JAX may read it late."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="frames")
@@ -240,7 +232,6 @@ class FrameBatches:
         """Images of the rows' observations and next observations, by camera.
 
         Args:
-            row: from `mixture.sample`; the next `add` may overwrite their frames.
             offline: store of the first `offline_rows` rows of each batch.
         """
         size = row.shape[-1]
@@ -270,7 +261,7 @@ def _copy(frames: np.ndarray, slots: np.ndarray, out: np.ndarray) -> Callable[[]
 
 
 class _Memory:
-    """Reuses unreferenced memory; new memory costs as much time as a batch's copy."""
+    """Reuses unreferenced memory; new memory costs as much time as copying a batch."""
 
     def __init__(self) -> None:
         self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []

@@ -23,7 +23,7 @@ class Replay(NamedTuple):
 
 
 def create(sampler: Sampler, offline: Storage, online: Storage) -> Replay:
-    """A replay over offline data of equal priority, and an empty online ring."""
+    """A replay over offline data of equal priority; nothing online."""
     capacity = storage.capacity(offline)
     offline_state = sampler.create(capacity)
     rows = jnp.arange(int(offline.size))
@@ -60,7 +60,7 @@ def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> 
 
 
 def drop_oldest_offline(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
-    """Like `drop_oldest`, for the offline side."""
+    """Removes the `count` oldest offline transitions."""
     offline = storage.drop_oldest(replay.offline, count)
     return replay._replace(offline=offline, offline_sampler=_kept(sampler, offline, replay.offline_sampler))
 
@@ -70,7 +70,7 @@ def _kept(sampler: Sampler, side: Storage, state: PyTree) -> PyTree:
 
 
 def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:
-    """Writes Monte-Carlo returns of online transitions; ignores rows beyond the capacity."""
+    """Writes Monte-Carlo returns of online transitions."""
     return replay._replace(online=storage.set_monte_carlo_returns(replay.online, row, monte_carlo_return))
 
 
@@ -92,8 +92,8 @@ def sample(
 ) -> tuple[Batch, Integer[Array, ""]]:
     """Batches of `offline_count` offline rows, then online rows; each side is stratified by probability.
 
-    Multiplies weights by PER's importance weight `(N p) ** -beta` of the row's side, over the call's largest (Schaul et
-    al. 2016, section 3.4).
+    PER's importance weight `(N p) ** -beta` of the row's side, over the call's largest, multiplies the weight (Schaul
+    et al. 2016, section 3.4).
 
     Args:
         shape: (batches, batch size).
@@ -101,7 +101,7 @@ def sample(
         beta: importance exponent, in [0, 1].
 
     Returns:
-        Batches with leading axes `shape`, and the number of offline rows in each.
+        Batches, and the number of offline rows in each.
     """
     batch_size = shape[1]
     count = offline_count(replay, batch_size, ratio)
@@ -142,7 +142,7 @@ def update_priorities(
     offline_rows: Integer[Array, ""],
     td_error: Float[Array, "batches batch"],
 ) -> Replay:
-    """Writes TD errors back as priorities; dropped online rows stay dropped."""
+    """Writes TD errors back as priorities."""
     is_offline = jnp.broadcast_to(jnp.arange(td_error.shape[1]) < offline_rows, td_error.shape).reshape(-1)
     index, error = batch.row.reshape(-1), td_error.reshape(-1)
     is_online = ~is_offline & storage.is_held(replay.online, index)

@@ -5,8 +5,7 @@ A sampler is a static object with functions over its state:
     create(capacity) -> state
     insert(state, index) -> state              rows `index` hold new transitions
     sample(state, window, position, bits) -> (index, probability)
-                                               rows at positions in [0, 1) of the distribution; random `bits` refine
-                                               float32 positions
+                                               rows at positions in [0, 1); random `bits` refine float32 positions
     update(state, index, td_error) -> state    new priorities
     keep(state, held) -> state                 never draw rows not held; `held` may be longer after growth
 """

@@ -16,9 +16,9 @@ class Storage(NamedTuple):
     Attributes:
         states: observation, next observation, [grasp penalty,] reward, mask, weight, Monte-Carlo return; one read
             fetches
-        them all.
-        actions: kept apart, so that the two shapes determine every field's size.
-        size: transitions held, in the rows before `position`.
+        all.
+        actions: apart: both shapes together give every field's size.
+        size: transitions held, before `position`.
         position: row of the next transition.
     """
 
@@ -29,17 +29,13 @@ class Storage(NamedTuple):
 
     @property
     def transitions(self) -> Transition:
-        """A copy of all rows, unwritten ones included."""
+        """All rows, unwritten ones included."""
         # A ring that was read from a device or a file holds NumPy arrays.
         return _unpacked(jnp.asarray(self.states), jnp.asarray(self.actions))
 
 
 class Window(NamedTuple):
-    """The rows that hold transitions.
-
-    Attributes:
-        first: first row; 0 in a full ring. Rows wrap around.
-    """
+    """The rows that hold transitions, from `first` around the ring's end; 0 if full."""
 
     first: Integer[Array, ""]
     size: Integer[Array, ""]

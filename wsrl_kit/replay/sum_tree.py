@@ -1,7 +1,7 @@
 """Sums over blocks of leaves, for sampling in proportion to mass.
 
-Each level holds the sums of blocks of `FANOUT` entries of the level below. Updates recompute sums from their children
-instead of adding differences, so rounding errors cannot accumulate.
+Each level sums blocks of `FANOUT` entries of the level below. Updates recompute sums instead of adding differences, so
+rounding errors cannot accumulate.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ FANOUT = 16
 SMALLEST = jnp.finfo(jnp.float32).tiny
 
 SMALLEST_SHARE = 2.0**-10
-"""Below this share of the total mass, a 24-bit position has too few bits left."""
+"""Below this share of total mass, a 24-bit position has too few bits left."""
 
 
 class SumTree(NamedTuple):
@@ -47,7 +47,7 @@ def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
 
 
 def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
-    """The tree with only the masses of kept leaves; `kept` may be longer than the tree. O(capacity)."""
+    """The tree with the masses of kept leaves only; `kept` may be longer. O(capacity)."""
     mass = tree.levels[0][: len(kept)]
     return from_mass(jnp.where(kept, jnp.pad(mass, (0, len(kept) - len(mass))), 0.0))
 
@@ -76,10 +76,8 @@ def find(
 ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
     """Leaf at each position in [0, 1) of the cumulative mass, and its probability.
 
-    Finds a leaf of zero mass only if all are zero, with probability 0.
-
     Args:
-        bits: random, independent of `position`; they tell apart leaves too small for a float32 position.
+        bits: random, independent of `position`; tell apart leaves too small for a float32 position.
     """
     fresh = unit_interval(bits)
     index = jnp.zeros(position.shape, jnp.int32)

@@ -18,8 +18,7 @@ class Transition(NamedTuple):
 
     Attributes:
         observation: flat, in the environment's units.
-        action: entries in [-1, 1].
-        next_observation: the step's result, also at an episode's end.
+        action: in [-1, 1].
         mask: 1 - terminated; 1 at a time limit.
         weight: loss weight; 1 for online data.
         monte_carlo_return: discounted return to the episode's end; -inf: unknown.
@@ -40,12 +39,7 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sampled transitions.
-
-    Attributes:
-        transition: its `weight` includes PER's importance weight.
-        row: storage row of each example.
-    """
+    """Sampled transitions with their storage rows; PER's importance weight multiplies `weight`."""
 
     transition: Transition
     row: Integer[Array, "*batch"]

@@ -44,11 +44,11 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
     """The arrays, in the structure of `template`.
 
     Args:
-        template: tree of the expected names, shapes and types. NumPy leaves stay NumPy: JAX would halve 64 bits.
+        template: expected names, shapes and types. NumPy leaves stay NumPy: JAX would halve 64 bits.
         prefix: reads only names that begin with it.
 
     Raises:
-        CheckpointError: no such file, damaged, or a leaf's name, shape or type differs.
+        CheckpointError: no such file, damaged, or a leaf differs.
     """
     arrays = read(path, prefix)
     leaves = []
@@ -71,7 +71,7 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
 
 
 def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`; by default all, metadata bytes included.
+    """The arrays whose names begin with `prefix`, metadata bytes included.
 
     Raises:
         CheckpointError: no such file, or no checkpoint of this kit.

@@ -1,7 +1,4 @@
-"""Training loops as generators of events; events go to the run's folder and the progress display.
-
-A loop knows no files, plots or progress bars. `gradient_loop` serves offline warmup and the reward classifier.
-"""
+"""Training loops as generators of events, which `follow` writes to the run's folder and the progress display."""
 
 import math
 import time
@@ -74,7 +71,6 @@ class TrainingResult:
 
     Attributes:
         agent: the last one; with early stopping the best.
-        steps: gradient steps taken.
     """
 
     agent: Any
@@ -86,7 +82,7 @@ Event = Measurement | Snapshot | Step | Output | TrainingResult
 
 
 def stopped(step: int) -> Stopped:
-    """The error of a loop that was asked to stop; raised after its last `Snapshot`."""
+    """The error of a stopped loop; raised after its last `Snapshot`."""
     return Stopped(f"stopped at step {step}, saved; Run All continues, as does the same command")
 
 
@@ -104,7 +100,7 @@ def environment_acts() -> Iterator[None]:
 
 
 def environment_failed(failure: EnvironmentFailed, step: int) -> WSRLKitError:
-    """The error of a loop whose environment failed; raised after its last `Snapshot`."""
+    """The error of a failed environment; raised after the loop's last `Snapshot`."""
     error = failure.__cause__
     kept = f"stopped at step {step}, saved; Run All continues, as does the same command"
     if isinstance(error, WSRLKitError):
@@ -132,10 +128,10 @@ class GradientPlan:
 
 
 def initial_tree(agent: PyTree, copy: Callable[[PyTree], PyTree]) -> PyTree:
-    """Everything that `gradient_loop` changes, before its first step; also the structure of its snapshots.
+    """Everything that `gradient_loop` changes, before its first step.
 
     Args:
-        copy: copies an agent; each call of gradient steps takes over its agent's buffers.
+        copy: copies an agent; gradient steps take over its buffers.
     """
     return {
         "agent": agent,
@@ -160,16 +156,15 @@ def gradient_loop(
 
     Args:
         tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
-        take_steps: (agent, first step, end) -> (agent, metrics of the last step). Takes over the agent. Results must
-            not
-        depend on the number of steps per call.
-        evaluate: (agent, number of the evaluation) -> (error for early stopping, metrics).
-        copy: as for `initial_tree`.
+        take_steps: (agent (given up), first step, end) -> (agent, last metrics). Results must not depend on the number
+            of
+        steps per call.
+        evaluate: (agent, evaluation count) -> (error for early stopping, metrics).
         stop_requested: asked about twice a second.
 
     Raises:
         Stopped: on request, after a last `Snapshot`.
-        WSRLKitError: the environment failed in an evaluation; after a last `Snapshot`.
+        WSRLKitError: the environment failed; after a last `Snapshot`.
     """
     agent, step, evaluated = tree["agent"], int(tree["step"]), int(tree["evaluated"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
@@ -228,11 +223,7 @@ def gradient_loop(
 
 
 def resumed(run: Run, fresh: PyTree, load: Callable[[Path, PyTree], PyTree] = checkpoint.load) -> PyTree:
-    """The run's last checkpoint, with the metrics cut to that moment; `fresh` without a checkpoint.
-
-    Args:
-        load: (path, template) -> tree.
-    """
+    """The run's last checkpoint, metrics cut to that moment; `fresh` without one."""
     if not run.checkpoint_path.exists():
         run.rewind(0)
         return fresh
@@ -249,11 +240,8 @@ def follow(
 ) -> TrainingResult | None:
     """Writes a loop's events to the run's folder, shows them, and returns the loop's result, if any.
 
-    Args:
-        save: (path, tree, metadata) -> None.
-
     Raises:
-        DivergenceError: the loop's, naming the last checkpoint, from before the divergence.
+        DivergenceError: the loop's, naming the last checkpoint.
     """
     evaluation, last = "", Step(0, 0, "")
     lengths = {name: run.parameters[name] for name in ("online_steps",) if name in run.parameters}

@@ -52,7 +52,7 @@ def outcome_recorded(run: Run, progress: Progress) -> Iterator[Progress]:
     On a full disk the first error propagates, and the run stays "running": resumable.
 
     Yields:
-        Progress that SIGINT, SIGTERM and SIGHUP ask to stop, as the Stop button does.
+        Progress that SIGINT, SIGTERM and SIGHUP ask to stop.
     """
     try:
         with _heeding_signals(progress) as heeding:

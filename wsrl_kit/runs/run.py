@@ -1,7 +1,6 @@
 """A run's folder, safe against a crash at any moment.
 
-    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
-                    as a whole
+    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process
     metrics.csv     phase,environment_step,gradient_step,metric,value; append-only
     checkpoint.npz  written by training
     figures/*.png
@@ -84,7 +83,7 @@ class RunRecord:
         inputs: digest of each parameter's files.
         message: why the run failed; else "".
         seconds: wall-clock, over all sessions.
-        warmup_seconds: wall-clock of a joined warmup run; else 0.
+        warmup_seconds: wall-clock of a joined warmup run.
     """
 
     folder: Path
@@ -115,7 +114,7 @@ class Run:
     Attributes:
         rows: metric rows written so far.
         parameters: by name, as JSON holds them.
-        is_finished: the same run had finished: nothing to do, nothing locked.
+        is_finished: nothing left to do, nothing locked.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -147,11 +146,9 @@ class Run:
 
         Args:
             kind: such as "warmup" or "finetune".
-            arm: arm of an ablation; "": none.
-            parameters: JSON values by name (tuples become lists).
+            arm: of an ablation; "": none.
             inputs: digest of each parameter's files; a run never continues with other files.
-            may_grow: parameters that may exceed the earlier run's, such as a number of steps; a finished run then
-                continues.
+            may_grow: parameters that may exceed the earlier run's; a finished run then continues.
             outputs: files of a finished run; if one is missing, the run continues.
             resume: False deletes an earlier run in the folder.
 
@@ -216,7 +213,7 @@ class Run:
             _replace(self.metrics_path, HEADER)
 
     def _refuse_another_kind(self) -> None:
-        """A new run must not replace one of another kind, whose folder was named by mistake."""
+        """Refuses to replace a run of another kind, whose folder was named by mistake."""
         try:
             found = _read_json(self.folder)["kind"]
         except RunError:
@@ -243,13 +240,10 @@ class Run:
         gradient_step: SupportsIndex,
         values: Mapping[str, SupportsFloat],
     ) -> None:
-        """Appends one row per metric, all or none.
+        """Appends one row per metric, all or none; steps as in `Curve`.
 
         Args:
             phase: "warmup" or "online".
-            environment_step: since the switch; 0 during warmup.
-            gradient_step: critic updates, warmup included.
-            values: by metric name; may be nan.
 
         Raises:
             RunError: unknown phase, separator in a name, or full disk; earlier rows are intact.
@@ -401,7 +395,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    """The header and all rows with line ends, without a last line cut short by a crash."""
+    """Header and rows, without a last line cut short by a crash."""
     with reading(path, RunError, "must be a readable file, found"):
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
