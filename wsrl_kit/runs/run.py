@@ -1,13 +1,12 @@
-"""A run's folder, whole after a crash at any moment.
+"""A run's folder, safe against a crash at any moment.
 
-    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
-                    as a whole
-    metrics.csv     phase,environment_step,gradient_step,metric,value; one row per number, only ever appended to
+    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process
+    metrics.csv     phase,environment_step,gradient_step,metric,value; append-only
     checkpoint.npz  written by training
     figures/*.png
     .lock           held by the one process that writes here
 
-`metrics.csv` holds no clock, so that a resumed run ends with the same bytes as one that was never interrupted.
+`metrics.csv` holds no clock: a resumed run ends with the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -38,11 +37,11 @@ PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
 OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
-"""Folders in a run's folder that the run itself writes."""
+"""Folders that the run itself writes."""
 ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 
-# Entries of run.json, and their types.
+# What run.json holds, each of which type.
 FIELDS: dict[str, Any] = {
     "kind": str,
     "arm": str,
@@ -59,12 +58,12 @@ FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one run over time.
+    """One metric of one run, in recording order.
 
     Attributes:
-        environment_step: online environment steps since the switch; 0 during warmup.
-        gradient_step: critic updates, those of warmup included.
-        value: the metric, in its own unit; nan where there was nothing to measure.
+        environment_step: since the switch; 0 during warmup.
+        gradient_step: critic updates, warmup included.
+        value: nan: nothing to measure.
     """
 
     environment_step: Int64[np.ndarray, " points"]
@@ -77,14 +76,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The contents of a run's folder.
+    """A run's folder, read once.
 
     Attributes:
-        inputs: a digest of the files that each parameter names.
-        seconds: wall-clock time of all sessions together.
-        message: why the run failed, else "".
         metrics: a `Curve` per (phase, metric).
-        warmup_seconds: `seconds` of the warmup run whose metrics were joined to this run's; 0: none.
+        inputs: digest of each parameter's files.
+        message: why the run failed; else "".
+        seconds: wall-clock, over all sessions.
+        warmup_seconds: wall-clock of a joined warmup run.
     """
 
     folder: Path
@@ -102,18 +101,20 @@ class RunRecord:
     warmup_seconds: float = 0.0
 
     def curve(self, metric: str, phase: str = "online") -> Curve:
-        """The metric's curve, of length 0 if it was never recorded."""
+        """The metric's curve; of length 0 if never recorded."""
         empty = Curve(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         return self.metrics.get((phase, metric), empty)
 
 
 class Run:
-    """Writes a run's folder, and locks it against other processes until `finish`, `stop`, `fail` or `close`.
+    """The writing side of a run's folder, locked until `finish`, `stop`, `fail` or `close`.
+
+    Every `record` has reached the operating system when it returns.
 
     Attributes:
         rows: metric rows written so far.
-        parameters: all parameters by name, as JSON holds them.
-        is_finished: this run was finished before: nothing to do, nothing locked.
+        parameters: by name, as JSON holds them.
+        is_finished: nothing left to do, nothing locked.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -141,21 +142,18 @@ class Run:
         outputs: Collection[Path] = (),
         resume: bool = True,
     ) -> "Run":
-        """Create a run, or reopen the same run, whatever its status.
+        """Creates a run, or reopens the same one in any status.
 
         Args:
             kind: such as "warmup" or "finetune".
-            arm: the run's arm in an ablation, else "".
-            parameters: all parameters by name, of types that JSON can hold (tuples become lists).
-            inputs: a digest of the files that each parameter names; a run never goes on with other files.
-            may_grow: parameters that may be larger than before, such as the number of steps; a finished run then goes
-                on.
-            outputs: files of a finished run; a run goes on if one is missing.
-            resume: False deletes the run in the folder and starts anew.
+            arm: of an ablation; "": none.
+            inputs: digest of each parameter's files; a run never continues with other files.
+            may_grow: parameters that may exceed the earlier run's; a finished run then continues.
+            outputs: files of a finished run; if one is missing, the run continues.
+            resume: False deletes an earlier run in the folder.
 
         Raises:
-            RunError: another process writes to the folder; the folder holds another run or a damaged one, or can't be
-                written; or the content of the input files has changed.
+            RunError: the folder is locked, not writable, damaged or another run's, or input files have changed.
         """
         plain, digests = _plain(parameters), dict(inputs or {})
         identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": plain, "inputs": digests}
@@ -181,7 +179,7 @@ class Run:
         return run
 
     def close(self) -> None:
-        """Releases the folder and leaves the status as it is."""
+        """Releases the folder without recording an outcome."""
         self._lock.release()
 
     def _take(self) -> None:
@@ -195,12 +193,10 @@ class Run:
 
     @property
     def metrics_path(self) -> Path:
-        """The file of metrics."""
         return self.folder / "metrics.csv"
 
     @property
     def checkpoint_path(self) -> Path:
-        """The file of training's checkpoint."""
         return self.folder / "checkpoint.npz"
 
     def _create(self, overwrite: bool) -> None:
@@ -244,16 +240,13 @@ class Run:
         gradient_step: SupportsIndex,
         values: Mapping[str, SupportsFloat],
     ) -> None:
-        """Append one row per metric, all or none; the operating system has them on return.
+        """Appends one row per metric, all or none; steps as in `Curve`.
 
         Args:
             phase: "warmup" or "online".
-            environment_step: online environment steps since the switch; 0 during warmup.
-            gradient_step: critic updates, those of warmup included.
-            values: by metric; may be nan.
 
         Raises:
-            RunError: unknown phase, a separator in a name, or a full disk; all earlier rows are intact.
+            RunError: unknown phase, separator in a name, or full disk; earlier rows are intact.
         """
         if phase not in PHASES:
             raise RunError(f"phase must be one of {', '.join(PHASES)}, found {phase!r}")
@@ -274,21 +267,21 @@ class Run:
         self.rows += len(values)
 
     def rewind(self, rows: int) -> None:
-        """Keep the first `rows` metric rows: those recorded before the checkpoint to resume from.
+        """Keeps the first `rows` metric rows, those of the checkpoint to resume from.
 
         Raises:
-            RunError: the file has fewer rows.
+            RunError: there are fewer rows.
         """
         lines = _complete_lines(self.metrics_path)
         if not 0 <= rows <= len(lines) - 1:
             raise RunError(f"{self.metrics_path} must hold at least {rows} rows to resume, found {len(lines) - 1}")
         with _writing(self.metrics_path):
-            # Truncation is one system call: it is never half done, and works on a full disk.
+            # Shortening a file in place is one system call: it can't be half done, and needs no room on the disk.
             os.truncate(self.metrics_path, sum(map(len, lines[: rows + 1])))
         self.rows = rows
 
     def sync(self) -> None:
-        """Waits until all recorded rows are on the disk; called before a checkpoint counts them.
+        """Waits until all rows are on the disk; call before a checkpoint counts them.
 
         Raises:
             RunError: the disk fails.
@@ -297,17 +290,17 @@ class Run:
             synced(self.metrics_path)
 
     def figure(self, name: str, figure: Figure) -> Path:
-        """Writes or replaces figures/<name>.png.
+        """Saves or replaces figures/<name>.png.
 
         Raises:
-            RunError: it can't be written; the earlier figure is intact.
+            RunError: it can't be written; an earlier one is intact.
         """
         path = self.folder / "figures" / f"{name}.png"
         save_figure(path, figure)
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Marks the run finished and releases the folder."""
+        """Marks the run finished; the last write."""
         self._end("finished", summary=summary)
 
     def stop(self) -> None:
@@ -337,7 +330,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Versions of Python and packages that results depend on, without importing them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -346,23 +339,23 @@ def versions() -> dict[str, str]:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Writes a PNG as a whole, and creates its folder.
+    """Writes a PNG atomically, and creates its folder.
 
     Raises:
-        RunError: it can't be written; the earlier file is intact.
+        RunError: it can't be written; an earlier one is intact.
     """
     with written_whole(path, RunError) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads a run's folder, also while the run goes on.
+    """Reads a run's folder, also while the run is being written.
 
     Raises:
-        RunError: the folder holds no run, or a damaged one.
+        RunError: there is no run, or it is damaged.
     """
     folder = Path(folder)
-    # Names are shown in tables, figures and terminals.
+    # Names become part of tables, figures, and what a terminal shows.
     content: dict[str, Any] = {
         name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
     }
@@ -370,7 +363,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def find_runs(root: Path) -> list[RunRecord]:
-    """Reads every run below a folder, sorted by kind, arm and seed.
+    """Reads every run under a folder, sorted by kind, arm and seed.
 
     Raises:
         RunError: the folder is missing, or a run is damaged.
@@ -388,7 +381,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     with reading(path, RunError, "must hold a run's JSON, found a damaged file"):
         content = read_json(path)
         if isinstance(content, dict):
-            # Old runs have no inputs.
+            # Runs from before inputs were watched name none.
             content.setdefault("inputs", {})
         missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
         if missing:
@@ -402,7 +395,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    """The header and all rows with line ends, without a last line that a crash cut short."""
+    """Header and rows, without a last line cut short by a crash."""
     with reading(path, RunError, "must be a readable file, found"):
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
@@ -432,7 +425,7 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
-    """Whether parameters of the wanted run have grown since; refuses any other run."""
+    """Refuses another run than the wanted one; returns whether parameters have grown."""
     for name in ("kind", "arm", "seed"):
         if found[name] != wanted[name]:
             raise RunError(
@@ -459,7 +452,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
 
 
 def refuse_locked(folder: Path) -> None:
-    """Raises RunError if another process writes to a run's folder."""
+    """Raises RunError if another process writes to the folder."""
     if (folder / ".lock").exists():
         run = Run(folder, {"parameters": {}})
         run._take()
@@ -467,7 +460,6 @@ def refuse_locked(folder: Path) -> None:
 
 
 def _holder(folder: Path) -> str:
-    """The process that writes to a folder."""
     try:
         process = json.loads((folder / "run.json").read_text())["process"]
         return f"process {process['pid']} on {process['host']}"
@@ -476,7 +468,7 @@ def _holder(folder: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON reads it back: NumPy numbers, tuples and paths become plain, non-finite numbers null."""
+    """The value as JSON reads it back: numpy, tuples and paths become plain, non-finite numbers null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):
