@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies
 
 from wsrl_kit.agent.vision import random_crop, random_crops
@@ -52,6 +53,7 @@ def test_a_crop_by_hand() -> None:
     assert {tuple(map(tuple, crop)) for crop in found[:, 0, :, :, 0].tolist()} == windows
 
 
+@pytest.mark.slow
 def test_all_places_are_equally_likely_and_independent_between_cameras() -> None:
     count, padding = 20_000, 2
     # Rows and columns are told apart by value, so that one pixel says where the window lies.

@@ -36,6 +36,7 @@ def test_one_critic_update_takes_the_actors_gradient_on_the_critics_from_before(
         assert_moved(new_state.actor, before.actor)
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_updated_coast_on_their_momentum() -> None:
     state, batch, key = trained(), batch_of(3, BATCH), jax.random.key(5)
     # By hand: three steps of the actor's Adam without a gradient, and then the actor's own.
@@ -65,6 +66,7 @@ def test_the_kits_order_leaves_what_is_not_updated_alone() -> None:
     assert_identical(critic_only.log_temperature, state.log_temperature)
 
 
+@pytest.mark.slow
 def test_a_run_in_the_authors_order_learns_otherwise_from_the_same_data() -> None:
     runs = [
         taken(start_finetune(settings(official_update_order=official_order, online_steps=60, random_steps=20)))

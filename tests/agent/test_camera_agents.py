@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from camera_samples import NAME, record, register, write_demos
+from slow_cases import one_fast
 from training_samples import StopAt, measured, same, same_checkpoint, settings, taken
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
@@ -71,6 +72,7 @@ def batch_of(config: WSRLConfig, dataset: Dataset, size: int = 8) -> Transition:
     return agents.probe_batch(config, dataset, size)
 
 
+@pytest.mark.slow
 def test_who_sees_learns_what_the_state_does_not_say(dataset: Dataset) -> None:
     config = spot()
     static, agent = fresh(config, dataset)
@@ -150,7 +152,7 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 
-@pytest.mark.parametrize("horizon", [1, 2])
+@pytest.mark.parametrize("horizon", one_fast([1, 2], 2))
 def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(horizon: int, tmp_path: Path) -> None:
     config = spot(environment_options={"observation_horizon": horizon})
     dataset = Dataset.from_trajectories(record(20, observation_horizon=horizon))
@@ -173,6 +175,7 @@ def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(horizon: int
     assert not same(snapshots[0]["agent"].critic["encoder"], snapshots[-1]["agent"].critic["encoder"])
 
 
+@pytest.mark.slow
 def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:
     demos = write_demos(tmp_path)
     config = spot(offline_data_path=str(demos), warmup_steps=10, warmup_evaluation_interval=10, evaluation_episodes=1)
@@ -188,6 +191,7 @@ def test_from_image_demos_to_fine_tuning(tmp_path: Path) -> None:
         run_finetune(replace(online, encoder="resnet10"), tmp_path / "other", Silent())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_that_sees_goes_on_to_the_same_end(tmp_path: Path) -> None:
     demos = write_demos(tmp_path)
     # Fewer rows than steps, so that frames are overwritten; more steps than a block of frames on disk.
@@ -205,6 +209,7 @@ def test_a_stopped_run_that_sees_goes_on_to_the_same_end(tmp_path: Path) -> None
     assert same_checkpoint(*(tmp_path / name / "checkpoint.npz" for name in ("whole", "halves")))
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_sees_goes_on_for_more_steps(tmp_path: Path) -> None:
     config = spot(online_steps=30, frozen_rollout_steps=20, batch_size=8, evaluation_episodes=1)
     run_finetune(config, tmp_path, Silent())

@@ -145,6 +145,7 @@ def test_without_known_returns_calql_is_cql() -> None:
     assert_close(update(CQL, fresh(), *arguments), update(CALQL, fresh(), *arguments), 1e-6)
 
 
+@pytest.mark.slow
 def test_high_returns_keep_calql_from_pushing_the_policys_values_down() -> None:
     batch = batch_of(BATCH)
     key = jax.random.key(0)
@@ -217,6 +218,7 @@ def test_a_multiplier_weighs_the_term() -> None:
     assert_moved(gradients(3.0, 0.5), gradients(1.0, 0.5))
 
 
+@pytest.mark.slow
 def test_a_multiplier_pushes_the_gap_below_its_target_and_then_comes_back() -> None:
     config = static_of("cql", cql_target_gap=1.0, cql_max_target_backup=False)
     batch = batch_of(1, BATCH)

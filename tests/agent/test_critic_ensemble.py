@@ -66,6 +66,7 @@ def test_members_have_the_values_they_have_in_the_ensemble(shared_output: bool) 
     np.testing.assert_allclose(some, values[chosen], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_agent_with_a_shared_output_learns_and_takes_its_target_from_a_subset() -> None:
     parameters = WSRLConfig(hidden_sizes=[6], critic_ensemble_size=SIZE, output_scale=1.0, shared_critic_output=True)
     config = sac.from_parameters(parameters, OBSERVATIONS, ACTIONS)

@@ -149,6 +149,7 @@ def test_a_step_goes_to_the_double_dqn_target() -> None:
     assert same(update(config, state, without), update(config, state, none))
 
 
+@pytest.mark.slow
 def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     # At -1 the first gripper must close, at 1 open; at 0 nothing helps. Each command but "nothing" costs 0.2.
     config = static_of("dual", 4, critic_learning_rate=5e-3, hidden_sizes=[8, 8])
@@ -183,6 +184,7 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
     assert same(other._replace(grasp=()), state._replace(grasp=())) and not same(other.grasp, state.grasp)
 
 
+@pytest.mark.slow
 def test_with_cameras_it_learns_from_what_the_critics_encoder_sees_and_leaves_that_alone() -> None:
     sight = PixelConfig(("wrist",), 16, 16, encoder="small", is_frozen=False, camera_width=8, state_width=4)
     config = static_of("single", 3, sight)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slow_cases import one_fast
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.config.config import WSRLConfig
@@ -77,7 +78,7 @@ ACTIONS = np.linspace(-1.0, 1.0, BATCH)
 SIGNS = np.tile([-1.0, 1.0], BATCH // 2)
 
 
-@pytest.mark.parametrize("observation", [0.0, 1.0])
+@pytest.mark.parametrize("observation", one_fast([0.0, 1.0]))
 def test_a_constant_reward_is_its_own_value(observation: float) -> None:
     state = learn(transitions(np.full(BATCH, observation), ACTIONS, ONE))
     close(values(state, [observation] * 3, [-0.9, 0.0, 0.9]), 1.0)
@@ -173,7 +174,7 @@ WEIGHTS = sac.TermWeights(conservative=0.01)
 CASES = [(name, False) for name in PRESETS] + [(name, True) for name in ("calql", "wsrl")]
 
 
-@pytest.mark.parametrize(("name", "has_offline_term"), CASES)
+@pytest.mark.parametrize(("name", "has_offline_term"), one_fast(CASES))
 def test_every_preset_solves_the_probes(name: str, has_offline_term: bool) -> None:
     config = preset_config(name, has_offline_term)
     assert config.is_conservative == has_offline_term or name == "calql"

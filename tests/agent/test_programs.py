@@ -71,6 +71,7 @@ def test_a_folder_that_cannot_be_made_is_no_obstacle(tmp_path):
     assert process(FOLDER, XDG_CACHE_HOME=str(occupied)) == "None"
 
 
+@pytest.mark.slow
 def test_a_run_with_kept_programs_ends_with_the_same_bytes_as_the_one_that_compiled_them(tmp_path):
     config = json.dumps(asdict(settings(**PENDULUM, online_steps=40, log_interval=1)))
     cache = tmp_path / "cache"

@@ -239,6 +239,7 @@ def robot(**changes: Any) -> ClassifierConfig:
     return toy(**{"environment_options": ROBOT, "success_frames": 4} | counts | learning | changes)
 
 
+@pytest.mark.slow
 def test_recorded_successes_are_insertions_and_failures_are_not(robot_run: Path) -> None:
     dataset = load_labelled(str(robot_run))
     is_deep = dataset.next_observations[:, 6] < -SUCCESS_DEPTH
@@ -324,6 +325,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_an_image_classifier_learns_what_the_state_does_not_say(image_run: Path) -> None:
     summary = read_run(image_run).summary
     assert summary["recall"] >= 0.9 and summary["false_positive_rate"] == 0.0

@@ -23,6 +23,7 @@ def test_the_expert_succeeds_in_every_difficulty(difficulty, rate):
     assert 15 < np.mean([len(trajectory) for trajectory in trajectories]) < 45
 
 
+@pytest.mark.slow
 def test_the_suboptimal_operator_succeeds_in_a_third_to_a_half_of_the_default_episodes():
     trajectories = collect(ROBOT, {}, "suboptimal", episodes=120, seed=0)
     assert 0.30 <= success_rate(trajectories) <= 0.45

@@ -104,6 +104,7 @@ def test_finetuning_goes_on_from_the_warmup(warmup: Path, tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> None:
     given = ONLINE | {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
@@ -113,6 +114,7 @@ def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> N
     assert record.curve("training/offline_ratio").value.max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("opengl")
 def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     task = {
@@ -177,6 +179,7 @@ def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: Path) ->
     assert figures == {"learning.png", "thresholds.png", "lookalikes.png"}
 
 
+@pytest.mark.slow
 def test_finetuning_takes_its_reward_from_a_classifier(classifier: Path, tmp_path: Path) -> None:
     given = ONLINE | {"reward_classifier": str(classifier / "classifier.npz"), "random_steps": 60}
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
@@ -358,6 +361,7 @@ def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(data: Path, tmp_pat
         assert next(csv.DictReader(file))["candidate"] == winner.name
 
 
+@pytest.mark.slow
 def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "00_collect_data.ipynb"), str(tmp_path / "out.ipynb")]

@@ -27,6 +27,7 @@ CALQL = {
 }
 
 
+@pytest.mark.slow
 def test_online_transitions_get_their_return_when_the_episode_ends() -> None:
     # 100 steps in episodes of 15, in a ring of 40: the last ten are of an episode that has not ended.
     config = settings(**PENDULUM | CALQL, replay_capacity=40, reward_scale=0.1, reward_bias=0.5)
@@ -72,6 +73,7 @@ def test_without_a_weight_online_the_switch_ends_the_term_at_once(sources) -> No
     assert same(events[-1].tree, others[-1].tree)
 
 
+@pytest.mark.slow
 def test_the_heavier_calqls_term_is_the_smaller_the_gap_that_a_warmup_ends_with(sources) -> None:
     def last_gaps(weight: float) -> np.ndarray:
         config = settings(**CALQL | {"conservative_weight": weight, "critic_learning_rate": 1e-3})
@@ -92,6 +94,7 @@ def diverging(sources) -> Any:
     return settings(**CALQL | huge | bare, offline_data_path=str(sources), checkpoint_interval=1)
 
 
+@pytest.mark.slow
 def test_a_diverging_warmup_stops_with_a_diagnosis_and_its_last_good_checkpoint(diverging, tmp_path) -> None:
     config = replace(diverging, log_interval=1)
     sentence = (
@@ -112,6 +115,7 @@ def test_a_diverging_warmup_stops_with_a_diagnosis_and_its_last_good_checkpoint(
     assert 0 < tree["step"] < 200
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_stop_a_fine_tuning(tmp_path) -> None:
     # Rewards whose squares are no float32 any more.
     config = settings(**PENDULUM, reward_scale=1e30, checkpoint_interval=1000)
@@ -120,6 +124,7 @@ def test_values_that_are_not_finite_stop_a_fine_tuning(tmp_path) -> None:
     assert read_run(tmp_path).status == "failed"
 
 
+@pytest.mark.slow
 def test_calql_needs_whole_episodes(sources, tmp_path) -> None:
     config = settings(**CALQL, offline_data_path=str(sources))
     dataset = offline_data(config, sources)

@@ -67,6 +67,7 @@ def test_the_offline_ratio_that_is_recorded_follows_its_schedule(sources):
     assert ratios == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_priority_exponent_rises_to_its_end(sources):
     events = taken(start_finetune(settings(**PRIORITIZED, log_interval=1), None))
     beta = measured(events, "training/priority_beta")
@@ -74,6 +75,7 @@ def test_the_priority_exponent_rises_to_its_end(sources):
     assert all(before < after for before, after in pairwise(beta.values()))
 
 
+@pytest.mark.slow
 def test_behavior_cloning_goes_on_after_a_warmup_as_far_as_it_is_asked_for(sources):
     dataset = offline_data(settings(), sources)
 

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from slow_cases import one_fast
 from training_samples import ROBOT, StopAt, same_checkpoint, settings
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
@@ -67,7 +68,7 @@ def assert_same_end(first: Path, second: Path) -> None:
     assert same_checkpoint(first / "checkpoint.npz", second / "checkpoint.npz")
 
 
-@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize("kind", one_fast(JOBS, "finetune"))
 def test_signals_stop_a_process_and_lose_nothing(sources, tmp_path, kind):
     config = settings(**LONG, offline_data_path=str(sources), demo_path=str(sources))
     JOBS[kind](config, tmp_path / "whole", Silent())
@@ -217,7 +218,7 @@ def test_half_written_files_of_a_killed_process_are_removed_and_those_of_others_
     assert [path.name for path in tmp_path.rglob("*.partial")] == [".b.npz.1-2.partial"]
 
 
-@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize("kind", one_fast(JOBS))
 def test_data_that_changed_since_are_refused(sources, tmp_path, kind):
     dataset = load_sources(str(sources))
     write_hil_serl(tmp_path / "data.pkl", dataset.trajectories())

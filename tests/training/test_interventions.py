@@ -259,6 +259,7 @@ def test_the_demonstrations_show_what_the_cameras_showed():
             np.testing.assert_array_equal(sides[side][camera][len(dataset) :], np.stack(shown))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_interventions_goes_on_to_the_same_end(tmp_path: Path) -> None:
     write_hil_serl(tmp_path / "demos.pkl", record(4, observation_horizon=2))
     # So few rows that demonstrations give way; the last steps learn from what is left.

@@ -135,6 +135,7 @@ def test_fine_tuning_works_from_nothing_at_all(tmp_path):
     assert len(record.curve("switch/q_offline_probe")) == 0
 
 
+@pytest.mark.slow
 def test_warmup_and_fine_tuning_work_for_any_gymnasium_environment(tmp_path):
     counts = {"demo_episodes": 0, "suboptimal_episodes": 0, "random_episodes": 8}
     run_collect(CollectConfig(**PENDULUM, **counts), tmp_path / "data", Silent())
@@ -200,6 +201,7 @@ def test_bad_data_or_parameters_are_one_sentence_and_the_run_says_so(sources, tm
         assert (record.status, record.message) == ("failed", str(caught.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["warmup", "finetune"])
 def test_a_disk_that_fills_up_is_one_sentence_loses_nothing_and_the_run_resumes(sources, tmp_path, kind):
     job = run_warmup if kind == "warmup" else run_finetune

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slow_cases import one_fast
 from training_samples import ROBOT, StopAt, same_checkpoint, settings
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import RunError, Stopped
@@ -92,7 +93,7 @@ def test_a_warmup_that_was_killed_ends_with_the_same_bits(warmed_up, tmp_path):
     assert (whole / "filtered_demos.pkl").read_bytes() == (tmp_path / "filtered_demos.pkl").read_bytes()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", one_fast(SAMPLERS))
 def test_a_fine_tuning_run_that_was_killed_ends_with_the_same_bits(warmed_up, tmp_path, sampler):
     config = finetuning(warmed_up, sampler)
     run_finetune(config, tmp_path / "whole", Silent())
@@ -103,7 +104,7 @@ def test_a_fine_tuning_run_that_was_killed_ends_with_the_same_bits(warmed_up, tm
     assert len(set(forces[forces > 0])) > 5
 
 
-@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize("kind", one_fast(JOBS, "warmup"))
 def test_a_run_that_was_stopped_again_and_again_ends_with_the_same_bits(sources, tmp_path, kind):
     paths = {"offline_data_path": str(sources), "demo_path": str(sources)}
     # The record right after the checkpoint shows, to the last bit, what that carries of forces before it.
@@ -121,6 +122,7 @@ def test_a_run_that_was_stopped_again_and_again_ends_with_the_same_bits(sources,
         assert read_run(tmp_path / "whole").curve("training/peak_contact_force").value.min() > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(sources, tmp_path):
     for name, seed in {"first": 0, "again": 0, "other": 1}.items():
         config = settings(seed=seed, offline_data_path=str(sources), demo_path=str(sources))

@@ -42,6 +42,7 @@ def test_a_robots_address_takes_the_experiments_place() -> None:
     assert build(WSRLConfig, {"robot_url": None}) == WSRLConfig()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_robot_is_like_any_other(server: FaultyServer, tmp_path: Path) -> None:
     run_finetune(on_robot(server), tmp_path, Silent())
     record = read_run(tmp_path)

@@ -106,6 +106,7 @@ def test_everything_is_recorded_at_its_own_interval_and_at_the_end(sources, inte
     assert steps == sorted(set(steps)) and set(steps) >= set().union(*expected)
 
 
+@pytest.mark.slow
 def test_the_intervals_do_not_change_what_is_learned(sources):
     results = []
     for interval in (7, 200):
