@@ -27,12 +27,12 @@ _NAMES = {
 def read_hdf5(path: Path) -> Recording:
     """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
 
-    Without `next_observations`, they are the observations of the next row. The last row of an episode has none: it is
-    left out if the episode was truncated (as in D4RL's `qlearning_dataset`), and keeps its own observation if it was
-    terminal, where the value after it is 0. Such a file must have `timeouts`.
+    Without `next_observations`, `timeouts` are needed, and the next row's observation is used. An episode's last row is
+    dropped if truncated (as in D4RL's `qlearning_dataset`), and repeats its own if terminal, where the bootstrap value
+    is 0.
 
     Raises:
-        DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
+        DataError: the file is damaged, lacks an array or ends of episodes, or h5py is missing.
     """
     arrays: dict[str, np.ndarray] = {}
     with open_hdf5(path) as file:
