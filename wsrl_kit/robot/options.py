@@ -1,4 +1,4 @@
-"""Options of a robot behind HIL-SERL's server; the defaults fit the simulated robot."""
+"""Options of a robot; the defaults fit the simulated one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from wsrl_kit.parameters import check_some, parameter, validate
 from wsrl_kit.robot.poses import SafetyBox
 
 Pose = tuple[float, float, float, float, float, float]
-"""x, y, z, m, and Euler angles xyz, rad, of the tool in the robot's base frame."""
+"""Tool in the robot's base frame: x, y, z, m; Euler angles xyz, rad."""
 
 _CLIPS = [f"clip_{sign}{axis}" for sign in ("", "neg_") for axis in "xyz"]
 COMPLIANCE = {
@@ -23,22 +23,18 @@ COMPLIANCE = {
     **{f"translational_{clip}": 0.008 for clip in _CLIPS},
     **{f"rotational_{clip}": 0.1 for clip in _CLIPS},
 }
-"""HIL-SERL's compliance parameters while a policy acts; the simulated robot starts with them."""
+"""HIL-SERL's, while a policy acts; the simulated robot starts with them."""
 PRECISION = COMPLIANCE | {
     "rotational_stiffness": 250.0,
     "rotational_damping": 9.0,
     **{f"translational_{clip}": 0.1 for clip in _CLIPS},
 }
-"""Compliance parameters during a reset: stiff enough to overcome friction."""
+"""During a reset: stiff enough to overcome friction."""
 
 
 @dataclass(frozen=True)
 class RobotOptions:
-    """Options of `hirol_robot`.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range, or limits do not fit one another.
-    """
+    """Options of `hirol_robot`; raises ParameterError."""
 
     robot_url: str = parameter("http://127.0.0.1:5000", "address of the robot server")
     convention: str = parameter(
@@ -101,9 +97,5 @@ class RobotOptions:
 
 
 def robot_options(given: Mapping[str, Any]) -> RobotOptions:
-    """Options from a mapping.
-
-    Raises:
-        ParameterError: an unknown name, a wrong type, or a value out of range.
-    """
+    """Options from a mapping; raises ParameterError."""
     return RobotOptions(**check_some(RobotOptions, given))

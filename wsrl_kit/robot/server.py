@@ -1,9 +1,9 @@
-"""The simulated twin of HIL-SERL's robot server: its HTTP API in front of the simulated arm.
+"""The simulated twin of HIL-SERL's robot server.
 
-Endpoints of the kit, which no real robot has:
-    images: the cameras' newest frames, as a NumPy `.npz` of one uint8 (height, width, 3) RGB array per camera.
-    sim/status: `SimulatedArm.truth`; tells a client that the robot is simulated.
-    sim/reset: {"seed": n} or nothing; a new episode, with the arm above a hole drawn anew.
+Endpoints that no real robot has:
+    images: a NumPy `.npz` of uint8 (height, width, 3) RGB arrays, by camera.
+    sim/status: `SimulatedArm.truth`; marks a simulated robot.
+    sim/reset: {"seed": n} or nothing; a new episode with a new hole.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ from wsrl_kit.robot.simulated import CLOSED, OPEN, SimulatedArm
 
 Answer = Mapping[str, Any] | str | bytes
 Endpoint = Callable[[Mapping[str, Any]], Answer]
-"""From the fields of the request's JSON (none without a body) to a JSON object, a text, or bytes."""
+"""From the request's JSON object to a JSON object, a text, or bytes."""
 
 
 def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
-    """Every endpoint by its path without the leading slash; invalid input raises ParameterError."""
+    """Every endpoint by its path; invalid input raises ParameterError."""
 
     def one(key: str, name: str | None = None) -> Endpoint:
         return lambda _: {name or key: arm.state()[key]}
@@ -142,7 +142,7 @@ _MOST_SAID = 500
 
 
 class _LimitedServer(HTTPServer):
-    """Hangs up on the connection that has been silent longest when there are too many."""
+    """Beyond the limit, hangs up on the connection silent longest."""
 
     def initialize(self, *args: Any, **options: Any) -> None:
         super().initialize(*args, **options)
@@ -164,19 +164,15 @@ class _LimitedServer(HTTPServer):
 
 
 class RobotServer:
-    """Serves an arm, one call at a time, until it is closed; every call is a POST, connections are kept alive.
+    """Serves an arm, one call (always a POST) at a time.
 
-    No page in a browser can call it: a request with an `Origin`, or with a `Host` other than this machine's loopback,
-    `host`, or the address that the request came to, is refused.
+    No page in a browser can call it: it refuses an `Origin`, and a `Host` other than this machine's loopback, `host`,
+    or the address that the request came to.
 
     Args:
         arm: closed together with the server, also if this raises.
-        host: the address to listen on. Whoever can reach it can move the robot: HIL-SERL's API has no password.
+        host: address to listen on. Whoever can reach it can move the robot: HIL-SERL's API has no password.
         port: 0: a free one.
-
-    Attributes:
-        url: where to reach it, ending with a slash.
-        endpoints: what each call does, by its path.
 
     Raises:
         RobotError: the address is not this machine's, or the port is invalid or taken.
@@ -202,7 +198,7 @@ class RobotServer:
         self.close()
 
     def close(self) -> None:
-        """Hang up on everyone and stop the arm."""
+        """Hangs up on everyone and stops the arm."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
@@ -223,7 +219,6 @@ class RobotServer:
         await server.close_all_connections()
 
     def respond(self, request: HTTPServerRequest) -> None:
-        """Do what a request asks for and answer it."""
         endpoint = request.path.strip("/")
         if request.method != "POST":
             return send(request, 405, "every call is a POST")
@@ -237,7 +232,7 @@ class RobotServer:
             return send(request, 400, f"/{endpoint}: {error}")
 
     def _foreign(self, request: HTTPServerRequest) -> str | None:
-        """Why this may come from a page in a browser, whose own site may have any name; None: it does not."""
+        """Why this may come from a page in a browser; None: it does not."""
         if "Origin" in request.headers:
             return "a page in a browser may not call the robot (the request has an Origin)"
         hosts = request.headers.get_list("Host")
@@ -253,7 +248,7 @@ class RobotServer:
 
 
 def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
-    """Answer a request. A refusal is plain text, since it may quote the request and must be no page anywhere."""
+    """Answers a request. A refusal may quote the request: plain text, so that it is no page."""
     if isinstance(answer, bytes):
         kind, body = "application/octet-stream", answer
     elif isinstance(answer, str):
@@ -270,11 +265,11 @@ def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
 
 
 def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: float) -> SimulatedArm:
-    """The arm of one of the kit's simulated experiments.
+    """The arm of a simulated experiment.
 
     Raises:
-        ParameterError: there is no such robot, or an option does not fit.
-        ExperimentError: it has cameras and no OpenGL library works.
+        ParameterError: no such robot, or an unfit option.
+        ExperimentError: no OpenGL for its cameras.
     """
     kinds: dict[str, type[InsertionOptions]] = {INSERTION: InsertionOptions, PIXELS: PixelInsertionOptions}
     if exp_name not in kinds:
@@ -283,7 +278,7 @@ def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: 
 
 
 def serve(server: RobotServer, show: Callable[[str], object] = print) -> None:
-    """Serve until SIGINT (Ctrl-C) or SIGTERM; show the address, and whether others can reach it. Main thread only."""
+    """Serves until SIGINT (Ctrl-C) or SIGTERM, in the main thread."""
     ended = Event()
     # A shell starts background commands with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -21,6 +21,7 @@ _PORTION = 2**26
 
 
 def require_h5py(path: Path) -> Any:
+    """h5py, or a DataError that says how to install it."""
     try:
         import h5py
     except ImportError as error:
