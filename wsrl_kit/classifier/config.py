@@ -89,9 +89,5 @@ class ClassifierConfig:
     @property
     def episodes(self) -> dict[str, int]:
         """Recorded episodes by kind of policy, without zeros."""
-        counts = {
-            "expert": self.demo_episodes,
-            "suboptimal": self.suboptimal_episodes,
-            "random": self.random_episodes,
-        }
+        counts = {"expert": self.demo_episodes, "suboptimal": self.suboptimal_episodes, "random": self.random_episodes}
         return {kind: count for kind, count in counts.items() if count > 0}

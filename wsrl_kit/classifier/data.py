@@ -104,10 +104,7 @@ def _fingerprint(dataset: Dataset, state: np.ndarray, newest_frame: np.integer) 
 
 
 def hold_out(
-    is_success: Bool[np.ndarray, " transition"],
-    episode: Integer[np.ndarray, " transition"],
-    fraction: float,
-    seed: int,
+    is_success: Bool[np.ndarray, " transition"], episode: Integer[np.ndarray, " transition"], fraction: float, seed: int
 ) -> Bool[np.ndarray, " transition"]:
     """Which rows are held out: whole episodes, drawn among those with a success and those without.
 

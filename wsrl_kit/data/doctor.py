@@ -12,14 +12,7 @@ from jaxtyping import Float, Integer
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, find_files, is_dump, read_recording
-from wsrl_kit.data.task import (
-    Task,
-    file_remarks,
-    sentences,
-    success_hint,
-    success_remarks,
-    task_remarks,
-)
+from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.text import printable

@@ -48,14 +48,7 @@ class Recording(Transitions):
         actions_in_unit: known to be scaled to [-1, 1].
     """
 
-    ROWS: ClassVar[tuple[str, ...]] = (
-        *Transitions.ROWS,
-        "may_be_timeout",
-        "success",
-        "source",
-        "stack",
-        "next_stack",
-    )
+    ROWS: ClassVar[tuple[str, ...]] = (*Transitions.ROWS, "may_be_timeout", "success", "source", "stack", "next_stack")
 
     may_be_timeout: Bool[np.ndarray, " transition"]
     success: Float32[np.ndarray, " transition"]

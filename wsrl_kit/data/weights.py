@@ -19,9 +19,7 @@ _SUCCESS_SHARE, _RETURN_SHARE, _SPEED_SHARE = 0.5, 0.3, 0.2
 
 
 def compute_data_quality(
-    trajectory: Trajectory,
-    return_range: tuple[float, float] = (0.0, 1.0),
-    longest_episode: int | None = None,
+    trajectory: Trajectory, return_range: tuple[float, float] = (0.0, 1.0), longest_episode: int | None = None
 ) -> float:
     """The quality of an episode in [0, 1], never NaN.
 

@@ -14,10 +14,7 @@ from wsrl_kit.envs.tasks import METAWORLD
 from wsrl_kit.envs.wrappers import newest_state, observation_horizon
 from wsrl_kit.errors import ExperimentError
 
-Controller = Callable[
-    [Float32[np.ndarray, " observation"], Float[np.ndarray, " axes"]],
-    Float[np.ndarray, " action"],
-]
+Controller = Callable[[Float32[np.ndarray, " observation"], Float[np.ndarray, " axes"]], Float[np.ndarray, " action"]]
 
 Policy = Callable[[Any], Float32[np.ndarray, " action"]]
 """From an observation, with or without images, to an action."""
