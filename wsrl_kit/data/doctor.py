@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
-from wsrl_kit.data.sources import Paths, find_files, is_dump, read_recording
+from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
@@ -82,7 +82,7 @@ def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path],
     missing = []
     for entry in entries:
         try:
-            files += find_files(entry)
+            files += [file for found in expand(entry).values() for file in found]
         except DataError as error:
             missing.append(FileReport(os.fspath(entry or ""), "", {}, (str(error),)))
     return list(dict.fromkeys(files)), missing

@@ -124,11 +124,6 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
     }
 
 
-def find_files(paths: Paths) -> list[Path]:
-    """All files that `load_sources` reads."""
-    return list(dict.fromkeys(file for files in expand(paths).values() for file in files))
-
-
 def _source_name(file: Path) -> str:
     if is_dump(file) and file.parent.name in _DUMPS:
         return _DUMPS[file.parent.name]
@@ -246,8 +241,8 @@ def _read_hdf5_of_either_kind(path: Path) -> Recording:
 def _read_strictly(
     path: Path,
     cameras: Sequence[str] | None,
-    conventions: Conventions = AS_WRITTEN,
-    inspect: Callable[[Path, Recording], object] | None = None,
+    conventions: Conventions,
+    inspect: Callable[[Path, Recording], object] | None,
 ) -> Recording:
     recording = interpret(read_recording(path, cameras), conventions)
     if inspect is not None:

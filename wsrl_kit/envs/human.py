@@ -139,7 +139,8 @@ class ScriptedHuman(gymnasium.Wrapper):
         else:
             self._track.append(self._position())
             self._clipped = self._clipped + 1 if info.get("safety_box_clipped", False) else 0
-            self._is_in_charge = self._is_stuck or self._is_held_back or self._is_impatient
+            is_held_back = 0 < self.options.clipped_steps <= self._clipped
+            self._is_in_charge = self._is_stuck or is_held_back or self._is_impatient
             self._place = self._track[-1]
 
     def _distance(self, place: Float[np.ndarray, "3"]) -> float:
@@ -149,10 +150,6 @@ class ScriptedHuman(gymnasium.Wrapper):
     def _is_stuck(self) -> bool:
         steps = self.options.stuck_steps
         return 0 < steps < len(self._track) and self._distance(self._track[0]) < self.options.stuck_distance
-
-    @property
-    def _is_held_back(self) -> bool:
-        return 0 < self.options.clipped_steps <= self._clipped
 
     @property
     def _is_impatient(self) -> bool:

@@ -48,11 +48,6 @@ _LINKS = (
 )
 
 
-_SURROUNDINGS = """
-    <geom name="table" type="box" material="table" pos="0 0 -0.095" size="0.25 0.25 0.055"/>
-    <geom name="floor" type="plane" material="floor" pos="0 0 -0.15" size="1.5 1.5 0.1"/>"""
-
-
 def insertion_model(clearance: float) -> str:
     """MJCF of the robot and a hole that is `clearance` metres wider than the peg.
 
@@ -77,7 +72,8 @@ def insertion_model(clearance: float) -> str:
       <geom type="cylinder" size="0.08" fromto="0 0 0 0 0 0.2"/>
       {_arm()}
     </body>
-    {_SURROUNDINGS}
+    <geom name="table" type="box" material="table" pos="0 0 -0.095" size="0.25 0.25 0.055"/>
+    <geom name="floor" type="plane" material="floor" pos="0 0 -0.15" size="1.5 1.5 0.1"/>
   </worldbody>
   <actuator>{_impedance_controller()}</actuator>
   <sensor>

@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,7 +43,13 @@ def create_context(width: int, height: int) -> Context:
         ExperimentError: no OpenGL library works; names packages.
     """
     try:
-        context = _context_class()(width, height)
+        if (backend := _backend()) == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco.gl_context import GLContext
+        context: Context = GLContext(width, height)
         context.make_current()
     except Exception as error:  # PyOpenGL has no common error for missing and broken libraries
         raise missing(error) from error
@@ -72,23 +78,11 @@ def missing(error: Exception) -> ExperimentError:
 
 @cache
 def _backend() -> str:
-    wish = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if wish:
+    if wish := os.environ.get("MUJOCO_GL", "").lower().strip():
         return wish
     if not sys.platform.startswith("linux"):
         return "glfw"
     return "egl" if _egl_has_device() else "osmesa"
-
-
-def _context_class() -> Any:
-    backend = _backend()
-    if backend == "egl":
-        from mujoco.egl import GLContext
-    elif backend == "osmesa":
-        from mujoco.osmesa import GLContext
-    else:
-        from mujoco.gl_context import GLContext
-    return GLContext
 
 
 def _egl_has_device() -> bool:

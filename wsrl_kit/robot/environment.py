@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil, pi
 from typing import Any
@@ -17,10 +17,11 @@ from wsrl_kit.envs.insertion import OBSERVATION_HIGH, OBSERVATION_LOW, POSE, rel
 from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError, RobotError
+from wsrl_kit.parameters import check_some
 from wsrl_kit.robot.cameras import Camera, CameraFrames, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
 from wsrl_kit.robot.control_clock import ControlClock
-from wsrl_kit.robot.options import RobotOptions, robot_options
+from wsrl_kit.robot.options import RobotOptions
 from wsrl_kit.robot.poses import (
     Convention,
     HilSerlConvention,
@@ -181,16 +182,16 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
         size = options.image_size
-        shapes: dict[str, tuple[int, int]]
-        shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
+        self._image_shapes: dict[str, tuple[int, int]]
+        self._image_shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
         low, high = _state_bounds(options)
         self._convention: Convention = KitConvention(low, high) if options.convention == "kit" else HilSerlConvention()
         states = gymnasium.spaces.Box(low, high)
-        images = {name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8) for name, shape in sorted(shapes.items())}
+        images = {
+            name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)
+            for name, shape in sorted(self._image_shapes.items())
+        }
         self.observation_space: gymnasium.Space = gymnasium.spaces.Dict({STATE: states, **images}) if images else states
-        self._frames: Callable[[], CameraFrames] = self._read_cameras
-        if self.simulated:
-            self._frames = lambda: self.client.images(shapes)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if options.gripper else 6,), np.float32)
         self._reset_pose = from_xyz_euler(options.reset_pose)
         self._episodes = 0
@@ -306,12 +307,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
                 f"{angle:.2f} rad outside, at {shown}: move it in by hand, or mend abs_pose_limit_low and _high"
             )
         kind = "a simulated robot" if self.simulated else "a robot"
-        frames = self._frames() if self._has_images else {}
         return [
             f"{kind} answers at {self.client.url}",
             f"its tool is at {shown} (m and rad), within the safety box",
             f"force {reading.force.round(1).tolist()} N, gripper at {reading.gripper_position:.2f}",
-            *(f"camera {name} gives {'x'.join(map(str, frame.shape))}" for name, frame in frames.items()),
+            *(f"camera {name} gives {'x'.join(map(str, frame.shape))}" for name, frame in self._frames().items()),
         ]
 
     def script(self) -> Script:
@@ -344,10 +344,6 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         """Whether every step's info has `success`."""
         return self.simulated or self.options.target_pose is not None
 
-    @property
-    def _has_images(self) -> bool:
-        return isinstance(self.observation_space, gymnasium.spaces.Dict)
-
     def _wish(self, action: Float[np.ndarray, " action"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
         """The pose that the action asks for."""
         move = self._convention.base_action(action[:6].astype(np.float64), pose)
@@ -376,9 +372,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
     def _observe(self, reading: RobotState) -> Any:
         state = self._convention.state(reading, self._reset_pose)
-        return {STATE: state, **self._frames()} if self._has_images else state
+        return {STATE: state, **self._frames()} if self._image_shapes else state
 
-    def _read_cameras(self) -> CameraFrames:
+    def _frames(self) -> CameraFrames:
+        if self.simulated:
+            return self.client.images(self._image_shapes) if self._image_shapes else {}
         return {name: camera.read() for name, camera in self._cameras.items()}
 
     def _hang_up(self) -> None:
@@ -415,7 +413,7 @@ def make_robot(given: Mapping[str, Any]) -> gymnasium.Env:
         ParameterError: an option does not fit.
         RobotError: the server can't be reached.
     """
-    options = robot_options(given)
+    options = RobotOptions(**check_some(RobotOptions, given))
     return TimeLimit(RobotEnv(options), options.max_episode_steps)
 
 

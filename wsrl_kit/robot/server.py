@@ -38,77 +38,64 @@ Endpoint = Callable[[Mapping[str, Any]], Answer]
 def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
     """Every endpoint by its path; invalid input raises ParameterError."""
 
-    def one(key: str, name: str | None = None) -> Endpoint:
+    def measured(key: str, name: str | None = None) -> Endpoint:
         return lambda _: {name or key: arm.state()[key]}
 
-    def text(answer: str, action: Callable[..., object], *arguments: Any) -> Endpoint:
-        def endpoint(_: Mapping[str, Any]) -> str:
-            action(*arguments)
+    def does(action: Callable[[Mapping[str, Any]], object], answer: str) -> Endpoint:
+        def endpoint(given: Mapping[str, Any]) -> str:
+            action(given)
             return answer
 
         return endpoint
-
-    def pose(given: Mapping[str, Any]) -> str:
-        arm.command(_pose(given))
-        return "Moved"
-
-    def euler(_: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"pose": to_xyz_euler(np.array(arm.state()["pose"])).tolist()}
-
-    def update_param(given: Mapping[str, Any]) -> str:
-        arm.comply(given)
-        return "Updated compliance parameters"
-
-    def set_load(given: Mapping[str, Any]) -> str:
-        # The model has no gravity, so there is no load to compensate.
-        check("mass", given.get("mass"), float, {"minimum": 0.0})
-        check("F_x_center_load", given.get("F_x_center_load"), list[float])
-        check("load_inertia", given.get("load_inertia"), list[float])
-        return "Set Load"
-
-    def move_gripper(given: Mapping[str, Any]) -> str:
-        # Robotiq's scale: 0 is open, 255 closed.
-        position = min(max(int(check("gripper_pos", given.get("gripper_pos"), float)), 0), 255)
-        arm.move_gripper(1 - position / 255)
-        return "Moved Gripper"
 
     def images(_: Mapping[str, Any]) -> bytes:
         buffer = BytesIO()
         np.savez(buffer, allow_pickle=False, **arm.images())
         return buffer.getvalue()
 
-    def reset(given: Mapping[str, Any]) -> str:
+    def new_episode(given: Mapping[str, Any]) -> None:
         arm.new_episode(check("seed", given.get("seed"), int | None, {"minimum": 0}))
-        return "Reset"
 
     return {
         "getstate": lambda _: arm.state(),
-        "getpos": one("pose"),
-        "getpos_euler": euler,
-        "getvel": one("vel"),
-        "getforce": one("force"),
-        "gettorque": one("torque"),
-        "getq": one("q"),
-        "getdq": one("dq"),
-        "getjacobian": one("jacobian"),
-        "get_gripper": one("gripper_pos", "gripper"),
-        "pose": pose,
-        "update_param": update_param,
-        "set_load": set_load,
-        "move_gripper": move_gripper,
-        "startimp": text("Started impedance", arm.start_controller),
-        "stopimp": text("Stopped impedance", arm.stop_controller),
-        "jointreset": text("Reset Joint", arm.new_episode),
+        "getpos": measured("pose"),
+        "getpos_euler": lambda _: {"pose": to_xyz_euler(np.array(arm.state()["pose"])).tolist()},
+        "getvel": measured("vel"),
+        "getforce": measured("force"),
+        "gettorque": measured("torque"),
+        "getq": measured("q"),
+        "getdq": measured("dq"),
+        "getjacobian": measured("jacobian"),
+        "get_gripper": measured("gripper_pos", "gripper"),
+        "pose": does(lambda given: arm.command(_pose(given)), "Moved"),
+        "update_param": does(arm.comply, "Updated compliance parameters"),
+        "set_load": does(_check_load, "Set Load"),
+        "move_gripper": does(lambda given: arm.move_gripper(_opening(given)), "Moved Gripper"),
+        "startimp": does(lambda _: arm.start_controller(), "Started impedance"),
+        "stopimp": does(lambda _: arm.stop_controller(), "Stopped impedance"),
+        "jointreset": does(lambda _: arm.new_episode(), "Reset Joint"),
         "clearerr": lambda _: "Clear",
         "activate_gripper": lambda _: "Activated",
-        "reset_gripper": text("Reset", arm.move_gripper, OPEN),
-        "open_gripper": text("Opened", arm.move_gripper, OPEN),
-        "close_gripper": text("Closed", arm.move_gripper, CLOSED),
-        "close_gripper_slow": text("Closed", arm.move_gripper, CLOSED),
+        "reset_gripper": does(lambda _: arm.move_gripper(OPEN), "Reset"),
+        "open_gripper": does(lambda _: arm.move_gripper(OPEN), "Opened"),
+        "close_gripper": does(lambda _: arm.move_gripper(CLOSED), "Closed"),
+        "close_gripper_slow": does(lambda _: arm.move_gripper(CLOSED), "Closed"),
         "images": images,
         "sim/status": lambda _: arm.truth(),
-        "sim/reset": reset,
+        "sim/reset": does(new_episode, "Reset"),
     }
+
+
+def _check_load(given: Mapping[str, Any]) -> None:
+    # The model has no gravity, so there is no load to compensate.
+    check("mass", given.get("mass"), float, {"minimum": 0.0})
+    for name in ("F_x_center_load", "load_inertia"):
+        check(name, given.get(name), list[float])
+
+
+def _opening(given: Mapping[str, Any]) -> float:
+    # Robotiq's scale: 0 is open, 255 closed.
+    return 1 - min(max(int(check("gripper_pos", given.get("gripper_pos"), float)), 0), 255) / 255
 
 
 def _pose(given: Mapping[str, Any]) -> Float64[np.ndarray, "7"]:

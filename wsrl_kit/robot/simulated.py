@@ -16,9 +16,10 @@ from wsrl_kit.envs.rendering import Cameras, mujoco
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import check, unknown
 from wsrl_kit.robot.control_clock import FASTEST, SLOWEST
+from wsrl_kit.robot.options import CLIPS
 from wsrl_kit.robot.poses import TO_UPRIGHT, TOOL_DOWN, rotation_of
 
-_AXES = tuple(f"{sign}{axis}" for sign in ("", "neg_") for axis in "xyz")
+_AXES = [(kind, axis) for kind in ("translational", "rotational") for axis in "xyz"]
 LARGEST = {
     "translational_stiffness": 6000.0,
     "translational_damping": 400.0,
@@ -28,7 +29,7 @@ LARGEST = {
     "joint1_nullspace_stiffness": 100.0,
     "translational_Ki": 100.0,
     "rotational_Ki": 100.0,
-    **{f"{kind}_clip_{axis}": 0.1 for kind in ("translational", "rotational") for axis in _AXES},
+    **{f"{kind}_{clip}": 0.1 for kind in ("translational", "rotational") for clip in CLIPS},
 }
 """Largest compliance parameters; the smallest is 0 (serl_franka_controllers, compliance_param.cfg)."""
 
@@ -52,8 +53,7 @@ def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> No
     `*_Ki` and `*nullspace_stiffness` change nothing; the rotational error is the whole rotation vector, upstream's half
     of it.
     """
-    for axis in range(6):
-        kind, name = "translational" if axis < 3 else "rotational", "xyz"[axis % 3]
+    for axis, (kind, name) in enumerate(_AXES):
         stiffness = parameters[f"{kind}_stiffness"]
         model.actuator_gainprm[axis, 0] = stiffness
         model.actuator_biasprm[axis, 1] = -stiffness
@@ -67,8 +67,7 @@ def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> No
 def compliance_of(model: mujoco.MjModel) -> dict[str, float]:
     """The model's parameters."""
     found = {}
-    for axis in range(6):
-        kind, name = "translational" if axis < 3 else "rotational", "xyz"[axis % 3]
+    for axis, (kind, name) in enumerate(_AXES):
         stiffness = float(model.actuator_gainprm[axis, 0])
         low, high = model.actuator_forcerange[axis]
         found[f"{kind}_stiffness"] = stiffness

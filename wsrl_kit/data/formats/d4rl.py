@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Shaped
 
 from wsrl_kit.data.formats.hdf5_file import open_hdf5
 from wsrl_kit.data.formats.npz import flat_recording
@@ -74,13 +73,7 @@ def _with_next_observations(path: Path, arrays: dict[str, np.ndarray]) -> dict[s
     # A terminal row keeps its own observation as the next one.
     follows[ends] = np.flatnonzero(ends)
     arrays = {**arrays, "next_observations": arrays["observations"][follows]}
-    return _without_rows(arrays, ends & ~terminated)
-
-
-def _without_rows(
-    arrays: dict[str, Shaped[np.ndarray, "..."]], dropped: Bool[np.ndarray, " transition"]
-) -> dict[str, Shaped[np.ndarray, "..."]]:
+    dropped = ends & ~terminated
     # The row before a dropped one becomes the end of its episode, unless it is one already.
-    cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
-    arrays["truncated"] = cut | arrays["truncated"].reshape(-1).astype(bool)
+    arrays["truncated"] = truncated | (np.append(dropped[1:], False) & ~terminated)
     return {name: array[~dropped] for name, array in arrays.items()}

@@ -36,6 +36,7 @@ class File:
         self.path = path
         self.root = root
         self.size = path.stat().st_size
+        self._h5py = require_h5py(path)
         self._declared = 0
 
     def find(self, name: str, group: Any = None) -> Any:
@@ -44,7 +45,7 @@ class File:
         Raises:
             DataError: it is a link.
         """
-        h5py = require_h5py(self.path)
+        h5py = self._h5py
         found = self.root if group is None else group
         for part in name.split("/"):
             # This looks at the link itself, and does not follow it.
@@ -58,7 +59,7 @@ class File:
     def names_in(self, name: str, group: Any = None) -> list[str]:
         """The names in a group, without those longer than `LONGEST_NAME`."""
         found = self.find(name, group)
-        names = list(found) if isinstance(found, require_h5py(self.path).Group) else []
+        names = list(found) if isinstance(found, self._h5py.Group) else []
         return [each for each in names if len(each) <= LONGEST_NAME]
 
     def numbers(self, dataset: Any) -> np.ndarray:
@@ -79,9 +80,8 @@ class File:
         Raises:
             DataError: as `numbers`, or a text is longer.
         """
-        h5py = require_h5py(self.path)
         self._check(dataset)
-        if h5py.check_string_dtype(dataset.dtype) is None:
+        if self._h5py.check_string_dtype(dataset.dtype) is None:
             raise DataError(f"{self.path}: {dataset.name!r} has dtype {dataset.dtype}, expected text.")
         if dataset.shape == ():
             return [str(dataset.asstr()[()])]
@@ -96,7 +96,7 @@ class File:
         return texts
 
     def _check(self, dataset: Any) -> None:
-        h5py = require_h5py(self.path)
+        h5py = self._h5py
         if not isinstance(dataset, h5py.Dataset):
             raise DataError(f"{self.path}: {getattr(dataset, 'name', dataset)!r} is no array.")
         properties = dataset.id.get_create_plist()

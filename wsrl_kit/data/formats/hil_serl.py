@@ -270,7 +270,7 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
         problems=tuple(_sentences(problems)),
         grasp_penalty=None if np.isnan(penalty).all() else penalty,
         infos=_other_infos(rows),
-        actions_in_unit=all(_says_units(row.infos.get(_UNITS_KEY)) for row in rows),
+        actions_in_unit=all(isinstance(units := row.infos.get(_UNITS_KEY), str) and units == _UNITS for row in rows),
         **_frames(rows),
     )
 
@@ -278,10 +278,6 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
 def _success(infos: dict[str, Any]) -> float:
     said = [_number(infos[key]) for key in SUCCESS_KEYS if key in infos]
     return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
-
-
-def _says_units(value: Any) -> bool:
-    return isinstance(value, str) and value == _UNITS
 
 
 def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:

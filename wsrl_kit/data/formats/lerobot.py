@@ -256,7 +256,10 @@ def _open_folder(path: Path) -> _Folder:
     with reading(file, DataError, "is damaged"):
         info = read_json(file)
         try:
-            _check_version(path, str(info["codebase_version"]))
+            if not (version := str(info["codebase_version"])).startswith("v3."):
+                older = version.startswith(("v1.", "v2."))
+                mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
+                raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
             features = {
                 name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
                 for name, said in info["features"].items()
@@ -276,13 +279,6 @@ def _open_folder(path: Path) -> _Folder:
     if min(folder.lengths, default=0) < 1:
         raise DataError(f"{path} has an episode without frames, or none at all.")
     return folder
-
-
-def _check_version(path: Path, version: str) -> None:
-    if not version.startswith("v3."):
-        older = version.startswith(("v1.", "v2."))
-        mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
-        raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
 
 
 def _episodes(path: Path) -> list[Mapping[str, Any]]:

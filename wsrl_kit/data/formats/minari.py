@@ -21,13 +21,12 @@ _METADATA = Path("data", "metadata.json")
 _MOST_CHOICES = 10_000
 
 
-def _require_minari(path: Path) -> Any:
+def _require_minari(path: Path) -> None:
     try:
         import h5py  # noqa: F401  # minari installs without it, and then fails later
-        import minari
+        import minari  # noqa: F401
     except ImportError as error:
         raise DataError(f"{path} needs minari, which `pip install 'wsrl-kit[data]'` installs.") from error
-    return minari
 
 
 def read_minari(path: Path) -> Recording:

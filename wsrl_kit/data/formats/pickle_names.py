@@ -195,10 +195,6 @@ def _encode(text: Any, codec: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _empty_bytes() -> bytes:
-    return b""
-
-
 def _bytearray(content: Any = b"", codec: Any = "latin1") -> Bytearray:
     return Bytearray(content if type(content) is bytes else _encode(content, codec))
 
@@ -253,7 +249,7 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "frozenset": _copied(frozenset),
     "dict": _dict,
     "complex": _complex,
-    "bytes": _empty_bytes,
+    "bytes": lambda: b"",
     "bytearray": _bytearray,
 }
 _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
