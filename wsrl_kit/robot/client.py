@@ -42,7 +42,7 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def close(self) -> None:
-        """Hangs up, and forgets the address of the host name."""
+        """Also forgets the address of the host name."""
         self._addresses = []
         self.hang_up()
 
@@ -193,7 +193,7 @@ class RobotClient:
     """One connection to a robot server, opened again when it breaks; any thread may call.
 
     Calls that are safe to repeat (reading, poses, parameters, clearing errors) are retried; others are tried once, on a
-    new connection. Every call raises RobotError: a late or malformed answer, or an error status.
+    new connection. A late or malformed answer or an error status raises RobotError.
 
     Args:
         url: "http://host:port"; else ParameterError.
@@ -217,7 +217,7 @@ class RobotClient:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Hangs up; the next call connects again."""
+        """The next call connects again."""
         with self._lock:
             self._connection.close()
 
@@ -234,15 +234,14 @@ class RobotClient:
         self._call("pose", {"arr": pose.tolist()}, attempts)
 
     def set_parameters(self, parameters: Mapping[str, float]) -> None:
-        """Sets compliance parameters."""
         self._call("update_param", dict(parameters))
 
     def clear_errors(self) -> None:
-        """Lets the robot continue after a reflex or another error."""
+        """After a reflex or another error."""
         self._call("clearerr")
 
     def reset_joints(self, deadline: float = 60.0) -> None:
-        """Moves the joints to their reset position; a real robot needs many seconds."""
+        """Takes many seconds on a real robot."""
         self._call("jointreset", attempts=1, deadline=deadline)
 
     def move_gripper(self, opened: bool) -> None:
@@ -268,7 +267,6 @@ class RobotClient:
         return answer | {"cameras": {name: (int(height), int(width)) for name, (height, width) in cameras.items()}}
 
     def new_simulated_episode(self, seed: int) -> None:
-        """Makes a simulated server draw its hole anew and place its arm above."""
         self._call("sim/reset", {"seed": seed})
 
     def images(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
@@ -381,5 +379,5 @@ def _image(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray
 
 
 def _printable(said: str) -> str:
-    """The beginning of a foreign text on one line, without control characters."""
+    """The beginning of a foreign text, on one line."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(said[:200].split()))

@@ -64,8 +64,7 @@ class Contact:
             anywhere: the robot may be outside the box, as during a reset.
 
         Raises:
-            RobotError: the server fails, or both readings are not finite, too large, no unit quaternion, or outside the
-                box.
+            RobotError: no answer, or both readings are not finite, too large, no unit quaternion, or outside the box.
         """
         reading = self._client.state()
         if self._problem(reading, anywhere):
@@ -155,14 +154,13 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
     info: `success` (where known); `overruns`, late steps of this episode; `safety_box_clipped`.
 
-    RobotError: the server is unreachable, late, or gives two invalid readings in a row, which never become an
-    observation. The robot is told to hold, and every step refuses until `reconnect` or `reset`.
-
     A simulated server sets the clock's speed, and draws its hole at each reset, seeded by this environment.
 
     Raises:
-        RobotError: the server or a camera can't be reached.
-        ExperimentError: a camera's package is not installed.
+        RobotError: a camera is missing, or the server is unreachable, late, or gives two invalid readings in a row,
+            which never become an observation. The robot is told to hold, and every step refuses until `reconnect` or
+            `reset`.
+        ExperimentError: a camera's package is missing, or an action is not finite.
     """
 
     def __init__(self, options: RobotOptions) -> None:
@@ -198,11 +196,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._gripper_rest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Rises, moves stiffly to a random pose around `reset_pose`, and becomes compliant.
-
-        Raises:
-            RobotError: contact was lost, or the robot did not arrive.
-        """
+        """Rises, moves stiffly to a random pose around `reset_pose`, and becomes compliant."""
         super().reset(seed=seed)
         choice, client, contact = self.options, self.client, self._contact
         self._episodes += 1
@@ -239,12 +233,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, {}
 
     def step(self, action: Float[np.ndarray, " action"]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Commands a pose, waits for the end of the control period, and reads.
-
-        Raises:
-            RobotError: no contact.
-            ExperimentError: the action is not finite.
-        """
+        """Commands a pose, waits for the end of the control period, and reads."""
         if not np.isfinite(action).all():
             raise ExperimentError(f"an action of the robot must be finite, found {action}")
         before = self._contact.reading
@@ -266,11 +255,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, float(success or False), bool(success), False, info
 
     def reconnect(self) -> None:
-        """Connects again and holds the robot; the episode may continue.
-
-        Raises:
-            RobotError: still no contact, or outside the box.
-        """
+        """Connects again and holds the robot; the episode may continue. Raises RobotError if outside the box."""
         self._contact.reading = None
         self.client.close()
         with self._contact.hold_on_error():
@@ -280,22 +265,18 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._clock.restart()
 
     def hold(self) -> None:
-        """Commands the robot to stay where it is, as for a pause."""
+        """As for a pause."""
         with self._contact.hold_on_error():
             self.client.command(self._contact.read(anywhere=True).pose)
         self._clock.restart()
 
     def close(self) -> None:
-        """Holds the robot and hangs up; a server that is gone is no error."""
+        """A server that is gone is no error."""
         self._contact.hold_and_forget()
         self._hang_up()
 
     def facts(self) -> list[str]:
-        """Sentences of a pre-flight check, which moves nothing.
-
-        Raises:
-            RobotError: the server or a camera fails, or outside the box.
-        """
+        """Sentences of a pre-flight check, which moves nothing. Raises RobotError if outside the box."""
         reading = self._contact.read(anywhere=True)
         # Forgotten, so that closing after a mere look commands nothing.
         self._contact.reading = None
@@ -319,7 +300,6 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
         Raises:
             ExperimentError: a real robot, or other axes than the script's.
-            RobotError: contact was lost; the script's actions may raise it too.
         """
         if not self.simulated:
             raise ExperimentError(
@@ -345,7 +325,6 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return self.simulated or self.options.target_pose is not None
 
     def _wish(self, action: Float[np.ndarray, " action"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        """The pose that the action asks for."""
         move = self._convention.base_action(action[:6].astype(np.float64), pose)
         translation, turn = self.options.action_scale
         rotation = Rotation.from_euler("xyz", move[3:] * turn) * rotation_of(pose)
@@ -407,12 +386,7 @@ def _reset_spread(options: RobotOptions) -> Float64[np.ndarray, "6"]:
 
 
 def make_robot(given: Mapping[str, Any]) -> gymnasium.Env:
-    """The robot with its time limit; `given` are fields of `RobotOptions`.
-
-    Raises:
-        ParameterError: an option does not fit.
-        RobotError: the server can't be reached.
-    """
+    """The robot with its time limit; `given` are fields of `RobotOptions`."""
     options = RobotOptions(**check_some(RobotOptions, given))
     return TimeLimit(RobotEnv(options), options.max_episode_steps)
 
@@ -429,7 +403,7 @@ CONTACT_LOST = "contact_lost"
 """`info`: True for a step whose outcome was not seen; it is no transition."""
 
 _PAUSE = 1.0
-"""Seconds between two attempts to connect."""
+"""Seconds between two attempts."""
 
 
 def reconnecting(environment: gymnasium.Env) -> gymnasium.Env:

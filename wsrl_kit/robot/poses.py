@@ -15,7 +15,7 @@ from wsrl_kit.robot.client import RobotState
 
 
 def rotation_of(pose: Float[np.ndarray, "7"]) -> Rotation:
-    """The rotation in a pose."""
+    """A pose's rotation."""
     return Rotation.from_quat(pose[3:])
 
 
@@ -31,7 +31,7 @@ def to_xyz_euler(pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "6"]:
 
 
 def interpolate(start: Float[np.ndarray, "7"], goal: Float[np.ndarray, "7"], share: float) -> Float64[np.ndarray, "7"]:
-    """The pose at `share` (0 to 1) of the straight way, with the shorter turn."""
+    """The pose at `share` of the straight way, with the shorter turn."""
     first = rotation_of(start)
     turn = (first.inv() * rotation_of(goal)).as_rotvec()
     rotation = first * Rotation.from_rotvec(share * turn)
@@ -72,7 +72,6 @@ class SafetyBox:
         return np.concatenate([position, angles - 2 * np.pi * turns])
 
     def clip(self, pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        """The pose with every coordinate within its limits."""
         return from_xyz_euler(self._middle + np.clip(self._offsets(pose), -self._half, self._half))
 
     def excess(self, pose: Float[np.ndarray, "7"]) -> tuple[float, float]:

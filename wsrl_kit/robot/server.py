@@ -36,7 +36,7 @@ Endpoint = Callable[[Mapping[str, Any]], Answer]
 
 
 def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
-    """Every endpoint by its path; invalid input raises ParameterError."""
+    """By path; invalid input raises ParameterError."""
 
     def measured(key: str, name: str | None = None) -> Endpoint:
         return lambda _: {name or key: arm.state()[key]}
@@ -123,13 +123,13 @@ _LOOPBACK = (LOCALHOST, "localhost", "::1")
 _LARGEST_BODY = 1 << 20
 _MOST_CONNECTIONS = 64
 _PATIENCE = 30.0
-"""Seconds in which a connection must send its next request."""
+"""Seconds for a connection's next request."""
 _MOST_SAID = 500
 """Characters of a text."""
 
 
 class _LimitedServer(HTTPServer):
-    """Beyond the limit, hangs up on the connection silent longest."""
+    """Beyond the limit, drops the connection silent longest."""
 
     def initialize(self, *args: Any, **options: Any) -> None:
         super().initialize(*args, **options)
@@ -185,7 +185,6 @@ class RobotServer:
         self.close()
 
     def close(self) -> None:
-        """Hangs up on everyone and stops the arm."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
@@ -252,12 +251,7 @@ def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
 
 
 def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: float) -> SimulatedArm:
-    """The arm of a simulated experiment.
-
-    Raises:
-        ParameterError: no such robot, or an unfit option.
-        ExperimentError: no OpenGL for its cameras.
-    """
+    """The arm of a simulated experiment; raises ParameterError, or ExperimentError without OpenGL."""
     kinds: dict[str, type[InsertionOptions]] = {INSERTION: InsertionOptions, PIXELS: PixelInsertionOptions}
     if exp_name not in kinds:
         raise ParameterError(f"exp_name must be one of {', '.join(map(repr, kinds))}, found {exp_name!r}")

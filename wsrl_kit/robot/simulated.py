@@ -65,7 +65,7 @@ def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> No
 
 
 def compliance_of(model: mujoco.MjModel) -> dict[str, float]:
-    """The model's parameters."""
+    """The parameters that `set_compliance` sets."""
     found = {}
     for axis, (kind, name) in enumerate(_AXES):
         stiffness = float(model.actuator_gainprm[axis, 0])
@@ -99,10 +99,6 @@ class SimulatedArm:
 
     Attributes:
         commands: the last thousand poses, oldest first.
-
-    Raises:
-        ParameterError: the speed is out of range.
-        ExperimentError: no OpenGL for the cameras.
     """
 
     def __init__(self, options: InsertionOptions, speed: float = 1.0) -> None:
@@ -127,7 +123,6 @@ class SimulatedArm:
             self._thread.start()
 
     def close(self) -> None:
-        """Stops time and frees the cameras."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -170,7 +165,7 @@ class SimulatedArm:
             set_compliance(self._model, self._compliance)
 
     def move_gripper(self, position: float) -> None:
-        """Makes the gripper report `position`, 0 (closed) to 1 (open)."""
+        """0 (closed) to 1 (open)."""
         with self._lock:
             self._gripper = position
 
@@ -211,7 +206,7 @@ class SimulatedArm:
             }
 
     def images(self) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-        """RGB images by camera; empty without cameras."""
+        """RGB images by camera."""
         with self._lock:
             return {} if self._cameras is None else self._cameras.draw(self._data)
 
