@@ -134,7 +134,10 @@ def hold_out(
 
 
 class StayAfterSuccess(gymnasium.Wrapper):
-    """The operator stays for `steps` after the first success; the reward says at every step if the task is done."""
+    """The operator stays for `steps` after the first success; the reward says at every step if the task is done.
+
+    Raises ExperimentError if the task does not report success.
+    """
 
     def __init__(self, environment: gymnasium.Env, steps: int) -> None:
         super().__init__(environment)
@@ -146,7 +149,6 @@ class StayAfterSuccess(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Raises ExperimentError if the task does not report success."""
         observation, _, terminated, truncated, info = self.env.step(action)
         if info.get("success") is None:
             raise ExperimentError(
@@ -203,7 +205,6 @@ def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], 
     Raises:
         ParameterError: no episodes are asked for.
         DataError: only successes, or none, were recorded.
-        ExperimentError: as `record_labelled`.
     """
     if not config.episodes:
         raise ParameterError("demo_episodes, suboptimal_episodes and random_episodes must not all be 0")
@@ -227,11 +228,7 @@ def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], 
 
 
 def load_data(config: ClassifierConfig, folder: Path) -> Dataset:
-    """A run's success and failure data, given or recorded in its folder.
-
-    Raises:
-        DataError: as `load_labelled`.
-    """
+    """A run's success and failure data, given or recorded in its folder."""
     paths: Paths = config.classifier_data or [str(folder / name) for name in RECORDED]
     return load_labelled(paths, () if config.classifier_inputs == "state" else config.cameras)
 

@@ -35,7 +35,6 @@ class CollectConfig:
 
     @property
     def episodes(self) -> dict[str, int]:
-        """By kind of policy, without zeros."""
         counts: dict[str, int] = {
             "expert": self.demo_episodes,
             "suboptimal": self.suboptimal_episodes,
@@ -62,7 +61,6 @@ def collect(
 
     Raises:
         ExperimentError: no such task, or no such script for it.
-        ParameterError: an option is wrong.
     """
     trajectories = []
     with closing(make(exp_name, environment_options)) as task:

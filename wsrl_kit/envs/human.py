@@ -126,7 +126,6 @@ class ScriptedHuman(gymnasium.Wrapper):
         return np.array(self._script.position(newest_state(self._observation, self._horizon)), float)
 
     def _watch(self, info: dict[str, Any]) -> None:
-        """Decides who acts in the next step."""
         self._waited += 1
         if info.get("success", False):
             self._waited = 0
@@ -157,11 +156,7 @@ class ScriptedHuman(gymnasium.Wrapper):
 
 
 def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any]) -> gymnasium.Env:
-    """Adds the scripted human if `human` is "scripted"; for "person" only checks `options`.
-
-    Raises:
-        ParameterError: an option is wrong.
-    """
+    """Adds the scripted human if `human` is "scripted"; for "person" only checks `options`."""
     if human == PERSON:
         person_options(options)
     return ScriptedHuman(environment, human_options(options)) if human == "scripted" else environment

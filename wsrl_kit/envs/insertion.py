@@ -211,9 +211,8 @@ class WristCameras(gymnasium.Wrapper):
 
     Observation: `state`, and RGB `wrist_1` and `wrist_2` from the front left and right of the peg. With
     `relative_pose`, tcp_pose is relative to the reset's, so that only images show the hole (HIL-SERL's RelativeFrame;
-    departure: velocities and actions stay in the hole's frame, within 0.2 rad of the tool's).
-
-    The first reset needs OpenGL.
+    departure: velocities and actions stay in the hole's frame, within 0.2 rad of the tool's). The first reset raises
+    ExperimentError without OpenGL.
     """
 
     def __init__(self, environment: InsertionEnv, options: PixelInsertionOptions) -> None:
@@ -238,7 +237,6 @@ class WristCameras(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Raises ExperimentError if no OpenGL library works."""
         if self._cameras is None:
             self._cameras = Cameras(self._task.model, CAMERAS, self._options.image_size)
         state, info = self.env.reset(seed=seed, options=options)

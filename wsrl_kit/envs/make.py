@@ -39,16 +39,16 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
     k: see `ObservationHorizon`. `info["success"]`: see `SuccessInfo`.
 
     Args:
-        exp_name: one of the names here, "hirol_robot" (HIL-SERL's server), a task of Gymnasium-Robotics
-            ("FetchPush-v4"), Metaworld ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"), or any
-            Gymnasium id ("package:Id" imports the package).
+        exp_name: one of the names here, "hirol_robot" (HIL-SERL's server), a task of Gymnasium-Robotics, Metaworld
+            ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"), or any Gymnasium id ("package:Id"
+            imports the package).
         environment_options: `observation_horizon` (default 1); `success_key`, success in `info` and data files
             (default: `SUCCESS_KEYS`). Simulated robot: `difficulty` and fields of `PixelInsertionOptions`. Robot:
             fields of `RobotOptions`. Others: `max_episode_steps`, `success_reward` (use `SuccessReward`; default:
             Metaworld alone), the task's keyword arguments (see `make_metaworld`).
 
     Raises:
-        ExperimentError: no such environment or package, or unfit spaces; missing OpenGL shows at the first reset.
+        ExperimentError: no such environment or package, or unfit spaces.
         RobotError: the robot's server can't be reached.
         ParameterError: an option is wrong.
     """

@@ -83,7 +83,6 @@ def script_of(environment: gymnasium.Env) -> Script | None:
 
     Raises:
         ExperimentError: a real robot, or unfit options.
-        RobotError: contact with it was lost.
     """
     task = environment.unwrapped
     name = "" if task.spec is None else task.spec.id

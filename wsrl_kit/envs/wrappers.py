@@ -32,7 +32,7 @@ def flatten(environment: gymnasium.Env, name: str, success_key: str | None = Non
     """Flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
 
     Raises:
-        ExperimentError: actions are no bounded Box, or observations can't be flattened.
+        ExperimentError: unbounded actions, or observations that can't be flattened.
     """
     return SuccessInfo(_flat_actions(flat_observations(environment, name), name), name, success_key)
 
@@ -160,8 +160,7 @@ def action_bounds(environment: gymnasium.Env) -> tuple[Float64[np.ndarray, " act
 class SuccessInfo(gymnasium.Wrapper):
     """Sets `info["success"]` if reported (bool, number above 0, None or nan): True, False, or None (unknown).
 
-    Args:
-        key: in the task's `info`; None: one of `SUCCESS_KEYS`.
+    Any other report raises ExperimentError. `key` is the success in the task's `info`; None: one of `SUCCESS_KEYS`.
 
     Attributes:
         similar_keys: names like success, if no key was found.
@@ -174,7 +173,6 @@ class SuccessInfo(gymnasium.Wrapper):
         self.similar_keys: tuple[str, ...] = ()
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Raises ExperimentError if the reported success is no truth value."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         key = next((key for key in self.keys if key in info), None)
         success = None if key is None else self._truth(key, info[key])
@@ -202,7 +200,7 @@ class SuccessInfo(gymnasium.Wrapper):
 class SuccessReward(gymnasium.Wrapper):
     """Reward 1 at the first success, which terminates, and else 0, as in HIL-SERL.
 
-    The task's other ends remain. Unknown success is no success.
+    The task's other ends remain. Unknown success is no success; an episode without any report raises ExperimentError.
     """
 
     def __init__(self, environment: SuccessInfo, name: str) -> None:
@@ -212,7 +210,6 @@ class SuccessReward(gymnasium.Wrapper):
         self._reported = False
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Raises ExperimentError after an episode without reported success."""
         observation, _, terminated, truncated, info = self.env.step(action)
         self._reported |= "success" in info
         if (terminated or truncated) and not self._reported:
@@ -225,12 +222,7 @@ class SuccessReward(gymnasium.Wrapper):
 
 
 def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -> bool | None:
-    """Whether an episode has succeeded so far; None: unknown.
-
-    Args:
-        before: the result so far.
-        key: "success" or `TASK_SUCCESS`.
-    """
+    """Whether an episode has succeeded so far; None: unknown. `before` is the result of earlier steps."""
     said = info.get(key)
     return before if said is None else bool(before or said)
 
@@ -327,7 +319,6 @@ def newest_state(observation: Any, horizon: int) -> Float32[np.ndarray, " state"
 
 
 def state_space(environment: gymnasium.Env) -> spaces.Box:
-    """Bounds of the flat state."""
     space = environment.observation_space
     if isinstance(space, spaces.Dict):
         space = space[STATE]

@@ -65,8 +65,8 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
 
     Raises:
         ParameterError: unfit settings.
-        ExperimentError: its package is not installed.
-        RobotError: there is no such device.
+        ExperimentError: a missing package.
+        RobotError: no such device.
     """
     for key in settings:
         if key not in _SETTINGS:

@@ -26,7 +26,7 @@ _PERIOD = 0.1
 """Least seconds of a simulated step beside a person: 10 Hz, as real robots."""
 
 _LISTENING = 0.02
-"""Seconds between two looks for the answer to a question."""
+"""Seconds between two looks for an answer."""
 
 
 class Verdict(StrEnum):
@@ -80,7 +80,6 @@ class PersonInput:
             self._is_late = False
 
     def release(self) -> None:
-        """From the pad: the person stops acting."""
         with self._lock:
             self._motion, self._is_late = None, False
 
@@ -108,7 +107,6 @@ class PersonInput:
         return self._motion
 
     def show(self, observation: Any) -> None:
-        """From the robot: the newest observation."""
         if isinstance(observation, Mapping):
             # Copied, since the pad draws while the environment may reuse its arrays.
             self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
@@ -133,7 +131,7 @@ class PersonInput:
             self.asks = False
 
     def take_verdict(self) -> Verdict | None:
-        """For the robot: the person's verdict since the last call."""
+        """For the robot: the verdict since the last call."""
         with self._lock:
             verdict, self._verdict = self._verdict, None
             return verdict
@@ -197,11 +195,7 @@ class HumanTakeover(gymnasium.Wrapper):
 
 
 def beside_person(environment: gymnasium.Env, person: PersonInput) -> gymnasium.Env:
-    """The environment with a person beside it, a simulation slowed to real time.
-
-    Raises:
-        ParameterError: the pad can't make this task's actions.
-    """
+    """The environment with a person beside it, a simulation slowed to real time; raises as `HumanTakeover`."""
     keeps_time = isinstance(environment.unwrapped, RobotEnv)
     return HumanTakeover(environment, person, 0.0 if keeps_time else _PERIOD)
 
@@ -211,11 +205,7 @@ Confirm = Callable[[Any, dict[str, Any]], bool | None]
 
 
 def by_task(environment: gymnasium.Env) -> Confirm:
-    """Asks a simulation, or a robot with a `target_pose`.
-
-    Raises:
-        ExperimentError: this robot does not know; from the returned function: another task that does not.
-    """
+    """Asks a simulation, or a robot with a `target_pose`; raises ExperimentError (maybe later) if it does not know."""
     sentence = (
         "confirm_success needs somebody who knows whether the task is done: human 'person' at the pad of "
         "02_robot_finetune.ipynb, or a task that reports success"

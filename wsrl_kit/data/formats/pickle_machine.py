@@ -128,7 +128,6 @@ class Machine:
         self._window, self._position = b"", 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes of the file."""
         end = self._position + count
         if self._position <= end <= len(self._window):
             content = self._window[self._position : end]
@@ -155,7 +154,6 @@ class Machine:
         return line[:-1]
 
     def number_line(self) -> bytes:
-        """A line that holds a number."""
         line = self.line()
         if len(line) > _LONGEST_NUMBER:
             raise Damaged(f"holds a number of {len(line)} digits")
