@@ -43,12 +43,12 @@ def parameter(
     Args:
         help: one line for the parameter table and the command line.
         minimum, maximum: inclusive; in a list or dict, of every entry.
-        path: texts are paths, and a leading `~` is a home folder; in a dict the values, not the keys.
+        path: texts (in a dict the values) are paths; a leading `~` is a home folder.
         group: heading of this and following parameters.
-        stage: the only stage that reads it: "warmup", "retention" or "finetuning"; None: several.
-        input_of: kinds of runs whose result depends on the files that it names.
+        stage: the only stage that reads it: "warmup", "retention" or "finetuning".
+        input_of: kinds of runs that depend on the files it names.
         network: a checkpoint only fits an agent with the same value.
-        of_arm: part of an arm's setting; False: task, data, seed, environment steps.
+        of_arm: part of an arm's setting, unlike task, data, seed, and step count.
         evaluation: runs with other values are not comparable.
     """
     metadata = {
@@ -86,7 +86,7 @@ def validate(instance: Any) -> None:
     """Checks every field of a dataclass instance, and stores it in its annotated type (1 as 1.0, a list as a tuple).
 
     Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
+        ParameterError: as `check`.
     """
     annotations = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
@@ -114,7 +114,7 @@ def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | No
 
 
 def user_path(text: str, name: str = "a path") -> Path:
-    """The path that a text means; a leading `~` or `~user` is a home folder.
+    """The path that a text means; `~` or `~user` in front is a home folder.
 
     Raises:
         ParameterError: there is no such user.
@@ -129,11 +129,7 @@ def user_path(text: str, name: str = "a path") -> Path:
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """Reads a value from a command line by its parameter's type.
-
-    Numbers, lists, dicts, booleans and None are Python or JSON literals; anything else stays a text, for `check` to
-    accept or refuse.
-    """
+    """Reads a value from a command line by its parameter's type: a Python or JSON literal, else a text for `check`."""
     if annotation is str:
         return text
     for read in (ast.literal_eval, json.loads):
@@ -182,11 +178,7 @@ def unknown(name: str, known: Collection[str], kind: str = "parameter") -> Param
 
 
 def build(parameters: type[T], values: Mapping[str, Any]) -> T:
-    """An instance from the values that are its fields, after the class's `completed` (a preset's values), if any.
-
-    Raises:
-        ParameterError: a value is refused.
-    """
+    """An instance from the values that are its fields, after the class's `completed` (a preset's values), if any."""
     names = [field.name for field in dataclasses.fields(parameters)]  # type: ignore[arg-type]
     completed = getattr(parameters, "completed", dict)({**values})
     return parameters(**{name: completed[name] for name in names if name in completed})

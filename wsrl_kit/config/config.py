@@ -12,11 +12,7 @@ from wsrl_kit.parameters import parameter, unknown, validate
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Where a notebook writes, and whether it shows widgets.
-
-    Raises:
-        ParameterError: a wrong type or value.
-    """
+    """Where a notebook writes, and whether it shows widgets."""
 
     output_dir: str = parameter(
         "runs/latest", "folder of the run: metrics, checkpoint and figures", path=True, group="Notebook"
@@ -79,11 +75,7 @@ warmup, retention, finetuning = (partial(parameter, stage=stage) for stage in ("
 
 @dataclass(frozen=True)
 class WSRLConfig(AgentParameters):
-    """The parameters of one run, with the names and defaults that users already know.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """The parameters of one run, with the names and defaults that users already know; raises ParameterError."""
 
     exp_name: str = parameter(
         "hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", of_arm=False, group="Task"

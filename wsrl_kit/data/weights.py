@@ -175,11 +175,11 @@ def retention_scores(
 
     Args:
         priority: `td_error`: its magnitude; `reward`: Monte-Carlo return from the row on; `quality`: of the episode;
-            `mix`: mean rank of these three in [0, 1], ties sharing one; `random`: a number drawn per `unit`.
+            `mix`: mean rank of these three in [0, 1]; `random`: a number drawn per `unit`.
 
     Raises:
         ParameterError: the priority is unknown.
-        DataError: TD errors (for `td_error` and `mix`) are missing, or not one per transition.
+        DataError: TD errors are needed and missing, or not one per transition.
     """
     if priority not in PRIORITIES:
         raise ParameterError(f"The retention priority must be one of {', '.join(PRIORITIES)}, found {priority!r}.")

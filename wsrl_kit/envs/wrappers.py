@@ -319,6 +319,7 @@ def newest_state(observation: Any, horizon: int) -> Float32[np.ndarray, " state"
 
 
 def state_space(environment: gymnasium.Env) -> spaces.Box:
+    """The space of the flat state."""
     space = environment.observation_space
     if isinstance(space, spaces.Dict):
         space = space[STATE]

@@ -31,7 +31,7 @@ def read_hdf5(path: Path) -> Recording:
     is 0.
 
     Raises:
-        DataError: the file is damaged, lacks an array or ends of episodes, or h5py is missing.
+        DataError: damaged, an array or ends of episodes missing.
     """
     arrays: dict[str, np.ndarray] = {}
     with open_hdf5(path) as file:
