@@ -3,8 +3,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
-import zipfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -85,31 +85,45 @@ def test_every_package_is_installed() -> None:
     assert sorted(listed) == sorted(found | {"wsrl_kit.notebooks"})
 
 
-def test_a_wheel_runs_the_notebooks_that_it_brought(tmp_path: Path) -> None:
-    source, installed, folder = tmp_path / "source", tmp_path / "installed", tmp_path / "elsewhere"
+def test_an_installed_wheel_has_the_commands_the_notebooks_and_the_simulated_robot(tmp_path: Path) -> None:
+    source, folder, environment = tmp_path / "source", tmp_path / "elsewhere", tmp_path / "environment"
     folder.mkdir()
+
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: object, cwd: Path = folder) -> str:
+        done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     for name in ("wsrl_kit", "notebooks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     # The backend that pip calls, without an environment of its own, for which it would need the network.
-    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(installed)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=120)
-    (wheel,) = installed.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(installed)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
+    run(sys.executable, "-c", build, cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
     shutil.rmtree(source)
-    assert {path.name for path in (installed / "wsrl_kit/notebooks").iterdir()} == {
-        path.name for path in (ROOT / "notebooks").glob("*.ipynb")
-    }
-    code = (
-        "import wsrl_kit, wsrl_kit.cli, wsrl_kit.notebook.parameters; print(wsrl_kit.__file__);"
-        "path = wsrl_kit.cli.template_folder() / wsrl_kit.cli.COMMANDS['warmup'][0];"
-        "print(wsrl_kit.notebook.parameters.read_notebook(path).defaults['output_dir'])"
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    (packages,) = environment.glob("lib/*/site-packages")
+    # What the kit needs, from the environment of the tests; the kit itself lies before it on the path.
+    (packages / "needed.pth").write_text(sysconfig.get_path("purelib"))
+
+    assert "warmup" in run(environment / "bin" / "wsrl-kit", "--help")
+    assert "copies: copied: 00_collect_data.ipynb, " in run(
+        environment / "bin" / "wsrl-kit", "lab", "copies", "--version"
     )
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-    options: dict[str, Any] = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 60}
-    done = subprocess.run([sys.executable, "-c", code], **options)
-    assert done.stdout.split() == [f"{installed}/wsrl_kit/__init__.py", "runs/warmup"], done.stderr
+    notebooks = {path.name: path.read_bytes() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path.name: path.read_bytes() for path in (folder / "copies").glob("*.ipynb")} == notebooks
+    code = (
+        "import wsrl_kit; from wsrl_kit.envs.make import make; robot = make('hirol_fixed_gripper');"
+        "state, _ = robot.reset(seed=0); print(wsrl_kit.__file__, state.shape, robot.action_space.shape)"
+    )
+    assert run(python, "-c", code) == f"{packages}/wsrl_kit/__init__.py (19,) (6,)\n"
+    assert list(folder.iterdir()) == [folder / "copies"]
 
 
 def test_notebooks_are_committed_without_outputs() -> None:

@@ -1,24 +1,24 @@
-"""Errors; the message of each is one sentence: which file or parameter, what was expected, what was found."""
+"""Errors. Each message is one sentence: which file or parameter, what was expected, what was found."""
 
 
 class WSRLKitError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """An error that the user can cause and fix."""
 
     def _render_traceback_(self) -> list[str]:
-        """IPython shows this in place of a traceback."""
+        """IPython shows this instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class ParameterError(WSRLKitError):
-    """A parameter has an unknown name, a wrong type, or a value out of range."""
+    """A parameter has an unknown name, wrong type, or value out of range."""
 
 
 class DataError(WSRLKitError):
-    """A data file or dataset is missing, damaged, unsafe, or does not fit."""
+    """Data are missing, damaged, unsafe, or do not fit."""
 
 
 class NoTransitionsError(DataError):
-    """A data file is whole and holds nothing."""
+    """An intact data file holds no transitions."""
 
 
 class CheckpointError(WSRLKitError):
@@ -26,11 +26,11 @@ class CheckpointError(WSRLKitError):
 
 
 class ExperimentError(WSRLKitError):
-    """An experiment (environment) does not exist, or what it needs is not installed."""
+    """An environment does not exist, or its package is not installed."""
 
 
 class RunError(WSRLKitError):
-    """A run's folder is missing, damaged, or belongs to another run."""
+    """A run's folder is missing, damaged, or another run's."""
 
 
 class DivergenceError(WSRLKitError):
@@ -38,8 +38,8 @@ class DivergenceError(WSRLKitError):
 
 
 class Stopped(WSRLKitError):
-    """The user stopped the work; everything up to here is kept."""
+    """The user stopped the work; everything so far is kept."""
 
 
 class RobotError(WSRLKitError):
-    """A robot can't be reached, answers late or with nonsense, or is where it must not be."""
+    """A robot can't be reached, answers late or nonsensically, or is out of bounds."""

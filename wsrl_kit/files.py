@@ -1,6 +1,6 @@
-"""Reads files from other people safely, and writes files whole.
+"""Reads untrusted files safely, and writes files atomically.
 
-A name in a file may be an order to a terminal, a small file may declare terabytes, a pipe never ends. Every reader runs
+A name in a file may hold terminal commands, a small file may declare terabytes, a pipe never ends. Every reader runs
 inside `reading` and calls `check_size` before it allocates.
 """
 
@@ -22,10 +22,10 @@ from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.text import one_line
 
 SPARE_BYTES = 128 * 2**20
-"""A file of any size may declare this many bytes of arrays."""
+"""Bytes of arrays that any file may declare."""
 
 LARGEST_RATIO = 100
-"""Bytes of arrays that a byte of a file may declare beyond `SPARE_BYTES`; camera images shrink about tenfold."""
+"""Bytes of arrays per byte of file, beyond `SPARE_BYTES`; camera images shrink about tenfold."""
 
 LARGEST_JSON = 16 * 2**20
 """In bytes. Parsed JSON takes about thirty times its size."""
@@ -38,13 +38,11 @@ def reading(
     """Turns every failure of the block into one sentence.
 
     Args:
-        path: the file.
-        error: the class of error to raise.
-        damaged: the sentence's predicate, for failures that do not name the file.
+        damaged: predicate for failures that do not name the file.
 
     Raises:
-        error: the block raised anything, or `path` is a pipe, a socket or a device. The message of an `error` from the
-            block stays, on one line and without control characters.
+        error: the block raised anything, or `path` is a pipe, socket or device. An `error`'s own message stays, made
+        printable.
     """
     try:
         refuse_special(path, error)
@@ -65,10 +63,10 @@ def _reason(error: Exception) -> str:
 
 
 def refuse_special(path: str | os.PathLike[str], error: type[WSRLKitError]) -> None:
-    """Refuses what is neither a file nor a folder.
+    """Refuses anything but files and folders.
 
     Raises:
-        error: `path` is a pipe, a socket or a device, or its name is impossible.
+        error: `path` is a pipe, socket or device, or its name is impossible.
     """
     try:
         mode = os.stat(path).st_mode
@@ -81,22 +79,22 @@ def refuse_special(path: str | os.PathLike[str], error: type[WSRLKitError]) -> N
 
 
 def check_size(declared: int, stored: int, ratio: int = LARGEST_RATIO) -> None:
-    """Refuses a file of `stored` bytes that declares far more than it can hold.
+    """Refuses a file of `stored` bytes that declares more than it can hold.
 
     Raises:
-        ValueError: it declares more than `SPARE_BYTES` and `ratio` bytes for each stored one.
+        ValueError: it declares over `SPARE_BYTES` plus `ratio` bytes per stored byte.
     """
     if declared > SPARE_BYTES + ratio * stored:
         raise ValueError(f"it declares {declared:.3g} bytes of data, far more than its {stored} bytes can hold")
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; for use inside `reading`.
+    """The content of a JSON file; use inside `reading`.
 
     Raises:
         OSError: the file is missing or can't be read.
-        ValueError: it is no JSON, or larger than `LARGEST_JSON`.
-        RecursionError: it is nested too deeply.
+        ValueError: no JSON, or larger than `LARGEST_JSON`.
+        RecursionError: nested too deeply.
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{path.name} has {size} bytes, expected at most {LARGEST_JSON}")
@@ -104,18 +102,16 @@ def read_json(path: Path) -> Any:
 
 
 def within(folder: Path, path: Path) -> bool:
-    """Whether a file exists and, links followed, lies in a folder."""
+    """Whether a file exists and, links resolved, lies in a folder."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str], error: type[WSRLKitError]) -> Iterator[Path]:
-    """Yields a temporary path, and moves what was written there to `path` at the end.
-
-    File and folder are on the disk when this returns. The folder is created if need be.
+    """Yields a temporary path, and atomically moves the result to `path`, on disk on return. Creates the folder.
 
     Raises:
-        error: the file can't be written; an earlier file at `path` is untouched.
+        error: the file can't be written; an earlier file is untouched.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
@@ -146,7 +142,7 @@ def synced(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes the half-written files of killed processes."""
+    """Removes half-written files of killed processes."""
     for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 
@@ -156,11 +152,10 @@ _PORTION = 2**20
 
 
 def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray | None]:
-    """Each name in an npz file, and the array if it is wanted; for use inside `reading`.
+    """Array names of an npz file -> the array, or None if not wanted; use inside `reading`.
 
     Raises:
-        Exception: of nearly any kind, where the file is missing or damaged, declares more than it can hold, or holds
-            anything but numbers and text.
+        Exception: of nearly any kind.
     """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

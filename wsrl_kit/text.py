@@ -8,7 +8,7 @@ LONGEST_SENTENCE = 1000
 
 
 def printable(text: str) -> str:
-    r"""Escapes control characters, line ends and marks of the direction of writing (`\x1b`)."""
+    """Escapes control characters, line ends and text-direction marks."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
         for character in text
@@ -31,7 +31,7 @@ def for_figure(text: str) -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """Escapes formulas of spreadsheets; numbers stay."""
+    """Escapes spreadsheet formulas; numbers stay."""
     try:
         float(text)
     except ValueError:
@@ -40,7 +40,7 @@ def for_spreadsheet(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """Escapes HTML and the ends of table cells."""
+    """Escapes HTML and table separators."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
 
 
@@ -58,5 +58,5 @@ _LATEX = str.maketrans({
 
 
 def for_latex(text: str) -> str:
-    """Text whose characters LaTeX prints as themselves; the hyphen of a negative number becomes a minus sign."""
+    """Escapes LaTeX; a negative number's hyphen becomes a minus sign."""
     return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", text.translate(_LATEX))

@@ -10,9 +10,13 @@ import pytest
 
 from training_samples import PENDULUM, settings
 
-FOLDER = (
-    "import jax; from wsrl_kit.training import programs; programs.keep(); print(jax.config.jax_compilation_cache_dir)"
-)
+FOLDER = """
+import jax
+from wsrl_kit.agent import jax_tools
+
+jax_tools.enable_compilation_cache()
+print(jax.config.jax_compilation_cache_dir)
+"""
 
 RUN = """
 import json, sys

@@ -1,13 +1,17 @@
-"""Tuning: many candidates on few seeds, the better half on more, the winner on fresh ones."""
+"""Tuning: all candidates on few seeds, the best ones on all, the winner on fresh ones."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training_samples import StopAt, settings
 from wsrl_kit.analysis.tuning import read_trials, tuning_report
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import ParameterError, RunError, Stopped
+from wsrl_kit.errors import ExperimentError, ParameterError, RunError, Stopped
+from wsrl_kit.experiments import tuning as tuning_module
 from wsrl_kit.experiments.config import TuningConfig
 from wsrl_kit.experiments.tuning import run_tuning
 from wsrl_kit.runs.progress import Silent
@@ -20,21 +24,20 @@ SPACE = {
 }
 
 
-def optuna_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
+def tpe_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
     config = settings(offline_data_path=str(sources), retention_ratio=0.3)
     return config, TuningConfig(
-        search_space=SPACE, method="optuna", trials=2, parallel_trials=1, seeds=[0], first_seeds=1,
+        search_space=SPACE, method="tpe", trials=2, parallel_trials=1, seeds=[0], first_seeds=1,
         confirmation_seeds=[], search_seed=1, score="final_return", worker_processes=1,
     )  # fmt: skip
 
 
-def test_optuna_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scores(sources, tmp_path):
-    pytest.importorskip("optuna")
-    config, tuning = optuna_config(sources)
+def test_tpe_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scores(sources, tmp_path):
+    config, tuning = tpe_config(sources)
     progress = StopAt(1)
     with pytest.raises(Stopped):
         run_tuning(config, tuning, tmp_path, progress)
-    assert progress.texts[0].startswith("stage 1 of 2, 1 candidates on 1 seeds: run ")
+    assert progress.texts[0].startswith("stage 1 of 3, 1 candidates on 1 seeds: run ")
     assert read_run(tmp_path).status == "stopped"
     run_tuning(config, tuning, tmp_path, Silent())
     trials = read_trials(tmp_path)
@@ -69,9 +72,9 @@ def test_optuna_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_s
         ({"search_space": {"retention_ratio": {"low": 0.1, "high": 1}}}, "must be a list of values for a grid"),
         ({"search_space": {"retention_ratio": []}}, "must be a list of values for a grid"),
         ({"search_space": {"online_steps": [1]}}, "online_steps must be the same for all candidates"),
-        ({"method": "optuna", "search_space": {"discount": {"low": 0.9}}}, "must be a list, or low and high"),
-        ({"method": "optuna", "search_space": {"discount": {"low": 0.9, "high": 0.5}}}, "numbers low < high"),
-        ({"method": "optuna", "search_space": {"discount": {"low": 0, "high": 1, "log": True}}}, "above 0 where log"),
+        ({"method": "tpe", "search_space": {"discount": {"low": 0.9}}}, "must be a list, or low and high"),
+        ({"method": "tpe", "search_space": {"discount": {"low": 0.9, "high": 0.5}}}, "numbers low < high"),
+        ({"method": "tpe", "search_space": {"discount": {"low": 0, "high": 1, "log": True}}}, "above 0 where log"),
         ({"first_seeds": 9}, "first_seeds must be at most 8, found 9"),
         ({"confirmation_seeds": [3, 100]}, r"confirmation_seeds must be none of seeds, found \[3\] in both"),
     ],
@@ -81,17 +84,98 @@ def test_a_bad_search_is_one_sentence(changes, sentence):
         TuningConfig(**changes)
 
 
-def test_without_its_extra_optuna_is_refused_with_the_command_that_installs_it(monkeypatch):
+def test_without_optuna_tuning_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ParameterError, match=r"pip install 'wsrl-kit\[tuning\]'; 'grid' works without"):
-        TuningConfig(method="optuna")
-    assert TuningConfig().method == "grid"
+    with pytest.raises(
+        ExperimentError, match=r"tuning needs optuna, which `pip install 'wsrl-kit\[tuning\]'` installs"
+    ):
+        TuningConfig()
 
 
-def test_each_rung_has_twice_as_many_seeds():
-    assert TuningConfig().rungs == [2, 4, 8]
-    assert TuningConfig(seeds=[0, 1, 2, 3, 4], first_seeds=2).rungs == [2, 4, 5]
-    assert TuningConfig(seeds=[7], first_seeds=1).rungs == [1]
+SEEDS = {"seeds": [0, 1, 2, 3], "first_seeds": 2}
+
+
+def without_training(
+    monkeypatch: pytest.MonkeyPatch, kill_at: int = 0, broken: str = ""
+) -> Callable[[TuningConfig, Path], list[tuple[int, list[int]]]]:
+    """Returns a tuning whose runs score by their values, without any work, and which tells its stages.
+
+    Args:
+        kill_at: a number of jobs, after which the first session ends.
+        broken: a candidate whose runs fail.
+    """
+    stages: list[tuple[int, list[int]]] = []
+    done = itertools.count(1)
+
+    def run_jobs(jobs: Any, workers: int, progress: Any) -> list[str]:
+        finetunes = [job for job in jobs if job.kind == "finetune"]
+        stages.append((len({job.arm for job in finetunes}), sorted({job.config.seed for job in finetunes})))
+        for job in finetunes:
+            if (job.folder / "run.json").exists():
+                continue
+            values = {"min_offline_ratio": job.config.min_offline_ratio, "hidden_sizes": job.config.hidden_sizes}
+            run = Run.open(job.folder, kind="finetune", arm=job.arm, seed=job.config.seed, parameters=values)
+            if job.arm == broken:
+                run.fail("the disk is full")
+                continue
+            for step in (0, 100):
+                success = job.config.min_offline_ratio + 0.01 * job.config.seed
+                run.record("online", step, 4 * step, {"evaluation/success_sampled": success})
+            run.finish({})
+            if next(done) == kill_at:
+                raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr(tuning_module, "run_jobs", run_jobs)
+    monkeypatch.setattr(tuning_module, "with_files", lambda config: (config, 10))
+
+    def tune(tuning: TuningConfig, folder: Path) -> list[tuple[int, list[int]]]:
+        stages.clear()
+        run_tuning(settings(offline_data_path={"demos": []}, hidden_sizes=[8]), tuning, folder, Silent())
+        return list(stages)
+
+    return tune
+
+
+def test_of_a_grid_every_combination_gets_the_first_seeds_and_the_finalists_all(tmp_path, monkeypatch):
+    space = {"min_offline_ratio": [0.0, 0.25, 0.5], "hidden_sizes": [[16], [32]]}
+    tuning = TuningConfig(search_space=space, finalists=2, confirmation_seeds=[], **SEEDS)
+    assert without_training(monkeypatch)(tuning, tmp_path) == [(6, [0, 1]), (2, [0, 1, 2, 3])]
+    trials = read_trials(tmp_path)
+    combinations = [(ratio, sizes) for ratio in space["min_offline_ratio"] for sizes in space["hidden_sizes"]]
+    assert sorted(tuple(trial.values.values()) for trial in trials) == combinations
+    finalists = [trial for trial in trials if set(trial.scores) == {0, 1, 2, 3}]
+    assert [trial.values["min_offline_ratio"] for trial in finalists] == [0.5, 0.5]
+    assert read_run(tmp_path).summary["winner"] == finalists[0].name
+
+
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_a_search_that_was_killed_has_the_same_candidates_and_winner(tmp_path, monkeypatch, method):
+    space = {"min_offline_ratio": [0.0, 0.1, 0.2, 0.3], "hidden_sizes": [[16], [32]]}
+    if method == "tpe":
+        space["min_offline_ratio"] = {"low": 0.0, "high": 0.5}
+    tuning = TuningConfig(
+        search_space=space, method=method, trials=12, parallel_trials=4, confirmation_seeds=[], **SEEDS
+    )
+    without_training(monkeypatch)(tuning, tmp_path / "whole")
+    tune = without_training(monkeypatch, kill_at=9)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tuning, tmp_path / "killed")
+    tune(tuning, tmp_path / "killed")
+    assert read_trials(tmp_path / "killed") == read_trials(tmp_path / "whole")
+    assert read_run(tmp_path / "killed").summary == read_run(tmp_path / "whole").summary
+
+
+def test_a_candidate_of_which_a_run_fails_is_no_finalist(tmp_path, monkeypatch):
+    space = {"min_offline_ratio": [0.0, 0.25, 0.5]}
+    tuning = TuningConfig(search_space=space, finalists=3, confirmation_seeds=[], **SEEDS)
+    assert without_training(monkeypatch, broken="trial_0001")(tuning, tmp_path) == [(3, [0, 1]), (2, [0, 1, 2, 3])]
+
+
+def test_where_every_candidate_fails_one_of_the_reasons_is_told(tmp_path, monkeypatch):
+    tuning = TuningConfig(search_space={"min_offline_ratio": [0.5]}, confirmation_seeds=[], **SEEDS)
+    with pytest.raises(RunError, match="none of 1 candidates has a score on seeds .*: the disk is full"):
+        without_training(monkeypatch, broken="trial_0000")(tuning, tmp_path)
 
 
 def write_tuning(root: Path, failed: bool = False) -> None:

@@ -223,7 +223,7 @@ def test_cameras_in_another_order_come_back_in_theirs(pixel_agent: tuple[SACConf
     kernel = "modules_actor/network/Dense_0/kernel"
     one, two = sorted_order.parameters[kernel], other.parameters[kernel]
     assert np.array_equal(two, np.concatenate([one[256:512], one[:256], one[512:]]))
-    assert hil_serl_agent.cameras_there(other.parameters) == ["wrist_2", "wrist_1"]
+    assert hil_serl_agent.hil_serl_cameras(other.parameters) == ["wrist_2", "wrist_1"]
     back = hil_serl_agent.to_agent(other, ["wrist_2", "wrist_1"])
     straight = hil_serl_agent.to_agent(sorted_order, ["wrist_1", "wrist_2"])
     assert set(back) == set(straight) and all(np.array_equal(back[name], straight[name]) for name in back)

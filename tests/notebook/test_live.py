@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.errors import DataError, Stopped
 from wsrl_kit.notebook import live
-from wsrl_kit.notebook.live import COMPILING, Progress, Training
+from wsrl_kit.notebook.live import COMPILING, StoppableProgress, Training
 
 PNG = b"\x89PNG"
 
@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_headless_does_the_work_and_shows_text_and_one_figure(
     shown: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         for step in range(1, 1001):
             progress.update(step, 1000, f"success {step / 1000:.2f}")
 
@@ -55,7 +55,7 @@ def test_headless_does_the_work_and_shows_text_and_one_figure(
 
 
 def test_headless_raises_what_the_work_raises(shown: list[Any]) -> None:
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         raise DataError("demos.pkl is empty")
 
     with pytest.raises(DataError, match="demos.pkl is empty"):
@@ -90,7 +90,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 def test_headless_text_tells_the_time_that_passed_and_the_time_left(
     shown: list[Any], capsys: pytest.CaptureFixture[str], watch: Watch
 ) -> None:
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         watch.seconds += 60  # the first step waits for a compiler, which says nothing of the speed
         progress.update(1, 101)
         for step in range(2, 52):
@@ -112,7 +112,7 @@ def test_headless_text_tells_the_time_that_passed_and_the_time_left(
     assert lines[-1] == "  0%  step 3 of 4,000 (33:18:30 left), 3:42 elapsed  the next part"
 
 
-def run_live(job: Callable[[Progress], None], draw: Callable[[], Figure] | None = None) -> Training:
+def run_live(job: Callable[[StoppableProgress], None], draw: Callable[[], Figure] | None = None) -> Training:
     training = Training(job, draw, live=True).start()
     asyncio.run(training.finished())
     return training
@@ -124,7 +124,7 @@ def test_the_status_says_compiling_until_the_first_step_and_counts_seconds(
     monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
     compiled, done = threading.Event(), threading.Event()
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         compiled.wait()
         progress.update(3, 10, "learning")
         done.wait()
@@ -150,7 +150,7 @@ def empty() -> Figure:
 def test_there_is_no_image_before_there_is_something_to_see(shown: list[Any], watch: Watch) -> None:
     pictures = []
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         progress.update(1, 3)
         pictures.append(parts(shown)[3])
         watch.seconds += 60
@@ -176,7 +176,7 @@ def test_the_status_tells_nothing_that_the_figure_does_not_show(shown: list[Any]
         drawn.append(measured)
         return draw()
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         nonlocal measured
         for step in range(1, 31):
             measured = step
@@ -194,7 +194,7 @@ def test_the_status_tells_nothing_that_the_figure_does_not_show(shown: list[Any]
 def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any]) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         progress.update(452, 900, "fine-tuning")
         asked.set()
         go_on.wait()
@@ -213,7 +213,7 @@ def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any
 
 
 def test_work_that_ends_although_it_was_asked_to_stop_is_finished(shown: list[Any]) -> None:
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         progress.stop()
         progress.update(5, 5)
 
@@ -224,7 +224,7 @@ def test_work_that_ends_although_it_was_asked_to_stop_is_finished(shown: list[An
 def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
     steps = []
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         while not progress.stop_requested:
             steps.append(len(steps))
             progress.update(len(steps), 10**9, "training")
@@ -252,7 +252,7 @@ def test_the_end_is_seen_in_the_widgets(shown: list[Any], watch: Watch) -> None:
 
 
 def test_an_error_is_shown_and_raised_where_the_result_is_needed(shown: list[Any]) -> None:
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         raise DataError("demos.pkl is empty")
 
     training = Training(job, draw, live=True).start()
@@ -265,7 +265,7 @@ def test_an_error_is_shown_and_raised_where_the_result_is_needed(shown: list[Any
 def test_a_figure_that_fails_does_not_end_the_work(shown: list[Any]) -> None:
     ended = threading.Event()
 
-    def job(progress: Progress) -> None:
+    def job(progress: StoppableProgress) -> None:
         progress.update(1, 2)
         ended.set()
 

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_critic_ensemble import compiled
 
 from camera_samples import NAME, register
 from robot_samples import driven, served
-from training_samples import StopAt, same_checkpoint, settings
+from training_samples import StopAt, compiled, same_checkpoint, settings
 from wsrl_kit.agent import vision
 from wsrl_kit.classifier import model
 from wsrl_kit.classifier.data import examples, load_labelled

@@ -19,7 +19,7 @@ from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training.jobs import run_finetune
-from wsrl_kit.training.start import check
+from wsrl_kit.training.start import check_robot
 
 QUICK = {"deadline": 0.2, "retries": 0, "max_episode_steps": 6}
 STEPS = {"online_steps": 30, "log_interval": 10, "checkpoint_interval": 100, "evaluation_episodes": 0}
@@ -130,11 +130,11 @@ def test_a_robot_that_stays_away_ends_the_run_with_everything_saved(server: Faul
 
 def test_a_look_moves_nothing(server: FaultyServer, tmp_path: Path) -> None:
     before = len(server.arm.commands)
-    facts = check(on_robot(server))
+    facts = check_robot(on_robot(server))
     assert len(server.arm.commands) == before
     assert any("within the safety box" in fact for fact in facts)
     assert facts[-1] == "observations: state [19]; actions: 6"
-    assert check(settings())[-1] == "observations: state [19]; actions: 6"
+    assert check_robot(settings())[-1] == "observations: state [19]; actions: 6"
 
 
 def test_a_robot_out_of_its_box_or_another_agents_checkpoint_stops_before_anything_moves(
@@ -146,8 +146,8 @@ def test_a_robot_out_of_its_box_or_another_agents_checkpoint_stops_before_anythi
     }
     before = len(server.arm.commands)
     with pytest.raises(RobotError, match="within its safety box before it moves"):
-        check(on_robot(server, **below))
+        check_robot(on_robot(server, **below))
     checkpoint.save(tmp_path / "w.npz", {"x": np.zeros(1)}, {"network": {"observation_size": 3}, "probe_size": 0})
     with pytest.raises(CheckpointError, match="was made with observation_size 3, but this run has observation_size 19"):
-        check(replace(on_robot(server), checkpoint_path=str(tmp_path / "w.npz")))
+        check_robot(replace(on_robot(server), checkpoint_path=str(tmp_path / "w.npz")))
     assert len(server.arm.commands) == before

@@ -1,1 +1,1 @@
-"""Weighted SAC with its networks: pure functions over a pytree. Knows nothing of `WSRLConfig`."""
+"""Weighted SAC: networks and pure update functions. Independent of `WSRLConfig`."""

@@ -1,13 +1,12 @@
-"""The update in the order of the authors' code (WSRL, SERL, HIL-SERL), where a comparison needs it.
+"""The update in the order of the authors' code (WSRL, SERL, HIL-SERL), for comparisons.
 
-Two things differ from `sac.update`, and both are artefacts of one train state for all networks:
+The authors keep all networks in one train state. Two departures from `sac.update` follow:
 
-- At one critic update per environment step, the actor's gradient is taken on the critics from before that update.
-- At more, each network that is "not updated" is given a loss of zero, and so its optimizer a gradient of zero: Adam's
-  momentum still moves it. Actor and temperature move in every critic update, and the critics in the actor's.
+- With one critic update per environment step, the actor's gradient uses the critics from before that update. - With
+more, networks "not updated" get a zero gradient, and Adam's momentum still moves them: actor and temperature in every
+critic update, the critics in the actor's.
 
-Two more differences are not reproduced: the temperature's gradient is taken on the actions of the actor's own
-loss, not on others at the next observations; and subsets of critics are drawn without repetition.
+Not reproduced: the temperature's gradient on next observations, and critic subsets with repetition.
 """
 
 import jax
@@ -28,7 +27,7 @@ def update(
     key: PRNGKeyArray,
     weights: sac.TermWeights = sac.NO_TERMS,
 ) -> tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]:
-    """As `sac.update`, in the order of the authors' code."""
+    """`sac.update` in the authors' order."""
     actor_key, critic_key = jax.random.split(key)
     updates = batch.reward.shape[0]
 
@@ -75,5 +74,5 @@ def _zero_gradient_actor_step(config: SACConfig, state: SACState) -> SACState:
 def zero_gradient_step(
     optimizer: optax.GradientTransformation, optimizer_state: PyTree, parameters: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """One optimizer step with a gradient of zero: Adam's momentum moves the parameters."""
+    """One optimizer step with a gradient of zero."""
     return step(optimizer, jax.tree.map(jnp.zeros_like, parameters), optimizer_state, parameters)

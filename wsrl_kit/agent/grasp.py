@@ -1,15 +1,10 @@
-"""Learned grippers: a discrete critic for the gripper's entries of the action, beside the continuous agent.
+"""Discrete critic for the gripper's action entries: a double DQN (van Hasselt et al. 2016), as in HIL-SERL.
 
-The critic is a DQN (Mnih et al. 2015) with double-DQN targets (van Hasselt et al. 2016), as in HIL-SERL (Luo et al.
-2024, arXiv 2410.21845). Its reward is the task's plus the penalty on the grasp action; the continuous critics do not
-see the penalty. Departures from the authors' code:
+HIL-SERL: Luo et al. 2024, arXiv 2410.21845. The reward includes the grasp penalty, which the continuous critics do not
+see; their TD errors are the replay priorities. Departures from the authors' code:
 
-- Its loss does not train the encoder; the features come from the continuous critics' loss.
-- It learns from the features after the continuous update, not before (no difference without images).
-- The target entropy counts the continuous entries only (theirs counts the grippers' too: `target_entropy`).
-- The penalty is scaled as rewards are (`reward_scale`; theirs has no scale).
-
-Priorities of replay are the continuous critics' TD errors.
+- Its loss does not train the encoder. - It takes the features from after the continuous update (without images: no
+difference). - The target entropy counts continuous entries only. - `reward_scale` also scales the penalty.
 """
 
 import jax
@@ -23,10 +18,10 @@ from wsrl_kit.agent.state import (
     GraspState,
     SACConfig,
     SACState,
+    critic_optimizer,
     encoder,
     features,
     grasp_network,
-    grasp_optimizer,
     step,
 )
 from wsrl_kit.replay.transition import Transition
@@ -35,18 +30,15 @@ METRICS = ("grasp_loss", "grasp_q_mean")
 
 
 def choose(config: SACConfig, critic: PyTree, network_input: Float[Array, "batch feature"]) -> Integer[Array, " batch"]:
-    """The choice with the highest value, without exploration."""
+    """The choice with the highest value."""
     return jnp.argmax(grasp_network(config).apply(critic, network_input), axis=-1)
 
 
 def update(config: SACConfig, state: SACState, batch: Transition) -> tuple[SACState, dict[str, Float[Array, ""]]]:
-    """One step of the discrete critic and its target for each leading row of `batch`.
+    """One step of the discrete critic and its target per leading row; metrics are means.
 
     Args:
-        batch: prepared by `sac.prepare`; leading axes (utd, batch).
-
-    Returns:
-        The new state, and metrics (means over the steps).
+        batch: from `sac.prepare`; leading axes (utd, batch).
     """
     assert isinstance(state.grasp, GraspState)
 
@@ -76,6 +68,6 @@ def _step(
         return jnp.mean(batch.weight * losses.squared_td_error(value[None], target)), value
 
     (loss_value, value), gradient = jax.value_and_grad(loss, has_aux=True)(grasp.critic)
-    critic, optimizer = step(grasp_optimizer(config), gradient, grasp.optimizer, grasp.critic)
+    critic, optimizer = step(critic_optimizer(config), gradient, grasp.optimizer, grasp.critic)
     averaged = optax.incremental_update(critic, grasp.target, config.target_update_rate)
     return GraspState(critic, averaged, optimizer), {"grasp_loss": loss_value, "grasp_q_mean": jnp.mean(value)}

@@ -1,6 +1,6 @@
-"""Random keys by purpose, the cache of compiled programs, and padded chunks for compiled functions.
+"""Random keys by purpose, the compilation cache, and padded chunks for compiled functions.
 
-Every random draw is a function of (seed, purpose, count), so a checkpoint holds counts and no random state.
+Every random draw is a function of (seed, purpose, count), so checkpoints hold counts and no random state.
 """
 
 import os
@@ -27,12 +27,12 @@ PURPOSES = (
 
 
 def key(seed: int, purpose: str) -> PRNGKeyArray:
-    """JAX key of a purpose."""
+    """The JAX key of a purpose."""
     return jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
 
 
 def episode_seed(seed: int, purpose: str, *count: int) -> int:
-    """Seed for an environment's reset: a 32-bit number for each count (such as evaluation, episode)."""
+    """A 32-bit seed for an environment's reset."""
     # Purpose and count as a spawn key: in a plain list trailing zeros are ignored, and [seed, purpose, 0] would be the
     # [seed, episode] that the data were collected with.
     sequence = np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *count))
@@ -40,16 +40,13 @@ def episode_seed(seed: int, purpose: str, *count: int) -> int:
 
 
 SHORTEST_COMPILATION = 0.5
-"""Seconds of compilation from which a program is kept."""
+"""Seconds; programs that compile faster are not cached."""
 
 
-def keep() -> None:
-    """Lets JAX keep compiled programs in the user's cache folder, `~/.cache/wsrl-kit/programs`.
+def enable_compilation_cache() -> None:
+    """Caches compiled programs in `~/.cache/wsrl-kit/programs` (`XDG_CACHE_HOME` moves it).
 
-    Most of a short run's time is compilation. To be called before the first. `XDG_CACHE_HOME` moves the folder; where
-    the user has chosen a folder (`JAX_COMPILATION_CACHE_DIR`) or turned JAX's cache off
-    (`JAX_ENABLE_COMPILATION_CACHE=0`), that holds.
-    Results are the same bits either way. A folder that can't be used costs no more than the time to compile.
+    Call before the first compilation. The user's `JAX_COMPILATION_CACHE_DIR` or `JAX_ENABLE_COMPILATION_CACHE=0` wins.
     """
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
@@ -65,10 +62,7 @@ def keep() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
 
 
-def parts(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
-    """Numbers from 0 to `count`, in parts of one size, so that one compiled program serves them all.
-
-    The last is padded with numbers of its own, repeated: what is made of them is cut off.
-    """
+def padded_chunks(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:
+    """Indices below `count` in equal chunks, for one compiled program; the last repeats its indices."""
     for start in range(0, count, at_once):
         yield np.resize(np.arange(start, min(start + at_once, count)), at_once)

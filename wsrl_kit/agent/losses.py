@@ -1,7 +1,6 @@
-"""Loss terms: pure functions of arrays that return one value per example.
+"""Loss terms, one value per example.
 
-The caller adds the terms, multiplies by the examples' weights and takes the mean, once and last.
-A term that is off is absent from the sum.
+The caller sums the active terms, multiplies by the examples' weights and takes the mean.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ def td_target(
 
 
 def squared_td_error(value: Float[Array, "ensemble batch"], target: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """Squared TD error, mean over the ensemble (seed design, `critic_loss`; REDQ, Chen et al. 2021, equation 1)."""
+    """Squared TD error, mean over the ensemble (REDQ, Chen et al. 2021, equation 1)."""
     return jnp.mean(jnp.square(value - target), axis=0)
 
 
@@ -36,19 +35,14 @@ def value_of_choice(value: Float[Array, "batch choices"], choice: Integer[Array,
 def double_q(
     value: Float[Array, "batch choices"], target_value: Float[Array, "batch choices"]
 ) -> Float[Array, " batch"]:
-    """Double DQN: the online critic chooses, the target critic gives the value (van Hasselt et al. 2016)."""
+    """Double DQN: the online critic chooses, the target critic evaluates (van Hasselt et al. 2016)."""
     return value_of_choice(target_value, jnp.argmax(value, axis=1))
 
 
 def soft_policy(
     log_probability: Float[Array, " batch"], value: Float[Array, " batch"], temperature: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7).
-
-    Args:
-        value: of the policy's action, reduced over the ensemble: by the minimum in SAC and WSRL's code, by the mean in
-            REDQ (Chen et al. 2021, algorithm 1), RLPD and HIL-SERL.
-    """
+    """`temperature * log pi(a|s) - Q(s, a)` (Haarnoja et al. 2018, equation 7)."""
     return temperature * log_probability - value
 
 
@@ -60,10 +54,9 @@ def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) 
 def behavior_cloning(
     action: Float[Array, "batch action"], data_action: Float[Array, "batch action"]
 ) -> Float[Array, " batch"]:
-    """Squared distance between the policy's action and the data's, mean over entries.
+    """Squared distance of policy and data actions, mean over entries (TD3+BC, Fujimoto and Gu 2021, equation 5).
 
-    TD3+BC's term (Fujimoto and Gu 2021, equation 5; deterministic there). Unlike the likelihood it is finite for
-    actions at the bounds.
+    Unlike the likelihood it is finite for actions at the bounds.
     """
     return jnp.mean(jnp.square(action - data_action), axis=-1)
 
@@ -74,16 +67,10 @@ def conservative_gap(
     value: Float[Array, "ensemble batch"],
     temperature: float,
 ) -> Float[Array, " batch"]:
-    """CQL(H): value of sampled actions minus value of the data's actions, mean over the ensemble.
+    """CQL(H): value of sampled actions minus value of the data's, mean over the ensemble.
 
-    `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` over actions a_i drawn from
-    uniform and policy distributions (Kumar et al. 2020, equation 4, importance sampling of appendix F). As in the
-    authors' code the sum over the samples is not divided by their number, which shifts the gap by a constant, and
-    the gradient flows into the values only.
-
-    Args:
-        log_density: logarithm of the density that each action was drawn with.
-        value: of the data's actions.
+    `temperature * logsumexp((Q(s, a_i) - log density(a_i)) / temperature) - Q(s, a)` (Kumar et al. 2020, equation 4,
+    appendix F). As in the authors' code the sum is not divided by the number of samples.
     """
     sampled = (sampled_value - lax.stop_gradient(log_density)) / temperature
     return jnp.mean(temperature * nn.logsumexp(sampled, axis=-1) - value, axis=0)
@@ -92,17 +79,14 @@ def conservative_gap(
 def calibrated(
     sampled_value: Float[Array, "ensemble batch actions"], monte_carlo_return: Float[Array, " batch"]
 ) -> Float[Array, "ensemble batch actions"]:
-    """The larger of each value and the data's Monte-Carlo return: CQL's term pushes no value below that return.
-
-    Cal-QL (Nakamoto et al. 2023, equation 5.1), for the policy's actions only. A return of -inf leaves CQL.
-    """
+    """The larger of each policy action's value and the data's return (Cal-QL, Nakamoto et al. 2023, equation 5.1)."""
     return jnp.maximum(sampled_value, monte_carlo_return[:, None])
 
 
 def multiplier_gap(gap: Float[Array, "*batch"], target_gap: float) -> Float[Array, "*batch"]:
-    """Target gap minus the conservative gap; its product with the multiplier is minimised.
+    """Target gap minus the conservative gap, without gradient (Kumar et al. 2020, appendix F).
 
-    The Lagrange form of CQL (Kumar et al. 2020, appendix F): the multiplier grows while the gap is above its target.
+    Minimising multiplier * gap raises the multiplier while the conservative gap exceeds its target.
     """
     return lax.stop_gradient(target_gap - gap)
 
@@ -115,7 +99,7 @@ ValueOf = Callable[[Float[Array, "rows observation"], Float[Array, "rows action"
 
 
 class SampledActions(NamedTuple):
-    """Actions for each observation: uniform ones, the policy's, and the policy's at the next observation."""
+    """Per observation: uniform actions, the policy's, and the policy's at the next observation."""
 
     action: Float[Array, "batch three_times_count action"]
     log_density: Float[Array, "batch three_times_count"]
@@ -129,11 +113,7 @@ def sample_actions(
     action_size: int,
     key: PRNGKeyArray,
 ) -> SampledActions:
-    """Draws the actions of CQL(H) (Kumar et al. 2020, appendix F).
-
-    Args:
-        count: actions of each of the three kinds.
-    """
+    """Draws `count` actions of each of CQL(H)'s three kinds (Kumar et al. 2020, appendix F)."""
     uniform_key, *policy_keys = jax.random.split(key, 3)
     batch_size = len(observation)
     actions = [jax.random.uniform(uniform_key, (batch_size, count, action_size), minval=-1.0, maxval=1.0)]
@@ -157,7 +137,7 @@ def sampled_conservative_gap(
 
     Args:
         value: of the data's actions.
-        lower_bound: Monte-Carlo returns that bound the values of policy actions (Cal-QL); None for CQL.
+        lower_bound: Monte-Carlo returns (Cal-QL); None: CQL.
     """
     batch_size, count, action_size = sampled.action.shape
     values = value_of(jnp.repeat(observation, count, axis=0), sampled.action.reshape(-1, action_size))

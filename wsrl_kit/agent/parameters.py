@@ -1,4 +1,4 @@
-"""The parameters of an agent, declared once; `WSRLConfig` inherits them."""
+"""The parameters of an agent; `WSRLConfig` inherits them."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from wsrl_kit.parameters import parameter, validate
 
 @dataclass(frozen=True)
 class AgentParameters:
-    """Parameters of networks, weighted SAC, and its optional loss terms.
+    """Parameters of networks, weighted SAC, and optional loss terms.
 
     Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
+        ParameterError: a parameter is out of range.
     """
 
     gripper: str = parameter(

@@ -1,10 +1,9 @@
-"""Weighted soft actor-critic with a critic ensemble, for offline warmup and fine-tuning alike.
+"""Weighted soft actor-critic with a critic ensemble, for offline warmup and fine-tuning.
 
 SAC (Haarnoja et al. 2018) with REDQ's random-subset minimum (Chen et al. 2021), LayerNorm critics (RLPD, Ball et al.
-2023), CQL's and Cal-QL's term (Kumar et al. 2020, Nakamoto et al. 2023), and a weight on every example's loss. State is
-a pytree and every function is pure, so one agent, a `jax.vmap` over seeds, warmup and fine-tuning share this code. A
-network that is not updated is not touched: each step calls its own optimizer only. With cameras, the
-input of actor and critics is the critics' encoding of images and state (as in HIL-SERL, Luo et al. 2024).
+2023), the terms of CQL and Cal-QL (Kumar et al. 2020, Nakamoto et al. 2023), and per-example loss weights. All
+functions are pure: `jax.vmap` them over seeds. With cameras, the actor uses the critics' encoder (HIL-SERL, Luo et al.
+2024).
 """
 
 from typing import NamedTuple
@@ -72,7 +71,7 @@ Weight = Float[Array, ""] | np.floating | float | None
 
 
 class TermWeights(NamedTuple):
-    """Weights of the annealed loss terms: CQL's, and behavior cloning's. None: the term is off and not compiled."""
+    """Weights of the annealed loss terms. None: the term is off and not compiled."""
 
     conservative: Weight = None
     behavior_cloning: Weight = None
@@ -81,7 +80,7 @@ class TermWeights(NamedTuple):
 NO_TERMS = TermWeights()
 
 LARGEST_MULTIPLIER = 1e6
-"""Bound of the multiplier of CQL's term, as in the authors' code."""
+"""Bound of CQL's Lagrange multiplier, as in the authors' code."""
 
 
 def act(
@@ -91,7 +90,7 @@ def act(
     noise: Float[Array, "batch continuous"],
     images: Images = NO_IMAGES,
 ) -> Float[Array, "batch action"]:
-    """Actions from standard normal noise on their continuous entries; zero noise gives deterministic actions."""
+    """Actions from standard normal noise; zero noise: deterministic."""
     network_input = features(config, policy, policy.encoder, observation, frozen_features(config, policy, images))
     mean, standard_deviation = actor_network(config).apply(policy.actor, network_input)
     action = jnp.tanh(mean + standard_deviation * noise)
@@ -107,7 +106,7 @@ def action_values(
     action: Float[Array, "batch action"],
     images: Images = NO_IMAGES,
 ) -> Float[Array, "ensemble batch"]:
-    """Q(s, a) of every critic, of the action's continuous entries."""
+    """Q(s, a) of every critic."""
     return _values(config, state, observation, frozen_features(config, state, images), action)
 
 
@@ -127,7 +126,7 @@ def _values(
 
 
 def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> Float[Array, " batch"]:
-    """TD error of each example, mean over the ensemble, signed; the target uses a random subset and action."""
+    """Signed TD errors, mean over the ensemble; the target uses a random subset and action."""
     batch = prepare(config, state, batch)
     target = _target(config, state, batch, _next_action(config, state, batch, key))
     value = _values(config, state, batch.observation, batch.images, batch.action)
@@ -135,12 +134,9 @@ def td_errors(config: SACConfig, state: SACState, batch: Transition, key: PRNGKe
 
 
 def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray | None = None) -> Transition:
-    """Crops images at random and passes them through a frozen trunk; without images returns the batch unchanged.
-
-    Done once per batch, so that critics, targets and actor share the trunk's work.
+    """Crops images at random and runs a frozen trunk, once per batch; without cameras returns the batch unchanged.
 
     Args:
-        batch: arrays with any leading axes.
         key: randomness of the crops; None: no crops.
     """
     if config.pixels is None:
@@ -156,10 +152,7 @@ def prepare(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyA
 
 
 class NextAction(NamedTuple):
-    """The policy's actions at the next observation, and random numbers that choose the subset of critics.
-
-    One candidate action, or several of which the target takes the best (`cql_max_target_backup`).
-    """
+    """Candidate next actions, and random numbers that order the critics for the subset."""
 
     action: Float[Array, "*batch candidates action"]
     log_probability: Float[Array, "*batch candidates"]
@@ -167,7 +160,7 @@ class NextAction(NamedTuple):
 
 
 def metric_names(config: SACConfig) -> tuple[str, ...]:
-    """The metrics that `update` returns."""
+    """Names of the metrics that `update` returns."""
     names: tuple[str, ...] = ("critic_loss", "q_mean", "td_error", "actor_loss", "temperature", "entropy")
     names += ("conservative_gap",) if config.is_conservative else ()
     return names + (("conservative_multiplier",) if config.cql_target_gap is not None else ())
@@ -180,11 +173,7 @@ def update_critic(
     key: PRNGKeyArray,
     conservative_weight: Weight = None,
 ) -> tuple[SACState, Metrics, Float[Array, " batch"]]:
-    """One critic and target step on the weighted mean of the loss terms; the actor and temperature stay as they are.
-
-    Returns:
-        The new state, metrics, and each example's TD error before the step (signed, mean over the ensemble).
-    """
+    """One critic and target step; actor and temperature stay. TD errors are signed, from before the step."""
     target_key, loss_key = jax.random.split(key)
     next_action = _next_action(config, state, batch, target_key)
     return _step_critic(config, state, batch, next_action, loss_key, conservative_weight)
@@ -252,13 +241,11 @@ def update_actor(
     parts: int = 1,
     behavior_cloning_weight: Weight = None,
 ) -> tuple[SACState, Metrics]:
-    """One actor and one temperature step; the critics stay as they are.
+    """One actor and one temperature step; the critics stay.
 
     Args:
-        behavior_cloning_weight: None: the term is off.
-        parts: the gradient is summed over this many equal parts of the batch, one after another; the result differs in
-            rounding only. Only one part's activations are kept for backpropagation, which fit the processor's caches
-            (with 10 critics a whole update takes 27 % less time).
+        parts: equal parts of the batch whose gradients are summed; only one part's activations are kept for
+        backpropagation and fit the processor's caches (27 % faster with 10 critics).
     """
     batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
     temperature = jnp.exp(state.log_temperature)
@@ -322,17 +309,11 @@ def update(
     key: PRNGKeyArray,
     weights: TermWeights = NO_TERMS,
 ) -> tuple[SACState, Metrics, Float[Array, "utd batch"]]:
-    """The updates of one environment step: a critic update per leading row of `batch`, then one actor update on all.
-
-    The actor's update takes all UTD batches together, as in RLPD and WSRL.
+    """Updates of one environment step: a critic update per leading row, then one actor update on all (RLPD, WSRL).
 
     Args:
-        batch: arrays with leading axes (utd, batch).
-        key: randomness of this call.
-        weights: of the annealed terms; CQL's must be given where the configuration has that term.
-
-    Returns:
-        The new state, metrics (critic metrics are means over the updates), and every example's TD error.
+        batch: leading axes (utd, batch).
+        weights: `conservative` is required with CQL's term.
     """
     actor_key, target_key, loss_key = jax.random.split(key, 3)
     # The actor does not change during the critics' updates, so one call gives all their next actions.
@@ -359,7 +340,7 @@ def update(
 def update_multiplier(
     config: SACConfig, state: SACState, conservative_gap: Float[Array, ""]
 ) -> tuple[SACState, Metrics]:
-    """One step of the multiplier on CQL's term, towards a gap of `cql_target_gap`."""
+    """One step of CQL's Lagrange multiplier towards a gap of `cql_target_gap`."""
     assert config.cql_target_gap is not None
     gap = losses.multiplier_gap(conservative_gap, config.cql_target_gap)
     gradient = jax.grad(lambda log_multiplier: jnp.exp(log_multiplier) * gap)(state.log_multiplier)
@@ -371,23 +352,23 @@ def update_multiplier(
 
 
 def merged(batch: Transition) -> Transition:
-    """The examples of all updates as one batch."""
+    """All updates' examples as one batch."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
 
 CRITIC_ROWS = 4096
-"""Largest rows times critics of one part of the actor's step: more do not fit the processor's caches (measured)."""
+"""Most rows times critics in one part; more exceed the processor's caches (measured)."""
 
 
 def actor_parts(config: SACConfig, batch: Transition) -> int:
-    """The number of parts for the actor's step: the fewest whose rows times critics are at most `CRITIC_ROWS`."""
+    """The fewest parts with at most `CRITIC_ROWS` rows times critics."""
     updates, batch_size = batch.reward.shape
     fitting = max(1, CRITIC_ROWS // (config.critic_ensemble_size * batch_size))
     return next(parts for parts in range(1, updates + 1) if updates % parts == 0 and updates // parts <= fitting)
 
 
 def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRNGKeyArray) -> NextAction:
-    """`NextAction` for a batch with any leading axes; every update has its own subset of critics."""
+    """Samples next actions for any leading axes; every update gets its own critic subset."""
     candidates = config.cql_actions if config.cql_max_target_backup else 1
     noise_key, order_key = jax.random.split(key)
     leading = batch.reward.ndim
@@ -406,17 +387,15 @@ def _next_action(config: SACConfig, state: SACState, batch: Transition, key: PRN
 def _sample_policy(
     config: SACConfig, state: SACState, network_input: Float[Array, "rows feature"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "rows action"], Float[Array, " rows"]]:
-    """An action for each observation, and its log-probability."""
     noise = jax.random.normal(key, (len(network_input), config.continuous_size))
     mean, standard_deviation = actor_network(config).apply(state.actor, network_input)
     return networks.sample(mean, standard_deviation, noise)
 
 
 def _target(config: SACConfig, state: SACState, batch: Transition, next_action: NextAction) -> Float[Array, " batch"]:
-    """TD target: minimum over a random subset of the target critics (REDQ).
+    """TD target: minimum over a random subset of target critics (REDQ), for the best candidate action.
 
-    Of several candidate actions it takes the one with the highest value (CQL's max-target backup, Kumar et al. 2020,
-    appendix F).
+    Several candidates: CQL's max-target backup (Kumar et al. 2020, appendix F).
     """
     batch_size, candidates, action_size = next_action.action.shape
     target_encoder, target_ensemble = encoder(state.target_critic), ensemble(state.target_critic)

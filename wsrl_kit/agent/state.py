@@ -1,7 +1,7 @@
-"""The agent's state: static configuration, parameters, optimizers. `sac` has the functions that act and learn."""
+"""Agent state: static configuration, parameters, optimizers. The functions that act and learn are in `sac`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import jax
@@ -16,23 +16,19 @@ from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.replay.transition import Images
 
-Reduction = Callable[..., Array]
-
-ENSEMBLE_REDUCTIONS: dict[str, Reduction] = {"mean": jnp.mean, "minimum": jnp.min}
-"""Reduction over critics in the actor's objective: REDQ, RLPD and HIL-SERL take the mean, SAC the minimum."""
+ENSEMBLE_REDUCTIONS: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "minimum": jnp.min}
+"""The actor maximises the mean in REDQ, RLPD and HIL-SERL, the minimum in SAC."""
 
 
 @dataclass(frozen=True)
 class SACConfig:
-    """The static part of an agent, compiled into its programs. Fields as in `AgentParameters`.
+    """Static part of an agent, compiled into its programs. Fields as in `AgentParameters`.
 
     Attributes:
-        critic_decay_steps: updates after which a decaying learning rate of the critics reaches 0.
-        actor_decay_steps: likewise for actor and temperature, which take one step where the critics take UTD steps.
-        is_conservative: the critics' loss has CQL's term.
-        is_calibrated: Monte-Carlo returns bound CQL's term (Cal-QL).
-        pixels: the encoder of images; None for an agent that sees states only.
-        gripper: set-up of learned grippers (see `gripper`); actor and critics have the other `continuous_size` entries.
+        critic_decay_steps, actor_decay_steps: updates until a decaying rate reaches 0.
+        is_conservative: the critic loss has CQL's term.
+        is_calibrated: Monte-Carlo returns bound that term (Cal-QL).
+        pixels: image encoder; None: states only.
     """
 
     observation_size: int
@@ -71,12 +67,11 @@ class SACConfig:
 
     @property
     def continuous_size(self) -> int:
-        """Entries of the action that the actor chooses."""
+        """Action entries that the actor chooses."""
         return self.action_size - gripper.COUNTS[self.gripper]
 
     @property
     def learns_gripper(self) -> bool:
-        """Whether a discrete critic chooses grasp actions."""
         return self.gripper != gripper.FIXED
 
 
@@ -89,18 +84,16 @@ class GraspState(NamedTuple):
 
 
 class SACState(NamedTuple):
-    """Everything that learning changes, and the normalisation of observations.
+    """All that learning changes, and the normalisation of observations.
 
     Attributes:
-        critic: parameters of the ensemble, leading axis over critics (see `CriticEnsemble`). With images {"ensemble":
-            ..., "encoder": {"maps": ..., "trunks": ... unless frozen}}: the loss trains, and the target averages,
-            all of it.
-        log_temperature: logarithm of the entropy temperature.
-        log_multiplier: logarithm of the factor on CQL's term; 0 unless `cql_target_gap` is given.
+        critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}, all of
+            it
+        trained and averaged.
+        log_multiplier: logarithm of CQL's Lagrange multiplier.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
-        trunk: parameters of frozen trunks, which no optimizer holds; () without any.
-        grasp: the discrete critic, where a gripper is learned; else ().
+        trunk: frozen trunks' parameters; else ().
     """
 
     actor: PyTree
@@ -120,7 +113,7 @@ class SACState(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """The part of an agent that acts: fields of `SACState`, the critics' encoder, and the discrete critic."""
+    """The part of an agent that acts."""
 
     actor: PyTree
     observation_center: Float[Array, " observation"]
@@ -139,13 +132,13 @@ def from_parameters(
     critic_updates: int = 0,
     actor_updates: int = 0,
 ) -> SACConfig:
-    """The static part of an agent, for an environment's sizes and cameras.
+    """The agent's static part.
 
     Args:
-        critic_updates, actor_updates: updates after which decaying learning rates reach 0; unused by constant ones.
+        critic_updates, actor_updates: updates until decaying learning rates reach 0.
 
     Raises:
-        ParameterError: the actions do not fit the set-up of grippers.
+        ParameterError: the action does not fit `gripper`.
     """
     gripper.check(parameters.gripper, action_size)
     target_entropy = parameters.target_entropy
@@ -154,41 +147,23 @@ def from_parameters(
     # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
     decays = parameters.learning_rate_schedule != "constant"
     is_conservative = parameters.conservative_loss != "none"
-    return SACConfig(
-        observation_size=observation_size,
-        action_size=action_size,
-        hidden_sizes=tuple(parameters.hidden_sizes),
-        activation=parameters.activation,
-        output_scale=parameters.output_scale,
-        critic_ensemble_size=parameters.critic_ensemble_size,
-        critic_subset_size=parameters.critic_subset_size,
-        shared_critic_output=parameters.shared_critic_output,
-        actor_value=parameters.actor_value,
-        behavior_cloning_action=parameters.behavior_cloning_action,
-        layer_norm=parameters.layer_norm,
-        dropout_rate=parameters.dropout_rate,
-        discount=parameters.discount,
-        target_update_rate=parameters.target_update_rate,
-        actor_learning_rate=parameters.actor_learning_rate,
-        critic_learning_rate=parameters.critic_learning_rate,
-        temperature_learning_rate=parameters.temperature_learning_rate,
-        learning_rate_schedule=parameters.learning_rate_schedule,
-        learning_rate_warmup_steps=parameters.learning_rate_warmup_steps,
-        critic_decay_steps=decays * critic_updates,
-        actor_decay_steps=decays * actor_updates,
-        initial_temperature=parameters.initial_temperature,
-        target_entropy=target_entropy,
-        backup_entropy=parameters.backup_entropy,
-        official_update_order=parameters.official_update_order,
-        is_conservative=is_conservative,
-        is_calibrated=parameters.conservative_loss == "calql",
-        cql_actions=parameters.cql_actions,
-        cql_temperature=parameters.cql_temperature,
-        cql_max_target_backup=is_conservative and parameters.cql_max_target_backup,
-        cql_target_gap=parameters.cql_target_gap if is_conservative else None,
-        pixels=pixels,
-        gripper=parameters.gripper,
-    )
+    shared = {
+        entry.name: getattr(parameters, entry.name) for entry in fields(SACConfig) if hasattr(parameters, entry.name)
+    }
+    own = {
+        "observation_size": observation_size,
+        "action_size": action_size,
+        "hidden_sizes": tuple(parameters.hidden_sizes),
+        "critic_decay_steps": decays * critic_updates,
+        "actor_decay_steps": decays * actor_updates,
+        "target_entropy": target_entropy,
+        "is_conservative": is_conservative,
+        "is_calibrated": parameters.conservative_loss == "calql",
+        "cql_max_target_backup": is_conservative and parameters.cql_max_target_backup,
+        "cql_target_gap": parameters.cql_target_gap if is_conservative else None,
+        "pixels": pixels,
+    }
+    return SACConfig(**(shared | own))
 
 
 def create(
@@ -216,7 +191,7 @@ def create(
     grasp: GraspState | tuple[()] = ()
     if config.learns_gripper:
         values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
-        grasp = GraspState(values, jax.tree.map(jnp.copy, values), grasp_optimizer(config).init(values))
+        grasp = GraspState(values, jax.tree.map(jnp.copy, values), critic_optimizer(config).init(values))
     log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
     return SACState(
         actor=actor,
@@ -240,7 +215,7 @@ def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACSta
     """Replaces the parameters of the trunk that all cameras share.
 
     Raises:
-        ParameterError: the agent has a trunk for each camera.
+        ParameterError: each camera has its own trunk.
     """
     assert config.pixels is not None
     if vision.SHARED_TRUNK not in config.pixels.trunk_of.values():
@@ -259,17 +234,10 @@ def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACSta
 
 
 def policy(state: SACState) -> Policy:
-    """The policy of an agent: few arrays, so that a call for each environment step is fast."""
+    """The policy of an agent."""
     grasp_critic = state.grasp.critic if isinstance(state.grasp, GraspState) else ()
     normalisation = (state.observation_center, state.observation_scale)
     return Policy(state.actor, *normalisation, encoder(state.critic), state.trunk, grasp_critic)
-
-
-def normalise(
-    agent: SACState | Policy, observation: Float[Array, "batch observation"]
-) -> Float[Array, "batch observation"]:
-    """The normalised observation."""
-    return (observation - agent.observation_center) / agent.observation_scale
 
 
 def features(
@@ -280,14 +248,14 @@ def features(
     images: Images,
     dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "batch feature"]:
-    """Network input of actor and critics: the normalised state, or the encoding of images and state.
+    """Network input: normalised state, or the encoding of images and state.
 
     Args:
-        encoder: the encoder's parameters: in training those of the online or of the target critics.
-        images: prepared by `sac.prepare`.
-        dropout_key: for the encoder's dropout in training; None: without.
+        encoder: of the online or target critics.
+        images: from `sac.prepare`.
+        dropout_key: None: no dropout.
     """
-    state = normalise(agent, observation)
+    state = (observation - agent.observation_center) / agent.observation_scale
     if config.pixels is None:
         return state
     maps = images if config.pixels.is_frozen else vision.trunk_features(config.pixels, encoder["trunks"], images)
@@ -295,19 +263,19 @@ def features(
 
 
 def frozen_features(config: SACConfig, agent: SACState | Policy, images: Images) -> Images:
-    """Feature maps of a frozen trunk; images unchanged without one, and where replay already holds feature maps."""
+    """Feature maps of a frozen trunk; otherwise, and if replay already holds feature maps, `images` unchanged."""
     if config.pixels is None or not config.pixels.is_frozen or any(leaf.dtype != jnp.uint8 for leaf in images.values()):
         return images
     return vision.trunk_features(config.pixels, agent.trunk, images)
 
 
 def ensemble(critic: PyTree) -> PyTree:
-    """The critics' parameters without their encoder's."""
+    """Critic parameters without the encoder."""
     return critic.get("ensemble", critic)
 
 
 def encoder(critic: PyTree) -> PyTree:
-    """The encoder's parameters; () for an agent that sees states only."""
+    """Encoder parameters; () without cameras."""
     return critic.get("encoder", ())
 
 
@@ -318,7 +286,7 @@ def actor_network(config: SACConfig) -> networks.Network:
 
 
 def critic_network(config: SACConfig, size: int) -> networks.Network:
-    """`size` critics, from observation and action to their values."""
+    """Observation and action to `size` values."""
     return networks.CriticEnsemble(
         size,
         config.hidden_sizes,
@@ -331,33 +299,28 @@ def critic_network(config: SACConfig, size: int) -> networks.Network:
 
 
 def grasp_network(config: SACConfig) -> networks.Network:
-    """Observation to the value of each choice of the grippers' commands."""
+    """Observation to a value per gripper choice."""
     layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
     return networks.ChoiceCritic(gripper.choices(config.gripper), *layers)
 
 
 def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the actor."""
+    """Adam for the actor."""
     return _adam(config, config.actor_learning_rate, config.actor_decay_steps)
 
 
 def critic_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the critics."""
-    return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
-
-
-def grasp_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the discrete critic, which steps as often as the critics'."""
+    """Adam for the critics, and for the discrete critic."""
     return _adam(config, config.critic_learning_rate, config.critic_decay_steps)
 
 
 def temperature_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the entropy temperature."""
+    """Adam for the entropy temperature."""
     return _adam(config, config.temperature_learning_rate, config.actor_decay_steps)
 
 
 def multiplier_optimizer(config: SACConfig) -> optax.GradientTransformation:
-    """Optimizer of the multiplier of CQL's term, with the critics' learning rate as in the authors' code."""
+    """Adam for CQL's multiplier, with the critics' learning rate as in the authors' code."""
     return _adam(config, config.critic_learning_rate, config.actor_decay_steps)
 
 
@@ -369,19 +332,16 @@ def _adam(config: SACConfig, peak: float, decay_steps: int) -> optax.GradientTra
 def step(
     optimizer: optax.GradientTransformation, gradient: PyTree, optimizer_state: PyTree, parameters: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """One step of an optimizer: the new parameters and its new state."""
+    """One optimizer step: new parameters and optimizer state."""
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
     return optax.apply_updates(parameters, updates), optimizer_state
 
 
 def learning_rate_schedule(kind: str, peak: float, warmup_steps: int, decay_steps: int) -> optax.Schedule:
-    """Learning rate over the updates of one network: a linear rise, then constant, cosine or linear to zero.
+    """Learning rate by update: linear rise from 0, then constant, or cosine or linear to 0.
 
     Args:
-        kind: "constant", "cosine" or "linear".
-        peak: highest value.
-        warmup_steps: updates of the rise from 0; 0 for none.
-        decay_steps: updates after which cosine and linear reach 0, the rise included.
+        decay_steps: updates until 0, the rise included.
     """
     fall_steps = max(1, decay_steps - warmup_steps)
     fall = {

@@ -1,12 +1,10 @@
-"""Camera images to one vector: encoders (HIL-SERL's ResNet-10 or a small network), random crops, pretrained weights.
+"""Camera images to one vector: encoders (HIL-SERL's ResNet-10, or a small network), random crops, pretrained weights.
 
-A `Trunk` turns frames into feature maps; a `PixelEncoder` turns the maps of all cameras and the state into one vector.
-They have separate parameters, so no optimizer holds those of a frozen trunk, and its feature maps are computed once
-for each frame. Names of parameters, initialisers and arithmetic are HIL-SERL's (rail-berkeley/hil-serl,
-`resnet_v1.py`, `encoding.py`): with its parameters they give its features. Departures from its code:
-    - its trunk's output always stops the gradient, also where the trunk should be trained; here the caller decides;
-    - it passes the stack of an observation horizon to the trunk as channels, which its image normalisation refuses
-      for more than one frame; here each frame goes through the trunk alone, and the maps are joined.
+A `Trunk` turns frames into feature maps; a `PixelEncoder` turns all cameras' maps and the state into one vector. With
+HIL-SERL's parameters they give its features (rail-berkeley/hil-serl, `resnet_v1.py`, `encoding.py`). Departures:
+
+- HIL-SERL always stops the gradient at the trunk's output; here the caller decides. - HIL-SERL stacks frames as
+channels before the trunk; here each frame passes alone and the maps are joined.
 
 Random crops follow DrQ (Kostrikov et al. 2021, arXiv 2004.13649), padded with edge values as in HIL-SERL.
 """
@@ -33,16 +31,16 @@ from wsrl_kit.files import reading
 from wsrl_kit.replay.transition import Images
 
 RESNET_IMAGE_SIZE = (128, 128)
-"""Height and width that the ResNet-10 sees; images of other sizes are resized to it, as HIL-SERL does."""
+"""Height and width to which ResNet-10 resizes images, as HIL-SERL does."""
 
 PIXEL_MEAN, PIXEL_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's red, green and blue channels, in [0, 1]."""
+"""ImageNet's statistics per channel, in [0, 1]."""
 
 RESNET_CHANNELS = (64, 128, 256, 512)
-"""Channels of a ResNet-10's blocks; every block but the first halves height and width."""
+"""Per block; every block but the first halves height and width."""
 
 SMALL_CHANNELS = (32, 64, 128, 256)
-"""Channels of the small network's layers (SERL's); each halves height and width."""
+"""Per layer (SERL's); each halves height and width."""
 
 DROPOUT_RATE = 0.1
 """Share of spatial features dropped in training."""
@@ -58,10 +56,9 @@ def _group_norm(name: str) -> linen.GroupNorm:
 
 
 class HalvingConvolution(linen.Module):
-    """`linen.Conv(channels, (3, 3), (2, 2))`, with equal parameters, as one matrix product.
+    """`linen.Conv(channels, (3, 3), (2, 2))` as one matrix product.
 
-    On processors XLA's convolutions inside a loop are many times slower (a whole update with two 128x128 cameras: 7
-    times).
+    XLA's convolutions inside a loop are far slower on processors (a whole update with two 128x128 cameras: 7 times).
     """
 
     channels: int
@@ -89,7 +86,7 @@ class HalvingConvolution(linen.Module):
 
 
 class ResidualBlock(linen.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al. 2016), with group normalisation."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016), with group normalisation."""
 
     channels: int
     stride: int
@@ -108,8 +105,7 @@ class Trunk(linen.Module):
     """Frames to feature maps.
 
     Attributes:
-        kind: "resnet10", HIL-SERL's, with a 4x4 map of 512 channels for images of any size; or "small", four
-            convolutions with a map of 256 channels and a sixteenth of the image's height and width (rounded up).
+        kind: "resnet10": 4x4 maps of 512 channels for any image size; "small": 256 channels, 1/16 of height and width.
     """
 
     kind: str
@@ -146,7 +142,7 @@ class Trunk(linen.Module):
 
 
 class SpatialLearnedEmbeddings(linen.Module):
-    """For each channel of a feature map, `features` weighted sums over its places."""
+    """Weighted sums over each channel's positions."""
 
     features: int
 
@@ -170,14 +166,7 @@ class CameraEncoder(linen.Module):
 
 
 class PixelEncoder(linen.Module):
-    """Feature maps of every camera, and the state, to one vector: the cameras in their given order, then the state.
-
-    Attributes:
-        cameras: names, in the order of the output.
-        camera_width: of each camera's part of the output.
-        state_width: of the state's part; 0: the state is no input.
-        spatial_features: weighted sums over the places of a feature map, for each of its channels.
-    """
+    """All cameras' feature maps, then the state, to one vector; fields as in `PixelConfig`."""
 
     cameras: Sequence[str]
     camera_width: int
@@ -191,13 +180,6 @@ class PixelEncoder(linen.Module):
         state: Float[Array, "batch state"],
         train: bool,
     ) -> Float[Array, "batch encoded"]:
-        """The vector, (batch, cameras * camera_width + state_width).
-
-        Args:
-            maps: feature maps of each frame of each camera's stack, oldest first.
-            state: flat.
-            train: dropout is active (and needs the random stream "dropout").
-        """
         encoders = {
             camera: CameraEncoder(self.camera_width, self.spatial_features, name=f"encoder_{camera}")
             for camera in self.cameras
@@ -210,35 +192,32 @@ class PixelEncoder(linen.Module):
 
 
 def _joined(maps: Float[Array, "batch horizon h w channels"]) -> Float[Array, "batch h w joined"]:
-    """The maps of a stack's frames as channels of one map, the oldest frame's first."""
+    """A stack's maps as channels of one map, oldest frame first."""
     batch, _, height, width, _ = maps.shape
     return maps.transpose(0, 2, 3, 1, 4).reshape(batch, height, width, -1)
 
 
 FROZEN = "_frozen"
-"""End of the names of encoders whose trunk is not trained."""
+"""Suffix of encoders with an untrained trunk."""
 
 SHARED_TRUNK = "all cameras"
-"""The name of a trunk that all cameras share."""
+"""Name of a trunk that all cameras share."""
 
 FeatureMaps = Mapping[str, Shaped[Array | np.ndarray, "*batch horizon h w channels"]]
 
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """The static part of an image encoder.
+    """Static part of an image encoder.
 
     Attributes:
-        cameras: names, in the order of the encoded vector.
-        image_height: pixels, the same for all cameras; so is `image_width`.
-        observation_horizon: frames in the stack of one observation.
-        encoder: "small", four convolutions of its own for each camera; or "resnet10", HIL-SERL's ResNet-10, one for all
-            cameras.
-        is_frozen: the trunk is never trained.
-        augmentation_padding: pixels of the random crop; 0: none.
-        camera_width: of each camera's part of the encoded vector.
-        state_width: of the state's part; 0: the state is no input.
-        spatial_features: weighted sums over the places of a feature map, for each of its channels.
+        cameras: names, in encoding order.
+        image_height, image_width: pixels, equal for all cameras.
+        observation_horizon: frames per observation.
+        encoder: "small" (one trunk per camera) or "resnet10" (shared).
+        augmentation_padding: pixels; 0: no random crop.
+        camera_width, state_width: encoded sizes; state_width 0 ignores the state.
+        spatial_features: weighted sums per channel of a feature map.
     """
 
     cameras: tuple[str, ...]
@@ -254,32 +233,29 @@ class PixelConfig:
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
-        """Shape of one observation's images of a camera: observation horizon, height, width, channels."""
+        """Observation horizon, height, width, channels."""
         return self.observation_horizon, self.image_height, self.image_width, 3
 
     @property
     def encoder_name(self) -> str:
-        """The user's name of the encoder, such as "resnet10_frozen"."""
+        """The parameter's value, such as "resnet10_frozen"."""
         return self.encoder + FROZEN * self.is_frozen
 
     @property
     def encoded_size(self) -> int:
-        """Size of `encode`'s output."""
         return len(self.cameras) * self.camera_width + self.state_width
 
     @property
     def trunk_of(self) -> dict[str, str]:
-        """Each camera's trunk, by name."""
+        """Camera -> name of its trunk."""
         return {camera: SHARED_TRUNK if self.encoder == "resnet10" else camera for camera in self.cameras}
 
 
 def for_cameras(cameras: Mapping[str, tuple[int, ...]], encoder_name: str, augmentation_padding: int) -> PixelConfig:
-    """The image encoder's configuration for these cameras.
+    """The encoder's configuration.
 
     Args:
-        cameras: by name, in the order of the encoded vector: observation horizon, height, width, channels; all equal.
-        encoder_name: as users name them, such as "resnet10_frozen".
-        augmentation_padding: pixels of the random crop; 0: none.
+        cameras: name -> (observation horizon, height, width, channels), all equal.
     """
     ((horizon, height, width, _),) = set(cameras.values())
     return PixelConfig(
@@ -294,7 +270,7 @@ def for_cameras(cameras: Mapping[str, tuple[int, ...]], encoder_name: str, augme
 
 
 def create_trunks(config: PixelConfig, key: PRNGKeyArray) -> dict[str, PyTree]:
-    """Fresh parameters of every trunk, by its name."""
+    """Fresh trunk parameters by name."""
     names = sorted(set(config.trunk_of.values()))
     image = jnp.zeros((1, config.image_height, config.image_width, 3), jnp.uint8)
     # Compiled, so that the forward pass, which nothing uses, is left out.
@@ -303,14 +279,14 @@ def create_trunks(config: PixelConfig, key: PRNGKeyArray) -> dict[str, PyTree]:
 
 
 def create_encoder(config: PixelConfig, key: PRNGKeyArray, state_size: int) -> PyTree:
-    """Fresh parameters of the encoder."""
+    """Fresh encoder parameters."""
     shape = (1, config.observation_horizon, *feature_map_shape(config))
     maps = {camera: jnp.zeros(shape) for camera in config.cameras}
     return _encoder(config).init(key, maps, jnp.zeros((1, state_size)), False)
 
 
 def feature_map_shape(config: PixelConfig) -> tuple[int, int, int]:
-    """Height, width and channels of the feature map of one frame."""
+    """Height, width and channels of one frame's feature map."""
     image = jax.ShapeDtypeStruct((1, config.image_height, config.image_width, 3), jnp.uint8)
     trunk = _trunk(config)
     maps = jax.eval_shape(trunk.apply, jax.eval_shape(trunk.init, jax.random.key(0), image), image)
@@ -320,14 +296,10 @@ def feature_map_shape(config: PixelConfig) -> tuple[int, int, int]:
 def trunk_features(
     config: PixelConfig, trunks: Mapping[str, PyTree], images: Images
 ) -> dict[str, Float[Array, "*batch horizon h w channels"]]:
-    """The feature map of every frame, each for itself.
+    """Every frame's feature map, by camera; the gradient flows into `trunks`.
 
     Args:
-        trunks: parameters, as `create_trunks` gives; the gradient flows into them.
-        images: (*batch, horizon, height, width, 3) for each camera.
-
-    Returns:
-        (*batch, horizon, h, w, channels) for each camera, `feature_map_shape` with the images' leading axes.
+        images: (*batch, horizon, height, width, 3) per camera.
     """
     maps: dict[str, Array] = {}
     for name, parameters in trunks.items():
@@ -345,12 +317,10 @@ def encode(
     state: Float[Array, "*batch state"],
     dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "*batch encoded"]:
-    """One vector from feature maps and state: the cameras in their order, then the state.
+    """One vector from feature maps and state.
 
     Args:
-        encoder: parameters, as `create_encoder` gives.
-        dropout_key: drops a tenth of the spatial features; None: nothing is dropped. (HIL-SERL drops where the actor's
-            loss and the actions at next observations are computed, not in the critics.)
+        dropout_key: None: no dropout. (HIL-SERL drops features for the actor only.)
     """
     flat_maps = {camera: jnp.asarray(leaf).reshape(-1, *leaf.shape[-4:]) for camera, leaf in maps.items()}
     # Without -1, which a state of size 0 leaves open.
@@ -369,7 +339,7 @@ def _encoder(config: PixelConfig) -> networks.Network:
 
 
 def random_crops(key: PRNGKeyArray, images: Images, padding: int) -> Images:
-    """Every camera's images, each camera cropped by offsets of its own."""
+    """Random crops, with offsets of its own for each camera."""
     keys = jax.random.split(key, len(images))
     return {
         camera: random_crop(key, jnp.asarray(images[camera]), padding)
@@ -380,13 +350,9 @@ def random_crops(key: PRNGKeyArray, images: Images, padding: int) -> Images:
 def random_crop(
     key: PRNGKeyArray, images: UInt8[Array, "*batch horizon height width channel"], padding: int
 ) -> UInt8[Array, "*batch horizon height width channel"]:
-    """Each image as a window of the same size on the image padded by its own edge pixels.
+    """A window of the original size from each image padded with its edge pixels.
 
-    The window's place is uniform over the (2 padding + 1)^2 places, one for each example: the frames of a stack move
-    together.
-
-    Args:
-        padding: pixels added on every side; 0 leaves the images as they are.
+    The offset is uniform, one per example: frames of a stack move together.
     """
     if padding == 0:
         return images
@@ -405,48 +371,46 @@ def random_crop(
 
 
 def load_resnet10(path: Path | str) -> dict[str, Any]:
-    """Parameters of `Trunk("resnet10")`, float32.
-
-    The file holds a pickled tree of arrays by name (`conv_init`, `norm_init`, `ResNetBlock_0` to `_3`), of numpy or of
-    JAX; entries that the trunk does not have, such as the classifier's, are left out, as HIL-SERL does. No code in the
-    file is run.
+    """Parameters of `Trunk("resnet10")` from a pickled tree of arrays; runs no code from the file.
 
     Raises:
-        DataError: no such file, not a tree of weights, or a parameter that is missing or of another shape.
+        DataError: no such file, not a tree of weights, or a parameter is missing or has another shape.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected HIL-SERL's file of ResNet-10 weights, resnet10_params.pkl")
     with reading(path, DataError):
-        return {"params": _matching(path, load_pickle(path), _wanted(), "")}
+        return {"params": _matching(path, load_pickle(path), _wanted())}
 
 
 @functools.cache
 def _wanted() -> dict[str, Any]:
-    """The shapes of the trunk's parameters."""
+    """Shapes of the trunk's parameters."""
     trunk: networks.Network = Trunk("resnet10")
     image = jnp.zeros((1, *RESNET_IMAGE_SIZE, 3), jnp.uint8)
     return jax.eval_shape(trunk.init, jax.random.key(0), image)["params"]
 
 
-def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a tree that is wanted, every leaf with its wanted shape."""
-    return {name: _entry(path, found, name, leaf, f"{prefix}{name}") for name, leaf in wanted.items()}
-
-
-def _entry(path: Path, found: Any, name: str, wanted: Any, full_name: str) -> Any:
-    if not isinstance(found, dict) or name not in found:
-        raise DataError(f"{path} is not HIL-SERL's file of ResNet-10 weights: it has no {full_name}")
-    if isinstance(wanted, dict):
-        return _matching(path, found[name], wanted, f"{full_name}/")
-    value = found[name]
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise DataError(
-            f"{path} is not HIL-SERL's file of ResNet-10 weights: {full_name} must be an array of floats, found "
-            f"{getattr(value, 'dtype', type(value).__name__)}"
-        )
-    if value.shape != wanted.shape:
-        raise DataError(
-            f"{path} holds weights of another network: {full_name} must have shape {wanted.shape}, found {value.shape}"
-        )
-    return np.asarray(value, np.float32)
+def _matching(path: Path, found: Any, wanted: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The wanted part of a tree, every leaf with its wanted shape."""
+    parameters: dict[str, Any] = {}
+    for name, leaf in wanted.items():
+        full_name = prefix + name
+        if not isinstance(found, dict) or name not in found:
+            raise DataError(f"{path} is not HIL-SERL's file of ResNet-10 weights: it has no {full_name}")
+        value = found[name]
+        if isinstance(leaf, dict):
+            parameters[name] = _matching(path, value, leaf, f"{full_name}/")
+            continue
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            raise DataError(
+                f"{path} is not HIL-SERL's file of ResNet-10 weights: {full_name} must be an array of floats, found "
+                f"{getattr(value, 'dtype', type(value).__name__)}"
+            )
+        if value.shape != leaf.shape:
+            raise DataError(
+                f"{path} holds weights of another network: {full_name} must have shape {leaf.shape}, "
+                f"found {value.shape}"
+            )
+        parameters[name] = np.asarray(value, np.float32)
+    return parameters

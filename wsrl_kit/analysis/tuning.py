@@ -128,8 +128,8 @@ def trial_table(trials: Sequence[Trial], score: str) -> Table:
     ]
     headings = {"candidate": "Candidate"} | {name: name for name in names} | {score: SCORES[score]}
     notes = [
-        "IQM over a candidate's seeds with bootstrap interval over whole runs; the better half of the candidates gets "
-        "more seeds.",
+        "IQM over a candidate's seeds with bootstrap interval over whole runs; the best candidates on the first "
+        "seeds get all of them.",
         "The best of many candidates is in part the luckiest: its score here is optimistic. What it gains is in the "
         "confirmation on fresh seeds.",
     ]

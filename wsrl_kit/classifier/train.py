@@ -116,7 +116,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
         Stopped: the user stopped it; all is saved, and the run can be resumed.
         WSRLKitError: bad data, parameters, weights or disk.
     """
-    jax_tools.keep()
+    jax_tools.enable_compilation_cache()
     target = folder / CLASSIFIER_FILE
     run = Run.open(
         folder,
@@ -224,7 +224,7 @@ def probabilities(
     """Of success, for some rows."""
     found = [
         np.asarray(_probability(static, state, examples(static, dataset, rows[part])))
-        for part in jax_tools.parts(len(rows), AT_ONCE)
+        for part in jax_tools.padded_chunks(len(rows), AT_ONCE)
     ]
     return np.concatenate(found)[: len(rows)].astype(np.float64)
 

@@ -23,29 +23,29 @@ RETENTION = names_of(WSRLConfig, stage="retention")
 def run_ablation(
     config: WSRLConfig, ablation: AblationConfig, root: Path, progress: Progress, resume: bool = True
 ) -> None:
-    """Runs every arm and seed that is not finished yet, in `root/<arm>/seed_<n>`, and the warmups in `root/warmup`.
+    """Runs every unfinished arm and seed in `root/<arm>/seed_<n>`, and their warmups in `root/warmup`.
 
-    An ablation can grow: called again with other arms, variants or seeds, it keeps the runs that are there; with more
-    `online_steps`, they go on.
+    An earlier ablation can be extended: with other arms, variants or seeds its runs are kept; with more `online_steps`
+    they go on.
 
     Args:
-        config: parameters that all arms share; its `offline_data_path` is the data of all of them.
-        resume: continue what is there; False starts every run anew.
+        config: parameters that all arms share.
+        resume: False starts every run anew.
 
     Raises:
-        Stopped: the user stopped it; what is finished stays finished, and the rest resumes.
+        Stopped: the user stopped it; finished runs are kept, the others resume.
         RunError: a run failed (the others are finished first), or a worker process died.
         WSRLKitError: the data or parameters are bad.
     """
     config, transitions = with_files(config)
-    # How many runs go on at the same time may change between sessions: it is no part of what is compared.
+    # The number of worker processes may change between sessions.
     compared = {name: value for name, value in asdict(ablation).items() if name != "worker_processes"}
     parameters = asdict(config) | compared
     inputs = input_digests(config, "ablation")
     if resume and finished(root, parameters, inputs):
         return
     jobs = plan(config, ablation, root, padded(transitions))
-    same = resume and not grows(root, parameters, compared)
+    same = resume and not extends_earlier(root, parameters, compared)
     run = Run.open(
         root,
         kind="ablation",
@@ -64,7 +64,7 @@ def run_ablation(
 
 
 def with_files(config: WSRLConfig) -> tuple[WSRLConfig, int]:
-    """The config with its offline data as files by source, and how many transitions they hold.
+    """The config with its offline data as files by source, and the number of their transitions.
 
     Raises:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others.
@@ -74,16 +74,16 @@ def with_files(config: WSRLConfig) -> tuple[WSRLConfig, int]:
 
 
 def padded(transitions: int) -> int:
-    """Rows for the offline data of all runs, so that they share compiled programs."""
+    """Rows for the offline data of every run, so that all runs share compiled programs."""
     return -(-transitions // PADDING) * PADDING
 
 
 def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capacity: int) -> list[Job]:
     """All runs of an ablation, warmups first.
 
-    Arms whose warmup would be the same share the checkpoint of their seed: that of the common parameters in
-    `root/warmup/seed_<n>`, another one in `root/warmup/<name>/seed_<n>`. It is named after the first variant that it is
-    for, whether that is among the arms or not, so that it keeps its name when arms are added.
+    Arms with equal warmups share a checkpoint per seed: in `root/warmup/seed_<n>` if the warmup has the common
+    parameters, else in `root/warmup/<name>/seed_<n>`. <name> is the first variant with that warmup, whether it is among
+    the arms or not, so that the folder keeps its name when arms are added.
 
     Raises:
         ParameterError: a variant's parameters do not fit the common ones.
@@ -131,9 +131,9 @@ def _warmup_config(config: WSRLConfig, common: WSRLConfig) -> WSRLConfig:
 
 
 def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfig, warmup_folder: Path | None) -> Paths:
-    """What an arm's fine-tuning is given: none, sources, or a file of kept data beside the warmup checkpoint.
+    """The `demo_path` of an arm's fine-tuning: None, sources, or a file of kept data beside the warmup checkpoint.
 
-    The warmup's own file is by the common retention; another retention has a file of its own, which arms share.
+    Every retention other than the common one has a file of its own, which arms share.
     """
     sources = common.offline_data_path
     assert isinstance(sources, dict)
@@ -151,8 +151,8 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
     return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *own])))
 
 
-def grows(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:
-    """Whether an ablation of the same common parameters is there that compared other arms or seeds."""
+def extends_earlier(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:
+    """Whether the folder holds a run that differs in `compared` parameters, else at most in fewer `online_steps`."""
     if not (root / "run.json").exists():
         return False
     before = read_run(root).parameters

@@ -1,6 +1,7 @@
 """What is compared: arms and their variants, and what a tuning searches."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,11 @@ from typing import Any
 
 from wsrl_kit.analysis.tuning import SCORES
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import ParameterError
+from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check_distinct, check_some, names_of, parameter, unknown, validate
 
 OTHER_FOLDERS = ("warmup", "figures")
-"""What an ablation's folder holds beside one folder per arm."""
+"""Folders beside the arms' in an ablation's folder."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Arm:
     """One setting of the ablation.
 
     Attributes:
-        offline: what stage 2 is given: "none", "demos", "all", or "kept" (what retention kept of all).
-        warmup: whether it starts from the seed's warmup checkpoint.
-        overrides: parameters that differ from the common ones.
+        offline: offline data of stage 2: "none", "demos", "all", or "kept" (by retention, of all).
+        warmup: whether the arm starts from a warmup checkpoint.
+        overrides: parameters that differ from the common config.
     """
 
     offline: str
@@ -44,9 +45,9 @@ ARMS = {
     "warmup_wsrl": Arm("none", True, UNIFORM | {"random_steps": 0}),
     "warmup_no_data": Arm("none", True, UNIFORM | NO_FROZEN_ROLLOUTS | {"random_steps": 0}),
 }
-"""By name. `random_steps` is the start of the arms without warmup, `frozen_rollout_steps` that of WSRL's arm alone.
+"""Arms by name. Only arms without warmup begin with `random_steps`, only WSRL's arm with `frozen_rollout_steps`.
 
-`warmup_no_data` is WSRL's arm without its frozen rollouts: the setting of the downward spiral (arXiv 2412.07762,
+`warmup_no_data`, WSRL's arm without frozen rollouts, is the setting of the downward spiral (arXiv 2412.07762,
 section 4).
 """
 
@@ -86,7 +87,7 @@ class AblationConfig:
                 raise unknown(name, [*ARMS, *variants], "arm or variant")
 
     def arm(self, name: str) -> Arm:
-        """A known arm, or a variant as an arm of its own."""
+        """The arm of `ARMS`, or the variant as an arm."""
         if name in ARMS:
             return ARMS[name]
         overrides = dict(self.variants[name])
@@ -95,7 +96,7 @@ class AblationConfig:
 
 
 def _checked_variant(name: str, variant: dict[str, Any]) -> dict[str, Any]:
-    """The variant with its values in their annotated types."""
+    """The variant with its values in the parameters' types."""
     if not re.fullmatch(r"\w[\w.+=-]*", name) or name in (*ARMS, *OTHER_FOLDERS):
         reserved = ", ".join((*ARMS, *OTHER_FOLDERS))
         raise ParameterError(
@@ -117,7 +118,7 @@ def _checked_variant(name: str, variant: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Puts the variant's name before a sentence about its parameters."""
+    """Puts the variant's name before the sentence of a ParameterError."""
     try:
         yield
     except ParameterError as error:
@@ -130,24 +131,24 @@ class TuningConfig:
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
+        ExperimentError: Optuna is not installed.
     """
 
     search_space: dict[str, Any] = parameter(
         {"min_offline_ratio": [0.0, 0.25, 0.5], "retention_ratio": [0.1, 0.2, 0.5]},
-        "values to try, {parameter: list}; optuna also takes {'low': ..., 'high': ..., 'log': True} for a list",
+        "values to try, {parameter: list}; tpe also takes {'low': ..., 'high': ..., 'log': True} for a list",
         group="Tuning",
     )
     method: str = parameter(
-        "grid", "how candidates are chosen: every combination, or by Optuna", choices=("grid", "optuna")
+        "grid", "grid: every combination; tpe: candidates suggested from the scores so far", choices=("grid", "tpe")
     )
-    trials: int = parameter(16, "number of candidates, if method is optuna", minimum=1)
-    parallel_trials: int = parameter(4, "candidates that optuna suggests before it learns their scores", minimum=1)
-    search_seed: int = parameter(0, "seed of Optuna's suggestions", minimum=0)
+    trials: int = parameter(16, "number of candidates, if method is tpe", minimum=1)
+    parallel_trials: int = parameter(4, "candidates that tpe suggests before it learns their scores", minimum=1)
+    search_seed: int = parameter(0, "seed of tpe's suggestions and of the order of a grid", minimum=0)
     base_arm: str = parameter("warmup_decay", "arm whose parameters are tuned", choices=tuple(ARMS))
-    seeds: list[int] = parameter(
-        [0, 1, 2, 3, 4, 5, 6, 7], "seeds on which the best candidates run; worse ones run on fewer", minimum=0
-    )
     first_seeds: int = parameter(2, "number of seeds on which every candidate runs", minimum=1)
+    finalists: int = parameter(4, "number of best candidates that run on all seeds", minimum=1)
+    seeds: list[int] = parameter([0, 1, 2, 3, 4, 5, 6, 7], "seeds on which the finalists run", minimum=0)
     confirmation_seeds: list[int] = parameter(
         [100, 101, 102, 103, 104],
         "fresh seeds on which the winner is compared with the default; []: no comparison",
@@ -168,22 +169,16 @@ class TuningConfig:
             raise ParameterError("search_space must name at least one parameter, found none")
         space = {name: _checked_values(name, values, self.method) for name, values in self.search_space.items()}
         object.__setattr__(self, "search_space", space)
-        if self.method == "optuna" and importlib.util.find_spec("optuna") is None:
-            raise ParameterError("method 'optuna' needs an extra: pip install 'wsrl-kit[tuning]'; 'grid' works without")
+        if importlib.util.find_spec("optuna") is None:
+            raise ExperimentError("tuning needs optuna, which `pip install 'wsrl-kit[tuning]'` installs")
 
     @property
-    def rungs(self) -> list[int]:
-        """Seeds of a candidate on each rung: every rung has twice as many seeds, and half of the candidates."""
-        sizes = [self.first_seeds]
-        while sizes[-1] < len(self.seeds):
-            sizes.append(min(2 * sizes[-1], len(self.seeds)))
-        return sizes
-
-    @property
-    def stages(self) -> int:
-        """Of the whole tuning: searches on the first rung, the other rungs, and the confirmation."""
-        searches = -(-self.trials // self.parallel_trials) if self.method == "optuna" else 1
-        return searches + len(self.rungs) - 1 + bool(self.confirmation_seeds)
+    def batches(self) -> list[range]:
+        """Numbers of the candidates that are suggested together: of a grid all."""
+        if self.method == "grid":
+            return [range(math.prod(map(len, self.search_space.values())))]
+        starts = range(0, self.trials, self.parallel_trials)
+        return [range(start, min(start + self.parallel_trials, self.trials)) for start in starts]
 
 
 def _checked_values(name: str, values: Any, method: str) -> Any:

@@ -1,8 +1,4 @@
-"""Runs spread over worker processes, one core each.
-
-Small networks gain nothing from a second core, and a run that is one process with one folder can be killed and resumed
-by itself.
-"""
+"""Runs in worker processes, one core each: small networks gain nothing from a second core."""
 
 import multiprocessing
 import os
@@ -25,7 +21,7 @@ from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_finetune, run_retention, run_warmup
 
 POLL_SECONDS = 2.0
-"""Between two looks at how far the runs are."""
+"""Seconds between two reports of progress."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +36,29 @@ class Job:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The warmup checkpoint that it writes or starts from."""
+        """The warmup checkpoint that the run writes or starts from."""
         if self.kind == "warmup":
             return self.folder / WARMUP_FILE
         return Path(self.config.checkpoint_path) if self.config.checkpoint_path else None
 
     @property
     def kept_data(self) -> Path | None:
-        """The file of kept data that fine-tuning is given, beside the warmup checkpoint; sources by name are none."""
+        """The file of kept data that fine-tuning reads; None for sources by name."""
         return Path(self.config.demo_path) if isinstance(self.config.demo_path, str) else None
 
     @property
     def steps(self) -> int:
-        """Its length in environment steps; an environment step costs about as much as UTD warmup steps."""
+        """Length in environment steps; an environment step costs about as much as UTD warmup steps."""
         if self.kind == "warmup":
             return max(1, self.config.warmup_steps // self.config.update_to_data_ratio)
         return self.config.online_steps
 
     def is_finished(self) -> bool:
-        """Whether its folder holds it already, made from the same files."""
+        """Whether its folder holds this run, finished, from the same files."""
         return finished(self.folder, asdict(self.config), input_digests(self.config, self.kind))
 
     def steps_done(self) -> float:
-        """How far its folder says it is."""
+        """Environment steps done, from the metrics in its folder."""
         try:
             last = (self.folder / "metrics.csv").read_text().rsplit("\n", 2)[-2].split(",")
             done = int(last[2]) / self.config.update_to_data_ratio if self.kind == "warmup" else int(last[1])
@@ -72,14 +68,14 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], worker_processes: int, progress: Progress, resume: bool = True) -> list[str]:
-    """Does the jobs that are not finished, each as soon as its warmup is there.
+    """Runs the unfinished jobs, each as soon as its warmup is finished.
 
     Args:
         worker_processes: runs at the same time; 0: one per core.
         resume: False starts every run anew.
 
     Returns:
-        A sentence for each that failed.
+        A sentence for each failed run.
 
     Raises:
         Stopped: the user stopped it.
@@ -140,7 +136,7 @@ def _doing(done: int, total: int, active: Sequence[Job]) -> str:
 
 
 def finished(folder: Path, parameters: dict[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> bool:
-    """Whether the very same run is there already; another one is left to `Run.open`, which says what differs.
+    """Whether the folder holds this run, finished; of any other run `Run.open` says what differs.
 
     Args:
         inputs: digests of the files that the parameters name.
@@ -157,7 +153,7 @@ def _cores() -> list[int]:
 
 
 class _WorkerProgress:
-    """Tells a worker's run to stop when the ablation does."""
+    """Tells a worker's run to stop when the main process stops."""
 
     def __init__(self, stop: StopEvent) -> None:
         self._stop = stop
@@ -167,7 +163,7 @@ class _WorkerProgress:
         return self._stop.is_set()
 
     def update(self, step: int, total: int, text: str) -> None:
-        """The ablation reads the run's folder instead."""
+        """Does nothing: the main process reads the run's folder."""
 
 
 _progress: _WorkerProgress
@@ -176,21 +172,21 @@ _progress: _WorkerProgress
 def _prepare_worker(core_queue: Any, stop: StopEvent) -> None:
     global _progress
     _progress = _WorkerProgress(stop)
-    # Ctrl-C reaches the whole group of processes; the ablation decides what it means.
+    # Ctrl-C reaches the whole group of processes; the main process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     core = core_queue.get()
     if hasattr(os, "sched_setaffinity"):
-        # Before JAX starts: the sizes of its thread pools follow from it.
+        # Before JAX starts, which sizes its thread pools by it.
         os.sched_setaffinity(0, {core})
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    threading.Thread(target=_end_with_the_ablation, daemon=True).start()
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 
-def _end_with_the_ablation() -> None:
-    """Ends a worker whose ablation was killed, or it would wait for work for ever; its run resumes as a killed one."""
-    ablation = multiprocessing.parent_process()
-    assert ablation is not None
-    ablation.join()
+def _end_with_main_process() -> None:
+    """Ends a worker whose main process was killed; it would wait for work for ever."""
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
+    main_process.join()
     os._exit(1)
 
 
@@ -199,7 +195,7 @@ def _work(job: Job, resume: bool) -> None:
         run_warmup(job.config, job.folder, _progress, arm=job.arm, resume=resume)
     else:
         if job.kept_data and job.kept_data.name != FILTERED_FILE:
-            # Arms of the same retention make the same bytes, whichever comes last.
+            # Arms of one retention write the same bytes, whichever comes last.
             assert job.checkpoint is not None
             run_retention(job.config, job.checkpoint, job.kept_data)
         run_finetune(

@@ -1,19 +1,18 @@
-"""Map an agent's arrays to those of HIL-SERL's agents and back.
+"""Map an agent's arrays to the arrays of HIL-SERL's agents and back.
 
 Both agents compute the same functions. What differs:
-    - HIL-SERL's networks see raw states. Ours see normalised states; an export folds the normalisation into the layer
-      that sees the state.
-    - its actor has one layer for the mean and one for the logarithm of the standard deviation; ours has one for both.
-    - its temperature is the softplus of a parameter, ours the exponential of one.
-    - its target is a copy of every parameter, of which only critics and encoder are used; ours copies only these.
+    - HIL-SERL's networks see raw states, ours normalised states; an export folds the normalisation into a layer.
+    - HIL-SERL's actor has one last layer for the mean and one for the log standard deviation; ours has one for both.
+    - HIL-SERL's temperature is the softplus of a parameter, ours the exponential.
+    - HIL-SERL's target copies every parameter, but only critics and encoder are used; ours copies only these.
 
 Training goes on from the same point, but not on the same path: Adam's steps depend on the form of the parameters.
-Adam's moments are converted too. Gradients by one form's parameters are linear in those by the other's, so first
-moments are exact. Second moments are exact except for a kernel that takes up a normalisation whose center is not 0:
-there the gradients of kernel and bias count as uncorrelated, as they are for inputs of mean 0.
+Gradients by one form's parameters are linear in the other form's gradients. So Adam's first moments are converted
+exactly, and second moments too, except for a kernel with a normalisation whose center is not 0: there the gradients of
+kernel and bias count as uncorrelated, as they are for inputs of mean 0.
 
-Two optimizers train the encoder there and not here: the grasp critic's, and (the encoder of the state alone) the
-actor's. Their moments of the encoder are not imported; an export writes 0 and the critics' second moments. The random
+Two of HIL-SERL's optimizers train the encoder and ours do not: the grasp critic's, and the actor's for the encoder of
+the state. An import drops their moments of the encoder; an export writes 0 and the critics' second moments. The random
 key is not converted.
 """
 
@@ -35,10 +34,10 @@ def unnormalised(
     center: Float[np.ndarray, " state"],
     scale: Float[np.ndarray, " state"],
 ) -> Layer:
-    """The layer that does of states what the given one does of `(state - center) / scale`.
+    """The layer on raw states that equals the given layer on `(state - center) / scale`.
 
     Args:
-        kernel: the state's entries are the first inputs.
+        kernel: the state's entries are its first inputs.
     """
     rows = kernel[..., : len(scale), :] / scale[:, None]
     rest = kernel[..., len(scale) :, :]
@@ -52,11 +51,11 @@ def unnormalised_moment(
     center: Float[np.ndarray, " state"],
     scale: Float[np.ndarray, " state"],
 ) -> Layer:
-    """The moments of the gradients by that layer: by its kernel they are `scale * by kernel + center * by bias`.
+    """Moments of the gradients by `unnormalised`'s layer: its kernel's is `scale * kernel's + center * bias's`.
 
     Args:
         kernel, bias: moments of the gradients by the given layer.
-        power: 1 or 2, the moment's.
+        power: 1 for first, 2 for second moments.
     """
     rows = scale[:, None] ** power * kernel[..., : len(scale), :] + center[:, None] ** power * bias[..., None, :]
     rest = kernel[..., len(scale) :, :]
@@ -64,25 +63,25 @@ def unnormalised_moment(
 
 
 def softplus_argument(log_temperature: float) -> float:
-    """What softplus makes the temperature of."""
+    """The argument at which softplus is the temperature."""
     temperature = np.exp(log_temperature)
     # log(exp(temperature) - 1), in a form that does not overflow.
     return float(temperature + np.log(-np.expm1(-temperature)))
 
 
 def log_softplus(argument: float) -> float:
-    """The logarithm of the temperature that softplus makes of its argument."""
+    """The log temperature of HIL-SERL's parameter."""
     return float(np.log(np.logaddexp(0.0, argument)))
 
 
 def temperature_slope(log_temperature: float) -> float:
-    """Factor from a gradient by the logarithm of the temperature to that by softplus's argument."""
+    """Gradient by HIL-SERL's parameter, divided by the gradient by the log temperature."""
     temperature = np.exp(log_temperature)
     return float(-np.expm1(-temperature) / temperature)
 
 
 Arrays = dict[str, np.ndarray]
-"""Parameters, or what belongs to each of them, by name."""
+"""Parameters, or a moment of each, by name."""
 
 OPTIMIZERS = {
     "actor": "actor_optimizer",
@@ -90,7 +89,7 @@ OPTIMIZERS = {
     "temperature": "temperature_optimizer",
     "grasp_critic": "grasp/optimizer",
 }
-"""Networks of HIL-SERL's agents (the last of those with learned grippers alone), and their optimizers here."""
+"""Our optimizers by the networks of HIL-SERL's agents; only agents with learned grippers have a grasp critic."""
 
 OUR_TEMPERATURE, TEMPERATURE = "log_temperature", "modules_temperature/lagrange"
 OUR_ENCODER, ENCODER = "critic/encoder/maps/params/", "modules_actor/encoder/"
@@ -105,7 +104,7 @@ STATE_NAMES = {
     "critic/params/VmapCritic_0/Dense_0/": "modules_critic/Dense_0/",
     OUR_TEMPERATURE: TEMPERATURE,
 }
-"""Beginnings of names here, and in SERL's agents that see states alone (`create_states`)."""
+"""Prefixes of our names, and of the names in SERL's agents that see states alone (`create_states`)."""
 
 PIXEL_NAMES = {
     "actor/params/HiddenLayers_0/": "modules_actor/network/",
@@ -116,11 +115,11 @@ PIXEL_NAMES = {
     OUR_ENCODER: ENCODER,
     OUR_TEMPERATURE: TEMPERATURE,
 }
-"""The same for HIL-SERL's agents with cameras (`create_pixels`)."""
+"""Prefixes of our names, and of the names in HIL-SERL's agents with cameras (`create_pixels`)."""
 
 OUR_OUTPUT = "actor/params/Dense_0/"
 OUTPUTS = ("modules_actor/Dense_0/", "modules_actor/Dense_1/")
-"""The actor's last layers, of the mean and of the logarithm of the standard deviation: here the halves of one."""
+"""The actor's last layers, for the mean and the log standard deviation: the halves of our one."""
 
 PARAMETER_PLACES = {
     "actor/": "actor/",
@@ -129,7 +128,7 @@ PARAMETER_PLACES = {
     "trunk/": "trunk/",
     OUR_TEMPERATURE: OUR_TEMPERATURE,
 }
-"""Where parameters lie in a `SACState`: beginnings of the parameter's name, and of the array's."""
+"""Prefixes of parameters, and of their places in a `SACState`."""
 
 TARGET_PLACES = {"critic/": "target_critic/", "grasp_critic/": "grasp/target/"}
 
@@ -137,22 +136,22 @@ FIELDS = {
     *("actor", "critic", "target_critic", "grasp", "trunk", OUR_TEMPERATURE, "updates"),
     *("actor_optimizer", "critic_optimizer", "temperature_optimizer"),
     *("observation_center", "observation_scale"),
-    # CQL's multiplier, which means nothing to an agent without CQL.
+    # An agent without CQL needs no multiplier.
     *("log_multiplier", "multiplier_optimizer"),
 }
-"""Of a `SACState`: those that HIL-SERL's agents hold in their way, or can do without."""
+"""Fields of a `SACState` that HIL-SERL's agents hold too, or do not need."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What training has made of an agent, by HIL-SERL's names of its parameters.
+    """What an agent has learned, by HIL-SERL's parameter names.
 
     Attributes:
         parameters: all that are learned, and the images' trunk.
-        target: as many, of which HIL-SERL uses those of critics (the grasp critic too) and encoder.
-        first_moment, second_moment: Adam's, of each parameter by the network it is trained with; 0 for the trunk.
-        steps: of each network's optimizer.
-        updates: of the critics.
+        target: a copy of every parameter; HIL-SERL uses critics (the grasp critic too) and encoder.
+        first_moment, second_moment: Adam's, in the optimizer of the network that trains the parameter; 0 for the trunk.
+        steps: steps of each network's optimizer.
+        updates: critic updates.
     """
 
     parameters: Arrays
@@ -167,17 +166,17 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
     """What an agent has learned.
 
     Args:
-        agent: the arrays of a `SACState` by a checkpoint's names; none is `without_place`.
-        cameras: in the order that HIL-SERL's agent sees them (its `image_keys`); here they are sorted.
+        agent: the arrays of a `SACState` by a checkpoint's names; none is `unsupported`.
+        cameras: HIL-SERL's `image_keys`, in their order; ours are sorted.
     """
     center, scale = (agent[f"observation_{part}"].astype(np.float64) for part in ("center", "scale"))
-    here = _seen(agent, PARAMETER_PLACES)
-    parameters = _value_there(here, cameras, center, scale)
+    here = _at(agent, PARAMETER_PLACES)
+    parameters = _hil_serl_parameters(here, cameras, center, scale)
     slope = temperature_slope(float(agent[OUR_TEMPERATURE]))
 
     def moment(kind: str, power: int) -> Arrays:
-        found = _named_there(_seen(agent, _moment_places(kind)), cameras)
-        # HIL-SERL never trains the trunk, but would let what is left of a momentum move it.
+        found = _hil_serl_names(_at(agent, _moment_places(kind)), cameras)
+        # HIL-SERL never trains the trunk, but a momentum that is not 0 would move it.
         found = {name: np.zeros_like(array) if TRUNK in name else found[name] for name, array in parameters.items()}
         found[TEMPERATURE] = np.asarray(found[TEMPERATURE] * slope**power, np.float32)
         for layer in _first_layers(found):
@@ -186,7 +185,7 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
 
     return Learned(
         parameters=parameters,
-        target=_value_there(here | _seen(agent, TARGET_PLACES), cameras, center, scale),
+        target=_hil_serl_parameters(here | _at(agent, TARGET_PLACES), cameras, center, scale),
         first_moment=moment("mu", 1),
         second_moment=moment("nu", 2),
         steps={
@@ -199,23 +198,23 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
 
 
 def to_agent(learned: Learned, cameras: Sequence[str]) -> Arrays:
-    """The arrays of a `SACState` that has learned the same, but for those that HIL-SERL's agents know nothing of.
+    """The arrays of a `SACState` that `from_agent` maps to `learned`; CQL's multiplier is left out.
 
     Args:
-        cameras: in the order that HIL-SERL's agent sees them.
+        cameras: HIL-SERL's `image_keys`, in their order.
     """
     log_temperature = log_softplus(float(learned.parameters[TEMPERATURE]))
     slope = temperature_slope(log_temperature)
 
     def here(arrays: Arrays, temperature: float) -> Arrays:
-        return _named_here(arrays | {TEMPERATURE: np.asarray(temperature, np.float32)}, cameras)
+        return _kit_names(arrays | {TEMPERATURE: np.asarray(temperature, np.float32)}, cameras)
 
     agent = _placed(here(learned.parameters, log_temperature), PARAMETER_PLACES)
     agent |= _placed(here(learned.target, log_temperature), TARGET_PLACES)
     for kind, power, moment in (("mu", 1, learned.first_moment), ("nu", 2, learned.second_moment)):
         agent |= _placed(here(moment, float(moment[TEMPERATURE]) / slope**power), _moment_places(kind))
     for network, steps in learned.steps.items():
-        # The second count is that of the learning rate's schedule.
+        # Part 1 counts the steps of the learning rate's schedule.
         for part in (0, 1):
             agent[f"{OPTIMIZERS[network]}/{part}/count"] = np.asarray(steps, np.int32)
     size = state_size(learned.parameters)
@@ -226,28 +225,28 @@ def to_agent(learned: Learned, cameras: Sequence[str]) -> Arrays:
     }
 
 
-def without_place(agent: Arrays) -> list[str]:
-    """Names of what an agent has learned that HIL-SERL's agents have no place for."""
-    starts = (OUR_OUTPUT, *_names(cameras_here(agent)))
+def unsupported(agent: Arrays) -> list[str]:
+    """Names of an agent's arrays that HIL-SERL's agents can't hold."""
+    starts = (OUR_OUTPUT, *_names(kit_cameras(agent)))
     unknown = [name for name in agent if name.split("/")[0] not in FIELDS]
-    return unknown + [name for name in _seen(agent, PARAMETER_PLACES) if not name.startswith(starts)]
+    return unknown + [name for name in _at(agent, PARAMETER_PLACES) if not name.startswith(starts)]
 
 
-def cameras_here(agent: Arrays) -> list[str]:
-    """An agent's cameras, sorted; [] for none."""
+def kit_cameras(agent: Arrays) -> list[str]:
+    """The cameras of our agent, sorted; [] for none."""
     return sorted(_cameras(agent, OUR_ENCODER))
 
 
-def cameras_there(parameters: Arrays) -> list[str]:
-    """HIL-SERL's cameras: first the one that holds the trunk, which is the first of its `image_keys`; [] for none."""
+def hil_serl_cameras(parameters: Arrays) -> list[str]:
+    """The cameras of HIL-SERL's agent: the first of its `image_keys`, which holds the trunk, then the others sorted."""
     found = _cameras(parameters, ENCODER)
     return sorted(
         found, key=lambda camera: (f"{ENCODER}encoder_{camera}{TRUNK}conv_init/kernel" not in parameters, camera)
     )
 
 
-def choices(parameters: Arrays) -> int:
-    """Of HIL-SERL's grasp critic; 1 where no gripper is learned."""
+def gripper_choices(parameters: Arrays) -> int:
+    """Choices of HIL-SERL's grasp critic; 1: no learned gripper."""
     return len(parameters.get(f"{GRASP_OUTPUT}bias", [0]))
 
 
@@ -257,16 +256,16 @@ def state_size(parameters: Arrays) -> int:
 
 
 def trained_with(parameter: str) -> str:
-    """The network whose optimizer trains a parameter of HIL-SERL's, as it is here.
+    """The network whose optimizer trains a HIL-SERL parameter in our agent.
 
-    There the grasp critic's trains the encoder as well, and the actor's that of the state, since it stops the gradient
-    at images alone.
+    In HIL-SERL the grasp critic's optimizer trains the encoder too, and the actor's the encoder of the state: it stops
+    the gradient of images only.
     """
     return "critic" if parameter.startswith(ENCODER) else parameter.split("/")[0].removeprefix("modules_")
 
 
 def _names(cameras: Sequence[str]) -> dict[str, str]:
-    """Beginnings of names here and there; a trunk that is trained here and its frozen one are the same there."""
+    """Prefixes of our and HIL-SERL's names; our trained and our frozen trunk have one place in HIL-SERL."""
     if not cameras:
         return STATE_NAMES
     return PIXEL_NAMES | dict.fromkeys((OUR_TRAINED_TRUNK, OUR_TRUNK), f"{ENCODER}encoder_{cameras[0]}{TRUNK}")
@@ -282,8 +281,8 @@ def _moment_places(kind: str) -> dict[str, str]:
     return places | {OUR_TEMPERATURE: f"{OPTIMIZERS['temperature']}/0/{kind}"}
 
 
-def _seen(agent: Arrays, places: Mapping[str, str]) -> Arrays:
-    """What a `SACState` has at some places, by the names of parameters."""
+def _at(agent: Arrays, places: Mapping[str, str]) -> Arrays:
+    """The arrays at these places of a `SACState`, by parameter name."""
     return {
         parameter + name.removeprefix(place): array
         for parameter, place in places.items()
@@ -293,10 +292,10 @@ def _seen(agent: Arrays, places: Mapping[str, str]) -> Arrays:
 
 
 def _placed(arrays: Arrays, places: Mapping[str, str]) -> Arrays:
-    return _seen(arrays, {place: parameter for parameter, place in places.items()})
+    return _at(arrays, {place: parameter for parameter, place in places.items()})
 
 
-def _named_there(here: Arrays, cameras: Sequence[str]) -> Arrays:
+def _hil_serl_names(here: Arrays, cameras: Sequence[str]) -> Arrays:
     names = _names(cameras)
     there: Arrays = {}
     for name, array in here.items():
@@ -310,7 +309,7 @@ def _named_there(here: Arrays, cameras: Sequence[str]) -> Arrays:
     return _reordered(there, sorted(cameras), cameras)
 
 
-def _named_here(there: Arrays, cameras: Sequence[str]) -> Arrays:
+def _kit_names(there: Arrays, cameras: Sequence[str]) -> Arrays:
     names = {there: here for here, there in _names(cameras).items()}
     here: Arrays = {}
     for name, array in _reordered(there, cameras, sorted(cameras)).items():
@@ -324,15 +323,15 @@ def _named_here(there: Arrays, cameras: Sequence[str]) -> Arrays:
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    # A trunk lies within the encoder of a camera, so the longest fits.
+    # A trunk lies within the encoder of a camera, so the longest prefix is right.
     start = max((start for start in names if name.startswith(start)), key=len)
     return names[start] + name.removeprefix(start)
 
 
-def _value_there(
+def _hil_serl_parameters(
     here: Arrays, cameras: Sequence[str], center: Float[np.ndarray, " state"], scale: Float[np.ndarray, " state"]
 ) -> Arrays:
-    there = _named_there(here, cameras)
+    there = _hil_serl_names(here, cameras)
     there[TEMPERATURE] = np.asarray(softplus_argument(float(there[TEMPERATURE])), np.float32)
     for layer in _first_layers(there):
         there |= _layer(layer, *unnormalised(*_parts(there, layer), center, scale))
@@ -340,7 +339,7 @@ def _value_there(
 
 
 def _first_layers(there: Arrays) -> tuple[str, ...]:
-    """The layers that see the state: its entries are their first inputs."""
+    """The layers whose first inputs are the state."""
     if f"{ENCODER}Dense_0/kernel" in there:
         return (f"{ENCODER}Dense_0/",)
     return ("modules_actor/network/Dense_0/", "modules_critic/network/Dense_0/")
@@ -355,7 +354,7 @@ def _layer(layer: str, kernel: np.ndarray, bias: np.ndarray) -> Arrays:
 
 
 def _reordered(there: Arrays, cameras: Sequence[str], wanted: Sequence[str]) -> Arrays:
-    """The networks' first kernels with the rows of their inputs for another order of the cameras."""
+    """The parameters for another order of the cameras: rows of the networks' first kernels move."""
     if list(cameras) == list(wanted):
         return there
     width = len(there[f"{ENCODER}encoder_{cameras[0]}/Dense_0/bias"])

@@ -1,8 +1,8 @@
 """Export agents as HIL-SERL's checkpoints, and import HIL-SERL's checkpoints.
 
-An agent with cameras becomes one of rail-berkeley/hil-serl's `create_pixels` (with a learned gripper, that of its
-agents for one arm or two), an agent that sees states alone one of rail-berkeley/serl's `create_states`. `agent` maps
-the arrays and says what is exact.
+An agent with cameras becomes an agent of rail-berkeley/hil-serl's `create_pixels` (with a learned gripper, a hybrid one
+for one arm or two). An agent that sees states alone becomes an agent of rail-berkeley/serl's `create_states`.
+`agent` maps the arrays and says what is exact.
 """
 
 import math
@@ -27,167 +27,13 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError, ParameterError
 from wsrl_kit.files import check_size, reading, written_whole
 from wsrl_kit.hil_serl import agent as hil_serl_agent
-from wsrl_kit.hil_serl.agent import ENCODER, GRASP_OUTPUT, OUR_ENCODER, Arrays, Learned, cameras_there, trained_with
+from wsrl_kit.hil_serl.agent import ENCODER, GRASP_OUTPUT, OUR_ENCODER, Arrays, Learned, trained_with
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.run import find_runs
 from wsrl_kit.training import start as agents
 
-SEPARATOR = "/"
-
-MOST_ENTRIES = 10_000
-"""Of a list; flax's hold shapes and parts of arrays."""
-
-Leaves = dict[str, Any]
-"""Arrays and numbers by the path of their entry; `{}` where an entry is empty."""
-
-
-def read(path: Path) -> Leaves:
-    """The leaves of a checkpoint in either of flax's formats, with numpy's arrays; empty entries are left out.
-
-    Args:
-        path: a msgpack file; a folder of orbax's, which flax's `save_checkpoint` writes by default; or a folder
-            with several checkpoints, of which the latest is read.
-
-    Raises:
-        Exception: of nearly any kind, where the file is missing, damaged, or something else.
-    """
-    if path.is_file():
-        tree = _read_msgpack(path)
-    else:
-        # Only for folders: orbax takes seconds to import.
-        from flax.training import checkpoints
-
-        latest = checkpoints.latest_checkpoint(path.absolute())
-        chosen = path.absolute() if latest is None else Path(latest)
-        tree = _read_msgpack(chosen) if chosen.is_file() else _read_orbax(chosen)
-    leaves = traverse_util.flatten_dict(tree, sep=SEPARATOR)
-    return {name: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf for name, leaf in leaves.items()}
-
-
-def _read_msgpack(path: Path) -> Any:
-    content = path.read_bytes()
-    # Lists are allocated before they are read: those that declare more entries than any of flax's are refused first.
-    msgpack.unpackb(content, ext_hook=_check_array, max_array_len=MOST_ENTRIES, strict_map_key=False)
-    return serialization.msgpack_restore(content)
-
-
-def _check_array(_code: int, content: bytes) -> None:
-    msgpack.unpackb(content, max_array_len=MOST_ENTRIES)
-
-
-def _read_orbax(path: Path) -> Any:
-    from flax.training import checkpoints
-    from orbax.checkpoint import PyTreeCheckpointer
-
-    if any(not entry.resolve().is_relative_to(path.resolve()) for entry in path.rglob("*")):
-        raise ValueError("it holds links to other places")
-    declared = jax.tree.leaves(PyTreeCheckpointer().metadata(path).item_metadata.tree)
-    sizes = [math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in declared if hasattr(leaf, "shape")]
-    check_size(sum(sizes), sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file()))
-    with warnings.catch_warnings():
-        # That the arrays come back to another kind of device than they were on is what is wanted.
-        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
-        return checkpoints.restore_checkpoint(path, None)
-
-
-def write(path: Path, leaves: Leaves) -> None:
-    """Writes leaves as a msgpack file, which flax's `restore_checkpoint` reads in every version.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    path.write_bytes(serialization.msgpack_serialize(traverse_util.unflatten_dict(leaves, sep=SEPARATOR)))
-
-
-LEARNING_RATE = 3e-4
-"""HIL-SERL's default. Its checkpoints hold the rate of the last step, which its next step computes anew."""
-
-MOMENTS = {"mu": "first_moment", "nu": "second_moment"}
-
-ADAM = "opt_states/{}/inner_state/0/0"
-"""The state of a network's Adam."""
-
-
-def to_leaves(learned: Learned) -> Leaves:
-    """HIL-SERL's state: each optimizer is over all parameters, with 0 for those of other networks.
-
-    But all have the encoder's second moments, which are the critics': from 0 the first steps of those optimizers that
-    train it there and not here would be several times as long as the critics'.
-    """
-    found: Leaves = {"step": learned.updates, "rng": np.array([0, learned.updates], np.uint32)}
-    found |= {f"params/{name}": array for name, array in learned.parameters.items()}
-    found |= {f"target_params/{name}": array for name, array in learned.target.items()}
-    for network, count_of_steps in learned.steps.items():
-        state, adam = f"opt_states/{network}", ADAM.format(network)
-        steps = np.asarray(count_of_steps, np.int32)
-        found |= {
-            f"{state}/count": steps,
-            f"{state}/hyperparams/learning_rate": np.asarray(LEARNING_RATE, np.float32),
-            f"{state}/hyperparams_states/learning_rate/count": steps,
-            f"{adam}/count": steps,
-            f"{state}/inner_state/0/1": {},
-        }
-        for kind, field in MOMENTS.items():
-            found |= {
-                f"{adam}/{kind}/{name}": array
-                if trained_with(name) == network or (kind == "nu" and name.startswith(ENCODER))
-                else np.zeros_like(array)
-                for name, array in getattr(learned, field).items()
-            }
-    # A field of hil-serl's state that serl's, whose are the agents without cameras, does not have.
-    return found | ({"epsilon": 0.0} if cameras_there(learned.parameters) else {})
-
-
-def from_leaves(source: Path, leaves: Leaves, expected: Learned) -> Learned:
-    """What a checkpoint holds of the expected parameters.
-
-    Args:
-        expected: of an agent of the checkpoint's sizes.
-
-    Raises:
-        CheckpointError: it holds others as well, or not all of them, or of other sizes; naming the entry.
-    """
-    if extra := set(group(leaves, "params")) - set(expected.parameters):
-        raise CheckpointError(f"{source} holds params/{min(extra)}, which this kit's agents do not have")
-
-    def found(place: Callable[[str], str]) -> Arrays:
-        return {name: entry(source, leaves, place(name), array.shape) for name, array in expected.parameters.items()}
-
-    def moments(kind: str) -> Arrays:
-        return found(lambda name: f"{ADAM.format(trained_with(name))}/{kind}/{name}")
-
-    return Learned(
-        parameters=found(lambda name: f"params/{name}"),
-        target=found(lambda name: f"target_params/{name}"),
-        **{field: moments(kind) for kind, field in MOMENTS.items()},
-        steps={network: int(entry(source, leaves, f"{ADAM.format(network)}/count", ())) for network in expected.steps},
-        updates=int(entry(source, leaves, "step", ())),
-    )
-
-
-def group(leaves: Leaves, prefix: str) -> Arrays:
-    """The leaves below an entry, by the rest of their names."""
-    start = f"{prefix}/"
-    return {name.removeprefix(start): np.asarray(leaf) for name, leaf in leaves.items() if name.startswith(start)}
-
-
-def entry(source: Path, leaves: Leaves, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """One leaf.
-
-    Raises:
-        CheckpointError: it is missing, or not of the expected shape.
-    """
-    if name not in leaves:
-        raise CheckpointError(f"{source} has no {name}: expected a checkpoint of HIL-SERL's agents")
-    found = np.asarray(leaves[name])
-    if shape is not None and found.shape != shape:
-        raise CheckpointError(
-            f"{source} holds {name} as {list(found.shape)}, but the sizes of its other entries need {list(shape)}"
-        )
-    return found
-
-
-DAMAGED = "is damaged or no checkpoint of HIL-SERL's"
+FOLDER = "hil_serl"
+"""An export's folder in a run's folder."""
 
 IMAGE_SIZE = 128
 """Height and width of HIL-SERL's camera images; its checkpoints do not tell them."""
@@ -197,26 +43,64 @@ CLASSES = {
     "single": "sac_hybrid_single.SACAgentHybridSingleArm",
     "dual": "sac_hybrid_dual.SACAgentHybridDualArm",
 }
-"""Of serl_launcher.agents.continuous, by `gripper`."""
+"""In serl_launcher.agents.continuous, by `gripper`."""
 
 GRIPPERS = {gripper.choices(setup): setup for setup in CLASSES}
-"""By the number of choices."""
+"""`gripper` by the grasp critic's number of choices."""
 
 ACTION_SIZES = {"single": 7, "dual": 14}
-"""Of those that HIL-SERL's agents with learned grippers take, and no others."""
+"""The action size that HIL-SERL's agents with learned grippers require."""
+
+LEARNING_RATE = 3e-4
+"""HIL-SERL's default; its next step computes the rate anew."""
+
+MOMENTS = {"mu": "first_moment", "nu": "second_moment"}
+"""Fields of `Learned` by the name of Adam's moment."""
+
+ADAM = "opt_states/{}/inner_state/0/0"
+"""The state of a network's Adam."""
+
+MOST_ENTRIES = 10_000
+"""Of a list in a msgpack file; flax's lists hold shapes and parts of arrays."""
+
+SEPARATOR = "/"
+
+DAMAGED = "is damaged or no checkpoint of HIL-SERL's"
+
+Leaves = dict[str, Any]
+"""Arrays and numbers by the path of their entry; `{}` for an empty entry."""
+
+
+def export_all(root: Path) -> list[dict[str, str | int | float]]:
+    """Exports every finished fine-tuning below `root` into `FOLDER` in its run's folder.
+
+    Returns:
+        A row per run: its arm and seed, and the export's folder or why HIL-SERL's agents can't hold the agent.
+    """
+    rows: list[dict[str, str | int | float]] = []
+    for record in find_runs(root):
+        if record.kind == "finetune" and record.status == "finished":
+            target = record.folder / FOLDER
+            try:
+                export(record.folder / "checkpoint.npz", target)
+                outcome = str(target)
+            except CheckpointError as error:
+                outcome = str(error)
+            rows.append({"run": f"{record.arm}, seed {record.seed}", "exported": outcome})
+    return rows
 
 
 def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> str:
-    """Writes the agent of a checkpoint as one that HIL-SERL's `--checkpoint_path folder` goes on with.
+    """Writes the agent of a checkpoint for HIL-SERL's `--checkpoint_path folder`.
 
     Args:
         source: a warmup checkpoint, or the checkpoint.npz of a run's folder.
-        folder: made where it does not exist; gets `checkpoint_<critic updates>` and, for HIL-SERL's actor, which does
-            not start beside a checkpoint without one, a dump of no transitions in `buffer`.
+        folder: gets `checkpoint_<critic updates>`, and an empty dump in `buffer`, without which HIL-SERL's actor does
+            not start beside a checkpoint.
         cameras: HIL-SERL's `image_keys`, in their order; None: sorted.
 
     Returns:
-        The call of HIL-SERL's that builds the agent which restores it.
+        The HIL-SERL call that creates an agent which restores the checkpoint.
 
     Raises:
         CheckpointError: HIL-SERL's agents can't hold it, or it can't be read or written.
@@ -225,7 +109,7 @@ def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> 
     if "updates" not in agent:
         raise CheckpointError(f"{source} holds no agent: expected a warmup checkpoint or that of a run")
     _check_expressible(source, agent)
-    found = hil_serl_agent.cameras_here(agent)
+    found = hil_serl_agent.kit_cameras(agent)
     if cameras is not None and sorted(cameras) != found:
         raise CheckpointError(f"{source} is of cameras {_listed(found)}, found {_listed(cameras)}")
     cameras = found if cameras is None else cameras
@@ -236,46 +120,12 @@ def export(source: Path, folder: Path, cameras: Sequence[str] | None = None) -> 
     if others:
         raise CheckpointError(f"{folder} holds {others[0]}, which HIL-SERL could restore instead of {target.name}")
     with written_whole(target, CheckpointError) as temporary:
-        write(temporary, to_leaves(learned))
+        tree = traverse_util.unflatten_dict(_to_leaves(learned), sep=SEPARATOR)
+        temporary.write_bytes(serialization.msgpack_serialize(tree))
     if cameras and not (folder / "buffer").exists():
         with written_whole(folder / "buffer" / "transitions_0.pkl", CheckpointError) as temporary:
             temporary.write_bytes(pickle.dumps([]))
     return _call(learned, cameras)
-
-
-def import_hil_serl(source: Path, target: Path, cameras: Sequence[str] | None = None) -> SACConfig:
-    """Writes the agent of HIL-SERL's checkpoint as a warmup checkpoint, for fine-tuning's `checkpoint_path`.
-
-    It has no probe batch: fine-tuning takes one from its own offline data. Activations are tanh, as HIL-SERL's scripts
-    build them, and images 128x128, since the file does not tell.
-
-    Args:
-        source: a `checkpoint_<step>`, or the folder with it, of which the latest is taken.
-        cameras: HIL-SERL's `image_keys`, in their order; needed for three or more, whose order the file does not tell.
-
-    Returns:
-        Sizes of the agent.
-
-    Raises:
-        CheckpointError: not HIL-SERL's, damaged, or of an agent that this kit does not have; naming the entry.
-    """
-    leaves = _read(source)
-    with reading(source, CheckpointError, DAMAGED):
-        cameras = _camera_order(source, hil_serl_agent.cameras_there(group(leaves, "params")), cameras)
-        static = _static(source, leaves, cameras)
-        shapes = jax.eval_shape(
-            lambda: sac.create(
-                static, jax.random.key(0), jnp.zeros(static.observation_size), jnp.ones(static.observation_size)
-            )
-        )
-        fresh = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in checkpoint.named_leaves(shapes)}
-        fresh["observation_scale"] += 1.0
-        learned = from_leaves(source, leaves, hil_serl_agent.from_agent(fresh, cameras))
-        # What HIL-SERL knows nothing of, the multiplier of CQL's term, starts at 0 with its optimizer.
-        agent = fresh | hil_serl_agent.to_agent(learned, cameras)
-        agent = jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(agent[name]) for name in fresh])
-    agents.save_warmup(target, static, agent, agents.probe_zeros(static, 0), {"imported_from": str(source)})
-    return static
 
 
 def _check_expressible(source: Path, agent: Arrays) -> None:
@@ -289,7 +139,7 @@ def _check_expressible(source: Path, agent: Arrays) -> None:
         raise CheckpointError(
             f"{source} can't be exported: HIL-SERL's encoder takes one frame, found a stack of several"
         )
-    if not (stray := hil_serl_agent.without_place(agent)):
+    if not (stray := hil_serl_agent.unsupported(agent)):
         return
     has_cameras = any(name.startswith("critic/ensemble/") for name in agent)
     if any(name.startswith("grasp_critic/") for name in stray):
@@ -304,7 +154,7 @@ def _check_expressible(source: Path, agent: Arrays) -> None:
 
 
 def _check_action_size(source: Path, learned: Learned) -> None:
-    setup = GRIPPERS[hil_serl_agent.choices(learned.parameters)]
+    setup = GRIPPERS[hil_serl_agent.gripper_choices(learned.parameters)]
     size = len(learned.parameters["modules_actor/Dense_0/bias"]) + gripper.COUNTS[setup]
     if size != ACTION_SIZES.get(setup, size):
         raise CheckpointError(
@@ -313,11 +163,88 @@ def _check_action_size(source: Path, learned: Learned) -> None:
         )
 
 
-def _read(source: Path) -> Leaves:
-    if not source.exists():
-        raise CheckpointError(f"{source} does not exist: expected a checkpoint of HIL-SERL's")
+def _call(learned: Learned, cameras: Sequence[str]) -> str:
+    """The HIL-SERL call that creates an agent of these sizes."""
+    parameters = learned.parameters
+    pattern = re.compile("modules_actor/network/Dense_[0-9]+/bias")
+    sizes = [len(array) for name, array in sorted(parameters.items()) if pattern.fullmatch(name)]
+    critics = len(next(array for name, array in parameters.items() if name.startswith("modules_critic/network/")))
+    network = f"{{'hidden_dims': {sizes}, 'activations': nn.tanh, 'use_layer_norm': True}}"
+    images = f"encoder_type='resnet-pretrained', use_proprio=True, image_keys={tuple(cameras)}, " if cameras else ""
+    setup = GRIPPERS[hil_serl_agent.gripper_choices(parameters)]
+    grasp = "" if setup == gripper.FIXED else f"grasp_critic_network_kwargs={network}, "
+    return (
+        f"serl_launcher.agents.continuous.{CLASSES[setup]}.create_{'pixels' if cameras else 'states'}("
+        f"{images}critic_ensemble_size={critics}, critic_network_kwargs={network}, {grasp}"
+        f"policy_network_kwargs={network}, policy_kwargs={{"
+        "'tanh_squash_distribution': True, 'std_parameterization': 'exp', 'std_min': 1e-5, 'std_max': 5})"
+    )
+
+
+def _to_leaves(learned: Learned) -> Leaves:
+    """HIL-SERL's state: each optimizer holds moments of all parameters, 0 for the parameters of other networks.
+
+    But each holds the critics' second moments of the encoder: from 0, the first steps of the optimizers that train the
+    encoder in HIL-SERL alone would be several times as long as the critics'.
+    """
+    found: Leaves = {"step": learned.updates, "rng": np.array([0, learned.updates], np.uint32)}
+    found |= {f"params/{name}": array for name, array in learned.parameters.items()}
+    found |= {f"target_params/{name}": array for name, array in learned.target.items()}
+    for network, steps_done in learned.steps.items():
+        state, adam = f"opt_states/{network}", ADAM.format(network)
+        steps = np.asarray(steps_done, np.int32)
+        found |= {
+            f"{state}/count": steps,
+            f"{state}/hyperparams/learning_rate": np.asarray(LEARNING_RATE, np.float32),
+            f"{state}/hyperparams_states/learning_rate/count": steps,
+            f"{adam}/count": steps,
+            f"{state}/inner_state/0/1": {},
+        }
+        for kind, field in MOMENTS.items():
+            found |= {
+                f"{adam}/{kind}/{name}": array
+                if trained_with(name) == network or (kind == "nu" and name.startswith(ENCODER))
+                else np.zeros_like(array)
+                for name, array in getattr(learned, field).items()
+            }
+    # hil-serl's state has this field; serl's, for agents without cameras, does not.
+    return found | ({"epsilon": 0.0} if hil_serl_agent.hil_serl_cameras(learned.parameters) else {})
+
+
+def import_hil_serl(source: Path, target: Path, cameras: Sequence[str] | None = None) -> SACConfig:
+    """Writes the agent of a HIL-SERL checkpoint as a warmup checkpoint, for fine-tuning's `checkpoint_path`.
+
+    The warmup checkpoint has no probe batch: fine-tuning takes one from its own offline data. The file does not tell
+    activations and image size: tanh, as in HIL-SERL's scripts, and 128x128.
+
+    Args:
+        source: a `checkpoint_<step>` file or folder, or a folder of several: the latest is imported.
+        cameras: HIL-SERL's `image_keys`, in their order; required for three or more cameras, as the file does not tell
+            their order.
+
+    Raises:
+        CheckpointError: not HIL-SERL's, damaged, or of an agent that this kit does not have; naming the entry.
+    """
+    leaves = _read(source)
     with reading(source, CheckpointError, DAMAGED):
-        return read(source)
+        cameras = _camera_order(source, hil_serl_agent.hil_serl_cameras(_below(leaves, "params")), cameras)
+        agent_config = _agent_config(source, leaves, cameras)
+        shapes = jax.eval_shape(
+            lambda: sac.create(
+                agent_config,
+                jax.random.key(0),
+                jnp.zeros(agent_config.observation_size),
+                jnp.ones(agent_config.observation_size),
+            )
+        )
+        fresh = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in checkpoint.named_leaves(shapes)}
+        fresh["observation_scale"] += 1.0
+        learned = _from_leaves(source, leaves, hil_serl_agent.from_agent(fresh, cameras))
+        # HIL-SERL has no CQL: the multiplier of its term and the multiplier's optimizer start at 0.
+        agent = fresh | hil_serl_agent.to_agent(learned, cameras)
+        agent = jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(agent[name]) for name in fresh])
+    agents.save_warmup(target, agent_config, agent, agents.probe_zeros(agent_config, 0), {"imported_from": str(source)})
+    return agent_config
 
 
 def _camera_order(source: Path, found: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
@@ -335,18 +262,18 @@ def _listed(cameras: Sequence[str]) -> str:
     return ", ".join(cameras) or "none"
 
 
-def _static(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACConfig:
-    """The sizes that the file's parameters have."""
+def _agent_config(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACConfig:
+    """The agent's config, from the sizes of the file's parameters."""
 
     def length(name: str) -> int:
-        return len(np.atleast_1d(entry(source, leaves, f"params/{name}")))
+        return len(np.atleast_1d(_entry(source, leaves, f"params/{name}")))
 
     hidden = "modules_actor/network/Dense_{}/bias"
     critic = f"modules_critic/network/{'VmapMLP_0/' if cameras else ''}Dense_0/bias"
     state = "modules_actor/encoder/Dense_0/kernel" if cameras else "modules_actor/network/Dense_0/kernel"
     layers = next(index for index in count() if f"params/{hidden.format(index)}" not in leaves)
-    # Without cameras upstream has no grasp critic.
-    choices = hil_serl_agent.choices(group(leaves, "params")) if cameras else 1
+    # Without cameras HIL-SERL has no grasp critic.
+    choices = hil_serl_agent.gripper_choices(_below(leaves, "params")) if cameras else 1
     if choices not in GRIPPERS:
         raise CheckpointError(f"{source} holds params/{GRASP_OUTPUT}bias of {choices} choices: expected 3 or 9")
     setup = GRIPPERS[choices]
@@ -367,41 +294,97 @@ def _static(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACConfig:
         raise CheckpointError(f"{source} is of no agent that this kit has: {error}") from error
 
 
-def _call(learned: Learned, cameras: Sequence[str]) -> str:
-    parameters = learned.parameters
-    pattern = re.compile("modules_actor/network/Dense_[0-9]+/bias")
-    sizes = [len(array) for name, array in sorted(parameters.items()) if pattern.fullmatch(name)]
-    critics = len(next(array for name, array in parameters.items() if name.startswith("modules_critic/network/")))
-    network = f"{{'hidden_dims': {sizes}, 'activations': nn.tanh, 'use_layer_norm': True}}"
-    images = f"encoder_type='resnet-pretrained', use_proprio=True, image_keys={tuple(cameras)}, " if cameras else ""
-    setup = GRIPPERS[hil_serl_agent.choices(parameters)]
-    grasp = "" if setup == gripper.FIXED else f"grasp_critic_network_kwargs={network}, "
-    return (
-        f"serl_launcher.agents.continuous.{CLASSES[setup]}.create_{'pixels' if cameras else 'states'}("
-        f"{images}critic_ensemble_size={critics}, critic_network_kwargs={network}, {grasp}"
-        f"policy_network_kwargs={network}, policy_kwargs={{"
-        "'tanh_squash_distribution': True, 'std_parameterization': 'exp', 'std_min': 1e-5, 'std_max': 5})"
+def _from_leaves(source: Path, leaves: Leaves, expected: Learned) -> Learned:
+    """What the agent of a checkpoint has learned.
+
+    Args:
+        expected: a fresh agent's, with the names and shapes to find.
+
+    Raises:
+        CheckpointError: an entry is missing, unknown, or of another shape.
+    """
+    if extra := set(_below(leaves, "params")) - set(expected.parameters):
+        raise CheckpointError(f"{source} holds params/{min(extra)}, which this kit's agents do not have")
+
+    def found(place: Callable[[str], str]) -> Arrays:
+        return {name: _entry(source, leaves, place(name), array.shape) for name, array in expected.parameters.items()}
+
+    def moments(kind: str) -> Arrays:
+        return found(lambda name: f"{ADAM.format(trained_with(name))}/{kind}/{name}")
+
+    return Learned(
+        parameters=found(lambda name: f"params/{name}"),
+        target=found(lambda name: f"target_params/{name}"),
+        **{field: moments(kind) for kind, field in MOMENTS.items()},
+        steps={network: int(_entry(source, leaves, f"{ADAM.format(network)}/count", ())) for network in expected.steps},
+        updates=int(_entry(source, leaves, "step", ())),
     )
 
 
-FOLDER = "hil_serl"
-"""Within a run's."""
+def _below(leaves: Leaves, prefix: str) -> Arrays:
+    """The leaves below an entry, by the rest of their path."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): np.asarray(leaf) for name, leaf in leaves.items() if name.startswith(start)}
 
 
-def hand_back(root: Path) -> list[dict[str, str | int | float]]:
-    """Exports every finished fine-tuning below `root` into its own folder, for HIL-SERL's `--checkpoint_path`.
+def _entry(source: Path, leaves: Leaves, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    if name not in leaves:
+        raise CheckpointError(f"{source} has no {name}: expected a checkpoint of HIL-SERL's agents")
+    found = np.asarray(leaves[name])
+    if shape is not None and found.shape != shape:
+        raise CheckpointError(
+            f"{source} holds {name} as {list(found.shape)}, but the sizes of its other entries need {list(shape)}"
+        )
+    return found
 
-    Returns:
-        For each the run, and the folder, or the sentence why HIL-SERL's agents can't hold it; sorted by folder.
+
+def _read(source: Path) -> Leaves:
+    """The leaves of a checkpoint in either of flax's formats, as NumPy arrays; empty entries are left out.
+
+    Args:
+        source: a msgpack file; a folder of orbax, which flax's `save_checkpoint` writes by default; or a folder of
+            several checkpoints: the latest is read.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or something else.
     """
-    rows: list[dict[str, str | int | float]] = []
-    for record in find_runs(root):
-        if record.kind == "finetune" and record.status == "finished":
-            target = record.folder / FOLDER
-            try:
-                export(record.folder / "checkpoint.npz", target)
-                outcome = str(target)
-            except CheckpointError as error:
-                outcome = str(error)
-            rows.append({"run": f"{record.arm}, seed {record.seed}", "handed back": outcome})
-    return rows
+    if not source.exists():
+        raise CheckpointError(f"{source} does not exist: expected a checkpoint of HIL-SERL's")
+    with reading(source, CheckpointError, DAMAGED):
+        if source.is_file():
+            tree = _read_msgpack(source)
+        else:
+            # Only for folders: orbax takes seconds to import.
+            from flax.training import checkpoints
+
+            latest = checkpoints.latest_checkpoint(source.absolute())
+            chosen = source.absolute() if latest is None else Path(latest)
+            tree = _read_msgpack(chosen) if chosen.is_file() else _read_orbax(chosen)
+        leaves = traverse_util.flatten_dict(tree, sep=SEPARATOR)
+        return {name: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf for name, leaf in leaves.items()}
+
+
+def _read_msgpack(path: Path) -> Any:
+    content = path.read_bytes()
+    # msgpack allocates a list before it reads it: refuse lists that declare more entries than any of flax's.
+    msgpack.unpackb(content, ext_hook=_check_array, max_array_len=MOST_ENTRIES, strict_map_key=False)
+    return serialization.msgpack_restore(content)
+
+
+def _check_array(_code: int, content: bytes) -> None:
+    msgpack.unpackb(content, max_array_len=MOST_ENTRIES)
+
+
+def _read_orbax(path: Path) -> Any:
+    from flax.training import checkpoints
+    from orbax.checkpoint import PyTreeCheckpointer
+
+    if any(not entry.resolve().is_relative_to(path.resolve()) for entry in path.rglob("*")):
+        raise ValueError("it holds links to other places")
+    declared = jax.tree.leaves(PyTreeCheckpointer().metadata(path).item_metadata.tree)
+    sizes = [math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in declared if hasattr(leaf, "shape")]
+    check_size(sum(sizes), sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file()))
+    with warnings.catch_warnings():
+        # The arrays may come back to another kind of device on purpose.
+        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
+        return checkpoints.restore_checkpoint(path, None)

@@ -8,12 +8,12 @@ from wsrl_kit.parameters import check_distinct, check_some, parameter, unknown, 
 
 @dataclass(frozen=True)
 class HilSerlArm:
-    """What an arm has of HIL-SERL's two sources of human knowledge, and of the kit's warmup.
+    """Which of HIL-SERL's two sources of human knowledge an arm has, and whether it has the kit's warmup.
 
     Attributes:
         demos: demonstrations, in the offline half of every batch.
         human: somebody who takes over.
-        warmup: on the demonstrations, before the first step on the robot; none without demonstrations.
+        warmup: offline, on the demonstrations; requires `demos`.
     """
 
     demos: bool

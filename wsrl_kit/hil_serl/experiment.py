@@ -1,4 +1,4 @@
-"""HIL-SERL as a whole, on one robot: demonstrations, classifier, warmup, fine-tuning with a human, a last test.
+"""HIL-SERL on one robot: demonstrations, classifier, warmup, fine-tuning with a human, test of the policy alone.
 
 The folder holds:
 
@@ -6,7 +6,7 @@ data/                       demonstrations, as 00_collect_data writes them
 classifier/                 the reward classifier, as 07_reward_classifier writes it
 warmup/seed_<n>/            offline warmup on the demonstrations
 <arm>/seed_<n>/             fine-tuning through the robot's server
-<arm>/seed_<n>/test/        the policy alone, without a human, see `run_test`
+<arm>/seed_<n>/test/        the policy alone, without a human
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ from wsrl_kit.envs.collect import SOURCES, CollectConfig
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, camera_shapes, stacked, succeeded
 from wsrl_kit.errors import Stopped
-from wsrl_kit.experiments.ablation import grows
+from wsrl_kit.experiments.ablation import extends_earlier
 from wsrl_kit.experiments.engine import finished
 from wsrl_kit.hil_serl.config import HIL_SERL_ARMS, HilSerlConfig
 from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.robot.takeover import by_task
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.progress import NamedProgress, Progress, outcome_recorded
+from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import MODES, act
@@ -43,19 +43,19 @@ FOLDER = "test"
 
 
 def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progress: Progress) -> None:
-    """Plays `episodes` episodes with sampled and as many with deterministic actions, unless that is done.
+    """Plays `episodes` episodes with sampled and as many with deterministic actions, unless they are played already.
 
-    Writes `trained`/test, with `evaluation/<success|task_success|length>_<mode>` of every episode; the n-th has
-    the same seed in both modes and in every arm. With a reward classifier, success is what that says, and
-    `task_success` what the task says, as far as it says anything.
+    Writes the run `trained`/test, with `evaluation/<success|task_success|length>_<mode>` of every episode. Episode n
+    has one seed, in both modes and in every arm. With a reward classifier, success is the classifier's, and
+    `task_success` the task's, if the task tells it.
 
     Args:
-        config: of the fine-tuning.
-        trained: its folder, whose checkpoint has the policy.
+        config: the fine-tuning's.
+        trained: the fine-tuning's folder.
 
     Raises:
         Stopped: the user stopped it; the next call begins anew.
-        RobotError: contact with the robot was lost; likewise.
+        RobotError: contact with the robot was lost; the next call begins anew.
         WSRLKitError: the checkpoint is not of such a run.
     """
     folder, parameters = trained / FOLDER, asdict(config) | {"final_episodes": episodes}
@@ -70,7 +70,7 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
         agent_state = checkpoint.load(trained / "checkpoint.npz", {"agent": agent_state}, "agent/")["agent"]
         task = environment
         if config.reward_classifier is not None:
-            # As in training, so that a false success ends no episode.
+            # As in training: a false success ends no episode.
             confirm = by_task(environment) if config.confirm_success else None
             task = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
         for index in range(episodes):
@@ -92,7 +92,7 @@ def _play(
     index: int,
     noise_scale: float,
 ) -> dict[str, float]:
-    """One episode; nan where nobody says whether it succeeded."""
+    """One episode's outcome; success is nan where unknown."""
     observation, _ = environment.reset(seed=jax_tools.episode_seed(config.seed, "evaluation", index))
     key, scale = jax_tools.key(config.seed, "evaluation"), np.full(1, noise_scale, np.float32)
     success = task_success = None
@@ -119,24 +119,24 @@ def run_hil_serl(
     robot_url: str | None = None,
     resume: bool = True,
 ) -> None:
-    """Everything from the first demonstration to the last test, one run after another: there is one robot.
+    """Runs everything from the first demonstration to the last test, one run after another: there is one robot.
 
-    Done again, it goes on where it was, also with other arms or seeds than before. Agents get the form that HIL-SERL's
-    files have: one last layer for all critics with cameras, one each without.
+    Called again, it resumes, also with other arms or seeds. Agents get the form of HIL-SERL's files: with cameras one
+    last layer for all critics, without cameras one for each.
 
     Args:
-        config: of warmup and fine-tuning. Its `demo_path` are demonstrations in place of recorded ones, its
-            `reward_classifier` a classifier in place of a trained one, and its `human` is that of the arms with one.
-        robot_url: a robot's server; None: a simulated one is served meanwhile.
+        config: of warmup and fine-tuning. `demo_path` replaces the recorded demonstrations, `reward_classifier` the
+            trained classifier; `human` is for the arms with a human.
+        robot_url: a robot's server; None: serve a simulated robot.
 
     Raises:
         Stopped: the user stopped it.
-        WSRLKitError: a stage failed, in one sentence; such as a real robot, for which no script acts.
+        WSRLKitError: a stage failed, for example a real robot, which no scripted expert can move.
     """
     parameters = asdict(config) | asdict(plan) | {"robot_url": robot_url}
     if resume and finished(folder, parameters):
         return
-    same = resume and not grows(folder, parameters, ("arms", "seeds"))
+    same = resume and not extends_earlier(folder, parameters, ("arms", "seeds"))
     run = Run.open(folder, kind="hil_serl", arm="", seed=0, parameters=parameters, resume=same)
     with outcome_recorded(run, progress) as progress, _robot(plan, robot_url) as url:
         config = _on_robot(config, plan, url)
@@ -148,13 +148,13 @@ def run_hil_serl(
         for seed in plan.seeds:
             seeded = warm = replace(config, seed=seed)
             if plan.is_warmed_up:
-                named = NamedProgress(progress, f"{next(numbers)}, warmup seed {seed}")
+                named = ProgressRelay(progress, f"{next(numbers)}, warmup seed {seed}")
                 warm = _warmed_up(seeded, folder / "warmup" / f"seed_{seed}", named, resume)
             for name in plan.arms:
                 arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
                 start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
                 own = replace(start, human=config.human if arm.human else NOBODY)
-                named = NamedProgress(progress, f"{next(numbers)}, {name} seed {seed}")
+                named = ProgressRelay(progress, f"{next(numbers)}, {name} seed {seed}")
                 run_finetune(own, target, named, arm=name, resume=resume)
                 if plan.final_episodes:
                     run_test(own, target, name, plan.final_episodes, named)
@@ -163,7 +163,7 @@ def run_hil_serl(
 
 @contextmanager
 def _robot(plan: HilSerlConfig, robot_url: str | None) -> Iterator[str]:
-    """Where the robot is, a simulated one for as long as this lasts."""
+    """The URL of the robot, or of a simulated one that is served inside the context."""
     if robot_url is not None:
         yield robot_url
         return
@@ -186,7 +186,7 @@ def _on_robot(config: WSRLConfig, plan: HilSerlConfig, url: str) -> WSRLConfig:
 
 
 def _demonstrated(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> Paths:
-    """The demonstrations: those given, or the scripted expert's, recorded now."""
+    """The given demonstrations, or newly recorded ones of the scripted expert."""
     if config.demo_path is not None:
         return config.demo_path
     collection = CollectConfig(
@@ -204,7 +204,7 @@ def _demonstrated(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progres
 
 
 def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> str:
-    """The reward classifier: the one given, or one that is trained now."""
+    """The given reward classifier, or a newly trained one."""
     if config.reward_classifier is not None:
         return config.reward_classifier
     robot = {"exp_name": config.exp_name, "environment_options": config.environment_options}
@@ -215,7 +215,7 @@ def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress:
 
 
 def _warmed_up(config: WSRLConfig, folder: Path, progress: Progress, resume: bool) -> WSRLConfig:
-    """Warms up on the demonstrations, unless that is done; the parameters of a fine-tuning that goes on from there."""
+    """Warms up on the demonstrations; returns the config of a fine-tuning from the warmup checkpoint."""
     own = replace(config, offline_data_path=config.demo_path, demo_path=None)
     run_warmup(own, folder, progress, resume=resume)
     return replace(config, checkpoint_path=str(folder / WARMUP_FILE), demo_path=str(folder / FILTERED_FILE))

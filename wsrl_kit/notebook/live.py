@@ -29,15 +29,15 @@ END_SECONDS = 30.0  # that the work may take to save what it has, where the kern
 COMPILING = "starting and compiling"
 
 
-class Progress:
-    """The work's side: it says how far it is, and asks whether it shall stop."""
+class StoppableProgress:
+    """Progress whose stop is a button."""
 
     def __init__(self, report: Callable[[int, int, str], None]) -> None:
         self._report = report
         self._stop = threading.Event()
 
     def update(self, step: int, total: int, text: str = "") -> None:
-        """Says that `step` of `total` steps are done; `text` tells what the user wants to watch."""
+        """Reports that `step` of `total` steps are done; `text` is shown beside them."""
         self._report(step, total, text)
 
     def stop(self) -> None:
@@ -46,45 +46,46 @@ class Progress:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the work shall end early, with everything up to here kept."""
+        """Whether the work is asked to end early."""
         return self._stop.is_set()
 
 
 class Training:
-    """Work that a notebook starts in one cell and uses in later ones.
+    """Work that one cell of a notebook starts, and later cells use.
 
         training = Training(job, draw, live=session.live).start()
         await training.finished()
 
-    With a Jupyter front end, the work goes on in a background thread, and the second cell waits for it without keeping
-    the kernel busy: the Stop button works meanwhile, and the cells below run when the work has ended, or has been
-    stopped. A kernel that is shut down or restarted lets the work save what it has. Headless, `start` does the work
-    itself and prints a line of text now and then.
+    With a Jupyter front end, the work runs in a background thread. The second cell waits for it without keeping the
+    kernel busy, so the Stop button works, and the cells below run when the work has ended or was stopped. A kernel that
+    is shut down or restarted lets the work save first. Headless, `start` does the work itself and prints lines of text.
 
     Args:
         job: the work; it calls `progress.update` and returns soon after `progress.stop_requested`.
-        draw: the figure as the run's folder on disk has it now; must not use pyplot. A figure whose axes hold no data
-            is not shown. None: there is no figure.
-        live: True for widgets, False for text, None to find out whether a front end is attached.
+        draw: returns the figure of the run's folder as it is now, without pyplot. A figure without data is not shown.
+        live: True: widgets; False: text; None: widgets if a front end is attached.
     """
 
     def __init__(
-        self, job: Callable[[Progress], object], draw: Callable[[], Figure] | None = None, live: bool | None = None
+        self,
+        job: Callable[[StoppableProgress], object],
+        draw: Callable[[], Figure] | None = None,
+        live: bool | None = None,
     ) -> None:
         self.live = not is_headless() if live is None else live
         self._job = job
         self._draw = draw
         self._panel = _Panel(draw) if self.live else None
-        self.progress = Progress(self._panel.report if self._panel else _TextLines().report)
+        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines().report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._failure: BaseException | None = None
         self._stopped: Stopped | None = None
 
     def start(self) -> "Training":
-        """Begins the work. Live, returns at once; headless, returns when it is done and the figure is shown.
+        """Starts the work. Live, returns at once; headless, returns when the work is done and the figure shown.
 
         Raises:
-            WSRLKitError: headless, whatever the work raises; live, it is shown, and raised by `finished`.
+            WSRLKitError: headless, whatever the work raises; live, `finished` raises it.
         """
         if self._panel:
             self._panel.show(self.progress)
@@ -92,7 +93,7 @@ class Training:
             atexit.register(self._end)
             is_main = threading.current_thread() is threading.main_thread()
             if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                # By way of what is registered, as any other end of the kernel.
+                # Exits by way of `atexit`.
                 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         else:
             print(COMPILING, flush=True)
@@ -103,9 +104,9 @@ class Training:
         return self
 
     async def finished(self) -> None:
-        """Waits until the work has ended by itself or by the Stop button. Headless it has, and this returns at once.
+        """Waits until the work has ended by itself or by the Stop button; headless, returns at once.
 
-        Interrupting the kernel stops the work too, and with it the cells below.
+        Interrupting the kernel stops the work and the cells below.
 
         Raises:
             WSRLKitError: whatever the work raised.
@@ -132,18 +133,18 @@ class Training:
         try:
             self._job(self.progress)
         except Stopped as stopped:
-            self._stopped = stopped  # what the Stop button asked for; the cells below show what there is
+            self._stopped = stopped  # by the Stop button: the cells below still run
         except BaseException as error:
             self._failure = error
         self._panel.close(self._failure or self._stopped)
 
 
 class _Pace:
-    """Where the work is, how long it has taken, and how long its steps will take yet.
+    """Steps done, time elapsed, and time left.
 
     Attributes:
         step, total: of the last report; 0 before the first.
-        has_ended: nothing is waited for any more.
+        has_ended: no report is expected any more.
     """
 
     def __init__(self) -> None:
@@ -153,7 +154,7 @@ class _Pace:
         self._samples: deque[tuple[float, int]] = deque()
 
     def include(self, step: int, total: int) -> None:
-        """Follows a report. One that falls back, or of another total, begins another part of the work."""
+        """Adds a report. A smaller step or another total begins another part of the work."""
         now = self._last = time.monotonic()
         if step < self.step or total != self.total:
             self._samples.clear()
@@ -161,7 +162,7 @@ class _Pace:
         self.step, self.total = step, total
         if not self._samples or now - self._samples[-1][0] >= TICK_SECONDS:
             self._samples.append((now, step))
-        # The later half of the time: learning is slower than the rollouts before it, and than what a first call waits.
+        # Only the later half of the time: learning is slower than the rollouts before it.
         while len(self._samples) > 2 and self._samples[1][0] < (self._part_start + now) / 2:
             self._samples.popleft()
 
@@ -178,15 +179,15 @@ class _Pace:
         return f"{steps}, {elapsed}{waiting}"
 
     def _left(self) -> float:
-        """Seconds; 0 where they are not known, or over."""
+        """Seconds; 0 if unknown."""
         then, before = self._samples[0]
         seconds, done = self._last - then, self.step - before
-        # The first steps of a session wait for compiling and the first figure.
+        # The first steps of a session include compiling and the first figure.
         return (self.total - self.step) * seconds / done if done > 1 and seconds >= KNOWN_SECONDS else 0.0
 
 
 class _TextLines:
-    """Headless progress: one line at the start, at the end, and at most every `TEXT_SECONDS` or `TEXT_SHARE`."""
+    """Headless progress: a line at the start, at the end, and every `TEXT_SECONDS` or `TEXT_SHARE` between."""
 
     def __init__(self) -> None:
         self._time = -TEXT_SECONDS
@@ -209,10 +210,10 @@ class _Panel:
     def __init__(self, draw: Callable[[], Figure] | None) -> None:
         self._draw = draw
         self._bar = ipywidgets.FloatProgress(max=1.0)
-        self._status = ipywidgets.HTML(COMPILING)  # unlike a label, it wraps a long sentence
+        self._status = ipywidgets.HTML(COMPILING)  # unlike a label, wraps a long sentence
         self._button = ipywidgets.Button(description="Stop", icon="stop", button_style="warning")
         self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        # The image joins with its first picture: a browser shows one without as broken.
+        # The image is added with its first picture: a browser shows an image without one as broken.
         self._box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._button]), self._status])
         self._pace = _Pace()
         self._latest = self._text = self._trouble = ""
@@ -222,7 +223,7 @@ class _Panel:
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: StoppableProgress) -> None:
         self._progress = progress
 
         def stop(_: ipywidgets.Button) -> None:
@@ -245,7 +246,7 @@ class _Panel:
                 self._show_status()
 
     def close(self, outcome: BaseException | None) -> None:
-        """Shows the last figure, and with it how the work ended: by itself (None), by Stop, or by a failure."""
+        """Shows the last figure and how the work ended: by itself (None), by Stop, or by a failure."""
         with self._lock:
             self._ended.set()
             self._pace.has_ended = True
@@ -285,7 +286,7 @@ class _Panel:
         self._status.value = html.escape(sentence, quote=False)
 
     def _show_news(self) -> None:
-        """Shows figure and text together: the status tells of nothing that the figure does not show."""
+        """Shows figure and text together, so that they agree."""
         start = time.monotonic()
         self._text = self._latest
         if self._draw is None:
@@ -295,9 +296,9 @@ class _Panel:
             if png:
                 self._figure.value = png
                 self._box.children = (*self._box.children[:2], self._figure)
-        except Exception as error:  # a figure is no reason to lose a training
+        except Exception as error:  # a training must not end for a figure
             self._trouble = f"the figure could not be drawn: {error}"
-        # Drawing takes the training's own time: a tenth of it at most, a quarter where there is something new to tell.
+        # Drawing takes time from the training: at most a tenth, a quarter if the text has changed.
         now = time.monotonic()
         self._next_figure = now + max(DRAW_SECONDS, 10 * (now - start))
         self._next_news = now + max(STATUS_SECONDS, 4 * (now - start))
@@ -311,7 +312,7 @@ def _duration(seconds: float) -> str:
 
 
 def _png(figure: Figure) -> bytes | None:
-    """None where the axes hold nothing to see."""
+    """The figure as PNG; None if its axes hold no data."""
     if not any(ax.has_data() for ax in figure.axes):
         return None
     buffer = io.BytesIO()

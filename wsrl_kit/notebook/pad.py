@@ -1,4 +1,4 @@
-"""The pad by which a person takes over from the policy in JupyterLab, with what the cameras see beside it."""
+"""The pad by which a person takes over from the policy in JupyterLab, beside the cameras' pictures."""
 
 import io
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.takeover import PersonInput, Verdict
 
-DRAW_SECONDS = 0.1  # between two pictures of a camera
-GRIPPER = 6  # entry of a motion that has no speed
+CAMERA_SECONDS = 0.1  # between two pictures of a camera
+GRIPPER = 6  # the entry of a motion that `speed` does not scale
 QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b> Press Success or Failure."
 BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
 
 
 def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> PersonInput | None:
-    """Shows the pad if a person is to take over.
+    """Shows the pad if `human` is "person".
 
     Args:
-        human: the parameter of that name.
+        human: the parameter `human`.
         options: the parameter `human_options`, see `PersonOptions`.
-        live: whether a Jupyter front end is attached; None to find out.
+        live: whether a Jupyter front end is attached; None: find out.
 
     Returns:
-        What the pad controls, for `run_finetune`; None if no person is asked for.
+        What the pad controls, for `run_finetune`; None without a person.
 
     Raises:
         ParameterError: there is no front end, or an option is wrong.
@@ -52,7 +52,7 @@ def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -
 
 
 def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
-    """Keys and gamepad, their speed, how an episode ends, and cameras.
+    """Keys and gamepad, a slider of their speed, buttons that end an episode, and cameras.
 
     Raises:
         ExperimentError: anywidget is not installed.
@@ -65,7 +65,7 @@ def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
             "anew after that"
         ) from error
     folder = Path(__file__).parent
-    # As text: a path would have anywidget watch the file.
+    # As text: of a path, anywidget would watch the file.
     sources = {"_esm": (folder / "pad.js").read_text(), "_css": (folder / "pad.css").read_text()}
     keys = type("Keys", (anywidget.AnyWidget,), sources)()
     speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
@@ -83,7 +83,7 @@ def _hear(
     message: dict[str, Any],
     buffers: Any,
 ) -> None:
-    """Passes on what the browser says is held; answers with time, who acts, the link's delay, question and pictures."""
+    """Holds the browser's motion; answers with time, who acts, the link's delay, question and pictures."""
     told = message["told"]
     if message["released"]:
         takeover.release()
@@ -91,7 +91,7 @@ def _hear(
         motion = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(message["motion"])]
         takeover.hold(motion, told)
     now = takeover.now()
-    # There and back, without the time that the browser kept the last answer.
+    # There and back, minus the time for which the browser kept the last answer.
     delay = None if told is None else max(0.0, now - told - message["kept"])
     keys.send({"time": now, "acts": takeover.motion() is not None, "holds": takeover.holds, "delay": delay})
     question.value = QUESTION if takeover.asks else ""
@@ -110,7 +110,7 @@ def _verdicts(takeover: PersonInput) -> list[ipywidgets.Button]:
 
 
 class _Cameras:
-    """Their newest pictures. Drawn when the browser asks, so that one that is slow or gone asks for few."""
+    """The cameras' newest pictures, drawn when the browser asks: a slow browser asks for few."""
 
     def __init__(self, takeover: PersonInput) -> None:
         self.row = ipywidgets.HBox()
@@ -120,14 +120,14 @@ class _Cameras:
         self._next = 0.0
 
     def draw(self) -> None:
-        """Shows what there is, if it is new and the last was long enough ago."""
+        """Shows new pictures, at most every `CAMERA_SECONDS`."""
         now, frames = self._takeover.now(), self._takeover.frames
         if now < self._next or frames is self._shown:
             return
-        self._next, self._shown = now + DRAW_SECONDS, frames
+        self._next, self._shown = now + CAMERA_SECONDS, frames
         if self._images.keys() != frames.keys():
             layout = ipywidgets.Layout(width="256px")
-            # With a picture from the first moment: a browser shows an image without one as broken.
+            # Each with its first picture: a browser shows an image without one as broken.
             self._images = {name: ipywidgets.Image(value=_png(frames[name]), layout=layout) for name in frames}
             titled = [ipywidgets.VBox([ipywidgets.Label(name), image]) for name, image in self._images.items()]
             self.row.children = titled

@@ -1,7 +1,6 @@
-"""The kit's notebooks as they were installed, and a user's copies of them for JupyterLab.
+"""The installed notebooks (templates), which commands execute, and a user's copies of them for JupyterLab.
 
-Commands execute the installed notebooks, the templates; people edit copies. A file beside the copies remembers which
-templates they were made from, and the root: the folder at which relative paths in them begin.
+A file beside the copies records their templates and their root: the folder at which relative paths in them begin.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ from typing import Any
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError
+from wsrl_kit.files import written_whole
 
 # Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
 COMMANDS = {
@@ -20,7 +20,7 @@ COMMANDS = {
     "warmup": ("01_offline_warmup.ipynb", "offline warmup on existing data"),
     "finetune": ("02_robot_finetune.ipynb", "fine-tuning on the robot, from a warmup checkpoint or from scratch"),
     "ablation": ("03_ablation_warmup.ipynb", "compare training with and without warmup over seeds"),
-    "tuning": ("04_tuning.ipynb", "search any parameters by grid or Optuna, and confirm the winner on fresh seeds"),
+    "tuning": ("04_tuning.ipynb", "search any parameters by grid or TPE, and confirm the winner on fresh seeds"),
     "ablate-replay": ("05_ablate_replay.ipynb", "compare ways to sample replay and to keep offline data"),
     "regularisers": (
         "06_regularisers.ipynb",
@@ -43,12 +43,12 @@ RECORD = ".wsrl-kit.json"
 
 @dataclass(frozen=True)
 class Copies:
-    """What was done for the copies in a folder, by names of notebooks.
+    """Names of the notebooks in a folder of copies.
 
     Attributes:
         new: copied now.
-        kept: there before, of this version's template.
-        outdated: there before and kept, though this version's template is not the one they were copied from.
+        kept: copied before, from this version's template.
+        outdated: copied before from another version's template, and kept.
     """
 
     new: tuple[str, ...]
@@ -64,14 +64,14 @@ def template_folder() -> Path:
 
 
 def copy_templates(folder: Path, root: Path) -> Copies:
-    """Copies every template into a folder that has none of its name, and overwrites nothing.
+    """Copies every template that has no copy in the folder; overwrites nothing.
 
     Args:
-        folder: of the copies, made if need be.
+        folder: of the copies.
         root: where relative paths in the copies begin.
 
     Raises:
-        ParameterError: the folder is one of templates, or can't be written.
+        ParameterError: the folder holds the templates, or can't be written.
     """
     templates = template_folder()
     if folder.resolve().is_relative_to(templates.resolve()):
@@ -84,7 +84,8 @@ def copy_templates(folder: Path, root: Path) -> Copies:
             copy, contents = folder / template.name, template.read_bytes()
             digest = hashlib.sha256(contents).hexdigest()
             if not copy.exists():
-                _write(copy, contents)
+                with written_whole(copy, ParameterError) as temporary:
+                    temporary.write_bytes(contents)
                 copied_from[copy.name] = digest
                 found["new"].append(copy.name)
             elif copied_from.get(copy.name) == digest or copy.read_bytes() == contents:
@@ -93,14 +94,15 @@ def copy_templates(folder: Path, root: Path) -> Copies:
             else:
                 found["outdated"].append(copy.name)
         record = {"root": os.path.relpath(root.resolve(), folder.resolve()), "templates": copied_from}
-        _write(folder / RECORD, json.dumps(record, indent=1).encode())
+        with written_whole(folder / RECORD, ParameterError) as temporary:
+            temporary.write_text(json.dumps(record, indent=1))
     except OSError as error:
         raise ParameterError(f"{folder} must be a folder that can be written, but {error.strerror}") from error
     return Copies(*(tuple(names) for names in found.values()))
 
 
 def root_of(notebook: Path) -> Path | None:
-    """Where relative paths in a notebook begin, if it lies among copies of templates or in a folder of theirs."""
+    """The root of a notebook in or below a folder of copies; None for any other notebook."""
     for folder in notebook.absolute().parents:
         root = _read_record(folder).get("root")
         if isinstance(root, str) and (folder / root).is_dir():
@@ -109,17 +111,10 @@ def root_of(notebook: Path) -> Path | None:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    """What the file beside the copies says, {} where there is none or a damaged one."""
+    """The file beside the copies; {} if it is missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("templates"), dict)
     return record if whole else {}
-
-
-def _write(path: Path, contents: bytes) -> None:
-    """Whole or not at all: half a notebook would be kept for ever."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(contents)
-    part.replace(path)

@@ -1,1 +1,1 @@
-"""Replay as pytrees and pure functions: storage, samplers (uniform, prioritized), and the offline/online mixture."""
+"""Replay: storage, samplers (uniform, prioritized), and the offline/online mixture."""

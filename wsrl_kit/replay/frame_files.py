@@ -1,7 +1,6 @@
-"""The frames of rings on disk: each written once, in blocks, however many checkpoints are made.
+"""Camera frames on disk, each written once, in blocks beside the checkpoints.
 
-The ring in a checkpoint says how many frames had been written; the blocks up to there lie beside it. They are written
-before the checkpoint, and blocks that it no longer needs are deleted after it, so a kill at any moment loses nothing.
+New blocks are written before the checkpoint, and old ones deleted after it, so a kill at any moment loses nothing.
 """
 
 import shutil
@@ -15,14 +14,14 @@ from wsrl_kit.replay.frames import FrameRing
 from wsrl_kit.runs import checkpoint
 
 BLOCK = 256
-"""Frames in a file."""
+"""Frames per file."""
 
 RINGS = ("frames", "demo_frames")
-"""Names of the rings in a run's state, and of the folders of their blocks."""
+"""Rings in a run's state, and the folders of their blocks."""
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
-    """`checkpoint.save`, with the frames of rings in blocks beside the checkpoint.
+    """`checkpoint.save`, with frames in blocks beside the checkpoint.
 
     Raises:
         CheckpointError: it can't be written; an earlier one is intact.
@@ -44,10 +43,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
 
 
 def load(path: Path, template: PyTree) -> PyTree:
-    """Reads back what `save` wrote.
-
-    Args:
-        template: a fresh tree of the same run; the arrays of its rings are filled.
+    """Reads what `save` wrote into the arrays of `template`, a fresh tree of the same run.
 
     Raises:
         CheckpointError: as `checkpoint.load`, or a block is missing or damaged.
@@ -58,7 +54,6 @@ def load(path: Path, template: PyTree) -> PyTree:
 
 
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
-    """The restored ring with its frames, read into the arrays of a fresh ring."""
     restored = restored._replace(store=restored.store._replace(frames=ring.store.frames))
     frames = ring.store.frames
     for first, end in _blocks(restored):
@@ -81,7 +76,7 @@ def _rings(tree: PyTree) -> dict[str, FrameRing]:
 
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
-    """First frame and end of each block that the ring still needs."""
+    """First frame and end of each needed block."""
     written, slots = int(ring.written), frame_ring.slots(ring)
     oldest = max(written - slots, 0) // BLOCK * BLOCK
     return [(first, min(first + BLOCK, written)) for first in range(oldest, written, BLOCK)]

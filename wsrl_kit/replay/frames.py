@@ -1,10 +1,8 @@
-"""Camera frames of replay: each is stored once, in a ring in host memory; threads gather batches.
+"""Camera frames in host memory, each stored once in a ring; threads gather batches.
 
-A frame is one camera's image at one moment, or a frozen network's features of it. An observation has the last `horizon`
-frames, so consecutive transitions share all frames but one. A transition is known by its row, as in `storage`.
-
-Frames are numbered as they are written; frame n lies in slot n % slots. A frame that equals one of the transition
-before is not written again; all others are.
+A frame is one camera's image, or a frozen network's features. An observation has the last `horizon` frames, so
+consecutive transitions share all but one. Frame n lies in slot n % slots. Frames equal to one of the previous
+transition are not stored again.
 """
 
 import math
@@ -20,25 +18,23 @@ from jaxtyping import Int32, Int64, Integer, Shaped
 from wsrl_kit.errors import DataError
 
 SPARE_FRAMES = 0.049
-"""Frames beyond one per transition, as a share: each episode has one more than transitions. With its tables the ring
-takes less than 1.05 times the bytes of one frame per transition."""
+"""Share of frames beyond one per transition, since each episode has one more."""
 
 THREADS = 2
-"""Measured on two cores: one core does not fill the memory's bandwidth."""
+"""Measured: one core does not fill the memory's bandwidth."""
 
 Stacks = Mapping[str, Shaped[np.ndarray, "horizon ..."]]
-"""Camera -> the frames of observations, oldest first."""
+"""Camera -> an observation's frames, oldest first."""
 
 Frame = Mapping[str, Shaped[np.ndarray, "..."]]
-"""Camera -> its frame of one moment."""
+"""Camera -> one frame."""
 
 
 class FrameStore(NamedTuple):
     """Frames, and which of them each row has.
 
     Attributes:
-        frames: camera -> its frames.
-        stacks: slots in `frames` of the observation's and of the next observation's frames, oldest first.
+        stacks: slots of observation and next observation, oldest first.
     """
 
     frames: dict[str, Shaped[np.ndarray, "slots ..."]]
@@ -48,12 +44,10 @@ class FrameStore(NamedTuple):
 def of_rows(
     frames: dict[str, Shaped[np.ndarray, "slots ..."]], newest: Integer[np.ndarray, " rows"], horizon: int
 ) -> FrameStore:
-    """A store over a dataset's frames, which are not copied.
+    """A store over a dataset's frames, not copied.
 
     Args:
-        frames: camera -> frames in order of time, contiguous in memory.
-        newest: index of the newest frame of each row's observation; the next observation ends one frame later.
-        horizon: frames in one observation.
+        newest: newest frame of each observation; the next observation ends one later.
 
     Raises:
         ValueError: an index is out of range, or an array is not contiguous.
@@ -71,16 +65,13 @@ def of_rows(
 
 
 class FrameRing(NamedTuple):
-    """The frames of the transitions in a `storage` of the same capacity.
-
-    A pytree of arrays of fixed shapes, which `add` writes in place.
+    """Frames of the transitions in a `storage` of equal capacity; `add` writes in place.
 
     Attributes:
-        recent: the last frames written; frame n in slot n % (2 * horizon).
-        shown: numbers of the frames of the newest next observation; -1 before the first.
-        oldest: number of the oldest frame of each row.
+        recent: last frames written; frame n in slot n % (2 * horizon).
+        shown: frame numbers of the newest next observation; -1: none.
+        oldest: oldest frame number per row.
         written: frames written so far.
-        size: transitions whose frames are all there.
         position: row of the next transition.
     """
 
@@ -94,12 +85,12 @@ class FrameRing(NamedTuple):
 
 
 def create(capacity: int, example: Stacks) -> FrameRing:
-    """An empty ring for `capacity` transitions; `example` gives cameras, horizon, shapes and types."""
+    """An empty ring; `example` gives cameras, horizon, shapes and types."""
     return _empty(capacity, _slots_for(capacity, example), example)
 
 
 def filled(store: FrameStore, capacity: int) -> FrameRing:
-    """A ring that begins with a copy of `store`, whose rows (at most `capacity`) are in order of time."""
+    """A ring that begins with a copy of `store`, rows in order of time."""
     rows, _, horizon = store.stacks.shape
     example = {camera: frames[:horizon] for camera, frames in store.frames.items()}
     held = len(next(iter(store.frames.values())))
@@ -113,7 +104,7 @@ def filled(store: FrameStore, capacity: int) -> FrameRing:
 
 
 def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
-    """The ring in the arrays of a larger one, whose content is given up; the rows may not have come round yet."""
+    """The ring in the arrays of `larger` (given up); rows may not have wrapped yet."""
     before, now, written, rows = slots(ring), slots(larger), int(ring.written), len(ring.oldest)
     if rows == len(larger.oldest):
         return ring
@@ -149,14 +140,13 @@ def _empty(capacity: int, slots: int, example: Stacks) -> FrameRing:
 
 
 def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
-    """Adds the frames of one more transition; the ring given is given up.
+    """Adds one transition's frames; `ring` is given up.
 
     Returns:
-        The ring, and how many of the oldest transitions have lost frames to this one. The caller drops them
-        (`mixture.drop_oldest`) before it adds the transition to the replay.
+        The ring, and how many of the oldest transitions lost frames; drop them first (`mixture.drop_oldest`).
 
     Raises:
-        DataError: cameras, shapes or types are not the ring's.
+        DataError: cameras, shapes or types differ from the ring's.
     """
     numbers: list[list[int]] = [ring.shown.tolist()]
     written, new = int(ring.written), list[Frame]()
@@ -195,13 +185,7 @@ def _check(ring: FrameRing, stacks: Stacks) -> None:
 
 
 def _numbers(ring: FrameRing, known: list[int], written: int, stacks: Stacks, new: list[Frame]) -> list[int]:
-    """Numbers of one observation's frames, none below the smallest known.
-
-    Args:
-        known: numbers of the frames in the stack before.
-        written: frames written before this stack.
-        new: gets the frames that are not known; they are put into `ring.recent` here.
-    """
+    """Numbers of one observation's frames; unknown frames go into `ring.recent` and `new`."""
     horizon = len(ring.shown)
     places = 2 * horizon
     # The frames before these may leave `recent` while this stack is written.
@@ -232,10 +216,7 @@ def _is_same(recent: Mapping[str, np.ndarray], slot: int, frame: Frame) -> bool:
 
 
 class FrameBatches:
-    """Gathers batches from stores.
-
-    The memory of a batch is reused only when nothing refers to it, also not JAX, which may read it long after a call.
-    """
+    """Gathers batches. Memory is reused only when nothing refers to it: JAX may read it late."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="frames")
@@ -248,12 +229,10 @@ class FrameBatches:
         offline: FrameStore | None = None,
         offline_rows: int = 0,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Images of the observations and of the next observations of the given rows, by camera.
+        """Images of the rows' observations and next observations, by camera.
 
         Args:
-            row: rows as `mixture.sample` gives them; the next `add` to a ring may overwrite their frames.
-            online: the store of the online rows.
-            offline: the store of the first `offline_rows` rows of each batch.
+            offline: store of the first `offline_rows` rows of each batch.
         """
         size = row.shape[-1]
         parts = [(online, slice(offline_rows, size))] if offline_rows < size else []
@@ -282,13 +261,12 @@ def _copy(frames: np.ndarray, slots: np.ndarray, out: np.ndarray) -> Callable[[]
 
 
 class _Memory:
-    """Reuses memory of arrays without references; new memory costs as much time as a batch's copy."""
+    """Reuses unreferenced memory; new memory costs as much time as copying a batch."""
 
     def __init__(self) -> None:
         self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array of any content."""
         size = math.prod(shape) * dtype.itemsize
         free = (place for place, (block, user) in enumerate(self._blocks) if len(block) == size and user() is None)
         place = next(free, len(self._blocks))

@@ -1,4 +1,4 @@
-"""Batches of offline and online transitions in an exact, traced ratio."""
+"""Batches of offline and online transitions in an exact ratio."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from wsrl_kit.replay.transition import Batch, Transition
 
 
 class Replay(NamedTuple):
-    """The kept offline data and the online transitions, each with the state of its sampler."""
+    """Kept offline data and online transitions, each with its sampler's state."""
 
     offline: Storage
     online: Storage
@@ -23,7 +23,7 @@ class Replay(NamedTuple):
 
 
 def create(sampler: Sampler, offline: Storage, online: Storage) -> Replay:
-    """A replay over offline data, all of equal priority, and an empty online ring."""
+    """A replay over offline data of equal priority; nothing online."""
     capacity = storage.capacity(offline)
     offline_state = sampler.create(capacity)
     rows = jnp.arange(int(offline.size))
@@ -39,13 +39,13 @@ def add(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
 
 
 def add_offline(sampler: Sampler, replay: Replay, transition: Transition) -> Replay:
-    """Adds an offline transition; on a full side it replaces the oldest."""
+    """Adds an offline transition; a full side drops its oldest."""
     sampler_state = sampler.insert(replay.offline_sampler, replay.offline.position[None])
     return replay._replace(offline=storage.add(replay.offline, transition), offline_sampler=sampler_state)
 
 
 def grown(sampler: Sampler, replay: Replay, offline_capacity: int, online_capacity: int) -> Replay:
-    """The replay with room for more transitions; neither ring may have come round yet."""
+    """The replay with larger capacities; neither ring may have wrapped yet."""
     offline = storage.grown(replay.offline, offline_capacity)
     online = storage.grown(replay.online, online_capacity)
     return Replay(
@@ -54,13 +54,13 @@ def grown(sampler: Sampler, replay: Replay, offline_capacity: int, online_capaci
 
 
 def drop_oldest(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
-    """Removes the `count` oldest online transitions, as those that have lost frames. O(capacity)."""
+    """Removes the `count` oldest online transitions. O(capacity)."""
     online = storage.drop_oldest(replay.online, count)
     return replay._replace(online=online, online_sampler=_kept(sampler, online, replay.online_sampler))
 
 
 def drop_oldest_offline(sampler: Sampler, replay: Replay, count: Integer[Array, ""]) -> Replay:
-    """Like `drop_oldest`, for the offline side."""
+    """Removes the `count` oldest offline transitions."""
     offline = storage.drop_oldest(replay.offline, count)
     return replay._replace(offline=offline, offline_sampler=_kept(sampler, offline, replay.offline_sampler))
 
@@ -70,12 +70,12 @@ def _kept(sampler: Sampler, side: Storage, state: PyTree) -> PyTree:
 
 
 def set_returns(replay: Replay, row: Integer[Array, " rows"], monte_carlo_return: Float[Array, " rows"]) -> Replay:
-    """Writes Monte-Carlo returns of online transitions; rows at or past the capacity are left out."""
+    """Writes Monte-Carlo returns of online transitions."""
     return replay._replace(online=storage.set_monte_carlo_returns(replay.online, row, monte_carlo_return))
 
 
 def offline_count(replay: Replay, batch_size: int, ratio: Float[Array, ""]) -> Integer[Array, ""]:
-    """Offline rows of a batch: `int(batch_size * ratio)`; all if nothing is online, none if nothing is offline."""
+    """Offline rows per batch: `int(batch_size * ratio)`, or all or none if one side is empty."""
     # The addend undoes float32 rounding: 0.29 of 100 is 29.
     count = jnp.floor(batch_size * ratio + 1e-3).astype(jnp.int32)
     count = jnp.where(replay.online.size == 0, batch_size, count)
@@ -90,10 +90,10 @@ def sample(
     ratio: Float[Array, ""],
     beta: Float[Array, ""],
 ) -> tuple[Batch, Integer[Array, ""]]:
-    """Batches of `offline_count` offline rows, the rest online; each side is sampled in strata of equal probability.
+    """Batches of `offline_count` offline rows, then online rows; each side is stratified by probability.
 
-    Weights are multiplied by PER's importance weight `(N p) ** -beta`, N and p those of the row's own side, divided by
-    the largest of the call (Schaul et al. 2016, section 3.4).
+    PER's importance weight `(N p) ** -beta` of the row's side, over the call's largest, multiplies the weight (Schaul
+    et al. 2016, section 3.4).
 
     Args:
         shape: (batches, batch size).
@@ -101,7 +101,7 @@ def sample(
         beta: importance exponent, in [0, 1].
 
     Returns:
-        Batches with leading axes `shape`, and the offline rows in each, which come first.
+        Batches, and the number of offline rows in each.
     """
     batch_size = shape[1]
     count = offline_count(replay, batch_size, ratio)
@@ -142,7 +142,7 @@ def update_priorities(
     offline_rows: Integer[Array, ""],
     td_error: Float[Array, "batches batch"],
 ) -> Replay:
-    """Writes TD errors back as priorities, each row to its own side; dropped online rows stay dropped."""
+    """Writes TD errors back as priorities."""
     is_offline = jnp.broadcast_to(jnp.arange(td_error.shape[1]) < offline_rows, td_error.shape).reshape(-1)
     index, error = batch.row.reshape(-1), td_error.reshape(-1)
     is_online = ~is_offline & storage.is_held(replay.online, index)

@@ -1,17 +1,13 @@
-"""How rows of a storage are drawn: uniformly, or by priority (PER, Schaul et al. 2016).
+"""Samplers of storage rows: uniform, or prioritized (PER, Schaul et al. 2016).
 
-A sampler is a static object with functions over a state of its own:
+A sampler is a static object with functions over its state:
 
     create(capacity) -> state
-    insert(state, index) -> state              new transitions were written to the rows `index`
+    insert(state, index) -> state              rows `index` hold new transitions
     sample(state, window, position, bits) -> (index, probability)
-                                               rows at positions in [0, 1) of the distribution; random `bits` add
-                                               what a float32 position can't hold
-    update(state, index, td_error) -> state    priorities back
-    keep(state, held) -> state                 rows that are not held are never drawn; `held` may be longer than
-                                               before, for a storage that has grown
-
-`mixture` computes importance weights from the probabilities.
+                                               rows at positions in [0, 1); random `bits` refine float32 positions
+    update(state, index, td_error) -> state    new priorities
+    keep(state, held) -> state                 never draw rows not held; `held` may be longer after growth
 """
 
 from dataclasses import dataclass
@@ -28,7 +24,7 @@ from wsrl_kit.replay.sum_tree import SumTree
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every held transition with equal probability; no state."""
+    """Equal probability for every held transition; no state."""
 
     def create(self, capacity: int) -> PyTree:
         return ()
@@ -55,7 +51,7 @@ class Uniform:
 
 
 SMALLEST_PRIORITY = 1e-6
-"""Added to every |TD error|, so that no transition is lost for good (Schaul et al. 2016, section 3.3)."""
+"""Added to every |TD error| (Schaul et al. 2016, section 3.3)."""
 
 
 class ProportionalState(NamedTuple):
@@ -67,7 +63,7 @@ class ProportionalState(NamedTuple):
 
 @dataclass(frozen=True)
 class Proportional:
-    """Probability in proportion to `(|TD error| + 1e-6) ** alpha` (Schaul et al. 2016, equation 1)."""
+    """Probability proportional to `(|TD error| + 1e-6) ** alpha` (Schaul et al. 2016, equation 1)."""
 
     alpha: float
 

@@ -11,14 +11,15 @@ from wsrl_kit.replay.transition import Transition
 
 
 class Storage(NamedTuple):
-    """Fixed-capacity ring; rows not yet written are zeros.
+    """Fixed-capacity ring; unwritten rows are zeros.
 
     Attributes:
-        states: observation, next observation, grasp penalty (where grippers are learned: the number of columns is odd
-            then), reward, mask, weight and Monte-Carlo return, side by side: one read fetches them.
-        actions: kept apart, so that the two shapes tell every field's size.
-        size: transitions held, in the rows before `position`, around the ring's end.
-        position: row that the next transition takes.
+        states: observation, next observation, [grasp penalty,] reward, mask, weight, Monte-Carlo return; one read
+            fetches
+        all.
+        actions: apart: both shapes together give every field's size.
+        size: transitions held, before `position`.
+        position: row of the next transition.
     """
 
     states: Float[Array, "capacity state"]
@@ -28,19 +29,13 @@ class Storage(NamedTuple):
 
     @property
     def transitions(self) -> Transition:
-        """A copy of all rows, also of those not yet written."""
+        """All rows, unwritten ones included."""
         # A ring that was read from a device or a file holds NumPy arrays.
         return _unpacked(jnp.asarray(self.states), jnp.asarray(self.actions))
 
 
 class Window(NamedTuple):
-    """The rows that hold transitions, as samplers see them.
-
-    Attributes:
-        first: the first of them; they go on around the ring's end. 0 in a full ring.
-        size: their number.
-        capacity: rows of the ring.
-    """
+    """The rows that hold transitions, from `first` around the ring's end; 0 if full."""
 
     first: Integer[Array, ""]
     size: Integer[Array, ""]
@@ -97,7 +92,7 @@ def capacity(storage: Storage) -> int:
 
 
 def add(storage: Storage, transition: Transition) -> Storage:
-    """Adds a transition; in a full ring it replaces the oldest."""
+    """Adds a transition; a full ring replaces its oldest."""
     rows = (storage.states, storage.actions)
     states, actions = (
         jax.lax.dynamic_update_index_in_dim(rows, row, storage.position, 0)
@@ -108,7 +103,7 @@ def add(storage: Storage, transition: Transition) -> Storage:
 
 
 def grown(storage: Storage, capacity: int) -> Storage:
-    """The ring with a larger capacity; it may not have come round yet."""
+    """The ring with a larger capacity; it may not have wrapped yet."""
     rows = len(storage.states)
     if rows == capacity:
         return storage
@@ -139,12 +134,12 @@ def is_held(storage: Storage, row: Integer[Array, "*batch"]) -> Bool[Array, "*ba
 
 
 def set_monte_carlo_returns(storage: Storage, row: Integer[Array, " rows"], value: Float[Array, " rows"]) -> Storage:
-    """Writes returns; rows at or past the capacity are left out."""
+    """Writes returns; ignores rows beyond the capacity."""
     return storage._replace(states=storage.states.at[row, -1].set(value, mode="drop"))
 
 
 def gather(storage: Storage, index: Integer[Array, "*batch"]) -> Transition:
-    """The transitions in rows in [0, capacity); for other rows the result is undefined."""
+    """The transitions in rows in [0, capacity)."""
     # Checked indices take several times as long.
     states, actions = (rows.at[index].get(mode="promise_in_bounds") for rows in (storage.states, storage.actions))
     return _unpacked(states, actions)

@@ -1,7 +1,7 @@
-"""Sums over blocks of leaves, for sampling in proportion to a mass per leaf.
+"""Sums over blocks of leaves, for sampling in proportion to mass.
 
-Each level holds the sums of blocks of `FANOUT` entries of the level below. An update recomputes the sums on the
-leaves' paths from their children instead of adding differences, so no error can build up however long it runs.
+Each level sums blocks of `FANOUT` entries of the level below. Updates recompute sums instead of adding differences, so
+rounding errors cannot accumulate.
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ FANOUT = 16
 SMALLEST = jnp.finfo(jnp.float32).tiny
 
 SMALLEST_SHARE = 2.0**-10
-"""Share of the total mass below which a position, a number of 24 binary digits, has too few of them left."""
+"""Below this share of total mass, a 24-bit position has too few bits left."""
 
 
 class SumTree(NamedTuple):
-    """Levels from the leaves (padded with zeros to whole blocks) to a single block."""
+    """Levels from the leaves (zero-padded to whole blocks) to a single block."""
 
     levels: tuple[Float[Array, " entries"], ...]
 
@@ -37,7 +37,7 @@ def create(capacity: int) -> SumTree:
 
 
 def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
-    """A tree of the given masses."""
+    """A tree of given masses."""
     empty = create(len(mass))
     levels = [empty.levels[0].at[: len(mass)].set(mass)]
     for level in empty.levels[1:]:
@@ -47,13 +47,13 @@ def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
 
 
 def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
-    """The tree without the masses of other leaves; `kept` may be longer than the tree was. O(capacity)."""
+    """The tree with the masses of kept leaves only; `kept` may be longer. O(capacity)."""
     mass = tree.levels[0][: len(kept)]
     return from_mass(jnp.where(kept, jnp.pad(mass, (0, len(kept) - len(mass))), 0.0))
 
 
 def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " batch"]) -> SumTree:
-    """Sets the mass of the given leaves; of equal indices one wins, and an index past the last leaf is dropped."""
+    """Sets the mass of leaves; ignores indices past the last leaf."""
     levels = [tree.levels[0].at[index].set(mass)]
     for level in tree.levels[1:]:
         index = index // FANOUT
@@ -67,7 +67,7 @@ def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " 
 
 
 def unit_interval(bits: UInt32[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Uniform float32 numbers in [0, 1), of all their 24 binary digits, from random bits."""
+    """Uniform float32 numbers in [0, 1) with all 24 bits."""
     return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
@@ -76,10 +76,8 @@ def find(
 ) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
     """Leaf at each position in [0, 1) of the cumulative mass, and its probability.
 
-    A leaf of zero mass is found only if all are zero; its probability is then 0.
-
     Args:
-        bits: random, independent of `position`; choose among leaves too small for a float32 position to tell apart.
+        bits: random, independent of `position`; tell apart leaves too small for a float32 position.
     """
     fresh = unit_interval(bits)
     index = jnp.zeros(position.shape, jnp.int32)

@@ -1,4 +1,4 @@
-"""What replay stores, and what an update takes."""
+"""The transition and batch types of replay and updates."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,18 +14,16 @@ NO_IMAGES: Images = {}
 
 
 class Transition(NamedTuple):
-    """One transition, or a batch of them: leading axes are free.
+    """One transition or a batch, with any leading axes.
 
     Attributes:
-        observation: flat observation, in the environment's units.
-        action: entries in [-1, 1].
-        reward: reward of the step.
-        next_observation: the observation the step led to, also at the end of an episode.
-        mask: bootstrap mask, 1 - terminated; 1 at a time limit.
-        weight: loss weight (mean 1 over a dataset; 1 for online data).
-        monte_carlo_return: discounted sum of rewards from here to the episode's end; -inf where it is not known.
-        images, next_images: images of either observation; empty without cameras.
-        grasp_penalty: cost of the grasp action (0 or less); None where no gripper is learned.
+        observation: flat, in the environment's units.
+        action: in [-1, 1].
+        mask: 1 - terminated; 1 at a time limit.
+        weight: loss weight; 1 for online data.
+        monte_carlo_return: discounted return to the episode's end; -inf: unknown.
+        images, next_images: empty without cameras.
+        grasp_penalty: 0 or less; None without a learned gripper.
     """
 
     observation: Float[Array, "*batch observation"]
@@ -41,12 +39,7 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sampled transitions.
-
-    Attributes:
-        transition: the examples; their `weight` includes PER's importance weight.
-        row: row of each example in its storage.
-    """
+    """Sampled transitions with their storage rows; PER's importance weight multiplies `weight`."""
 
     transition: Transition
     row: Integer[Array, "*batch"]

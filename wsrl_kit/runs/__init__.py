@@ -1,1 +1,1 @@
-"""A run's folder: lock, parameters, metrics, status, checkpoint, progress."""
+"""A run's folder, and the loops that write to it."""

@@ -1,4 +1,4 @@
-"""Pytrees of arrays in one file: written whole or not at all, read without running code, checked by shape."""
+"""Pytrees of arrays in one file: written atomically, read without running code, checked by shape."""
 
 import json
 from pathlib import Path
@@ -16,10 +16,10 @@ DAMAGED = "is damaged or not a checkpoint"
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
-    """Writes arrays and JSON metadata to an `.npz` file, by a temporary file and an atomic rename.
+    """Writes arrays and JSON metadata to an `.npz` file.
 
     Raises:
-        CheckpointError: it can't be written (a full disk, no permission); an earlier file at `path` is untouched.
+        CheckpointError: it can't be written; an earlier file is untouched.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
     arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
@@ -31,7 +31,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata alone.
 
     Raises:
-        CheckpointError: no such file, or not a checkpoint of this kit.
+        CheckpointError: no such file, or no checkpoint of this kit.
     """
     content = read(path, METADATA)[METADATA]
     with reading(path, CheckpointError, DAMAGED):
@@ -44,13 +44,11 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
     """The arrays, in the structure of `template`.
 
     Args:
-        template: a tree with the names, shapes and types that are needed, such as a fresh agent. Where it holds JAX's
-            arrays (or their shapes alone) the result holds JAX's arrays; numpy's stay numpy's, since JAX would halve
-            64 bits.
-        prefix: of the names that `template` holds, where it is a part of the file.
+        template: expected names, shapes and types. NumPy leaves stay NumPy: JAX would halve 64 bits.
+        prefix: reads only names that begin with it.
 
     Raises:
-        CheckpointError: no such file, damaged, or a leaf differs in name, shape or type: of another network.
+        CheckpointError: no such file, damaged, or a leaf differs.
     """
     arrays = read(path, prefix)
     leaves = []
@@ -73,10 +71,10 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
 
 
 def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, as they are: by default all, the metadata's bytes among them.
+    """The arrays whose names begin with `prefix`, metadata bytes included.
 
     Raises:
-        CheckpointError: no such file, or not a checkpoint of this kit.
+        CheckpointError: no such file, or no checkpoint of this kit.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: expected a checkpoint file")
@@ -88,6 +86,6 @@ def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """A tree's leaves in order, each with the name that it has in a file."""
+    """A tree's leaves in order, with their names in a file."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

@@ -1,8 +1,4 @@
-"""Training loops as generators of events, and the way of events to the run's folder and the progress display.
-
-A loop knows no files, plots or progress bars. `gradient_loop` serves everything that takes gradient steps on fixed
-data: offline warmup and the reward classifier.
-"""
+"""Training loops as generators of events, which `follow` writes to the run's folder and the progress display."""
 
 import math
 import time
@@ -22,7 +18,7 @@ from wsrl_kit.runs.progress import Progress
 from wsrl_kit.runs.run import Run
 
 CALL_SECONDS = 0.5
-"""Aim for the time of one call of gradient steps; a stop is heeded after each call."""
+"""Target time of one call of gradient steps; a stop waits for the call."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,8 @@ class Measurement:
 
     Attributes:
         phase: "warmup" or "online".
-        environment_step: environment steps since the switch; 0 during warmup.
-        gradient_step: critic updates in all, warmup included.
-        values: by metric name.
+        environment_step: since the switch; 0 during warmup.
+        gradient_step: critic updates, warmup included.
     """
 
     phase: str
@@ -44,17 +39,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that the loop needs to resume from this moment.
-
-    The loop may overwrite the arrays when it goes on: save or copy them before asking for the next event.
-    """
+    """Everything needed to resume. Save it before the next event: the loop may overwrite the arrays."""
 
     tree: PyTree
 
 
 @dataclass(frozen=True)
 class Step:
-    """The loop has come to `step` of `total`; `text` says what it does."""
+    """The loop has reached `step` of `total`."""
 
     step: int
     total: int
@@ -67,7 +59,6 @@ class Output:
 
     Attributes:
         name: path within the folder.
-        write: writes the file, given its path.
     """
 
     name: str
@@ -76,12 +67,10 @@ class Output:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The last event of `gradient_loop`.
+    """Last event of `gradient_loop`.
 
     Attributes:
-        agent: the last agent, or the best one where early stopping is on.
-        steps: gradient steps taken.
-        stopped_early: whether early stopping ended the loop.
+        agent: the last one; with early stopping the best.
     """
 
     agent: Any
@@ -93,12 +82,12 @@ Event = Measurement | Snapshot | Step | Output | TrainingResult
 
 
 def stopped(step: int) -> Stopped:
-    """The error of a loop that was asked to stop; raised after its last `Snapshot`."""
+    """The error of a stopped loop; raised after its last `Snapshot`."""
     return Stopped(f"stopped at step {step}, saved; Run All continues, as does the same command")
 
 
 class EnvironmentFailed(Exception):
-    """The environment, and nothing else, raised an error; the cause is that error."""
+    """The environment, and nothing else, raised the cause."""
 
 
 @contextmanager
@@ -111,7 +100,7 @@ def environment_acts() -> Iterator[None]:
 
 
 def environment_failed(failure: EnvironmentFailed, step: int) -> WSRLKitError:
-    """The error of a loop whose environment failed; raised after its last `Snapshot`."""
+    """The error of a failed environment; raised after the loop's last `Snapshot`."""
     error = failure.__cause__
     kept = f"stopped at step {step}, saved; Run All continues, as does the same command"
     if isinstance(error, WSRLKitError):
@@ -127,9 +116,7 @@ class GradientPlan:
     """Length and intervals of a `gradient_loop`, in gradient steps.
 
     Attributes:
-        steps: gradient steps in all.
-        text: what the progress display shows.
-        patience: evaluations without a smaller error before the loop stops early; 0: never.
+        patience: evaluations without improvement before stopping; 0: never.
     """
 
     steps: int
@@ -141,10 +128,10 @@ class GradientPlan:
 
 
 def initial_tree(agent: PyTree, copy: Callable[[PyTree], PyTree]) -> PyTree:
-    """Everything that `gradient_loop` changes, before its first step; also the structure of its snapshots.
+    """Everything that `gradient_loop` changes, before its first step.
 
     Args:
-        copy: copies an agent, since each call of gradient steps takes over the buffers of the agent it is given.
+        copy: copies an agent; gradient steps take over its buffers.
     """
     return {
         "agent": agent,
@@ -165,21 +152,19 @@ def gradient_loop(
     copy: Callable[[Any], Any],
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Takes gradient steps on fixed data, and records, evaluates and saves at their intervals.
-
-    A generator; its last event is a `TrainingResult`.
+    """Takes gradient steps on fixed data; records, evaluates and saves at intervals. Yields a `TrainingResult` last.
 
     Args:
-        tree: from `initial_tree`, or the tree of an interrupted run's last `Snapshot`; it is given up.
-        take_steps: (agent, first step, end) -> (agent, metrics of the last step). The agent is given up. How many steps
-            one call takes must change no number.
-        evaluate: (agent, number of the evaluation) -> (error for early stopping, metrics).
-        copy: as for `initial_tree`.
+        tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
+        take_steps: (agent (given up), first step, end) -> (agent, last metrics). Results must not depend on the number
+            of
+        steps per call.
+        evaluate: (agent, evaluation count) -> (error for early stopping, metrics).
         stop_requested: asked about twice a second.
 
     Raises:
-        Stopped: as asked for; a last `Snapshot` comes before it.
-        WSRLKitError: the environment failed in an evaluation; a last `Snapshot` comes before it.
+        Stopped: on request, after a last `Snapshot`.
+        WSRLKitError: the environment failed; after a last `Snapshot`.
     """
     agent, step, evaluated = tree["agent"], int(tree["step"]), int(tree["evaluated"])
     best_agent, best_error = tree["best_agent"], float(tree["best_error"])
@@ -238,11 +223,7 @@ def gradient_loop(
 
 
 def resumed(run: Run, fresh: PyTree, load: Callable[[Path, PyTree], PyTree] = checkpoint.load) -> PyTree:
-    """The tree of the run's last checkpoint, with the metrics cut to that moment; without a checkpoint the fresh tree.
-
-    Args:
-        load: reads the checkpoint: (path, template) -> tree.
-    """
+    """The run's last checkpoint, metrics cut to that moment; `fresh` without one."""
     if not run.checkpoint_path.exists():
         run.rewind(0)
         return fresh
@@ -257,13 +238,10 @@ def follow(
     progress: Progress,
     save: Callable[[Path, PyTree, dict[str, object]], None] = checkpoint.save,
 ) -> TrainingResult | None:
-    """Writes the events of a loop to the run's folder and shows them; returns the loop's result, if it has one.
-
-    Args:
-        save: writes a checkpoint: (path, tree, metadata).
+    """Writes a loop's events to the run's folder, shows them, and returns the loop's result, if any.
 
     Raises:
-        DivergenceError: the loop's own, with the name of the last checkpoint, which is from before.
+        DivergenceError: the loop's, naming the last checkpoint.
     """
     evaluation, last = "", Step(0, 0, "")
     lengths = {name: run.parameters[name] for name in ("online_steps",) if name in run.parameters}
@@ -296,7 +274,7 @@ def follow(
 
 
 def _evaluation_text(values: dict[str, float]) -> str:
-    """The evaluation among some metrics as a few words; "" if there is none."""
+    """A few words on the evaluation in `values`; "" without one."""
     for quantity in ("success", "return"):
         prefix = f"evaluation/{quantity}_"
         found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

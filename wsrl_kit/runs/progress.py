@@ -13,7 +13,7 @@ from wsrl_kit.runs.run import Run
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where a job reports to, and who may ask it to stop."""
+    """What a job reports to, and what may ask the job to stop."""
 
     @property
     def stop_requested(self) -> bool: ...
@@ -21,60 +21,12 @@ class Progress(Protocol):
     def update(self, step: int, total: int, text: str) -> None: ...
 
 
-class NamedProgress:
-    """Progress of one part of a longer work: says which it is, and passes on what the part reports."""
+class ProgressRelay:
+    """Passes reports on, under the name of a part of longer work; a signal can ask it to stop."""
 
-    def __init__(self, progress: Progress, name: str) -> None:
+    def __init__(self, progress: Progress, name: str = "") -> None:
         self._progress = progress
         self._name = name
-
-    @property
-    def stop_requested(self) -> bool:
-        return self._progress.stop_requested
-
-    def update(self, step: int, total: int, text: str) -> None:
-        """Reports the part's `text` after its name."""
-        self._progress.update(step, total, f"{self._name}: {text}")
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    stop_requested = False
-
-    def update(self, step: int, total: int, text: str) -> None:
-        """Does nothing."""
-
-
-@contextmanager
-def outcome_recorded(run: Run, progress: Progress) -> Iterator[Progress]:
-    """Writes into the run's folder how its work ended, where that is not by finishing, and gives the folder up.
-
-    Where the disk takes nothing any more, the first error is the one to know, and the run stays "running": resumable.
-
-    Yields:
-        The progress to work with: SIGINT, SIGTERM and SIGHUP ask it to stop, as the Stop button does.
-    """
-    try:
-        with _heeding_signals(progress) as heeding:
-            yield heeding
-    except (Stopped, KeyboardInterrupt):
-        with suppress(RunError):
-            run.stop()
-        raise
-    except Exception as error:
-        with suppress(RunError):
-            run.fail(str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        run.close()
-
-
-class _Heeding:
-    """Progress that a signal asks to stop."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
         self._is_signalled = False
 
     def signal(self, number: int, frame: FrameType | None) -> None:
@@ -88,22 +40,55 @@ class _Heeding:
         return self._is_signalled or self._progress.stop_requested
 
     def update(self, step: int, total: int, text: str) -> None:
-        self._progress.update(step, total, text)
+        self._progress.update(step, total, f"{self._name}: {text}" if self._name else text)
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    stop_requested = False
+
+    def update(self, step: int, total: int, text: str) -> None:
+        """Does nothing."""
 
 
 @contextmanager
-def _heeding_signals(progress: Progress) -> Iterator[Progress]:
+def outcome_recorded(run: Run, progress: Progress) -> Iterator[Progress]:
+    """Marks the run stopped or failed where its work does not finish it, and releases its folder.
+
+    On a full disk the first error is raised, and the run stays "running": resumable.
+
+    Yields:
+        The progress to work with: SIGINT, SIGTERM and SIGHUP ask it to stop, as the Stop button does.
+    """
+    try:
+        with _stopped_by_signals(progress) as stoppable:
+            yield stoppable
+    except (Stopped, KeyboardInterrupt):
+        with suppress(RunError):
+            run.stop()
+        raise
+    except Exception as error:
+        with suppress(RunError):
+            run.fail(str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        run.close()
+
+
+@contextmanager
+def _stopped_by_signals(progress: Progress) -> Iterator[Progress]:
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread gets signals; JupyterLab's stops this one by its progress.
         yield progress
         return
-    heeding = _Heeding(progress)
+    relay = ProgressRelay(progress)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    for number in heeded:
-        signal.signal(number, heeding.signal)
+    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in handled:
+        signal.signal(number, relay.signal)
     try:
-        yield heeding
+        yield relay
     finally:
-        for number in heeded:
+        for number in handled:
             signal.signal(number, before[number])

@@ -1,13 +1,12 @@
-"""A run's folder: parameters, status, metrics, figures and the checkpoint's place, safe against a crash at any moment.
+"""A run's folder, safe against a crash at any moment.
 
-    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process; replaced
-                    as a whole
-    metrics.csv     phase,environment_step,gradient_step,metric,value; one row per number, only ever appended to
+    run.json        kind, arm, seed, status, parameters, inputs, versions, summary, seconds, message, process
+    metrics.csv     phase,environment_step,gradient_step,metric,value; append-only
     checkpoint.npz  written by training
     figures/*.png
     .lock           held by the one process that writes here
 
-`metrics.csv` holds no clock, so that a resumed run ends with the same bytes as one that was never interrupted.
+`metrics.csv` holds no clock: a resumed run ends with the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -38,7 +37,7 @@ PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
 OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
-"""Folders in a run's folder that the run itself writes."""
+"""Folders that the run itself writes."""
 ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 
@@ -59,12 +58,12 @@ FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one run over time, in the order in which it was recorded.
+    """One metric of one run, in recording order.
 
     Attributes:
-        environment_step: online environment steps since the switch; 0 during warmup.
-        gradient_step: critic updates in all, warmup included.
-        value: the metric, in its own unit; nan where there was nothing to measure.
+        environment_step: since the switch; 0 during warmup.
+        gradient_step: critic updates, warmup included.
+        value: nan: nothing to measure.
     """
 
     environment_step: Int64[np.ndarray, " points"]
@@ -77,14 +76,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder says, read once.
+    """A run's folder, read once.
 
     Attributes:
         metrics: a `Curve` per (phase, metric).
-        inputs: a digest of the files that each parameter named.
-        message: why the run failed; "" where it did not.
-        seconds: wall-clock of all its sessions together.
-        warmup_seconds: that of the warmup run whose metrics were joined to this one's; 0 where none was.
+        inputs: digest of each parameter's files.
+        message: why the run failed; else "".
+        seconds: wall-clock, over all sessions.
+        warmup_seconds: wall-clock of a joined warmup run.
     """
 
     folder: Path
@@ -102,21 +101,20 @@ class RunRecord:
     warmup_seconds: float = 0.0
 
     def curve(self, metric: str, phase: str = "online") -> Curve:
-        """The metric's curve, of length 0 where it was never recorded."""
+        """The metric's curve; of length 0 if never recorded."""
         empty = Curve(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         return self.metrics.get((phase, metric), empty)
 
 
 class Run:
-    """The writing side of a run's folder. Every `record` has reached the operating system when it returns.
+    """The writing side of a run's folder, locked until `finish`, `stop`, `fail` or `close`.
 
-    The folder belongs to this object, and to no other process, until `finish`, `stop`, `fail` or `close`.
+    Every `record` has reached the operating system when it returns.
 
     Attributes:
-        folder: the run's folder.
-        rows: number of metric rows written so far.
-        parameters: all parameters by name, as JSON holds them.
-        is_finished: the very same run was finished before: there is nothing to do, and nothing is locked.
+        rows: metric rows written so far.
+        parameters: by name, as JSON holds them.
+        is_finished: nothing left to do, nothing locked.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -144,23 +142,18 @@ class Run:
         outputs: Collection[Path] = (),
         resume: bool = True,
     ) -> "Run":
-        """Create a run, or reopen the same one where it was interrupted, stopped, failed or finished.
+        """Creates a run, or reopens the same one in any status.
 
         Args:
-            folder: created if it is not there.
-            kind: what was run, such as "warmup" or "finetune".
-            arm: setting of an ablation the run belongs to; "" where it belongs to none.
-            seed: the run's seed.
-            parameters: all parameters by name; what JSON can hold (tuples become lists).
-            inputs: by parameter that names files, a digest of their content; a run never goes on with other files.
-            may_grow: parameters that may be larger than before, such as the number of steps. A finished run goes on
-                then.
-            outputs: files that a finished run has written; where one is missing, the run goes on.
-            resume: False deletes what an earlier run left in the folder and starts anew.
+            kind: such as "warmup" or "finetune".
+            arm: of an ablation; "": none.
+            inputs: digest of each parameter's files; a run never continues with other files.
+            may_grow: parameters that may exceed the earlier run's; a finished run then continues.
+            outputs: files of a finished run; if one is missing, the run continues.
+            resume: False deletes an earlier run in the folder.
 
         Raises:
-            RunError: another process writes to the folder; the folder holds another run or a damaged one, or can't be
-                written; or the content of the input files has changed.
+            RunError: the folder is locked, not writable, damaged or another run's, or input files have changed.
         """
         plain, digests = _plain(parameters), dict(inputs or {})
         identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": plain, "inputs": digests}
@@ -186,7 +179,7 @@ class Run:
         return run
 
     def close(self) -> None:
-        """Gives the folder up without a word on how the run ended."""
+        """Releases the folder without recording an outcome."""
         self._lock.release()
 
     def _take(self) -> None:
@@ -200,12 +193,10 @@ class Run:
 
     @property
     def metrics_path(self) -> Path:
-        """Where the metrics are."""
         return self.folder / "metrics.csv"
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where training keeps the checkpoint of everything."""
         return self.folder / "checkpoint.npz"
 
     def _create(self, overwrite: bool) -> None:
@@ -222,7 +213,7 @@ class Run:
             _replace(self.metrics_path, HEADER)
 
     def _refuse_another_kind(self) -> None:
-        """Starting anew may replace a run, but not one of another kind, whose folder was named by mistake."""
+        """Refuses to replace a run of another kind, whose folder was named by mistake."""
         try:
             found = _read_json(self.folder)["kind"]
         except RunError:
@@ -249,17 +240,13 @@ class Run:
         gradient_step: SupportsIndex,
         values: Mapping[str, SupportsFloat],
     ) -> None:
-        """Append one row per metric, all or none of them.
+        """Appends one row per metric, all or none; steps as in `Curve`.
 
         Args:
             phase: "warmup" or "online".
-            environment_step: online environment steps since the switch; 0 during warmup.
-            gradient_step: critic updates in all, warmup included.
-            values: numbers by metric name; nan is a value.
 
         Raises:
-            RunError: unknown phase, a name with a separator in it, or a disk that takes no more; all rows recorded
-                before are intact.
+            RunError: unknown phase, separator in a name, or full disk; earlier rows are intact.
         """
         if phase not in PHASES:
             raise RunError(f"phase must be one of {', '.join(PHASES)}, found {phase!r}")
@@ -280,10 +267,10 @@ class Run:
         self.rows += len(values)
 
     def rewind(self, rows: int) -> None:
-        """Keep the first `rows` metric rows: what was recorded when the checkpoint to resume from was written.
+        """Keeps the first `rows` metric rows, those of the checkpoint to resume from.
 
         Raises:
-            RunError: fewer rows than that are there.
+            RunError: there are fewer rows.
         """
         lines = _complete_lines(self.metrics_path)
         if not 0 <= rows <= len(lines) - 1:
@@ -294,7 +281,7 @@ class Run:
         self.rows = rows
 
     def sync(self) -> None:
-        """Waits until all recorded rows are on the disk: to be called before a checkpoint counts them.
+        """Waits until all rows are on the disk; call before a checkpoint counts them.
 
         Raises:
             RunError: the disk fails.
@@ -303,25 +290,25 @@ class Run:
             synced(self.metrics_path)
 
     def figure(self, name: str, figure: Figure) -> Path:
-        """Keep a figure as figures/<name>.png, replacing the one before.
+        """Saves or replaces figures/<name>.png.
 
         Raises:
-            RunError: it can't be written; the one before is intact.
+            RunError: it can't be written; an earlier one is intact.
         """
         path = self.folder / "figures" / f"{name}.png"
         save_figure(path, figure)
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run finished: the last thing that is written."""
+        """Marks the run finished; the last write."""
         self._end("finished", summary=summary)
 
     def stop(self) -> None:
-        """Mark the run stopped by its user; it can be reopened."""
+        """Marks the run stopped by its user; it can be reopened."""
         self._end("stopped")
 
     def fail(self, message: str) -> None:
-        """Mark the run failed and say why; it can be reopened."""
+        """Marks the run failed, with the reason; it can be reopened."""
         self._end("failed", message=message)
 
     def _end(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
@@ -343,7 +330,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, without importing them."""
+    """Versions of Python and packages that results depend on, without importing them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -352,20 +339,20 @@ def versions() -> dict[str, str]:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a PNG as a whole or not at all, and create its folder.
+    """Writes a PNG atomically, and creates its folder.
 
     Raises:
-        RunError: it can't be written; the one before is intact.
+        RunError: it can't be written; an earlier one is intact.
     """
     with written_whole(path, RunError) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder, also while the run is still being written.
+    """Reads a run's folder, also while the run is being written.
 
     Raises:
-        RunError: there is no run in it, or it is damaged.
+        RunError: there is no run, or it is damaged.
     """
     folder = Path(folder)
     # Names become part of tables, figures, and what a terminal shows.
@@ -376,10 +363,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def find_runs(root: Path) -> list[RunRecord]:
-    """Read every run under a folder, sorted by kind, arm and seed.
+    """Reads every run under a folder, sorted by kind, arm and seed.
 
     Raises:
-        RunError: the folder is missing, or one of its runs is damaged.
+        RunError: the folder is missing, or a run is damaged.
     """
     if not Path(root).is_dir():
         raise RunError(f"{root} must be a folder of runs, found no folder")
@@ -408,7 +395,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    """The header and all rows with their line ends, without a last line that a crash cut short."""
+    """Header and rows, without a last line cut short by a crash."""
     with reading(path, RunError, "must be a readable file, found"):
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
@@ -438,7 +425,7 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
 
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
-    """Whether the run in the folder is the wanted one, but for parameters that have grown; refuses any other."""
+    """Refuses another run than the wanted one; returns whether parameters have grown."""
     for name in ("kind", "arm", "seed"):
         if found[name] != wanted[name]:
             raise RunError(
@@ -465,7 +452,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
 
 
 def refuse_locked(folder: Path) -> None:
-    """Raises RunError if another process writes to a run's folder."""
+    """Raises RunError if another process writes to the folder."""
     if (folder / ".lock").exists():
         run = Run(folder, {"parameters": {}})
         run._take()
@@ -473,7 +460,6 @@ def refuse_locked(folder: Path) -> None:
 
 
 def _holder(folder: Path) -> str:
-    """Who is writing to a folder, as far as it says."""
     try:
         process = json.loads((folder / "run.json").read_text())["process"]
         return f"process {process['pid']} on {process['host']}"
@@ -482,7 +468,7 @@ def _holder(folder: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON reads it back: numpy numbers, tuples and paths become plain, non-finite numbers null."""
+    """The value as JSON reads it back: numpy, tuples and paths become plain, non-finite numbers null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -1,4 +1,4 @@
-"""Stop learning that has diverged, while there is a checkpoint from before."""
+"""Stops learning that has diverged, while an earlier checkpoint exists."""
 
 import math
 from collections.abc import Mapping
@@ -7,28 +7,26 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import DivergenceError
 
 TOLERANCE = 10.0
-"""Values this many times as large as any return can be are no overestimate any more."""
+"""Values beyond the largest possible return by this factor are no mere overestimate."""
 
 
 SMALLEST_REWARD = 1.0
-"""A reward this large is thought possible even where none was seen yet, as before the first success."""
+"""Rewards up to this size are thought possible, even before any was seen."""
 
 
 def check_divergence(
     config: WSRLConfig, metrics: Mapping[str, float], largest_reward: float, gradient_step: int
 ) -> None:
-    """Stops a run whose critics have left the range of possible returns, or whose losses are not finite.
+    """Raises if losses are not finite, or if the critics' values are beyond any possible return.
 
-    No return is greater than `largest_reward / (1 - discount)`, plus what the entropy bonus can add to it where TD
-    targets hold one.
+    The largest return is `largest_reward / (1 - discount)`, plus the entropy bonus where TD targets hold one.
 
     Args:
         metrics: of the last update; may be empty.
-        largest_reward: greatest magnitude of a reward that learning has seen.
-        gradient_step: for the message.
+        largest_reward: greatest magnitude seen by learning.
 
     Raises:
-        DivergenceError: in one sentence, what was found, what was possible, and what to change.
+        DivergenceError: naming what to change.
     """
     bad = next((name for name, value in metrics.items() if not math.isfinite(value)), None)
     if bad is not None:

@@ -1,10 +1,8 @@
-"""Episodes of fine-tuning: returns and success, metrics since the last record, and a human's interventions.
+"""Episodes of fine-tuning: steps, returns and success, metrics since the last record, interventions.
 
-Where an environment's step reports HIL-SERL's `info["intervene_action"]`, that is the action that was taken, and it is
-recorded, clipped to [-1, 1]: HIL-SERL's wrappers report it in the gripper's frame, where a person's action can reach
-1.7. Such steps are learned from like all others, and also join the demonstrations in whole segments: the consecutive
-steps of one intervention. A segment's last transition bootstraps from where the human handed back, unless the task
-ended there, and no transition spans a gap, since each holds its own next observation.
+If a step reports HIL-SERL's `info["intervene_action"]`, that action is recorded, clipped to [-1, 1] (in HIL-SERL's
+gripper frame it reaches 1.7). Interventions also join the demonstrations, in whole segments of consecutive steps; a
+segment's last transition bootstraps, unless the task ended there.
 """
 
 import reprlib
@@ -31,18 +29,15 @@ from wsrl_kit.training.start import learning_penalty, learning_reward
 
 
 class EnvironmentStep(NamedTuple):
-    """One environment step, checked.
+    """One checked environment step.
 
     Attributes:
-        action: the action that was executed, the policy's or a human's.
-        is_human: whether a human chose it.
+        action: the executed action.
         task_reward: the environment's reward.
-        reward: the reward that learning sees.
-        terminated, truncated, info: as the environment gave them.
-        observation: the next observation, as the environment gave it.
+        reward: the reward for learning.
+        observation: the next one, from the environment.
         state: its flat state.
-        frames: its images, as replay keeps them.
-        stored: the transition, as replay takes it.
+        frames: its images, as replay stores them.
     """
 
     action: Float32[np.ndarray, " action"]
@@ -59,7 +54,6 @@ class EnvironmentStep(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """Whether the episode ends with this step."""
         return self.terminated or self.truncated
 
 
@@ -72,13 +66,13 @@ def take_step(
     frames: Frames,
     action: Float32[np.ndarray, " action"],
 ) -> EnvironmentStep | None:
-    """Executes one action; None where contact with the robot was lost, so that nobody saw the result.
+    """Executes one action; None if contact with the robot was lost.
 
     Args:
-        state, frames: the current observation, as `split_observation` gives it.
+        state, frames: the current observation, from `split_observation`.
 
     Raises:
-        EnvironmentFailed: the environment raised an error, or gave a number that is no finite float32.
+        EnvironmentFailed: the environment raised an error, or returned a number that is no finite float32.
     """
     with environment_acts():
         observation, task_reward, terminated, truncated, info = environment.step(action)
@@ -113,12 +107,12 @@ def repeat_steps(
     known: Transition,
     count: int,
 ) -> list[EnvironmentStep] | None:
-    """Plays an episode again as far as replay knows it; None where the task does something else this time.
+    """Replays recorded actions; None if the task now behaves differently.
 
     Args:
-        state, frames: the episode's first observation, as `split_observation` gives it.
-        known: the episode's transitions so far, in order.
-        count: how many transitions it had.
+        state, frames: the first observation, from `split_observation`.
+        known: recorded transitions, in order.
+        count: transitions that the episode had.
     """
     if len(known.reward) < count:
         return None
@@ -135,14 +129,10 @@ def repeat_steps(
 def action_taken(
     action: Float32[np.ndarray, " action"], info: dict[str, Any]
 ) -> tuple[Float32[np.ndarray, " action"], bool]:
-    """The action that was executed, and whether a human chose it.
-
-    Args:
-        action: the policy's action.
-        info: the step's info.
+    """The executed action, and whether a human chose it.
 
     Raises:
-        ExperimentError: a human's action is not as many numbers, or one of them is beyond `LARGEST_ACTION`.
+        ExperimentError: a human's action has the wrong size, or an entry beyond `LARGEST_ACTION`.
     """
     if HELD in info:
         return np.asarray(info[HELD], np.float32), False
@@ -162,10 +152,7 @@ class EpisodeRecord:
     """Return, length and success of one episode.
 
     Args:
-        asks: whether successes are to be confirmed.
-
-    Attributes:
-        rewards: the environment's rewards so far.
+        asks: whether successes are confirmed.
     """
 
     def __init__(self, asks: bool) -> None:
@@ -175,7 +162,6 @@ class EpisodeRecord:
         self._task_success: bool | None = None
 
     def include(self, reward: float, info: dict[str, Any]) -> None:
-        """Adds one step."""
         self.rewards.append(reward)
         self._success = succeeded(self._success, info)
         self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
@@ -184,7 +170,6 @@ class EpisodeRecord:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the whole episode."""
         values = {
             "training/episode_return": sum(self.rewards),
             "training/episode_length": float(len(self.rewards)),
@@ -199,7 +184,7 @@ class EpisodeRecord:
 
 
 class InterventionLog:
-    """The interventions of one episode, until they join the demonstrations."""
+    """Interventions of one episode, until they join the demonstrations."""
 
     def __init__(self, memory: Experience) -> None:
         self._memory = memory
@@ -208,11 +193,7 @@ class InterventionLog:
         self._count = 0
 
     def include(self, is_human: bool, stored: StoredStep, is_known: bool = False) -> None:
-        """Adds one step of the episode.
-
-        Args:
-            is_known: segments that end here are with the demonstrations already, as where an episode is played again.
-        """
+        """Adds one step; `is_known`: a repeated step, whose segments have joined already."""
         if not is_human:
             if not is_known:
                 self.end()
@@ -224,13 +205,13 @@ class InterventionLog:
         self._segment.append(jax.tree.map(np.array, stored))
 
     def end(self) -> None:
-        """Adds an open segment to the demonstrations: when the human hands back, and at the end of an episode."""
+        """Adds an open segment to the demonstrations."""
         self._memory.add_interventions(self._segment)
         self._segment = []
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the whole episode; empty without interventions."""
+        """Metrics of the episode; empty without interventions."""
         if self._count == 0:
             return {}
         return {
@@ -243,10 +224,10 @@ _FORCE, _CLIPS, _STEPS, _INTERVENED, _EVER = range(5)
 
 
 class MetricWindow:
-    """Counts over the steps since the last record; what an environment does not report adds nothing.
+    """Counts over the steps since the last record.
 
     Args:
-        counts: peak contact force, N, safety-box clips, steps, a human's steps, a human's steps since the switch.
+        counts: peak contact force (N), safety-box clips, steps, a human's steps, a human's steps since the switch.
     """
 
     def __init__(self, counts: Float64[np.ndarray, "5"]) -> None:
@@ -254,18 +235,16 @@ class MetricWindow:
 
     @property
     def counts(self) -> Float64[np.ndarray, "5"]:
-        """A copy of the counts, for a checkpoint."""
         return self._counts.copy()
 
     def include(self, info: dict[str, Any]) -> None:
-        """Adds one environment step."""
         self._counts[_FORCE] = max(self._counts[_FORCE], float(info.get("contact_force", 0.0)))
         self._counts[_CLIPS] += float(info.get("safety_box_clipped", False))
         self._counts[_STEPS] += 1
         self._counts[[_INTERVENED, _EVER]] += INTERVENTION in info
 
     def pop(self) -> dict[str, float]:
-        """Returns the metrics of the window and starts a new one; the intervention rate is there once a human acted."""
+        """Returns the metrics and starts a new window; the intervention rate appears once a human has acted."""
         values = {
             "training/peak_contact_force": float(self._counts[_FORCE]),
             "training/safety_box_clips": float(self._counts[_CLIPS]),
@@ -277,5 +256,5 @@ class MetricWindow:
 
 
 def empty_window() -> Float64[np.ndarray, "5"]:
-    """The counts before the first step."""
+    """Counts before the first step."""
     return np.zeros(5)

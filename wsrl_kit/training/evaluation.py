@@ -1,4 +1,4 @@
-"""Evaluation episodes, apart from the training ones, with sampled and with deterministic actions."""
+"""Evaluation episodes, with sampled and with deterministic actions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,17 +30,17 @@ def act(
     noise_scale: Float[Array | np.ndarray, " batch"],
     images: Mapping[str, Shaped[Array | np.ndarray, "batch horizon height width channel"]] | None = None,
 ) -> Float[Array, "batch action"]:
-    """The policy's actions; their noise is a function of key and step, times `noise_scale` (0: deterministic)."""
+    """The policy's actions; noise is a function of key and step, times `noise_scale` (0: deterministic)."""
     noise = jax.random.normal(jax.random.fold_in(key, step), (observation.shape[0], config.continuous_size))
     seen = {name: jnp.asarray(camera) for name, camera in (images or {}).items()}
     return sac.act(config, policy, jnp.asarray(observation), noise * noise_scale[:, None], seen)
 
 
 class Evaluator:
-    """Environments of their own, stepped side by side so that one call of the policy serves them all.
+    """Evaluation environments, stepped side by side so that one policy call serves all.
 
     Raises:
-        ParameterError: episodes are asked for on a robot, of which there is one.
+        ParameterError: episodes are requested on a robot, of which there is one.
     """
 
     def __init__(self, config: WSRLConfig) -> None:
@@ -57,20 +57,17 @@ class Evaluator:
         self._noise_scale = np.repeat(np.array([1.0, 0.0], np.float32), self._episodes)
 
     def close(self) -> None:
-        """Closes the environments."""
         for environment in self._environments:
             environment.close()
 
     def evaluate(self, config: SACConfig, agent_state: SACState, count: int) -> dict[str, float]:
-        """Plays `evaluation_episodes` episodes in each mode and returns the means.
+        """Plays `evaluation_episodes` episodes in each mode; empty without episodes.
 
         Args:
-            count: number of this evaluation in the run; it chooses the episodes' seeds, the same in both modes and
-                the same for every arm of an ablation.
+            count: number of this evaluation; determines the seeds, shared by both modes and all arms.
 
         Returns:
-            `evaluation/<success|return|length>_<mode>`; success is nan where the task reports none. Nothing where
-            there are no episodes.
+            Means as `evaluation/<success|return|length>_<mode>`; success is nan if not reported.
         """
         if not self._episodes:
             return {}
@@ -96,7 +93,7 @@ def _play(
     seeds: list[int],
     noise_scale: Float[np.ndarray, " environments"],
 ) -> Float[np.ndarray, "environments 3"]:
-    """One episode in each environment: success (nan if not reported), return, length."""
+    """One episode per environment: success (nan: not reported), return, length."""
     states, images = stacked([env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)])
     outcomes = np.zeros((len(environments), 3))
     success: list[bool | None] = [None] * len(environments)

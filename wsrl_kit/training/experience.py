@@ -1,6 +1,6 @@
-"""Data that fine-tuning learns from: kept offline data, online transitions, and their camera frames.
+"""Data of fine-tuning: kept offline data, online transitions, and camera frames.
 
-A human's interventions are demonstrations too, and join the offline side.
+Interventions are demonstrations too, and join the offline side.
 """
 
 from collections.abc import Iterable
@@ -19,33 +19,24 @@ from wsrl_kit.replay.frames import FrameBatches, FrameRing, FrameStore
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
 from wsrl_kit.replay.transition import Images, Transition
-from wsrl_kit.training.learner import (
-    add,
-    add_offline,
-    drop_oldest,
-    drop_oldest_offline,
-    sample_batch,
-    set_returns,
-    train_step,
-    update_from_batch,
-)
+from wsrl_kit.training import learner
 from wsrl_kit.training.sight import dataset_frames, example
 from wsrl_kit.training.start import to_transitions
 
 Frames = dict[str, Shaped[np.ndarray, "horizon ..."]]
-"""By camera, one observation's images as replay keeps them; from `sight.split_observation`."""
+"""Camera -> one observation's images as replay stores them; from `split_observation`."""
 
 StoredStep = tuple[Transition, Frames, Frames]
-"""One transition, the frames of its observation, and those of its next observation."""
+"""One transition, and the frames of its observation and next observation."""
 
 
 def sampler_of(config: WSRLConfig) -> Sampler:
-    """The replay sampler that the parameters ask for."""
+    """The configured replay sampler."""
     return Proportional(config.priority_alpha) if config.use_prioritized_replay else Uniform()
 
 
 def intervention_rows(config: WSRLConfig) -> int:
-    """Rows beside the offline data for what a human does; a run has no use for more of them than it has steps."""
+    """Offline rows reserved for interventions; at most `online_steps`."""
     wanted = config.intervention_capacity
     if wanted is None:
         # Beside a robot there may be a person, whom the parameters do not name.
@@ -57,10 +48,7 @@ def intervention_rows(config: WSRLConfig) -> int:
 def offline_frames(
     config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, offline: Dataset | None
 ) -> FrameStore | None:
-    """Frames of the offline data, not copied; None without data or cameras, and where `initial_tree` copied them.
-
-    It does where a human's transitions are to join them.
-    """
+    """Frames of the offline data, not copied; None if `initial_tree` copied them, for interventions to join."""
     if offline is None or intervention_rows(config):
         return None
     return dataset_frames(agent_config, agent_state, offline)
@@ -73,10 +61,9 @@ def initial_tree(
     offline: Dataset | None,
     offline_capacity: int | None,
 ) -> PyTree:
-    """All of it that changes, before the first step; `Experience` takes it.
+    """Everything of `Experience` that changes, before the first step.
 
     Args:
-        offline: the offline data kept; None for none.
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
     """
     sizes = (agent_config.observation_size, agent_config.action_size, agent_config.learns_gripper)
@@ -101,10 +88,10 @@ def initial_tree(
 
 
 def grown(config: WSRLConfig, tree: PyTree, larger: PyTree) -> PyTree:
-    """What `initial_tree` gave for fewer `online_steps`, and has changed since, with room for more.
+    """The tree of a run with fewer `online_steps`, with room for more.
 
     Args:
-        larger: what `initial_tree` gives for the steps now wanted; it is given up.
+        larger: `initial_tree` for the new steps; given up.
     """
     replay: Replay = larger["replay"]
     capacities = (storage.capacity(side) for side in (replay.offline, replay.online))
@@ -116,11 +103,11 @@ def grown(config: WSRLConfig, tree: PyTree, larger: PyTree) -> PyTree:
 
 
 class Experience:
-    """Grows by what the robot does, and teaches an agent.
+    """Stores transitions and trains an agent on them.
 
     Args:
-        tree: what `initial_tree` or `tree` gave; it is given up.
-        offline: what `offline_frames` gave.
+        tree: from `initial_tree` or `tree`; given up.
+        offline: from `offline_frames`.
     """
 
     def __init__(self, config: WSRLConfig, tree: PyTree, offline: FrameStore | None) -> None:
@@ -140,12 +127,12 @@ class Experience:
 
     @property
     def tree(self) -> PyTree:
-        """All of it that changes, for a checkpoint."""
+        """The content of a checkpoint."""
         return {"replay": self.replay, "frames": self._ring, "demo_frames": self._demo_ring}
 
     @property
     def offline_bytes(self) -> float:
-        """Memory that the offline data take."""
+        """Memory of the offline data."""
         images = 0.0
         if self._offline is not None:
             images = float(sum(leaf.nbytes for leaf in self._offline.frames.values()))
@@ -160,26 +147,25 @@ class Experience:
         return self._demo_ring.store if isinstance(self._demo_ring, FrameRing) else self._dataset_frames
 
     def offline_ratio(self, scheduled: np.floating) -> np.floating:
-        """The offline share of the next batches: 0 while that side holds too few transitions."""
+        """The offline share of the next batches: 0 while the offline side holds too few transitions."""
         return scheduled if self._offline_size >= self._enough_offline else scheduled * 0
 
     def add(self, stored: StoredStep) -> None:
-        """Adds an online transition."""
         transition, current_frames, next_frames = stored
         self._add_frames(current_frames, next_frames)
-        self.replay = add(self._sampler, self.replay, transition)
+        self.replay = learner.add(self._sampler, self.replay, transition)
 
     def add_interventions(self, segment: Iterable[StoredStep]) -> None:
-        """Adds what a human did to the offline side as well, where there are rows for it; the oldest there give way."""
+        """Adds a human's steps to the offline side, if it has rows for them; the oldest are dropped."""
         if not self._keeps_interventions:
             return
         for transition, current_frames, next_frames in segment:
             if isinstance(self._demo_ring, FrameRing):
                 self._demo_ring, dropped = frames.add(self._demo_ring, current_frames, next_frames)
                 if dropped:
-                    self.replay = drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
+                    self.replay = learner.drop_oldest_offline(self._sampler, self.replay, np.int32(dropped))
                     self._offline_size -= dropped
-            self.replay = add_offline(self._sampler, self.replay, transition)
+            self.replay = learner.add_offline(self._sampler, self.replay, transition)
             self._offline_size = min(self._offline_size + 1, storage.capacity(self.replay.offline))
 
     def learn(
@@ -193,25 +179,27 @@ class Experience:
         weights: TermWeights,
         stored: StoredStep,
     ) -> tuple[SACState, sac.Metrics]:
-        """Adds an online transition and does the step's updates, see `learner.learning_step`; `agent` is given up."""
+        """Adds an online transition and runs `learner.learning_step`; `agent_state` is given up."""
         transition, current_frames, next_frames = stored
         at, sampler, shape = np.int32(step), self._sampler, self._shape
         if agent_config.pixels is None:
-            agent_state, self.replay, metrics = train_step(
+            agent_state, self.replay, metrics = learner.train_step(
                 agent_config, sampler, shape, agent_state, self.replay, key, at, ratio, beta, weights, transition
             )
             return agent_state, metrics
         self._add_frames(current_frames, next_frames)
-        self.replay, batch, offline_rows = sample_batch(sampler, shape, self.replay, key, at, ratio, beta, transition)
+        self.replay, batch, offline_rows = learner.sample_batch(
+            sampler, shape, self.replay, key, at, ratio, beta, transition
+        )
         images, next_images = self._gather_frames(batch.row, offline_rows)
         batch = batch._replace(transition=batch.transition._replace(images=images, next_images=next_images))
-        agent_state, self.replay, metrics = update_from_batch(
+        agent_state, self.replay, metrics = learner.update_from_batch(
             agent_config, sampler, agent_state, self.replay, batch, offline_rows, key, at, weights
         )
         return agent_state, metrics
 
     def newest(self, count: int) -> tuple[Transition, int]:
-        """As many of the newest online transitions, and how many of them there are: the rest are any."""
+        """The newest online transitions, `count` rows, and how many rows are valid."""
         capacity = storage.capacity(self.replay.online)
         size = min(int(self.replay.online.size), count)
         rows = (int(self.replay.online.position) - 1 - np.arange(count)) % capacity
@@ -222,25 +210,24 @@ class Experience:
         return batch, size
 
     def newest_rows(self, count: int) -> Transition:
-        """The newest online transitions, in order, without images; all that there are where those are fewer."""
+        """The newest online transitions, at most `count`, oldest first, without images."""
         held = min(int(self.replay.online.size), count)
         rows = (int(self.replay.online.position) - held + np.arange(held)) % storage.capacity(self.replay.online)
         return jax.device_get(storage.gather(self.replay.online, jnp.asarray(rows)))
 
     def set_returns(self, row: Integer[np.ndarray, " rows"], monte_carlo_return: Float[np.ndarray, " rows"]) -> None:
-        """Writes Monte-Carlo returns that have become known; see `mixture.set_returns`."""
-        self.replay = set_returns(self.replay, row, monte_carlo_return)
+        """See `mixture.set_returns`."""
+        self.replay = learner.set_returns(self.replay, row, monte_carlo_return)
 
     def _add_frames(self, current_frames: Frames, next_frames: Frames) -> None:
         if not isinstance(self._ring, FrameRing):
             return
         self._ring, dropped = frames.add(self._ring, current_frames, next_frames)
         if dropped:
-            self.replay = drop_oldest(self._sampler, self.replay, np.int32(dropped))
+            self.replay = learner.drop_oldest(self._sampler, self.replay, np.int32(dropped))
 
     def _gather_frames(
         self, row: Integer[Array | np.ndarray, "*rows"], offline_rows: Integer[Array | np.ndarray, ""]
     ) -> tuple[Images, Images]:
-        """What the sampled rows' observations and next observations show."""
         assert isinstance(self._ring, FrameRing)
         return self._batches.gather(np.asarray(row), self._ring.store, self._offline, int(offline_rows))

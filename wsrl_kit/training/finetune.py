@@ -1,6 +1,6 @@
-"""Stage 2, fine-tuning: the robot acts and learns, from a warmed-up agent or a fresh one.
+"""Stage 2, fine-tuning: the robot acts and learns, from a warmed-up or fresh agent.
 
-Read from `finetune` down: it plays episodes, `play_episode` repeats `act`, `learn` and `record`.
+Read from `finetune` down: it plays episodes; `play_episode` repeats `act`, `learn` and `record`.
 """
 
 import logging
@@ -61,11 +61,11 @@ from wsrl_kit.training.start import PROBE_SIZE, learning_reward, sac_config
 LOGGER = logging.getLogger("wsrl_kit")
 
 JUDGED = "judged"
-"""Folder, within a fine-tuning's, of the successes that were confirmed or denied."""
+"""Folder, within a run's, of confirmed and denied successes."""
 
 
 def online(config: WSRLConfig) -> WSRLConfig:
-    """The parameters of fine-tuning: without CQL's term where that has no weight."""
+    """The parameters of fine-tuning: without CQL's term if its weight is 0."""
     weightless = config.conservative_online_weight == 0 and config.conservative_fade_steps == 0
     loss = "none" if weightless else config.conservative_loss
     return replace(config, conservative_loss=loss)
@@ -76,14 +76,12 @@ class RunState:
     """Everything that fine-tuning changes.
 
     Attributes:
-        environment_step: steps since the switch.
-        episode: episodes since the switch.
-        steps_in_episode: steps of the episode that a stop interrupted, still to be played again; else 0.
-        evaluated: the step of the last evaluation; -1 before the first.
-        window: metrics since the last record.
-        largest_reward: greatest magnitude of a reward that learning has seen.
-        offline_ratio: of the last step's batches; not part of a checkpoint.
-        metrics: of the last update; not part of a checkpoint.
+        environment_step, episode: counts since the switch.
+        steps_in_episode: steps of an interrupted episode, to repeat; else 0.
+        evaluated: step of the last evaluation; -1: none.
+        largest_reward: greatest magnitude seen by learning.
+        offline_ratio: of the last batches; not in checkpoints.
+        metrics: of the last update; not in checkpoints.
     """
 
     agent: SACState
@@ -119,16 +117,7 @@ def initial_tree(
     offline: Dataset | None,
     offline_capacity: int | None = None,
 ) -> PyTree:
-    """`RunState.tree` before the first step; also the structure for reading a `Snapshot` back.
-
-    Args:
-        agent_state: the agent to start from, warmed up or fresh.
-        offline: the offline data kept; None for none.
-        offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
-
-    Raises:
-        DataError: fewer offline transitions than one batch takes.
-    """
+    """`RunState.tree` before the first step; also the structure for reading a `Snapshot` back."""
     config = online(config)
     rewards = np.zeros(1) if offline is None else learning_reward(config, offline.rewards)
     return {
@@ -148,12 +137,12 @@ class Setup:
     """Everything that fine-tuning does not change.
 
     Attributes:
-        agent_configs: the agent with all its loss terms, and the agent after CQL's term has faded out.
-        faded: the first step without CQL's term.
-        first_update: the first step that learns.
+        agent_configs: with all loss terms, and without CQL's.
+        faded: first step without CQL's term.
+        first_update: first step that learns.
         offline_ratios, betas: by environment step.
         conservative_weights, cloning_weights: by environment step; None: the term is off.
-        can_repeat: whether a stopped episode may be played again from its seed and actions.
+        can_repeat: whether an interrupted episode can be repeated.
     """
 
     config: WSRLConfig
@@ -175,11 +164,9 @@ class Setup:
     can_repeat: bool
 
     def agent_config(self, step: int) -> SACConfig:
-        """The agent's static part at an environment step."""
         return self.agent_configs[step >= self.faded]
 
     def term_weights(self, step: int) -> TermWeights:
-        """Weights of the annealed loss terms at an environment step."""
         conservative = self.conservative_weights if step < self.faded else None
         return TermWeights(*(None if each is None else each[step] for each in (conservative, self.cloning_weights)))
 
@@ -231,26 +218,21 @@ def finetune(
     offline_frames: FrameStore | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Acts and learns for `online_steps` environment steps. A generator; its last `Snapshot` holds the final agent.
+    """Acts and learns for `online_steps` environment steps. Yields a `Snapshot` of the final agent last.
 
-    For the first `random_steps` steps actions are uniform, and for the first `frozen_rollout_steps` the agent acts
-    unchanged; neither learns (WSRL's warm start, arXiv 2412.07762, section 5). Where a human takes over, their action
-    is recorded, and joins the offline side too (see `episode`).
-
-    A stop ends the loop after the step at hand, with a last `Snapshot`. In a simulation the episode goes on where it
-    was: it is played again from its seed and actions. On a robot, or with a person, the episode has ended, truncated.
+    The first `random_steps` actions are uniform; for `frozen_rollout_steps` the policy acts unchanged. Neither phase
+    learns (WSRL, arXiv 2412.07762, section 5). After a stop in simulation, a resumed run repeats the interrupted
+    episode from its seed and actions; on a robot, or with a person, the episode ends truncated.
 
     Args:
-        tree: from `initial_tree`, or the tree of an interrupted run's last `Snapshot`; it is given up.
-        probe: frozen offline batch on which values are followed through the switch; None for none.
-        offline_frames: camera frames of the offline data, from `experience.offline_frames`.
-        stop_requested: asked after every step.
+        tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
+        probe: frozen offline batch whose values are followed through the switch.
+        offline_frames: from `experience.offline_frames`.
 
     Raises:
-        Stopped: as asked for; a last `Snapshot` comes before it.
-        DivergenceError: the critics have left the range of possible returns.
-        WSRLKitError: the environment failed, or gave a number that is not finite; a last `Snapshot`, in which the
-            episode has ended, comes before it.
+        Stopped: on request, after a last `Snapshot`.
+        DivergenceError: the critics' values are beyond any possible return.
+        WSRLKitError: the environment failed; after a last `Snapshot`.
     """
     config = online(config)
     setup = _setup(config, agent_config, environment, evaluator, probe, stop_requested)
@@ -279,15 +261,12 @@ def finetune(
 
 @dataclass
 class Episode:
-    """The episode under way.
+    """The current episode.
 
     Attributes:
-        random_actions: source of the actions of the first `random_steps` steps.
-        observation: the current one, as the environment gave it.
-        state, frames: the current observation, as `split_observation` gives it.
-        steps: steps so far.
-        terminated: whether the last step ended the task.
-        has_ended: whether the last step ended the episode.
+        random_actions: generator for the first `random_steps` steps.
+        observation: the current one, from the environment.
+        state, frames: the current observation, from `split_observation`.
     """
 
     record: EpisodeRecord
@@ -301,11 +280,10 @@ class Episode:
 
     @property
     def steps(self) -> int:
-        """Steps so far."""
         return len(self.record.rewards)
 
     def include(self, step: EnvironmentStep, is_known: bool = False) -> None:
-        """Moves on by one step; `is_known`: the step is played again."""
+        """Adds one step; `is_known`: a repeated one."""
         self.interventions.include(step.is_human, step.stored, is_known)
         self.record.include(step.task_reward, step.info)
         self.observation, self.state, self.frames = step.observation, step.state, step.frames
@@ -313,11 +291,7 @@ class Episode:
 
 
 def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
-    """One episode: an evaluation where one is due, a reset, then `act`, `learn` and `record` until the episode ends.
-
-    Raises:
-        Stopped, DivergenceError, WSRLKitError: as `finetune`.
-    """
+    """One episode: evaluation if due, reset, then `act`, `learn` and `record` until it ends."""
     config = setup.config
     episode = Episode(
         EpisodeRecord(config.confirm_success),
@@ -362,11 +336,7 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
 
 
 def begin(setup: Setup, run: RunState, episode: Episode) -> bool:
-    """Resets the environment, and plays a stopped episode again; False where the task does not repeat it.
-
-    Raises:
-        EnvironmentFailed: the environment raised an error.
-    """
+    """Resets the environment and repeats an interrupted episode; False if the task does not repeat it."""
     config, agent_config = setup.config, setup.agent_config(run.environment_step)
     with environment_acts():
         seed = jax_tools.episode_seed(config.seed, "episodes", run.episode)
@@ -387,7 +357,7 @@ def begin(setup: Setup, run: RunState, episode: Episode) -> bool:
 
 
 def act(setup: Setup, run: RunState, episode: Episode) -> Float32[np.ndarray, " action"]:
-    """The next action: uniform in the first `random_steps` steps, then the policy's, sampled.
+    """The next action: uniform for `random_steps` steps, then sampled from the policy.
 
     Raises:
         DivergenceError: the action is not finite.
@@ -406,7 +376,7 @@ def act(setup: Setup, run: RunState, episode: Episode) -> Float32[np.ndarray, " 
 
 
 def learn(setup: Setup, run: RunState, step: EnvironmentStep) -> None:
-    """Adds the step to replay and, after the frozen rollouts, updates the agent UTD times."""
+    """Stores the step and, after the frozen rollouts, updates the agent UTD times."""
     at = run.environment_step
     run.largest_reward = max(run.largest_reward, abs(float(step.reward)))
     ratio = run.memory.offline_ratio(setup.offline_ratios[at])
@@ -427,10 +397,10 @@ def learn(setup: Setup, run: RunState, step: EnvironmentStep) -> None:
 
 
 def record(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Iterator[Event]:
-    """Counts the step and reports it: a judged success, progress, and metrics at their interval.
+    """Counts and reports the step: a judged success, progress, and metrics at intervals.
 
     Args:
-        before: the observation before the step, where successes are confirmed.
+        before: the previous observation, if successes are confirmed.
     """
     config, at = setup.config, run.environment_step
     run.window.include(step.info)
@@ -443,15 +413,11 @@ def record(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> I
         values["training/offline_ratio"] = run.offline_ratio
         if config.use_prioritized_replay:
             values["training/priority_beta"] = float(setup.betas[at])
-        yield _measured(run, values | run.window.pop() | _diagnose_run(setup, run))
+        yield _measured(run, values | run.window.pop() | _diagnose(setup, run))
 
 
 def stop(setup: Setup, run: RunState, episode: Episode) -> Iterator[Event]:
-    """Saves in the middle of an episode.
-
-    Raises:
-        Stopped: always, after the snapshot.
-    """
+    """Saves in the middle of an episode, then raises `Stopped`."""
     if setup.can_repeat:
         run.steps_in_episode = episode.steps
     else:
@@ -462,28 +428,20 @@ def stop(setup: Setup, run: RunState, episode: Episode) -> Iterator[Event]:
 
 
 def snapshot(setup: Setup, run: RunState) -> Snapshot:
-    """The whole run, for a checkpoint.
-
-    Raises:
-        DivergenceError: learning has diverged, so that the last checkpoint is kept.
-    """
+    """The run's state; raises if learning has diverged, so the last checkpoint is kept."""
     _learning_metrics(setup, run)
     return Snapshot(run.tree)
 
 
 def evaluation_is_due(setup: Setup, run: RunState) -> bool:
-    """Whether the current step has an evaluation that is not done yet."""
+    """Whether an evaluation is due at this step."""
     is_last = run.environment_step == setup.config.online_steps
     is_due = is_last or run.environment_step % setup.config.evaluation_interval == 0
     return run.evaluated < run.environment_step and is_due
 
 
 def evaluate(setup: Setup, run: RunState) -> Measurement:
-    """Evaluation episodes; at the switch also what is kept of the offline data, and the first diagnosis.
-
-    Raises:
-        EnvironmentFailed: an environment raised an error.
-    """
+    """Runs evaluation episodes; at the switch also measures the offline data and diagnoses values."""
     count = -(-run.environment_step // setup.config.evaluation_interval)
     with environment_acts():
         values = setup.evaluator.evaluate(setup.agent_config(run.environment_step - 1), run.agent, count)
@@ -494,7 +452,7 @@ def evaluate(setup: Setup, run: RunState) -> Measurement:
         "switch/offline_transitions": float(run.memory.replay.offline.size),
         "switch/offline_bytes": run.memory.offline_bytes,
     }
-    return _measured(run, held | values | _diagnose_run(setup, run))
+    return _measured(run, held | values | _diagnose(setup, run))
 
 
 def _measured(run: RunState, values: dict[str, float]) -> Measurement:
@@ -507,13 +465,8 @@ def _learning_metrics(setup: Setup, run: RunState) -> dict[str, float]:
     return values
 
 
-def _diagnose_run(setup: Setup, run: RunState) -> dict[str, float]:
-    agent_config = setup.agent_config(run.environment_step - 1)
-    return _diagnose(agent_config, run.agent, run.memory, setup.probe, setup.diagnosis_key)
-
-
 def _judged(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Output:
-    """A success that was confirmed or denied, as a file for the next classifier's data."""
+    """A confirmed or denied success, as a file for training the next classifier."""
     is_success = step.info[CONFIRMED]
     # Nothing ended here: the label speaks of the step's result.
     label, rewards, observations = LABELS[is_success], [float(is_success)], [before, step.observation]
@@ -524,7 +477,7 @@ def _judged(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> 
 
 
 def _set_returns(setup: Setup, run: RunState, episode: Episode) -> None:
-    """Writes the Monte-Carlo returns of the episode that has just ended."""
+    """Writes the Monte-Carlo returns of the episode that just ended."""
     config, end = setup.config, run.environment_step
     rewards = learning_reward(config, np.array(episode.record.rewards, np.float32))
     returns = returns_to_go(rewards, np.array([len(rewards)]), np.array([episode.terminated]), config.discount)
@@ -536,18 +489,17 @@ def _set_returns(setup: Setup, run: RunState, episode: Episode) -> None:
     run.memory.set_returns(rows, np.pad(returns[-held:], (0, padding)))
 
 
-def _diagnose(
-    agent_config: SACConfig, agent_state: SACState, memory: Experience, probe: Transition | None, key: PRNGKeyArray
-) -> dict[str, float]:
-    """Values and TD errors on the frozen offline batch, and on as many of the newest online transitions."""
+def _diagnose(setup: Setup, run: RunState) -> dict[str, float]:
+    """Values and TD errors on the frozen offline batch and on the newest online transitions."""
     values: dict[str, float] = {}
-    if probe is not None:
-        q, error = jax.device_get(_values(agent_config, agent_state, probe, key))
+    agent_config = setup.agent_config(run.environment_step - 1)
+    if setup.probe is not None:
+        q, error = jax.device_get(_values(agent_config, run.agent, setup.probe, setup.diagnosis_key))
         values |= {"switch/q_offline_probe": float(q.mean()), "switch/td_error_offline_probe": float(error.mean())}
-    if int(memory.replay.online.size) > 0:
-        newest, held = memory.newest(PROBE_SIZE)
+    if int(run.memory.replay.online.size) > 0:
+        newest, held = run.memory.newest(PROBE_SIZE)
         # On the host, where a mean over a changing number of rows is not compiled anew.
-        q, error = jax.device_get(_values(agent_config, agent_state, newest, key))
+        q, error = jax.device_get(_values(agent_config, run.agent, newest, setup.diagnosis_key))
         values |= {"switch/q_online": float(q[:held].mean()), "switch/td_error_online": float(error[:held].mean())}
     return values
 

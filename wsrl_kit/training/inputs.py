@@ -1,4 +1,4 @@
-"""Input files of a run: their digests, the offline data, and the check of the data against the task."""
+"""Input files of a run: digests, offline data, and checks of the data against the task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -34,25 +34,19 @@ from wsrl_kit.parameters import check, names_of
 
 
 def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
-    """A digest of the files behind each parameter that names some.
-
-    Files that are not there have none: whoever reads them says so.
-    """
+    """A digest per parameter that names files; missing files have none."""
     return digests({name: getattr(config, name) for name in names_of(WSRLConfig, input_of=kind)})
 
 
 _STEPS = 5
-"""Random steps of a simulated task, after which it is known what its rewards and `info` look like."""
+"""Random steps that show a simulated task's rewards and `info`."""
 
 
 def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
-    """The task. A robot is asked and not moved; a simulation makes a few steps.
-
-    Args:
-        exp_name, environment_options: as for `make`.
+    """The task. Queries a robot without moving it; takes a few steps in a simulation.
 
     Raises:
-        ExperimentError: as `make`, or its first steps.
+        ExperimentError: as `make`, or a step failed.
         RobotError: the robot's server can't be reached.
         ParameterError: an option is wrong.
     """
@@ -66,14 +60,10 @@ def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
 
 
 def conventions(exp_name: str, environment_options: Mapping[str, Any], action_units: str) -> Conventions:
-    """How data files of a task are to be read.
-
-    Args:
-        exp_name, environment_options: as for `make`.
-        action_units: one of `ACTION_UNITS`.
+    """How to read a task's data files.
 
     Raises:
-        WSRLKitError: the task's bounds are asked for, and it can't be made.
+        WSRLKitError: the task's bounds are needed, and it can't be made.
         ParameterError: `action_units` is wrong.
     """
     check("action_units", action_units, str, {"choices": ACTION_UNITS})
@@ -97,7 +87,7 @@ def _layout(environment: gymnasium.Env) -> Layout:
 
 
 def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
-    """What the rewards stand for, and what in `info` sounds like success where it is not reported."""
+    """What rewards stand for, and `info` names that resemble an unreported success."""
     generator = np.random.default_rng(0)
     rewards = []
     environment.reset(seed=0)
@@ -107,18 +97,13 @@ def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
         rewards.append(float(reward))
         if terminated or truncated:
             break
-    layers = _layers(environment)
+    layers = [environment]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
     similar = next(layer.similar_keys for layer in layers if isinstance(layer, SuccessInfo))
     if any(isinstance(layer, SuccessReward) for layer in layers):
         return SUCCESS_IS_ONE, similar
     return reward_convention(np.array(rewards, np.float32)) or ZERO_WITHOUT_SUCCESS, similar
-
-
-def _layers(environment: gymnasium.Env) -> list[gymnasium.Env]:
-    layers = [environment]
-    while isinstance(layers[-1], gymnasium.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
 
 
 def load_offline_data(
@@ -127,15 +112,13 @@ def load_offline_data(
     cameras: Sequence[str] | None = None,
     inspect: Callable[[Path, Recording], object] | None = None,
 ) -> Dataset:
-    """Reads sources and weighs them; data that bring weights of their own (`filtered_demos.pkl`) keep them.
+    """Reads and weighs the sources; data with weights (`filtered_demos.pkl`) keep them.
 
     Args:
-        cameras: names of those whose images are read; None: of all that there are.
-        inspect: as for `load_sources`.
+        cameras: cameras to read; None: all.
 
     Raises:
-        DataError: a file is missing, damaged, unsafe, empty, or does not fit the others; or Cal-QL is asked for and the
-            data do not tell whole episodes.
+        DataError: a file is missing, damaged, unsafe, empty or inconsistent; or Cal-QL lacks whole episodes.
     """
     reading = conventions(config.exp_name, config.environment_options, config.action_units)
     dataset = load_sources(paths, cameras=cameras, conventions=reading, inspect=inspect)
@@ -160,7 +143,7 @@ def _check_whole_episodes(dataset: Dataset, paths: Paths) -> None:
 
 
 class _Inspection:
-    """Looks at every file as it is read, and says in the end what does not fit the task."""
+    """Collects remarks on every file read, and on what does not fit the task."""
 
     def __init__(self, config: WSRLConfig) -> None:
         self._task = describe(config.exp_name, config.environment_options)
@@ -179,7 +162,7 @@ class _Inspection:
 
 
 def load_and_check(config: WSRLConfig, paths: Paths) -> tuple[Dataset, list[str]]:
-    """`load_offline_data`, and what in it does not fit the task, a sentence each.
+    """`load_offline_data`, and one sentence per mismatch with the task.
 
     Raises:
         WSRLKitError: as `load_offline_data`, or the task can't be made.
@@ -190,7 +173,7 @@ def load_and_check(config: WSRLConfig, paths: Paths) -> tuple[Dataset, list[str]
 
 
 def check_data(config: WSRLConfig, paths: Paths) -> list[str]:
-    """What in data, read without images, does not fit the task, a sentence each; without paths, of the task alone.
+    """One sentence per mismatch of data (read without images) with the task; without paths, about the task alone.
 
     Raises:
         DataError: as `load_sources`.

@@ -1,4 +1,4 @@
-"""A run from its parameters to its finished folder: what the notebooks and the ablation call."""
+"""Runs from parameters to finished folder, as notebooks and ablation call them."""
 
 import shutil
 from contextlib import ExitStack, closing
@@ -23,7 +23,7 @@ from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.environment import reconnecting
-from wsrl_kit.robot.takeover import Confirm, PersonInput, beside_person, by_person, by_task
+from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
@@ -38,11 +38,11 @@ FILTERED_FILE = "filtered_demos.pkl"
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
-    """Records the data sources of an experiment as `<source>.pkl` in HIL-SERL's format; replaces earlier ones.
+    """Records an experiment's data sources as `<source>.pkl` in HIL-SERL's format; replaces earlier files.
 
     Raises:
-        Stopped: the user stopped it; no file was replaced.
-        WSRLKitError: no such experiment or no script for it, bad options, or a full disk, in one sentence.
+        Stopped: on request; no file was replaced.
+        WSRLKitError: no such experiment, no script for it, bad options, or a full disk.
     """
     run = Run.open(folder, kind="collect", arm="", seed=config.seed, parameters=asdict(config), resume=False)
     with outcome_recorded(run, progress) as progress:
@@ -77,19 +77,14 @@ def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Data
 
 
 def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str = "", resume: bool = True) -> Path:
-    """Offline warmup on `offline_data_path`, and retention.
+    """Offline warmup on `offline_data_path`, then retention; returns the path of the warmup checkpoint.
 
-    Writes the run's folder, the warmup checkpoint to `checkpoint_path` (default: warmup.npz in the folder) and the kept
-    data as filtered_demos.pkl beside it.
-
-    A finished run is left as it is. It goes on where more `warmup_steps` are asked for.
-
-    Returns:
-        The warmup checkpoint.
+    Writes the checkpoint to `checkpoint_path` (default: warmup.npz in the folder), and filtered_demos.pkl beside it. A
+    finished run continues only if `warmup_steps` grew.
 
     Raises:
-        Stopped: the user stopped it; all is saved, and the run can be resumed.
-        WSRLKitError: bad data, parameters or disk, in one sentence.
+        Stopped: on request; the run can be resumed.
+        WSRLKitError: bad data, parameters or disk.
     """
     if config.offline_data_path is None:
         raise ParameterError("offline_data_path must name the offline data, found None")
@@ -123,27 +118,22 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
 
 
 def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> int:
-    """Retention anew, as the end of warmup does it: from `offline_data_path`, by the warmed-up agent's TD errors.
+    """Repeats retention with a warmup checkpoint's TD errors; returns the number of transitions kept.
 
     Args:
-        config: that of the warmup, with the retention wanted.
-        checkpoint_path: the warmup checkpoint.
-        target: file for the kept data; removed where nothing is kept.
-
-    Returns:
-        How many transitions are kept.
+        target: file for the kept data; removed if nothing is kept.
 
     Raises:
-        WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
+        WSRLKitError: bad data, checkpoint, parameters or disk.
     """
-    jax_tools.keep()
+    jax_tools.enable_compilation_cache()
     dataset, agent_config, agent_state = _warmup_start(config)
     agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
     return _retain(config, agent_config, agent_state, dataset, target)
 
 
 def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
-    """The offline data, and a fresh agent that fits them and the environment."""
+    """The offline data, and a fresh agent for them and the environment."""
     with closing(make(config.exp_name, config.environment_options)) as environment:
         dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
         return dataset, *agents.create(config, environment, dataset)
@@ -172,22 +162,19 @@ def run_finetune(
     offline_capacity: int | None = None,
     takeover: PersonInput | None = None,
 ) -> None:
-    """Fine-tuning from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
+    """Fine-tunes from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
-    A `reward_classifier` decides reward and success of the episodes learned from, not of those of evaluation. Where its
-    successes are confirmed, the folder `judged` of the run has what was confirmed and denied, one file each, named by
-    its step and what it is: for the `classifier_data` of the next classifier.
-
-    A finished run is left as it is. It goes on where more `online_steps` are asked for; schedules that depend on the
-    length are those of the new one from there on.
+    A `reward_classifier` decides reward and success in training episodes, not in evaluation. Confirmed and denied
+    successes go to the folder `judged`, as data for the next classifier. A finished run continues only if
+    `online_steps` grew, with the schedules of the new length.
 
     Args:
         offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
-        takeover: from the pad of the person that `human` asks for.
+        takeover: from the pad, for `human` "person".
 
     Raises:
-        Stopped: the user stopped it; all is saved, and the run can be resumed.
-        WSRLKitError: bad data, checkpoint, parameters or disk, in one sentence.
+        Stopped: on request; the run can be resumed.
+        WSRLKitError: bad data, checkpoint, parameters or disk.
     """
     if config.human == PERSON and takeover is None:
         raise ParameterError(
@@ -227,7 +214,7 @@ def _finetuning_tree(
     dataset: Dataset | None,
     offline_capacity: int | None,
 ) -> PyTree:
-    """What fine-tuning starts from: the run's last checkpoint, with room for the steps now wanted, or a fresh tree."""
+    """The run's last checkpoint, with room for the requested steps, or a fresh tree."""
     tree = finetune.initial_tree(config, agent_config, agent_state, dataset, offline_capacity)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
@@ -250,7 +237,7 @@ def _open(
     may_grow: tuple[str, ...],
     outputs: tuple[Path, ...] = (),
 ) -> Run:
-    jax_tools.keep()
+    jax_tools.enable_compilation_cache()
     return Run.open(
         folder,
         kind=kind,
@@ -265,10 +252,15 @@ def _open(
 
 
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
-    """The environment that is learned from, with who else has a say in it."""
+    """The environment to learn from, with human, classifier and robot reconnection."""
     environment = with_human(make(config.exp_name, config.environment_options), config.human, config.human_options)
     if config.reward_classifier is not None:
-        confirm = _confirm(environment, takeover, progress) if config.confirm_success else None
+        confirm = None
+        if config.confirm_success:
+            if takeover is None:
+                confirm = by_task(environment)
+            else:
+                confirm = by_person(environment, takeover, lambda: progress.stop_requested)
         environment = rewarded(environment, Path(config.reward_classifier), config.exp_name, confirm)
     elif config.confirm_success:
         raise ParameterError("confirm_success needs a reward_classifier, whose successes are confirmed, found None")
@@ -276,9 +268,3 @@ def _training_environment(config: WSRLConfig, takeover: PersonInput | None, prog
         # Outside of the classifier: a person's verdict overrules it.
         environment = beside_person(environment, takeover)
     return reconnecting(environment)
-
-
-def _confirm(environment: gymnasium.Env, takeover: PersonInput | None, progress: Progress) -> Confirm:
-    if takeover is None:
-        return by_task(environment)
-    return by_person(environment, takeover, lambda: progress.stop_requested)

@@ -1,4 +1,4 @@
-"""One environment step's learning as one function of arrays: what fine-tuning calls, once compiled."""
+"""The learning of one environment step: compiled functions that fine-tuning calls."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ Update = Callable[..., tuple[SACState, sac.Metrics, Float[Array, "utd batch"]]]
 
 
 def select_update(agent_config: SACConfig) -> Update:
-    """The update that the configuration asks for: the kit's or the authors' order, with a learned gripper's."""
+    """The configured update: the kit's or the authors' order, plus a learned gripper's."""
     update = authors_order.update if agent_config.official_update_order else sac.update
     if not agent_config.learns_gripper:
         return update
@@ -51,16 +51,13 @@ def learning_step(
     weights: TermWeights = sac.NO_TERMS,
     transition: Transition | None = None,
 ) -> tuple[SACState, Replay, sac.Metrics]:
-    """Samples by ratio and priority, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
+    """Samples, updates, and writes the priorities back once. Pure: `jax.vmap` it over seeds.
 
     Args:
         shape: (UTD, batch size).
-        key: the run's key for sampling; together with `step` it gives the call's randomness.
+        key: the run's sampling key; `step` is folded in.
         step: environment steps since the switch.
-        ratio: offline share of each batch.
-        beta: PER's importance exponent.
-        weights: of the annealed loss terms.
-        transition: an online transition to add first; one call is faster than two.
+        transition: online transition to add first; one call is faster than two.
     """
     replay, batch, offline_rows = sampling_step(sampler, shape, replay, key, step, ratio, beta, transition)
     return updating_step(agent_config, sampler, agent_state, replay, batch, offline_rows, key, step, weights)
@@ -76,7 +73,7 @@ def sampling_step(
     beta: Float[Array, ""],
     transition: Transition | None = None,
 ) -> tuple[Replay, Batch, Integer[Array, ""]]:
-    """The first half of `learning_step`: the replay with `transition`, a batch, and its offline rows."""
+    """First half of `learning_step`: the replay with `transition`, a batch, and its number of offline rows."""
     if transition is not None:
         replay = mixture.add(sampler, replay, transition)
     sample_key, _ = jax.random.split(jax.random.fold_in(key, step))
@@ -95,7 +92,7 @@ def updating_step(
     step: Integer[Array, ""],
     weights: TermWeights = sac.NO_TERMS,
 ) -> tuple[SACState, Replay, sac.Metrics]:
-    """The second half of `learning_step`; with cameras, images are put into the batch in between."""
+    """Second half of `learning_step`; with cameras, images join the batch in between."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
     transition = preprocess(agent_config, agent_state, batch.transition, update_key)
     agent_state, metrics, td_error = select_update(agent_config)(
@@ -105,7 +102,7 @@ def updating_step(
 
 
 def preprocess(agent_config: SACConfig, agent_state: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:
-    """Runs `sac.prepare` on sampled transitions, one batch after another to save memory."""
+    """Runs `sac.prepare` one batch at a time, to save memory."""
     if agent_config.pixels is None:
         return batch
     keys = jax.random.split(jax.random.fold_in(key, 1), len(batch.reward))
@@ -113,25 +110,20 @@ def preprocess(agent_config: SACConfig, agent_state: SACState, batch: Transition
 
 
 train_step = partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))(learning_step)
-"""`learning_step` compiled; agent and replay are updated in place; the caller gives them up."""
+"""Compiled `learning_step`; agent and replay are given up."""
 
 sample_batch = partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(sampling_step)
-"""`sampling_step` compiled, in place."""
+"""Compiled `sampling_step`; the replay is given up."""
 
 update_from_batch = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))(updating_step)
-"""`updating_step` compiled, in place."""
+"""Compiled `updating_step`; agent and replay are given up."""
 
 add = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add)
-"""`mixture.add` compiled, in place: for a step that does not learn."""
 
 add_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.add_offline)
-"""`mixture.add_offline` compiled, in place."""
 
 set_returns = partial(jax.jit, donate_argnums=0)(mixture.set_returns)
-"""`mixture.set_returns` compiled, in place."""
 
 drop_oldest = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest)
-"""`mixture.drop_oldest` compiled, in place."""
 
 drop_oldest_offline = partial(jax.jit, static_argnums=0, donate_argnums=1)(mixture.drop_oldest_offline)
-"""`mixture.drop_oldest_offline` compiled, in place."""

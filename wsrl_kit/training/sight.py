@@ -1,7 +1,6 @@
-"""From what cameras give to what replay keeps and a policy sees: images, or the features that a frozen trunk makes.
+"""What replay keeps and the policy sees of camera images: images, or a frozen trunk's features.
 
-A frozen trunk's features of an image never change, so that each frame can pass through it once, when it comes. That is
-exact only where training sees images as they are: with random crops every batch shows others, and replay keeps images.
+A frozen trunk's features never change, so each frame passes once. With random crops, replay keeps images.
 """
 
 from contextlib import closing
@@ -24,18 +23,18 @@ from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.replay.transition import Images
 
 FRAMES_AT_ONCE = 256
-"""Frames per call where the features of a whole dataset are computed."""
+"""Frames per call when computing a dataset's features."""
 
 
 def keeps_features(config: PixelConfig) -> bool:
-    """Whether replay keeps the features of frames in place of the frames."""
+    """Whether replay keeps features instead of frames."""
     return config.is_frozen and config.augmentation_padding == 0
 
 
 def split_observation(
     agent_config: SACConfig, agent_state: SACState, observation: Any
 ) -> tuple[Float32[np.ndarray, " observation"], dict[str, Shaped[np.ndarray, "horizon ..."]]]:
-    """The state, and by camera what replay keeps of the images; empty where there are no cameras."""
+    """The state, and the images as replay keeps them, by camera; empty without cameras."""
     state, images = parts(observation)
     if agent_config.pixels is None or not keeps_features(agent_config.pixels):
         return state, images
@@ -43,19 +42,17 @@ def split_observation(
 
 
 def example(agent_config: SACConfig, agent_state: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
-    """What replay keeps of one observation's images, for shapes and types."""
+    """One observation's images as replay keeps them, for shapes and types."""
     assert agent_config.pixels is not None
     images = {name: np.zeros(agent_config.pixels.image_shape, np.uint8) for name in agent_config.pixels.cameras}
     if not keeps_features(agent_config.pixels):
         return images
-    return {
-        name: np.zeros(leaf.shape, leaf.dtype)
-        for name, leaf in _shapes(agent_config.pixels, agent_state.trunk, images).items()
-    }
+    features = jax.eval_shape(partial(_features, agent_config.pixels), agent_state.trunk, images)
+    return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in features.items()}
 
 
 def dataset_frames(agent_config: SACConfig, agent_state: SACState, dataset: Dataset) -> FrameStore | None:
-    """The frames of a dataset as replay keeps them, not copied; None where there are no cameras."""
+    """A dataset's frames as replay keeps them, not copied; None without cameras."""
     if agent_config.pixels is None:
         return None
     kept = {name: np.ascontiguousarray(images) for name, images in dataset.images.items()}
@@ -65,14 +62,14 @@ def dataset_frames(agent_config: SACConfig, agent_state: SACState, dataset: Data
 
 
 def pictures_of_data(config: WSRLConfig, dataset: Dataset, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
-    """For a look before training: by camera some images, evenly over the data, and the same as training crops them."""
+    """By camera: images spread evenly over the data, and their training crops."""
     frames_held = max(map(len, dataset.images.values()), default=0)
     rows = np.linspace(0, frames_held - 1, count).astype(int)
     return _with_crops(config, {name: images[rows] for name, images in dataset.images.items()})
 
 
 def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
-    """The same, of what the cameras see at the beginning of some episodes."""
+    """Like `pictures_of_data`, for the first images of some episodes."""
     seen = []
     with closing(make(config.exp_name, config.environment_options)) as environment:
         if camera_shapes(environment):
@@ -84,9 +81,8 @@ def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.
 
 
 def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.ndarray, "two ..."]]:
-    key = jax_tools.key(config.seed, "diagnosis")
     stacks = {name: frames[:, None] for name, frames in images.items()}
-    cropped = random_crops(key, stacks, config.augmentation_padding)
+    cropped = random_crops(jax_tools.key(config.seed, "diagnosis"), stacks, config.augmentation_padding)
     return {name: np.stack([images[name], np.asarray(cropped[name])[:, 0]]) for name in images}
 
 
@@ -94,7 +90,7 @@ def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict
     count = len(next(iter(images.values())))
     found = [
         jax.device_get(_features(config, trunk, {name: leaf[rows] for name, leaf in images.items()}))
-        for rows in jax_tools.parts(count, FRAMES_AT_ONCE)
+        for rows in jax_tools.padded_chunks(count, FRAMES_AT_ONCE)
     ]
     return {name: np.concatenate([part[name] for part in found])[:count] for name in images}
 
@@ -102,7 +98,3 @@ def _features_of_all(config: PixelConfig, trunk: PyTree, images: Images) -> dict
 @partial(jax.jit, static_argnums=0)
 def _features(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Shaped[Array, "frames ..."]]:
     return vision.trunk_features(config, trunk, images)
-
-
-def _shapes(config: PixelConfig, trunk: PyTree, images: Images) -> dict[str, Any]:
-    return jax.eval_shape(partial(_features, config), trunk, images)

@@ -1,4 +1,4 @@
-"""Make an agent that fits an environment and its data; save and load warmup checkpoints; check a robot first."""
+"""Makes agents that fit an environment and its data; saves and loads warmup checkpoints; checks a robot."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -28,24 +28,20 @@ from wsrl_kit.robot.environment import preflight
 from wsrl_kit.runs import checkpoint
 
 BOUND = 5.0
-"""Where the bounds of a bounded observation lie after normalisation.
+"""Bounded observations are normalised to +-BOUND.
 
-Bounds are limits that are rarely reached, and precise work happens in a small part of them: mapped to +-1, a peg 5 mm
-beside its hole looks to the critic almost like one above it, and warmup fails on the simulated insertion.
+With +-1, a peg 5 mm beside its hole looks to the critic almost like one above it, and warmup fails.
 """
 
 
 PROBE_SIZE = 256
-"""Transitions of the frozen offline batch on which values are followed through the switch."""
+"""Transitions of the frozen offline batch whose values are followed through the switch."""
 
 
 def start(
     config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None
 ) -> tuple[SACConfig, SACState, Transition | None]:
-    """The agent that fine-tuning starts from, and the probe batch: the checkpoint's, or one of the offline data.
-
-    Args:
-        dataset: the offline data kept; None for none.
+    """The agent that fine-tuning starts from, and the probe batch of the checkpoint or the offline data.
 
     Raises:
         WSRLKitError: as `create`, `load_warmup` or `check_trunk`.
@@ -62,16 +58,15 @@ def start(
 
 
 def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
-    """A fresh agent for an environment; with `encoder_weights`, its trunk is theirs.
+    """A fresh agent for an environment, with `encoder_weights` if given.
 
     Args:
-        environment: as `envs.make` gives.
-        dataset: offline data, for the normalisation of observations without finite bounds; None where there are none.
+        dataset: normalises observations without finite bounds.
 
     Raises:
-        DataError: the data's sizes or cameras are not the environment's; or the file of weights is not such a file.
-        ExperimentError: its cameras see images of different sizes.
-        ParameterError: weights are given for another encoder than a ResNet-10, or its actions do not fit `gripper`.
+        DataError: sizes or cameras of data and environment differ; or the weights can't be read.
+        ExperimentError: the cameras' image sizes differ.
+        ParameterError: weights for another encoder, or the actions do not fit `gripper`.
     """
     space, action_space = state_space(environment), environment.action_space
     assert isinstance(action_space, gymnasium.spaces.Box)
@@ -98,7 +93,7 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
 def sac_config(
     config: WSRLConfig, observation_size: int, action_size: int, pixels: PixelConfig | None = None
 ) -> SACConfig:
-    """`sac.from_parameters` with learning rates that decay over warmup and fine-tuning together."""
+    """`sac.from_parameters`, with learning rates decaying over warmup and fine-tuning together."""
     return sac.from_parameters(
         config,
         observation_size,
@@ -110,11 +105,7 @@ def sac_config(
 
 
 def check_trunk(config: WSRLConfig, agent_config: SACConfig) -> None:
-    """Refuses a frozen trunk that nobody has trained.
-
-    Raises:
-        ParameterError: there are cameras, their trunk is frozen, and its weights are not given.
-    """
+    """Raises ParameterError for a frozen trunk without weights."""
     if agent_config.pixels is not None and agent_config.pixels.is_frozen and config.encoder_weights is None:
         raise ParameterError(
             f"encoder {config.encoder!r} needs encoder_weights, such as HIL-SERL's resnet10_params.pkl, found None: "
@@ -150,8 +141,7 @@ def normalisation(
 ) -> tuple[Float[np.ndarray, " observation"], Float[np.ndarray, " observation"]]:
     """Center and scale of observations, entry by entry.
 
-    Finite bounds of the space are mapped to +-BOUND; an entry without them takes mean and standard deviation of the
-    offline data; without data it stays as it is.
+    Finite bounds map to +-BOUND; other entries take the offline data's mean and standard deviation, or stay unchanged.
     """
     bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.high - space.low < 1e6)
     center, scale = np.zeros(space.shape, np.float32), np.ones(space.shape, np.float32)
@@ -165,10 +155,9 @@ def normalisation(
 
 
 def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
-    """The rows that replay stores; a time limit bootstraps (mask 1), only a terminal state does not.
+    """Rows for replay; a time limit has mask 1.
 
-    Monte-Carlo returns, which Cal-QL alone needs, are -inf for the others; grasp penalties are there where a gripper is
-    learned, 0 where the data have none.
+    Monte-Carlo returns are -inf unless Cal-QL needs them; grasp penalties exist with a learned gripper only.
     """
     rewards = learning_reward(config, dataset.rewards)
     returns = np.full(len(dataset), -np.inf, np.float32)
@@ -188,17 +177,17 @@ def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
 
 
 def learning_reward(config: WSRLConfig, reward: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
-    """The reward that learning sees, as the method wants it."""
+    """The reward that learning sees."""
     return np.asarray(config.reward_scale * reward + config.reward_bias, np.float32)
 
 
 def learning_penalty(config: WSRLConfig, penalty: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
-    """The grasp penalty that learning adds to that reward."""
+    """The grasp penalty that learning sees."""
     return np.asarray(config.reward_scale * penalty, np.float32)
 
 
 def probe_batch(config: WSRLConfig, dataset: Dataset, size: int = PROBE_SIZE) -> Transition:
-    """A frozen batch of offline transitions on which values are followed through the switch; all have weight 1."""
+    """A frozen batch of offline transitions whose values are followed through the switch; all have weight 1."""
     generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "diagnosis"))
     rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))
     batch = jax.tree.map(lambda column: column[rows], to_transitions(config, dataset))
@@ -211,10 +200,10 @@ def probe_batch(config: WSRLConfig, dataset: Dataset, size: int = PROBE_SIZE) ->
 def save_warmup(
     path: Path, config: SACConfig, agent_state: SACState, probe: Transition, details: dict[str, Any]
 ) -> None:
-    """Writes a warmed-up agent with the probe batch of its data.
+    """Writes a warmed-up agent with its probe batch.
 
     Raises:
-        CheckpointError: it can't be written; an earlier file there is intact.
+        CheckpointError: it can't be written; an earlier file is intact.
     """
     size = len(probe.reward)
     metadata = {"network": _network(config), "probe_size": size} | details
@@ -222,7 +211,7 @@ def save_warmup(
 
 
 def _network(config: SACConfig) -> dict[str, Any]:
-    """What a checkpoint must have in common with the agent that takes it, by the names that users know."""
+    """Parameters that checkpoint and agent must share, by user-facing name."""
     names = ("observation_size", "action_size", *names_of(WSRLConfig, network=True))
     network = {name: getattr(config, name) for name in names}
     if config.pixels is not None:
@@ -235,13 +224,13 @@ def _network(config: SACConfig) -> dict[str, Any]:
 
 
 def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[SACState, Transition | None]:
-    """Reads a warmed-up agent and the probe batch of its data; None where the file has none, as an imported one.
+    """Reads a warmed-up agent and its probe batch; None if the file has none, like an imported one.
 
     Args:
-        agent_state: a fresh agent of the configured network, for its structure.
+        agent_state: fresh, for its structure.
 
     Raises:
-        CheckpointError: missing, damaged, or of another network or observation size (naming what differs).
+        CheckpointError: missing, damaged, or of another network.
     """
     metadata = checkpoint.read_metadata(path)
     if "network" not in metadata:
@@ -262,7 +251,7 @@ def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[S
 
 
 def probe_zeros(config: SACConfig, size: int) -> Transition:
-    """Zeros in the form of a probe batch."""
+    """A probe batch of zeros."""
     probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
     if config.pixels is None:
         return probe
@@ -271,11 +260,11 @@ def probe_zeros(config: SACConfig, size: int) -> Transition:
 
 
 def check_robot(config: WSRLConfig) -> list[str]:
-    """The facts found, a sentence each. Reads, and moves nothing.
+    """Facts about the robot, a sentence each. Moves nothing.
 
     Raises:
-        RobotError: the robot's server or a camera fails, or the robot is outside its safety box.
-        CheckpointError: the checkpoint is of an agent that sees or does other things.
+        RobotError: the server or a camera fails, or the robot is outside its safety box.
+        CheckpointError: the checkpoint's observations or actions differ.
         WSRLKitError: the experiment can't be made.
     """
     with closing(make(config.exp_name, config.environment_options)) as environment:

@@ -1,4 +1,4 @@
-"""Stage 1, offline warmup: gradient steps on the weighted offline data, held-out episodes, early stopping."""
+"""Stage 1, offline warmup: gradient steps on weighted offline data, held-out episodes, early stopping."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,19 +26,16 @@ from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
 TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metrics]]
-"""Agent (given up), first step, the one after the last, and the terms' weights; to the agent and its last metrics."""
+"""(agent (given up), first step, end, term weights) -> (agent, last metrics)."""
 
 
 def make_warmup_step(
     rows: Storage, frames: FrameStore | None, agent_config: SACConfig, batch_size: int, key: PRNGKeyArray
 ) -> TakeSteps:
-    """A function that takes gradient steps on a dataset; step n depends on the agent, `key` and n alone.
+    """A function that takes gradient steps on a dataset; step n depends on agent, `key` and n alone.
 
-    Without cameras all steps of a call are one compiled program. With them, batches of frames are put together in host
-    memory, each while the agent learns from the one before.
-
-    Args:
-        frames: what the rows show; None where there are no cameras.
+    Without cameras, a call is one compiled program. With cameras, each batch of frames is gathered while the agent
+    learns from the previous one.
     """
     if frames is None:
         return lambda agent_state, start, end, weights: _on_states(
@@ -98,7 +95,6 @@ def _learn(
     step: Integer[Array, ""],
     weights: TermWeights,
 ) -> tuple[SACState, sac.Metrics]:
-    """One step on the given rows, with what their observations and next observations show."""
     _, update_key = jax.random.split(jax.random.fold_in(key, step))
     batch = storage.gather(rows, index)
     if images is not None:
@@ -113,14 +109,14 @@ _on_images = partial(jax.jit, static_argnums=0, donate_argnums=1)(_learn)
 
 
 PADDING = 1024
-"""Datasets are padded to multiples of this, so that those of similar size share a compiled program."""
+"""Datasets are padded to multiples of this, to share compiled programs."""
 
 EVALUATION_ROWS, IMAGE_EVALUATION_ROWS = 4096, 256
-"""Rows per call when TD errors of a whole dataset are computed: of states, and of images."""
+"""Rows per call for a dataset's TD errors, of states and of images."""
 
 
 def copy(agent_state: SACState) -> SACState:
-    """The agent in arrays of its own."""
+    """The agent in new arrays."""
     return jax.tree.map(jnp.copy, agent_state)
 
 
@@ -137,16 +133,15 @@ def warmup(
     evaluator: Evaluator,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Trains on the dataset alone, by batches drawn with replacement. A generator; see `loop.gradient_loop`.
+    """Trains on the dataset alone, sampling with replacement. See `loop.gradient_loop`.
 
     Args:
-        tree: from `initial_tree`, or the tree of an interrupted run's last `Snapshot`; it is given up.
-        dataset: weighted offline data; `holdout_fraction` of its episodes are never trained on.
-        stop_requested: asked about twice a second.
+        tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
+        dataset: weighted; `holdout_fraction` of its episodes are never trained on.
 
     Raises:
-        Stopped: as asked for; a last `Snapshot` comes before it.
-        DivergenceError: the critics have left the range of possible returns.
+        Stopped: on request, after a last `Snapshot`.
+        DivergenceError: the critics' values are beyond any possible return.
     """
     training, held_out = dataset.split_holdout(config.holdout_fraction, jax_tools.episode_seed(config.seed, "data"))
     holdout = held_out or training
@@ -189,10 +184,10 @@ def dataset_td_errors(
     dataset: Dataset,
     store: FrameStore | None = None,
 ) -> Float[np.ndarray, " transitions"]:
-    """TD error of every transition of a dataset, signed; retention ranks by its absolute value.
+    """Signed TD error of every transition.
 
     Args:
-        store: what `dataset_frames` gives of the dataset, for who needs it more than once.
+        store: from `dataset_frames`, to share it between calls.
     """
     key = jax_tools.key(config.seed, "diagnosis")
     transitions = to_transitions(config, dataset)
@@ -200,7 +195,7 @@ def dataset_td_errors(
     gather = FrameBatches().gather
     store = dataset_frames(agent_config, agent_state, dataset) if store is None else store
     errors = []
-    for rows in jax_tools.parts(len(dataset), at_once):
+    for rows in jax_tools.padded_chunks(len(dataset), at_once):
         part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
             images, next_images = gather(rows, store)
