@@ -18,7 +18,7 @@ from wsrl_kit.errors import ParameterError
 T = TypeVar("T")
 
 FEW = 20
-"""Known names that an error lists."""
+"""Most known names that an error lists."""
 
 
 def parameter(
@@ -38,21 +38,18 @@ def parameter(
 ) -> Any:
     """Declares a field of a parameter dataclass; a mutable default is copied for every instance.
 
-    The last five say who reads the parameter: `names_of` answers from them, and no other list of names exists.
+    The last five say who reads the parameter; `names_of` answers from them.
 
     Args:
-        default: the value where the user gives none.
         help: one line for the parameter table and the command line.
-        minimum: smallest value allowed (inclusive); in a list or dict, of every entry.
-        maximum: largest value allowed (inclusive); in a list or dict, of every entry.
-        choices: the values allowed, where they are few.
-        path: whether its texts are paths, in which a leading `~` is a home folder; in a dict the values, not the keys.
-        group: heading of this parameter and of those after it that give none.
-        stage: the only stage that reads it: "warmup", "retention" or "finetuning"; None: more than one.
-        input_of: kinds of runs that read the files it names, and whose result depends on their content.
-        network: whether a checkpoint fits only an agent that has the same value.
-        of_arm: whether it belongs to the setting of an arm; False: task, data, seed and number of environment steps.
-        evaluation: whether runs must have the same value for their evaluations to be comparable.
+        minimum, maximum: inclusive; in a list or dict, of every entry.
+        path: texts (in a dict the values) are paths; a leading `~` is a home folder.
+        group: heading of this and following parameters.
+        stage: the only stage that reads it: "warmup", "retention" or "finetuning".
+        input_of: kinds of runs that depend on the files it names.
+        network: a checkpoint only fits an agent with the same value.
+        of_arm: part of an arm's setting, unlike task, data, seed, and step count.
+        evaluation: runs with other values are not comparable.
     """
     metadata = {
         "help": help,
@@ -73,10 +70,7 @@ def parameter(
 
 
 def names_of(parameters: type[Any], **facts: Any) -> tuple[str, ...]:
-    """Names of the parameters whose declaration states all these facts, such as `stage="retention"`.
-
-    Of a tuple, such as `input_of`, it states every entry.
-    """
+    """Names of the parameters declared with all these facts, such as `stage="retention"` (or in a tuple)."""
 
     def states(stated: Any, wanted: Any) -> bool:
         return wanted in stated if isinstance(stated, tuple) else stated == wanted
@@ -89,12 +83,10 @@ def names_of(parameters: type[Any], **facts: Any) -> tuple[str, ...]:
 
 
 def validate(instance: Any) -> None:
-    """Checks every field of a dataclass instance by its annotated type and its range.
-
-    A value that fits in another form is stored in the annotated one: 1 as 1.0 in a float, a list as a tuple in a tuple.
+    """Checks every field of a dataclass instance, and stores it in its annotated type (1 as 1.0, a list as a tuple).
 
     Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
+        ParameterError: as `check`.
     """
     annotations = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
@@ -104,7 +96,7 @@ def validate(instance: Any) -> None:
 
 
 def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | None = None) -> Any:
-    """Returns the value in its annotated type; `limits` may hold `minimum`, `maximum`, `choices` and `path`.
+    """Returns the value in its annotated type; `limits` are metadata of `parameter`.
 
     Raises:
         ParameterError: naming the parameter, what was expected and what was found.
@@ -122,7 +114,7 @@ def check(name: str, value: Any, annotation: Any, limits: Mapping[str, Any] | No
 
 
 def user_path(text: str, name: str = "a path") -> Path:
-    """The path that a text means, in which a leading `~` or `~user` stands for a home folder.
+    """The path that a text means; `~` or `~user` in front is a home folder.
 
     Raises:
         ParameterError: there is no such user.
@@ -137,11 +129,7 @@ def user_path(text: str, name: str = "a path") -> Path:
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """Reads a value from a command line by the type that its parameter has.
-
-    Numbers, lists, dicts, booleans and None are Python or JSON literals. What can't be read so stays the text, for
-    `check` to accept or refuse.
-    """
+    """Reads a value from a command line by its parameter's type: a Python or JSON literal, else a text for `check`."""
     if annotation is str:
         return text
     for read in (ast.literal_eval, json.loads):
@@ -155,25 +143,19 @@ def parse(text: str, annotation: Any) -> Any:
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:
-    """Refuses a list that is empty or has an entry twice.
-
-    Raises:
-        ParameterError: naming the parameter and what was found.
-    """
+    """Raises ParameterError for an empty list or a repeated entry."""
     if not values or len(set(values)) < len(values):
         raise ParameterError(f"{name} must be a list of different entries, at least one, found {values}")
 
 
 def check_some(parameters: type[Any], values: Mapping[str, Any], kind: str = "parameter") -> dict[str, Any]:
-    """Returns values for some fields of a parameter dataclass in their annotated types, each checked by itself.
+    """Checks values for some fields of a parameter dataclass; returns them in their annotated types.
 
     Args:
-        parameters: the dataclass.
-        values: by the name of their field.
         kind: what users call such a field.
 
     Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
+        ParameterError: an unknown name, or as `check`.
     """
     fields = {field.name: field for field in dataclasses.fields(parameters)}
     annotations = get_type_hints(parameters)
@@ -184,7 +166,7 @@ def check_some(parameters: type[Any], values: Mapping[str, Any], kind: str = "pa
 
 
 def unknown(name: str, known: Collection[str], kind: str = "parameter") -> ParameterError:
-    """The error for a name that nobody knows, with the nearest known name; without one, with all where they are few."""
+    """The error for an unknown name, with the nearest known name, or all if they are few."""
     nearest = get_close_matches(name, known, n=1)
     if nearest:
         suggestion = f"did you mean {nearest[0]}?"
@@ -196,13 +178,7 @@ def unknown(name: str, known: Collection[str], kind: str = "parameter") -> Param
 
 
 def build(parameters: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of one parameter dataclass from those of the values that are its fields.
-
-    A class with a `completed` adds to the values what follows from them, such as those of a preset.
-
-    Raises:
-        ParameterError: if the dataclass refuses a value.
-    """
+    """An instance from the values that are its fields, after the class's `completed` (a preset's values), if any."""
     names = [field.name for field in dataclasses.fields(parameters)]  # type: ignore[arg-type]
     completed = getattr(parameters, "completed", dict)({**values})
     return parameters(**{name: completed[name] for name in names if name in completed})
@@ -210,11 +186,10 @@ def build(parameters: type[T], values: Mapping[str, Any]) -> T:
 
 @dataclasses.dataclass(frozen=True)
 class ParameterTable:
-    """The parameters of one instance as a table that Jupyter, a terminal and a markdown file can show.
+    """Parameters as a table for Jupyter, a terminal and markdown.
 
     Attributes:
-        title: name of the parameter dataclass.
-        rows: name, value, the default where it was changed and "" where not, help.
+        rows: name, value, default ("" if unchanged), help.
     """
 
     title: str
@@ -245,7 +220,7 @@ class ParameterTable:
 
 
 def table(instance: Any) -> ParameterTable:
-    """The table of an instance's parameters, with the default beside every value that differs from it."""
+    """The table of an instance's parameters."""
     rows = []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -256,7 +231,7 @@ def table(instance: Any) -> ParameterTable:
 
 
 def field_default(field: Any) -> Any:
-    """The default of a dataclass field; `dataclasses.MISSING` where it has none."""
+    """The default of a dataclass field, or `dataclasses.MISSING`."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

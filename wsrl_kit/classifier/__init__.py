@@ -1,1 +1,1 @@
-"""The reward classifier: its parameters, data, network, training, figures, and its reward in an environment."""
+"""The reward classifier."""

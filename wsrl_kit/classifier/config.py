@@ -1,4 +1,4 @@
-"""Every parameter of the reward classifier."""
+"""Parameters of the reward classifier."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,7 @@ from wsrl_kit.parameters import parameter, validate
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a reward classifier learns from, how, and when it says success.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """What a reward classifier learns from, how, and when it says success; raises ParameterError."""
 
     seed: int = parameter(0, "seed of everything random in the run", minimum=0, maximum=2**32 - 1, group="Data")
 
@@ -92,10 +88,6 @@ class ClassifierConfig:
 
     @property
     def episodes(self) -> dict[str, int]:
-        """Recorded episodes by kind of policy, those of 0 left out."""
-        counts = {
-            "expert": self.demo_episodes,
-            "suboptimal": self.suboptimal_episodes,
-            "random": self.random_episodes,
-        }
+        """Recorded episodes by kind of policy, without zeros."""
+        counts = {"expert": self.demo_episodes, "suboptimal": self.suboptimal_episodes, "random": self.random_episodes}
         return {kind: count for kind, count in counts.items() if count > 0}

@@ -1,7 +1,7 @@
 """Success and failure data of the reward classifier: recorded or read, labelled, held out, and in batches.
 
-HIL-SERL's `record_success_fail.py` writes the rows of one recording into two files, successes and failures, which
-splits its episodes. They are joined again here, so that no episode is both trained on and validated on.
+HIL-SERL's `record_success_fail.py` splits the rows of an episode into a file of successes and one of failures. They are
+joined again here, so that no episode is both trained on and validated on.
 """
 
 import hashlib
@@ -29,18 +29,14 @@ from wsrl_kit.errors import DataError, ExperimentError, ParameterError
 from wsrl_kit.parameters import user_path
 
 LABELS = ("failure", "success")
-"""Words in a file's name that say what its rows are; their places are the labels."""
+"""Words in a file's name; their places are the labels."""
 
 
 def load_labelled(paths: Paths, cameras: Sequence[str] | None = None) -> Dataset:
-    """Reads success and failure files in any of the kit's formats; the rows of success files have reward 1, others 0.
+    """Reads success and failure files in any of the kit's formats; rows of success files have reward 1, others 0.
 
-    What a row's label speaks of is its next observation: what the robot had come to when the row was recorded.
-
-    Args:
-        paths: files, globs or folders, as for `load_sources`. A file whose name has `success` or `failure` in it is
-            what that says; other files of a folder are passed over.
-        cameras: as for `load_sources`.
+    A row's label belongs to its next observation. A file's name must contain `success` or `failure`; other files of a
+    folder are ignored.
 
     Raises:
         DataError: there are none of one kind, a name says neither or both, a file is damaged, or layouts differ.
@@ -76,10 +72,10 @@ def _labelled_files(paths: Paths) -> dict[str, list[Path]]:
 
 
 def episodes_of_rows(dataset: Dataset) -> Int64[np.ndarray, " transition"]:
-    """Numbers of the episodes that rows are of, where labels have cut these into segments.
+    """Each row's episode, after labels have cut episodes into segments.
 
-    A segment that begins with the very observation that another led to goes on from there: sensors do not repeat to the
-    last bit. Segments are compared over all files; what can't be told apart counts as one episode.
+    A segment continues another if it begins with the very observation that the other led to: sensors do not repeat to
+    the last bit. Segments are compared over all files; indistinguishable ones count as one episode.
     """
     count, starts = dataset.episode_count, defaultdict(list)
     last = dataset.episode_ends - 1
@@ -108,22 +104,17 @@ def _fingerprint(dataset: Dataset, state: np.ndarray, newest_frame: np.integer) 
 
 
 def hold_out(
-    is_success: Bool[np.ndarray, " transition"],
-    episode: Integer[np.ndarray, " transition"],
-    fraction: float,
-    seed: int,
+    is_success: Bool[np.ndarray, " transition"], episode: Integer[np.ndarray, " transition"], fraction: float, seed: int
 ) -> Bool[np.ndarray, " transition"]:
-    """Which rows are held out: those of whole episodes, drawn among the ones with a success and the ones without.
+    """Which rows are held out: whole episodes, drawn among those with a success and those without.
 
     Args:
         is_success: label of each row.
         episode: episode of each row.
-        fraction: share of either kind of episodes to hold out, in (0, 1); rounded, but at least one of those with a
-            success, and never all.
-        seed: decides which.
+        fraction: share of either kind to hold out, in (0, 1), rounded to at least one and not all.
 
     Raises:
-        DataError: successes or failures would be missing on one of the sides.
+        DataError: one side would lack successes or failures.
     """
     generator = np.random.default_rng(seed)
     with_success = np.unique(episode[is_success])
@@ -143,11 +134,9 @@ def hold_out(
 
 
 class StayAfterSuccess(gymnasium.Wrapper):
-    """The operator stays for some steps after the success, and the reward says at every step whether the task is done.
+    """The operator stays for `steps` after the first success; the reward says at every step if the task is done.
 
-    Args:
-        environment: reports `info["success"]`.
-        steps: after the first success; the time limit still ends the episode.
+    Raises ExperimentError if the task does not report success.
     """
 
     def __init__(self, environment: gymnasium.Env, steps: int) -> None:
@@ -160,11 +149,6 @@ class StayAfterSuccess(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: the task does not say whether it is done.
-        """
         observation, _, terminated, truncated, info = self.env.step(action)
         if info.get("success") is None:
             raise ExperimentError(
@@ -188,19 +172,17 @@ def record_labelled(
     seed: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[Trajectory]:
-    """Episodes in which the reward of each step is 1 where the task is done after it, else 0.
+    """Episodes in which a step's reward is 1 if the task is done after it, else 0.
 
-    Of an episode with a success the steps before it are failures that come near, the best there are.
+    The steps before a success are near failures, the best there are.
 
     Args:
-        exp_name, environment_options: as for `make`.
         episodes: by kind of policy (see `collect`).
-        success_frames: observations of each success: the first, and more while the operator stays there.
-        seed: as for `collect`; episodes of different kinds differ too.
+        success_frames: observations of each success: the first, and more while the operator stays.
         progress: called with 1 after every episode.
 
     Raises:
-        ExperimentError: no such experiment, no such script for it, or a task that reports no success.
+        ExperimentError: no such experiment or script, or a task that reports no success.
         ParameterError: an option is wrong.
     """
     stay = partial(StayAfterSuccess, steps=success_frames - 1)
@@ -214,7 +196,7 @@ def record_labelled(
 
 
 RECORDED = tuple(f"{name}.pkl" for name in LABELS)
-"""Files of recorded data in a run's folder."""
+"""Recorded data in a run's folder."""
 
 
 def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], None]) -> None:
@@ -222,8 +204,7 @@ def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], 
 
     Raises:
         ParameterError: no episodes are asked for.
-        DataError: no episode succeeded, or nothing but successes was recorded.
-        ExperimentError: no such experiment, no script for it, or a task that reports no success.
+        DataError: only successes, or none, were recorded.
     """
     if not config.episodes:
         raise ParameterError("demo_episodes, suboptimal_episodes and random_episodes must not all be 0")
@@ -247,11 +228,7 @@ def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], 
 
 
 def load_data(config: ClassifierConfig, folder: Path) -> Dataset:
-    """The success and failure data of a run: those given, or those that it recorded in its folder.
-
-    Raises:
-        DataError: as `load_labelled`.
-    """
+    """A run's success and failure data, given or recorded in its folder."""
     paths: Paths = config.classifier_data or [str(folder / name) for name in RECORDED]
     return load_labelled(paths, () if config.classifier_inputs == "state" else config.cameras)
 
@@ -260,7 +237,7 @@ def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:
     """The static part of a classifier for some data.
 
     Raises:
-        DataError: images are asked for and there are none, or those of the cameras have different sizes.
+        DataError: there are no images, or their sizes differ.
     """
     shapes = {name: frames.shape[1:] for name, frames in sorted(dataset.images.items())}
     inputs = config.classifier_inputs or ("images" if shapes else "state")
@@ -286,7 +263,7 @@ def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:
 def balanced_rows(
     config: ClassifierConfig, dataset: Dataset, held_out: Bool[np.ndarray, " transition"], step: int
 ) -> Integer[np.ndarray, " batch"]:
-    """The rows of a step's batch, which depend on the seed and the step alone: as many successes as failures."""
+    """The rows of a step's batch, half of them successes; they depend on the seed and the step alone."""
     generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "classifier", step))
     halves = config.batch_size // 2, config.batch_size - config.batch_size // 2
     kinds = (dataset.rewards > 0, dataset.rewards == 0)
@@ -295,7 +272,7 @@ def balanced_rows(
 
 
 def examples(static: RewardClassifier, dataset: Dataset, rows: Integer[np.ndarray, " rows"]) -> Examples:
-    """What a classifier sees of the next observations of some rows, and their labels."""
+    """The next observations of some rows, and their labels."""
     cameras = static.pixels.cameras if static.pixels else ()
     _, stacks = stacks_of(dataset, rows)
     images = {camera: dataset.images[camera][stacks] for camera in cameras}

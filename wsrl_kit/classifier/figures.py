@@ -1,4 +1,4 @@
-"""Figures of a reward classifier: learning curve, error rates at each threshold, false positives."""
+"""Figures of a reward classifier: learning curve, error rates by threshold, false positives."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def sweep(
 ) -> pd.DataFrame:
     """`threshold, precision, recall, false_positive_rate` for a probability at or above each threshold.
 
-    Precision is nan where no probability is.
+    Precision is nan without a positive.
 
     Raises:
         DataError: there are no successes, or no failures.
@@ -40,7 +40,7 @@ def sweep(
 def choose_threshold(rates: pd.DataFrame, max_false_positive_rate: float) -> int:
     """Row of the threshold with the best recall within the allowed false positive rate.
 
-    Of several with the same recall, the middle one. Where every rate is too high, the lowest rate is allowed.
+    If every rate is higher, the lowest is allowed. Of equal recalls, the middle one.
     """
     limit = max(max_false_positive_rate, rates["false_positive_rate"].min())
     recall = rates["recall"].where(rates["false_positive_rate"] <= limit)
@@ -98,7 +98,7 @@ def lookalike_figure(
     Args:
         probability: of success; false positives are marked.
         images: by camera.
-        states: in standard deviations from the mean of the successes.
+        states: in standard deviations from the successes' mean.
     """
     titles = [f"{value:.3f}" + ("\nfalse positive" if value >= threshold else "") for value in probability]
     if not images:

@@ -1,8 +1,8 @@
 """The reward classifier: from an observation to the probability of success; saved, loaded, used as a reward.
 
 As HIL-SERL's (Luo et al. 2024, arXiv 2410.21845; `reward_classifier.py`): camera encoders, a hidden layer with dropout,
-LayerNorm and relu, and one logit, trained on as many successes as failures by binary cross-entropy on randomly cropped
-images. It sees images, the state, or both; theirs sees images alone.
+LayerNorm and relu, one logit, trained on as many successes as failures by binary cross-entropy on randomly cropped
+images. Departure: it sees images, the state, or both; theirs images alone.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,11 +34,11 @@ class RewardClassifier:
     """The static part of a classifier.
 
     Attributes:
-        state_size: numbers of the state that it sees; 0 for one that sees images alone.
-        hidden_sizes: widths of the hidden layers after the encoder.
-        dropout_rate: in them, while it is trained.
+        state_size: 0: images alone.
+        hidden_sizes: widths after the encoder.
+        dropout_rate: in the hidden layers, during training.
         learning_rate: Adam's.
-        pixels: how images are seen; None for a classifier of states alone.
+        pixels: None: states alone.
     """
 
     state_size: int
@@ -49,12 +49,12 @@ class RewardClassifier:
 
 
 class Examples(NamedTuple):
-    """Observations and what they are.
+    """Labelled observations.
 
     Attributes:
-        state: flat, in the environment's units; of size 0 where images alone are seen.
+        state: flat, in the environment's units; size 0 for images alone.
         label: 1 success, 0 failure.
-        images: by camera the last frames, (*batch, horizon, height, width, 3) uint8; empty without cameras.
+        images: by camera, (*batch, horizon, height, width, 3) uint8.
     """
 
     state: Float[Array, "*batch state"]
@@ -66,10 +66,9 @@ class ClassifierState(NamedTuple):
     """Everything that learning changes, and the fixed normalisation of states.
 
     Attributes:
-        parameters: {"head": of the hidden layers and the logit; with images also "maps": of the encoder, and "trunks":
-            of its trunks, unless they are frozen}.
-        state_center, state_scale: the networks see `(state - center) / scale`.
-        trunk: parameters of frozen trunks, which no optimizer knows; () without any.
+        parameters: "head"; with images "maps", and "trunks" unless frozen.
+        state_center, state_scale: networks see `(state - center) / scale`.
+        trunk: parameters of frozen trunks, or ().
     """
 
     parameters: PyTree
@@ -86,11 +85,7 @@ def create(
     state_scale: Float[Array, " state"],
     trunk_weights: PyTree | None = None,
 ) -> ClassifierState:
-    """A fresh classifier.
-
-    Args:
-        trunk_weights: of a ResNet-10 (see `resnet_weights`), in place of random ones; None keeps these.
-    """
+    """A fresh classifier; `trunk_weights` are a ResNet-10's (see `load_resnet10`), None: random."""
     head_key, encoder_key, trunk_key = jax.random.split(key, 3)
     parameters: dict[str, PyTree] = {}
     trunk: PyTree = ()
@@ -110,18 +105,14 @@ def create(
 
 
 def probability(config: RewardClassifier, state: ClassifierState, examples: Examples) -> Float[Array, "*batch"]:
-    """Of success, in [0, 1], as if successes and failures were equally frequent; labels are not looked at."""
+    """Of success, in [0, 1], as if successes and failures were equally frequent; ignores labels."""
     return jax.nn.sigmoid(_logits(config, state, examples))
 
 
 def loss(
     config: RewardClassifier, state: ClassifierState, examples: Examples, key: PRNGKeyArray | None = None
 ) -> Float[Array, ""]:
-    """Binary cross-entropy, nats: the mean over the successes and that over the failures, half of either.
-
-    Args:
-        key: drops activations as in training; None: nothing is dropped.
-    """
+    """Binary cross-entropy, nats, successes and failures weighing half each; `key` turns dropout on."""
     losses = optax.sigmoid_binary_cross_entropy(_logits(config, state, examples, key), examples.label)
     kinds = (examples.label, 1.0 - examples.label)
     means = [jnp.sum(losses * kind) / jnp.maximum(jnp.sum(kind), 1.0) for kind in kinds]
@@ -131,7 +122,7 @@ def loss(
 def update(
     config: RewardClassifier, state: ClassifierState, examples: Examples, key: PRNGKeyArray
 ) -> tuple[ClassifierState, Float[Array, ""]]:
-    """One gradient step on a batch whose images it crops at random; the state after it, and the loss before."""
+    """One gradient step on a randomly cropped batch; the new state, and the loss before."""
     crop_key, dropout_key = jax.random.split(key)
     if config.pixels is not None:
         cropped = random_crops(crop_key, examples.images, config.pixels.augmentation_padding)
@@ -179,7 +170,7 @@ SIZES, MOST_LAYERS = {"minimum": 0, "maximum": 100_000}, 100
 
 
 class Decision(NamedTuple):
-    """When a probability is a success; see `ClassifierReward`."""
+    """See `ClassifierReward`."""
 
     threshold: float
     release: float
@@ -187,7 +178,7 @@ class Decision(NamedTuple):
 
 
 def save(path: Path, config: RewardClassifier, state: ClassifierState, decision: Decision) -> None:
-    """Writes a classifier, without what only training needs.
+    """Writes a classifier, without its optimizer.
 
     Raises:
         CheckpointError: it can't be written; an earlier file there is intact.
@@ -217,11 +208,7 @@ def load(path: Path) -> tuple[RewardClassifier, ClassifierState, Decision]:
 
 
 def _config(said: dict[str, Any]) -> RewardClassifier:
-    """The classifier that a file's metadata describe.
-
-    Raises:
-        Exception: of nearly any kind, where they describe none, or one of a size that none has.
-    """
+    """The classifier in a file's metadata; raises nearly any exception if they are unfit."""
     return RewardClassifier(
         state_size=check("state_size", said["state_size"], int, SIZES),
         hidden_sizes=check("hidden_sizes", said["hidden_sizes"][:MOST_LAYERS], tuple[int, ...], SIZES),
@@ -237,16 +224,14 @@ def _pixels(said: dict[str, Any]) -> PixelConfig:
 
 
 def rewarded(environment: gymnasium.Env, path: Path, name: str, confirm: Confirm | None = None) -> ClassifierReward:
-    """The environment with the reward that a classifier gives it.
+    """The environment with a classifier's reward.
 
     Args:
-        environment: as `envs.make` gives.
-        path: of the classifier.
-        name: of the experiment, for the errors.
-        confirm: who confirms what it sees; None: nobody.
+        name: of the experiment, for errors.
+        confirm: who confirms its successes; None: nobody.
 
     Raises:
-        CheckpointError: not a reward classifier, or one of other cameras, image sizes, observation horizon or state.
+        CheckpointError: not a reward classifier, or of other cameras, image sizes, observation horizon or state.
     """
     config, state, decision = load(path)
     if difference := _difference(config, environment):
@@ -262,7 +247,7 @@ def rewarded(environment: gymnasium.Env, path: Path, name: str, confirm: Confirm
 
 
 def _difference(config: RewardClassifier, environment: gymnasium.Env) -> tuple[str, str] | None:
-    """What the classifier was trained on and what there is in its place; None where it sees what it knows."""
+    """What the classifier was trained on and what it finds; None: they agree."""
     size = state_space(environment).shape[0]
     if config.state_size not in (0, size):
         return f"states of size {config.state_size}", f"states of size {size}"

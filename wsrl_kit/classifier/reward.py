@@ -1,4 +1,4 @@
-"""A task whose reward is a classifier's decision on its observations, as a real robot needs."""
+"""A classifier's decision as reward, as a real robot needs."""
 
 from collections.abc import Callable
 from typing import Any, SupportsFloat
@@ -9,7 +9,7 @@ from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.robot.takeover import Confirm
 
 CONFIRMED = "success_confirmed"
-"""Key of `info` for a person's answer, at the steps at which one was asked."""
+"""`info`: a person's answer, at the steps with a question."""
 
 ASK_AGAIN = 10
 """Steps from a denied success to the next question, if the classifier still sees success."""
@@ -22,19 +22,11 @@ class ClassifierReward(gymnasium.Wrapper):
     `release`. An episode that begins above (the peg still in the hole) must turn off first. The task's own success
     neither rewards nor terminates; its failures and time limit still end the episode.
 
-    With `confirm`, a success counts if confirmed. After a denial the episode continues; the next question comes when
-    success turns on again, or after `ASK_AGAIN` steps.
+    With `confirm`, a success counts if confirmed. After a denial the next question comes when success turns on again,
+    or after `ASK_AGAIN` steps.
 
-    info: `success` (bool), the classifier's; `success_probability`; `task_success`, the task's own if reported (None:
-    not known); `success_confirmed` (bool), if somebody answered.
-
-    Args:
-        environment: the task.
-        probability: of success, in [0, 1], from an observation.
-        threshold: in [0, 1].
-        release: at most the threshold.
-        steps: at least 1.
-        confirm: whom to ask; None: nobody.
+    info: `success`, the classifier's; `success_probability`; `task_success`, the task's own if reported (None:
+    unknown); `success_confirmed`, if somebody answered.
     """
 
     def __init__(

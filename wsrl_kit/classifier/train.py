@@ -1,4 +1,4 @@
-"""Train the reward classifier, validate it on held-out episodes, and choose its threshold."""
+"""Trains the reward classifier, validates it on held-out episodes, and chooses its threshold."""
 
 import csv
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ def write_validation(
     is_success: Bool[np.ndarray, " rows"],
     probability: Float[np.ndarray, " rows"],
 ) -> None:
-    """Writes the probability of every row that was held out."""
+    """Writes the probability of every held-out row."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "episode", "success", "probability"])
@@ -45,11 +45,10 @@ def write_validation(
 
 @dataclass(frozen=True)
 class Validation:
-    """What a classifier says of the rows that it has not learned from.
+    """Predictions for held-out rows.
 
     Attributes:
         row: in the run's data (see `load_data`).
-        is_success: their labels.
         probability: of success.
     """
 
@@ -59,7 +58,7 @@ class Validation:
 
 
 def read_validation(folder: Path) -> Validation:
-    """Reads what `run_classifier` has written into its folder.
+    """Reads the predictions that `run_classifier` wrote.
 
     Raises:
         RunError: the file is missing or damaged.
@@ -76,8 +75,8 @@ class Lookalikes:
 
     Attributes:
         probability: of success.
-        images: by camera what it saw, the newest frame; empty without cameras.
-        states: their states, each entry in standard deviations from the mean of the successes.
+        images: newest frames by camera.
+        states: in standard deviations from the successes' mean.
     """
 
     probability: Float[np.ndarray, " failures"]
@@ -86,7 +85,7 @@ class Lookalikes:
 
 
 def lookalikes(config: ClassifierConfig, folder: Path, count: int = 8) -> Lookalikes:
-    """The validation failures with the highest probability of success: false positives, and what comes near to them."""
+    """The validation failures with the highest probability of success."""
     validation, dataset = read_validation(folder), load_data(config, folder)
     failures = np.flatnonzero(~validation.is_success)
     order = failures[np.argsort(-validation.probability[failures], kind="stable")][:count]
@@ -104,21 +103,18 @@ def lookalikes(config: ClassifierConfig, folder: Path, count: int = 8) -> Lookal
 CLASSIFIER_FILE = "classifier.npz"
 
 AT_ONCE = 256
-"""Examples per call where the probabilities of many are computed."""
+"""Examples per call of `probabilities`."""
 
 
 def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *, resume: bool = True) -> Path:
-    """Records success and failure data unless they are given, trains a classifier, and chooses its threshold.
+    """Records success and failure data unless given, trains a classifier, and chooses its threshold.
 
-    Writes the run's folder: `success.pkl` and `failure.pkl` where they are recorded, `validation.csv` (the probability
-    of every row that was held out), and the classifier. A finished run is left as it is.
-
-    Returns:
-        The classifier's file, for the `reward_classifier` of fine-tuning.
+    Writes `success.pkl` and `failure.pkl` if recorded, `validation.csv` (see `Validation`), and the classifier, whose
+    file it returns. A finished run is left as it is.
 
     Raises:
         Stopped: the user stopped it; all is saved, and the run can be resumed.
-        WSRLKitError: bad data, parameters, weights or disk, in one sentence.
+        WSRLKitError: bad data, parameters, weights or disk.
     """
     jax_tools.enable_compilation_cache()
     target = folder / CLASSIFIER_FILE
@@ -193,7 +189,6 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
 
 
 def _record(config: ClassifierConfig, folder: Path, progress: Progress) -> None:
-    """Records success and failure data into the run's folder."""
     total, done = sum(config.episodes.values()), 0
 
     def report(count: int, text: str) -> None:
@@ -226,7 +221,7 @@ def _fresh(
 def probabilities(
     static: RewardClassifier, state: ClassifierState, dataset: Dataset, rows: Integer[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " rows"]:
-    """Of success, for some rows of labelled data."""
+    """Of success, for some rows."""
     found = [
         np.asarray(_probability(static, state, examples(static, dataset, rows[part])))
         for part in jax_tools.padded_chunks(len(rows), AT_ONCE)
@@ -237,7 +232,7 @@ def probabilities(
 def _validation_metrics(
     probability: Float[np.ndarray, " examples"], is_success: Bool[np.ndarray, " examples"]
 ) -> dict[str, float]:
-    """Cross-entropy (nats) and accuracy at a threshold of one half, successes and failures with equal weight."""
+    """Cross-entropy (nats) and accuracy at 0.5, successes and failures with equal weight."""
     right = np.where(is_success, probability, 1 - probability)
     losses, hits = -np.log(np.maximum(right, 1e-7)), right > 0.5
     return {

@@ -1,1 +1,1 @@
-"""Parameters of runs: `WSRLConfig`, presets of published methods, schedules."""
+"""Parameters of runs and notebooks, presets, and schedules."""

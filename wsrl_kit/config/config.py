@@ -1,4 +1,4 @@
-"""Every parameter of a warmup and a fine-tuning run, and the parameters that all notebooks share."""
+"""Parameters of warmup and fine-tuning runs, and of all notebooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,7 @@ from wsrl_kit.parameters import parameter, unknown, validate
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Where a notebook writes, and whether it shows widgets.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """Where a notebook writes, and whether it shows widgets."""
 
     output_dir: str = parameter(
         "runs/latest", "folder of the run: metrics, checkpoint and figures", path=True, group="Notebook"
@@ -29,14 +25,14 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class TrainingSession(SessionConfig):
-    """A `SessionConfig` for notebooks whose runs can be resumed."""
+    """For notebooks whose runs can be resumed."""
 
     resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
 
 
 @dataclass(frozen=True)
 class AgentSession(TrainingSession):
-    """A `TrainingSession` for notebooks that train agents."""
+    """For notebooks that train agents."""
 
     preset: str = parameter("kit", f"named set of values for all parameters that are not given: {', '.join(PRESETS)}")
 
@@ -47,7 +43,7 @@ class AgentSession(TrainingSession):
 
 @dataclass(frozen=True)
 class RobotSession(AgentSession):
-    """An `AgentSession` for notebooks that can act on a robot."""
+    """For notebooks that can act on a robot."""
 
     robot_url: str | None = parameter(
         None, "address of a robot's server, such as http://127.0.0.1:5000; it takes the place of exp_name"
@@ -55,22 +51,21 @@ class RobotSession(AgentSession):
 
 
 ROBOT = "hirol_robot"
-"""Name of the experiment that is a robot behind a server."""
+"""The experiment on a robot behind a server."""
 
 NOBODY = "none"
-"""`human` where nobody takes over."""
+"""`human`: nobody takes over."""
 
 PERSON = "person"
-"""`human` where it is a person, at the pad of a notebook."""
+"""`human`: a person at the pad of a notebook."""
 
 TASK_UNITS = "task"
-"""`action_units` where data files hold actions in the task's own units."""
+"""`action_units`: data files hold actions in the task's own units."""
 
 ACTION_UNITS = ("normalized", TASK_UNITS)
-"""What `action_units` may be."""
 
 SMALLEST_SCALE = 1e-3
-"""Lower bound of a normalisation scale estimated from data: a constant input must not become infinite."""
+"""Lower bound of a normalisation scale from data: a constant input must not become infinite."""
 
 Paths = str | list[str] | dict[str, str | list[str]] | None
 
@@ -80,11 +75,7 @@ warmup, retention, finetuning = (partial(parameter, stage=stage) for stage in ("
 
 @dataclass(frozen=True)
 class WSRLConfig(AgentParameters):
-    """The parameters of one run, with the names and defaults that users already know.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """The parameters of one run, with the names and defaults that users already know; raises ParameterError."""
 
     exp_name: str = parameter(
         "hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", of_arm=False, group="Task"
@@ -246,8 +237,8 @@ class WSRLConfig(AgentParameters):
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:
         """Fills values that are None or missing from the preset that `preset` names.
 
-        A `robot_url` sets the experiment `hirol_robot` with that address, and no evaluations unless some are asked
-        for: one robot can't be evaluated beside its training.
+        A `robot_url` sets the experiment `hirol_robot` and, unless given, no evaluations: one robot can't be evaluated
+        beside its training.
 
         Raises:
             ParameterError: there is no such preset.
@@ -260,10 +251,10 @@ class WSRLConfig(AgentParameters):
 
     @classmethod
     def of_preset(cls, name: str, **values: Any) -> "WSRLConfig":
-        """A preset (see `presets`) with some values replaced.
+        """A preset with some values replaced.
 
         Raises:
-            ParameterError: there is no such preset, no such parameter, or a value is refused.
+            ParameterError: no such preset or parameter, or a value is refused.
         """
         for parameter_name in values:
             if parameter_name not in cls.__dataclass_fields__:
@@ -272,12 +263,12 @@ class WSRLConfig(AgentParameters):
 
     @property
     def critic_updates(self) -> int:
-        """Critic updates of warmup and fine-tuning together, after which their decaying learning rate reaches 0."""
+        """Critic updates of warmup and fine-tuning together, after which their decaying learning rate is 0."""
         return self.warmup_steps + self.online_steps * self.update_to_data_ratio
 
     @property
     def actor_updates(self) -> int:
-        """Actor updates of warmup and fine-tuning together, after which their decaying learning rate reaches 0."""
+        """Likewise of the actor."""
         return self.warmup_steps + self.online_steps
 
     @property

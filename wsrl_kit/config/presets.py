@@ -1,31 +1,30 @@
 """Published methods as parameters of `WSRLConfig`, each value with its source; others keep the kit's defaults.
 
-A preset is a config and nothing else: the data are still the user's to give (`demo_path`: none for sac, redq and wsrl;
-all of it for rlpd and calql; the demonstrations for hil_serl).
+The data are the user's to give (`demo_path`: none for sac, redq and wsrl; all of it for rlpd and calql; the
+demonstrations for hil_serl).
 
 Sources, by letter:
-    [S]  SAC, Haarnoja et al. 2018, arXiv 1812.05905, hyperparameters in the appendix
-    [R]  REDQ, Chen et al. 2021, arXiv 2101.05982, likewise
+    [S]  SAC, Haarnoja et al. 2018, arXiv 1812.05905, appendix
+    [R]  REDQ, Chen et al. 2021, arXiv 2101.05982, appendix
     [P]  RLPD, Ball et al. 2023, arXiv 2302.02948; [p] its code, configs/ and the README's command for Adroit
     [Q]  Cal-QL, Nakamoto et al. 2023, arXiv 2303.05479; [q] its code, scripts/run_adroit.sh and defaults
     [W]  WSRL, Zhou et al. 2024, arXiv 2412.07762; [w] its code, experiments/configs and scripts for Adroit
     [h]  HIL-SERL, Luo et al. 2024, arXiv 2410.21845: its code, utils/launcher.py and experiments/config.py
 
-Where the kit departs from all of their code, whatever the preset:
-    - hidden layers are initialised by Xavier's uniform rule (RLPD's and HIL-SERL's; WSRL's are orthogonal, its last one
-      at scale 0.01), output layers by `output_scale`; standard deviations are clipped to [1e-5, 5] (HIL-SERL's);
+Departures of every preset from their code:
+    - hidden layers: Xavier's uniform rule (RLPD's and HIL-SERL's; WSRL: orthogonal, the last at scale 0.01), output
+    layers: `output_scale`; standard deviations are clipped to [1e-5, 5] (HIL-SERL's);
     - actor and critics have the same hidden layers (RLPD: LayerNorm in the critics only; WSRL and Cal-QL on Adroit: 512
-      units, three layers in the critics and two in the actor);
-    - the actor's step takes the examples of all the critic updates since the last (WSRL's way; RLPD and REDQ: the last
-      batch); the temperature's takes the actions of that step (WSRL's code: others, at the next observations);
-    - a network that is not updated rests (see `official`; `official_update_order` brings the authors' way);
-    - each critic has a last layer of its own (WSRL's code: one for all, as `shared_critic_output` has it);
-    - CQL's term is taken over all critics (WSRL's code: a random subset of two); its multiplier steps once per actor
-      step;
-    - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not).
-    - with cameras: the critics' loss alone trains the encoder (HIL-SERL's actor trains the state's part of it too);
-      spatial features are dropped in the actor's loss alone (there also where next actions are drawn); crops differ
-      between cameras and are the same for all frames of a stack (there the other way round).
+    units, three layers in the critics, two in the actor);
+    - the actor's step takes the examples of all critic updates since the last (as WSRL; RLPD and REDQ: the last batch);
+    the temperature's step takes that step's actions (WSRL's code: others, at the next observations);
+    - a network that is not updated rests (`official_update_order`: the authors' way, see `authors_order`);
+    - each critic has its own last layer (WSRL's code: one for all, as `shared_critic_output`);
+    - CQL's term covers all critics (WSRL's code: a random two); its multiplier steps once per actor step;
+    - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not);
+    - with cameras: the critics' loss alone trains the encoder (HIL-SERL: the actor's trains its state part too);
+    spatial features are dropped in the actor's loss alone (also where next actions are drawn); crops differ between
+    cameras and are the same for all frames of a stack (HIL-SERL: the reverse).
 """
 
 from difflib import get_close_matches
@@ -169,14 +168,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "kit": {},
     "small": SMALL,
 }
-"""By name: parameters that differ from the kit's defaults or are stated by the source."""
+"""Parameters that differ from the kit's defaults or are stated by the source."""
 
 
 def preset(name: str) -> dict[str, Any]:
     """The parameters of a preset.
 
     Raises:
-        ParameterError: there is no preset of that name.
+        ParameterError: there is no such preset.
     """
     if name not in PRESETS:
         nearest = get_close_matches(str(name), PRESETS, n=1)

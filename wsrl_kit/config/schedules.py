@@ -1,7 +1,4 @@
-"""Everything that changes over a run: a schedule maps a count to a value, and is traced, so that it never recompiles.
-
-Built from optax's schedules, which see, where one exists.
-"""
+"""Schedules: traced functions from a count to a value, so that nothing annealed recompiles."""
 
 from collections.abc import Callable
 
@@ -18,13 +15,7 @@ Schedule = Callable[[ArrayLike], ArrayLike]
 
 
 def exponential_with_floor(initial: float, decay_rate: float, floor: float) -> Schedule:
-    """`max(floor, initial * decay_rate ** count)`: the offline ratio of the seed design.
-
-    Args:
-        initial: value at count 0.
-        decay_rate: factor a count, in [0, 1].
-        floor: lowest value; it holds from the start where `initial` lies below it.
-    """
+    """`max(floor, initial * decay_rate ** count)`, the offline ratio; the floor holds even if `initial` is lower."""
 
     def schedule(count: ArrayLike) -> ArrayLike:
         return jnp.maximum(floor, initial * jnp.power(jnp.float32(decay_rate), count))
@@ -39,7 +30,7 @@ OFFLINE_RATIO_SCHEDULES: dict[str, Callable[..., Schedule]] = {
     ),
     "constant": lambda initial, decay_rate, decay_steps, floor: optax.constant_schedule(max(initial, floor)),
 }
-"""By name: (initial, decay_rate, decay_steps, floor) -> schedule; t counts environment steps since the switch."""
+"""(initial, decay_rate, decay_steps, floor) -> schedule, over environment steps since the switch."""
 
 
 def priority_beta(initial: float, final: float, steps: int) -> Schedule:
@@ -48,12 +39,12 @@ def priority_beta(initial: float, final: float, steps: int) -> Schedule:
 
 
 def fading_weight(offline: float, online: float, fade_steps: int) -> Schedule:
-    """From a loss term's weight in warmup to that in fine-tuning, linearly in `fade_steps` environment steps."""
+    """Linear from a loss term's weight in warmup to its weight in fine-tuning, in `fade_steps` environment steps."""
     return optax.linear_schedule(offline, online, fade_steps) if fade_steps else optax.constant_schedule(online)
 
 
 def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
-    """What changes during fine-tuning, for every environment step since the switch, by name: also what a plot shows.
+    """Values of all schedules of fine-tuning, by name, at every environment step since the switch.
 
     The learning rate is the critics', as a share of its peak, after a warmup (if any) of all its steps.
     """
@@ -87,6 +78,6 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
 
 
 def evaluate(schedule: Schedule, steps: int) -> Float[np.ndarray, " steps"]:
-    """The schedule's values at counts 0 .. steps - 1, for a plot or for a loop on the host."""
+    """The schedule's values at counts 0 .. steps - 1."""
     counts = jnp.arange(steps)
     return np.broadcast_to(np.asarray(schedule(counts), dtype=np.float32), (steps,))

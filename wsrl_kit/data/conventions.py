@@ -1,4 +1,4 @@
-"""What data files leave open: names of success, units of actions, and bounds of values."""
+"""Conventions that data files leave open: success, units of actions, bounds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +9,19 @@ from jaxtyping import Float, Float32, Float64, Shaped
 from wsrl_kit.data.recording import Recording
 
 LARGEST_BOUND = 1e6
-"""A bound of greater magnitude says "none" (some tasks write the largest float); nothing can be scaled by it."""
+"""A greater bound means "none": some tasks write the largest float."""
 
 SUCCESS_KEYS = ("succeed", "success", "is_success")
-"""Names of success in `info`: HIL-SERL's, Metaworld's, Gymnasium-Robotics' and gym-hil's."""
+"""Success in `info`: HIL-SERL, Metaworld, Gymnasium-Robotics and gym-hil."""
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """How the files of one task are to be read.
+    """How to read the files of one task.
 
     Attributes:
-        success_key: the name of success in `infos`; None, or where a file lacks it: the usual names.
-        action_bounds: lowest and highest action in the units of the files; None: [-1, 1].
+        success_key: in `infos`; None: the usual names.
+        action_bounds: (lowest, highest) in the files' units; None: [-1, 1].
     """
 
     success_key: str | None = None
@@ -29,11 +29,11 @@ class Conventions:
 
 
 AS_WRITTEN = Conventions()
-"""Success under the usual names, actions in [-1, 1]."""
+"""The usual success keys, actions in [-1, 1]."""
 
 
 def interpret(recording: Recording, conventions: Conventions) -> Recording:
-    """The recording with success and actions as the conventions say; actions known to be in [-1, 1] stay."""
+    """Applies the conventions; actions already scaled stay."""
     said = recording.infos.get(conventions.success_key or "")
     if said is not None:
         success = np.where(np.isnan(said), np.nan, said > 0).astype(np.float32)
@@ -57,7 +57,7 @@ def has_bounds(low: Shaped[np.ndarray, "..."], high: Shaped[np.ndarray, "..."]) 
 def to_unit(
     values: Float[np.ndarray, "*batch action"], low: Float[np.ndarray, " action"], high: Float[np.ndarray, " action"]
 ) -> Float32[np.ndarray, "*batch action"]:
-    """Scales values from [low, high] to [-1, 1]; 0 where both bounds are equal. Bounds of [-1, 1] change no bit."""
+    """Scales [low, high] to [-1, 1]; 0 where both are equal. Bounds of [-1, 1] change no bit."""
     low, high = low.astype(np.float64), high.astype(np.float64)
     width = np.where(high > low, high - low, 1.0)
     # Values far beyond the bounds become infinite, and are refused as such.
@@ -67,12 +67,12 @@ def to_unit(
 
 
 def similar_keys(info: Iterable[object]) -> tuple[str, ...]:
-    """Names that sound like success."""
+    """Names that contain "succ"."""
     return tuple(sorted(key for key in info if isinstance(key, str) and "succ" in key.lower()))
 
 
 def hint(keys: Sequence[str]) -> str:
-    """The end of a sentence on success that is not recorded: what to do; "" without names."""
+    """Advice on unrecorded success, as the end of a sentence; "" without keys."""
     if not keys:
         return ""
     return f"; info holds {', '.join(map(repr, keys))}: give success_key={keys[0]!r} in environment_options"

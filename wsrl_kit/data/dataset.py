@@ -1,4 +1,4 @@
-"""Offline data: flat arrays over transitions, episode after episode."""
+"""Offline data as flat arrays, episode after episode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,14 +17,12 @@ class Transitions:
     """N transitions in E episodes (or segments of episodes), in time order.
 
     Attributes:
-        observations: flat observations, in the environment's units.
-        actions: entries in [-1, 1], or as recorded in a `Recording`.
-        rewards: reward of each step.
-        next_observations: the observation each step led to, also at the end of an episode.
-        terminated: the step ended the task.
-        truncated: the recording stopped after the step for another reason.
-        weight: loss weight of each row.
-        grasp_penalty: cost of each row's grasp action; None where no row says one.
+        observations: flat, in the environment's units.
+        actions: in [-1, 1], or as recorded in a `Recording`.
+        terminated: the task ended.
+        truncated: the recording stopped for another reason.
+        weight: loss weight.
+        grasp_penalty: None: never recorded.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = (
@@ -58,27 +56,24 @@ class Transitions:
 
     @property
     def episode_count(self) -> int:
-        """E, the number of episodes."""
         return len(self.episode_ends)
 
     @property
     def episode_starts(self) -> Int64[np.ndarray, " episode"]:
-        """First row of each episode."""
         return self.episode_ends - self.episode_lengths
 
     @property
     def episode_lengths(self) -> Int64[np.ndarray, " episode"]:
-        """Rows of each episode."""
         return np.diff(self.episode_ends, prepend=0)
 
     @property
     def episode_of_row(self) -> Int64[np.ndarray, " transition"]:
-        """The episode that each row belongs to."""
+        """Index of each row's episode."""
         return np.repeat(np.arange(self.episode_count), self.episode_lengths)
 
     @property
     def episode_returns(self) -> Float32[np.ndarray, " episode"]:
-        """Undiscounted sum of rewards of each episode."""
+        """Undiscounted sum of rewards."""
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64).astype(np.float32)
 
     def arrays(self) -> dict[str, Shaped[np.ndarray, "transition ..."]]:
@@ -89,16 +84,14 @@ class Transitions:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Transitions):
-    """Transitions for training: terminated or truncated is true on the last row of each episode and on no other.
-
-    `weight` is 1, or has mean 1 after `weigh`.
+    """Transitions for training: terminated or truncated on the last row of each episode and on no other.
 
     Attributes:
-        episode_success: 1 success, 0 failure, nan unknown; a segment has the success of its episode.
-        episode_source: index of each episode's source in `source_names`.
-        source_names: names of the sources.
-        images: each camera's frames, episode after episode, length + k of an episode (see `Trajectory`).
-        observation_horizon: k, the frames per observation.
+        weight: 1, or mean 1 after `weigh`.
+        episode_success: 1 success, 0 failure, nan unknown.
+        episode_source: index in `source_names`.
+        images: by camera, length + k frames per episode (see `Trajectory`).
+        observation_horizon: k, frames per observation.
     """
 
     episode_success: Float32[np.ndarray, " episode"]
@@ -109,20 +102,19 @@ class Dataset(Transitions):
 
     @property
     def frame_of_row(self) -> Int64[np.ndarray, " transition"]:
-        """Index in `images` of the newest frame of each row's observation; the next observation's is one later."""
+        """Index in `images` of each observation's newest frame; the next observation's is one later."""
         return np.arange(len(self)) + (self.episode_of_row + 1) * self.observation_horizon - 1
 
     @property
     def is_weighted(self) -> bool:
-        """Whether any weight differs from 1: `weigh` was called, or the files brought weights."""
         return bool((self.weight != 1).any())
 
     @classmethod
     def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> "Dataset":
-        """Joins trajectories; one that is neither terminated nor truncated counts as truncated.
+        """Joins trajectories; a recorded end is terminated or else truncated.
 
         Raises:
-            DataError: there are none, one is empty, or their shapes differ.
+            DataError: there are none, one is empty, or shapes differ.
         """
         if not trajectories:
             raise DataError("A dataset needs at least one trajectory, found none.")
@@ -167,7 +159,7 @@ class Dataset(Transitions):
         )
 
     def trajectories(self) -> list[Trajectory]:
-        """The episodes; `from_trajectories` inverts this."""
+        """The inverse of `from_trajectories`."""
         return [self._trajectory(episode) for episode in range(self.episode_count)]
 
     def _trajectory(self, episode: int) -> Trajectory:
@@ -200,9 +192,7 @@ class Dataset(Transitions):
         return self.select_transitions(np.flatnonzero(np.isin(self.episode_of_row, episodes)))
 
     def select_transitions(self, rows: Integer[np.ndarray, " selected"]) -> "Dataset":
-        """Rows, each once, in their order here; neighbours in one episode stay together as a segment.
-
-        A segment that ends before its episode is truncated there, and keeps the episode's success and source.
+        """Rows, each once, in their order here; neighbours in one episode stay a segment, truncated at its end.
 
         Raises:
             DataError: none is selected.
@@ -226,20 +216,17 @@ class Dataset(Transitions):
     def _frames_of_segments(
         self, rows: Integer[np.ndarray, " selected"], ends: Integer[np.ndarray, " segment"]
     ) -> Integer[np.ndarray, " frame"]:
-        """The frames of segments of rows: length + k of each, segment after segment."""
         lengths = np.diff(ends, prepend=0)
         counts = lengths + self.observation_horizon
         first = self.frame_of_row[rows[ends - lengths]] + 1 - self.observation_horizon
         return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
     def split_holdout(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
-        """Sets random whole episodes aside: (training, held out).
+        """Splits whole episodes at random: (training, held out).
 
         Args:
-            fraction: share of the episodes to hold out, in [0, 1); rounded, but at least one episode and not all.
-
-        Returns:
-            None held out where fraction is 0 or there is only one episode.
+            fraction: of the episodes, in [0, 1), rounded to at least one and not all; 0, or a single episode: nothing
+                held out.
         """
         if not 0 <= fraction < 1:
             raise ParameterError(f"The held-out fraction must be in [0, 1), found {fraction}.")
@@ -259,11 +246,11 @@ def _penalties(trajectories: Sequence[Trajectory]) -> Float32[np.ndarray, " tran
 
 
 def monte_carlo_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " transition"]:
-    """The discounted sum of rewards from each row to the end of its episode; nothing is bootstrapped.
+    """Discounted sum of rewards from each row to its episode's end, without bootstrapping.
 
-    An exception is from Cal-QL (Nakamoto et al. 2023, appendix): in an episode that never terminates and whose every
-    reward is the same negative r, the return is r / (1 - discount) all along (for a discount below 1). Departure: the
-    authors' code does so for terminated episodes too, whose return is known.
+    Exception, from Cal-QL (Nakamoto et al. 2023, appendix): an episode that never terminates and whose every reward is
+    the same r < 0 returns r / (1 - discount) in every row (discount below 1). Departure: the authors' code does so for
+    terminated episodes too, whose return is known.
     """
     terminated = dataset.terminated[dataset.episode_ends - 1]
     return returns_to_go(dataset.rewards, dataset.episode_ends, terminated, discount)
@@ -275,12 +262,7 @@ def returns_to_go(
     episode_terminated: Bool[np.ndarray, " episode"],
     discount: float,
 ) -> Float32[np.ndarray, " transition"]:
-    """`monte_carlo_returns` without a dataset.
-
-    Args:
-        episode_ends: exclusive end of each episode.
-        episode_terminated: whether its last step ended the task.
-    """
+    """`monte_carlo_returns` without a dataset; `episode_ends` are exclusive."""
     lengths = np.diff(episode_ends, prepend=0)
     starts, ends = episode_ends - lengths, episode_ends
     returns = rewards.astype(np.float64)

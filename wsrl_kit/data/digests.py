@@ -1,4 +1,4 @@
-"""Digests of input files, so that a run never goes on with other files."""
+"""Digests of input files, so that a run never resumes with other files."""
 
 import functools
 import hashlib
@@ -10,11 +10,7 @@ from wsrl_kit.errors import DataError
 
 
 def digests(paths: Mapping[str, Paths]) -> dict[str, str]:
-    """A digest of the files behind each parameter that names some; files that are missing have none.
-
-    Args:
-        paths: by name of the parameter.
-    """
+    """Digests of the files behind each parameter; missing files have none."""
     found = {}
     for name, given in paths.items():
         if given is not None:
@@ -26,7 +22,7 @@ def digests(paths: Mapping[str, Paths]) -> dict[str, str]:
 
 
 def digest(paths: list[Path]) -> str:
-    """A digest of the content of files, and of all files in folders, in the order given."""
+    """A digest of the content of files and folders, in order."""
     whole = hashlib.blake2b(digest_size=16)
     for path in paths:
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -38,6 +34,6 @@ def digest(paths: list[Path]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _of_file(path: Path, size: int, modified: int) -> bytes:
-    """Digest of one file, read again where size or time of change say that it is another."""
+    """Cached until size or time change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

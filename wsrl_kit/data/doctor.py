@@ -1,4 +1,4 @@
-"""What a data file holds, and everything that is wrong with it."""
+"""What a data file holds, and what is wrong with it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,8 @@ from jaxtyping import Float, Integer
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
 from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
-from wsrl_kit.data.sources import Paths, find_files, is_dump, read_recording
-from wsrl_kit.data.task import (
-    Task,
-    file_remarks,
-    sentences,
-    success_hint,
-    success_remarks,
-    task_remarks,
-)
+from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
+from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.text import printable
@@ -27,18 +20,17 @@ from wsrl_kit.text import printable
 
 @dataclass(frozen=True)
 class FileReport:
-    """Facts about one file, and its problems.
+    """Facts and problems of one file.
 
     Attributes:
-        path: the file.
-        format: name of its format, "" where it can't be read.
-        facts: name -> value as text, in the order to print them.
+        format: "" for an unreadable file.
+        facts: name -> value as text, in printing order.
         problems: one sentence each; empty for a healthy file.
-        layout: sizes and cameras; None where it can't be read.
+        layout: None: unreadable.
         warnings: what does not fit the task, one sentence each.
         success: 1, 0 or nan (unknown) of every episode.
         info_names: names in the rows' `infos`.
-        is_empty: it is an empty dump of a HIL-SERL run.
+        is_empty: an empty dump of a HIL-SERL run.
     """
 
     path: str
@@ -58,7 +50,7 @@ def examine_all(
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
 ) -> list[FileReport]:
-    """`examine` for all files that `load_sources` would read as one dataset, and what does not fit together."""
+    """`examine` for all files of one dataset; also reports differences between files."""
     files, reports = _files(paths)
     first: tuple[str, Layout] | None = None
     success: list[float] = []
@@ -83,14 +75,14 @@ def examine_all(
 
 
 def _files(paths: Paths | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[FileReport]]:
-    """The files behind paths, each once, and a report for each path without files."""
+    """The files behind paths, and reports for paths without files."""
     given: list[Any] = list(paths.values()) if isinstance(paths, Mapping) else [paths]
     entries = [entry for each in given for entry in (each if each and isinstance(each, list | tuple) else [each])]
     files: list[Path] = []
     missing = []
     for entry in entries:
         try:
-            files += find_files(entry)
+            files += [file for found in expand(entry).values() for file in found]
         except DataError as error:
             missing.append(FileReport(os.fspath(entry or ""), "", {}, (str(error),)))
     return list(dict.fromkeys(files)), missing
@@ -102,12 +94,10 @@ def examine(
     conventions: Conventions = AS_WRITTEN,
     task: Task | None = None,
 ) -> FileReport:
-    """Reads a file and reports all it finds; bad data is never an error here.
+    """Reads a file and reports all it finds; bad data never raise.
 
     Args:
-        path: a file, or the folder of a Minari dataset or a LeRobotDataset.
         timeout_length: the task's time limit in transitions; None: inferred.
-        conventions: as for `load_sources`.
         task: what the file is for; other sizes and missing cameras are problems.
     """
     name = os.fspath(path)

@@ -1,6 +1,6 @@
-"""Rows of a data file as they were read, before they are checked and become a dataset.
+"""Rows of a data file as read, before they are checked and become a dataset.
 
-A reader lists a file's problems in the `Recording`: the loader refuses the file, and the doctor lists them all.
+The loader refuses a recording's first problem; the doctor lists all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,32 +34,21 @@ class Recording(Transitions):
     """The transitions of one file, or of several files joined.
 
     Attributes:
-        weight, grasp_penalty: nan where the row does not say.
-        may_be_timeout: a terminated step of a format that records time limits as terminations.
-        success: 1 or 0; nan where the row does not say.
-        source: name of the source; "" where the row does not say.
-        stack: indices in `frames` of each row's k frames, oldest first; None without cameras.
-        next_stack: `stack` of the next observation, one frame later.
-        format: name of the file format.
-        observation_kind, action_kind: dtype and shape of one as recorded.
-        frames: camera -> its frames, which may repeat.
-        stored_frames: frames of each camera in the file, repeated ones counted.
-        infos: other single numbers of rows, by name; nan where a row has none.
-        problems: ends of sentences that begin with the file's name.
-        timeouts_repaired: time limits recorded as terminations that are truncated here.
-        last_observations_recorded: whether the format has the observation after an episode's last step; else a
-            terminated step repeats its own.
-        actions_in_unit: the actions are known to be scaled from the task's bounds to [-1, 1].
+        weight, grasp_penalty, success: nan where not recorded.
+        source: "" where not recorded.
+        may_be_timeout: the format may record time limits as terminations.
+        stack, next_stack: indices in `frames`, oldest first; None without cameras.
+        observation_kind, action_kind: dtype and shape as recorded.
+        frames: by camera, possibly repeated.
+        stored_frames: frames per camera in the file.
+        infos: other single numbers; nan where missing.
+        problems: ends of sentences after the file's name.
+        timeouts_repaired: terminations turned into truncations.
+        last_observations_recorded: False: a terminated step repeats its own.
+        actions_in_unit: known to be scaled to [-1, 1].
     """
 
-    ROWS: ClassVar[tuple[str, ...]] = (
-        *Transitions.ROWS,
-        "may_be_timeout",
-        "success",
-        "source",
-        "stack",
-        "next_stack",
-    )
+    ROWS: ClassVar[tuple[str, ...]] = (*Transitions.ROWS, "may_be_timeout", "success", "source", "stack", "next_stack")
 
     may_be_timeout: Bool[np.ndarray, " transition"]
     success: Float32[np.ndarray, " transition"]
@@ -79,7 +68,7 @@ class Recording(Transitions):
 
     @cached_property
     def gaps(self) -> Integer[np.ndarray, " gap"]:
-        """Rows without a recorded end whose next observation is not the next row's observation."""
+        """Rows that lead elsewhere than to the next row without a recorded end."""
         led_to, starts_at = self.next_observations[:-1], self.observations[1:]
         broken = ((led_to != starts_at) & ~(np.isnan(led_to) & np.isnan(starts_at))).any(axis=1)
         recorded = (self.terminated | self.truncated)[:-1]
@@ -90,7 +79,7 @@ class Recording(Transitions):
 
     @cached_property
     def episode_ends(self) -> Int64[np.ndarray, " episode"]:
-        """Exclusive ends of unbroken segments: recorded ends, gaps, changes of source, and the last row."""
+        """Exclusive ends of segments: recorded ends, gaps, changes of source, and the last row."""
         ends = self.terminated | self.truncated
         ends[self.gaps] = True
         ends[:-1] |= self.source[1:] != self.source[:-1]
@@ -105,7 +94,6 @@ class Recording(Transitions):
 
     @property
     def layout(self) -> Layout:
-        """Sizes and cameras."""
         return Layout(
             observation_size=self.observations.shape[1],
             action_size=self.actions.shape[1],
@@ -115,12 +103,12 @@ class Recording(Transitions):
 
     @property
     def is_clipped(self) -> Bool[np.ndarray, " transition"]:
-        """Transitions with actions that `to_dataset` clips."""
+        """Rows whose actions `to_dataset` clips."""
         return (np.abs(self.actions) > 1 + ACTION_TOLERANCE).any(axis=1)
 
 
 def to_float32(values: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """float32; values beyond its range become infinity, which `value_problems` reports."""
+    """float32; values beyond its range become infinity."""
     # Signalling NaN become plain ones.
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32)
@@ -134,7 +122,7 @@ def kind(array: Shaped[np.ndarray, "..."]) -> str:
 def success_from_rewards(
     rewards: Float32[np.ndarray, " transition"], ended: Bool[np.ndarray, " transition"]
 ) -> Float32[np.ndarray, " transition"]:
-    """Success at recorded ends: whether the reward is 1, if all rewards are 0 or 1."""
+    """At recorded ends, reward 1 if all rewards are 0 or 1; else nan."""
     known = ended & bool(np.isin(rewards, (0, 1)).all())
     return np.where(known, rewards > 0, np.nan).astype(np.float32)
 
@@ -143,7 +131,7 @@ def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"
     """Names of sources as printable text.
 
     Raises:
-        ValueError: one of them is no text, or longer than `LONGEST_NAME`.
+        ValueError: one is no text or too long.
     """
     plain: dict[str | bytes, str] = {}
     for name in names.tolist():
@@ -155,10 +143,7 @@ def source_names(names: Shaped[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"
 
 
 def join(recordings: Sequence[Recording]) -> Recording:
-    """Recordings of one layout as one; an episode that goes on in the next recording is whole again.
-
-    Frames are not copied.
-    """
+    """Recordings of one layout as one; an episode may continue in the next recording."""
     first = recordings[0]
     unsaid = [np.full(len(recording), np.nan, np.float32) for recording in recordings]
     found = [recording.arrays() for recording in recordings]
@@ -188,7 +173,7 @@ def join(recordings: Sequence[Recording]) -> Recording:
 
 
 def with_source(recording: Recording, source: str) -> Recording:
-    """Names the source of the rows that bring no name of their own."""
+    """Sets the source of rows without one."""
     return replace(recording, source=np.where(recording.source == "", source, recording.source))
 
 
@@ -204,7 +189,7 @@ def differ(
 
 
 def value_problems(recording: Recording) -> list[str]:
-    """Ends of sentences on bad values: NaN, infinity, actions far out of range, weights below 0, stacks that jump."""
+    """Ends of sentences on NaN, infinity, large actions, negative weights, and stacks that jump."""
     problems = []
     for name in ("observations", "next_observations", "actions", "rewards"):
         values = getattr(recording, name).reshape(len(recording), -1)
@@ -238,15 +223,15 @@ def _more(rows: Integer[np.ndarray, " row"]) -> str:
 
 
 def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> Recording:
-    """Turns time limits that were recorded as the end of the task into truncations.
+    """Turns time limits that were recorded as terminations into truncations.
 
-    HIL-SERL folds the time limit into `done` and writes masks = 0. An episode timed out if it may have, brought no
-    success (where success is unknown: no reward at its end), and lasted exactly the limit. In a format without the
-    observation after the last step, that step is left out: its value would depend on the observation.
+    HIL-SERL folds the time limit into `done` with masks = 0. An episode timed out if its format allows it, it had no
+    success (if unknown: no final reward), and it lasted exactly the limit. A format without last observations loses
+    that step, whose value would depend on one.
 
     Args:
-        timeout_length: the limit, in transitions. None: the longest length in the recording, if at least two such
-            episodes share it; one alone may have failed at its own last step.
+        timeout_length: in transitions. None: the longest in the recording, if two such episodes share it; one alone may
+            have failed at its last step.
     """
     ends, lengths, success = recording.episode_ends, recording.episode_lengths, recording.episode_success
     unsuccessful = (success == 0) | (np.isnan(success) & (recording.rewards[ends - 1] <= 0))
@@ -266,7 +251,7 @@ def repair_timeouts(recording: Recording, timeout_length: int | None = None) -> 
 
 
 def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode"]) -> Recording:
-    """Ends the episodes that end at `rows` one step earlier, truncated; those of a single step are left out."""
+    """Ends the episodes that end at `rows` one step earlier, truncated; single steps disappear."""
     before = rows[rows > 0] - 1
     before = before[~(recording.terminated | recording.truncated)[before]]
     truncated, success = recording.truncated.copy(), recording.success.copy()
@@ -279,9 +264,9 @@ def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode
 
 
 def to_dataset(recording: Recording) -> Dataset:
-    """Cuts a recording at its `episode_ends`; a segment without a recorded end is truncated.
+    """Cuts a recording at its `episode_ends`, and truncates a segment without a recorded end.
 
-    Actions are clipped to [-1, 1]. An unknown weight is 1, an unknown grasp penalty 0.
+    Actions are clipped to [-1, 1]. Unknown weights become 1, unknown grasp penalties 0.
     """
     last = recording.episode_ends - 1
     truncated = recording.truncated.copy()
@@ -307,7 +292,7 @@ def to_dataset(recording: Recording) -> Dataset:
 
 
 def _images(recording: Recording) -> CameraFrames:
-    """Of each segment the first observation's stack, then the newest frame of each next observation."""
+    """Per segment: the first stack, then the newest frame of each next observation."""
     if recording.stack is None or recording.next_stack is None:
         return {}
     newest = recording.next_stack[:, -1]

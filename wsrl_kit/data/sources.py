@@ -1,4 +1,4 @@
-"""From a user's path of offline data to one dataset of named sources."""
+"""From a user's paths to one dataset of named sources."""
 
 import glob
 import os
@@ -44,12 +44,8 @@ Reader = Callable[[Path, Sequence[str] | None], Recording]
 def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None = None) -> Recording:
     """Reads one file (or a Minari or LeRobot folder); its content decides the format.
 
-    Args:
-        path: the file.
-        cameras: as for `load_sources`.
-
     Raises:
-        DataError: it is missing, empty, damaged, unsafe, or in no known format, or has none of the cameras.
+        DataError: it is missing, empty, damaged, unsafe, of no known format, or lacks a camera.
     """
     path = Path(path)
     with reading(path, DataError):
@@ -72,19 +68,17 @@ def load_sources(
     """Reads all sources into one dataset.
 
     Args:
-        paths: a file, a glob, a folder, a list of these, or a dict from source names to these. Files of a source are
-            taken in natural order (`transitions_2` before `transitions_10`). Without a dict, a file's source is its
-            name without the last number, or `demos` if that name is the same for all and none of `SOURCES`. In the
-            folder of a HIL-SERL run, `demo_buffer` is `demos` and `buffer` is `suboptimal`. Files that name the source
-            of each episode (`filtered_demos.pkl`) keep theirs.
-        timeout_length: the task's time limit in transitions; None: inferred (see `repair_timeouts`).
-        cameras: the cameras to read; None: all; (): none.
-        conventions: how files call success, and in which units their actions are.
-        inspect: called with every file and its recording, before a problem in it is refused.
+        paths: a file, a glob, a folder, a list of these, or a dict from source names to these. Files are in natural
+            order (`transitions_2` before `transitions_10`). Without a dict, a file's source is its name without the
+            last number, or `demos` if that is the same for all and not in `SOURCES`. In a HIL-SERL run's folder,
+            `demo_buffer` is `demos` and `buffer` is `suboptimal`. Sources named per episode (`filtered_demos.pkl`)
+            stay.
+        timeout_length: in transitions; None: inferred (see `repair_timeouts`).
+        cameras: None: all; (): none.
+        inspect: called with every file and recording, before problems raise.
 
     Raises:
-        DataError: nothing was given or found; a file is missing, damaged, unsafe, of another layout than the rest,
-            lacks a camera, or holds NaN, infinity or actions beyond 3.
+        DataError: no data, a bad file, another layout, a missing camera, NaN, infinity, or actions beyond 3.
     """
     parts = []
     first: tuple[Path, Layout] | None = None
@@ -112,7 +106,7 @@ def load_sources(
 
 
 def expand(paths: Paths) -> dict[str, list[Path]]:
-    """The files of each source, in natural order; `paths` as for `load_sources`.
+    """The files of each source; `paths` as for `load_sources`.
 
     Raises:
         DataError: nothing was given or found.
@@ -130,15 +124,6 @@ def expand(paths: Paths) -> dict[str, list[Path]]:
     }
 
 
-def find_files(paths: Paths) -> list[Path]:
-    """All files that `load_sources` reads.
-
-    Raises:
-        DataError: nothing was given or found.
-    """
-    return list(dict.fromkeys(file for files in expand(paths).values() for file in files))
-
-
 def _source_name(file: Path) -> str:
     if is_dump(file) and file.parent.name in _DUMPS:
         return _DUMPS[file.parent.name]
@@ -146,7 +131,7 @@ def _source_name(file: Path) -> str:
 
 
 def is_dump(file: Path) -> bool:
-    """Whether a file is named like a dump of a HIL-SERL run; some of these are empty."""
+    """Whether a file is named like a dump of a HIL-SERL run; some are empty."""
     return re.fullmatch(r"transitions_\d+", file.stem) is not None
 
 
@@ -188,7 +173,7 @@ def _expand_one(path: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """A sort key that compares numbers in names as numbers."""
+    """Compares numbers in names as numbers."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
@@ -202,7 +187,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _reader(path: Path) -> Reader | None:
-    """The reader for a file's content; None for an unknown one."""
+    """None: unknown format."""
     if path.is_dir():
         return _folder_reader(path)
     refuse_special(path, DataError)
@@ -225,7 +210,7 @@ def _reader(path: Path) -> Reader | None:
 
 
 def _folder_reader(path: Path) -> Reader | None:
-    """The reader for a folder that is one dataset; None for any other."""
+    """None: the folder is not one dataset."""
     if (path / _LEROBOT_FILE).exists():
         return read_lerobot
     is_minari = (path / _MINARI_FILE).exists() or (path / _MINARI_FILE.with_name("metadata.json")).exists()
@@ -233,7 +218,7 @@ def _folder_reader(path: Path) -> Reader | None:
 
 
 def _states_only(read: Callable[[Path], Recording]) -> Reader:
-    """A reader of a format in which the kit reads no images."""
+    """A reader for a format from which the kit reads no images."""
 
     def reader(path: Path, cameras: Sequence[str] | None) -> Recording:
         if cameras:
@@ -256,8 +241,8 @@ def _read_hdf5_of_either_kind(path: Path) -> Recording:
 def _read_strictly(
     path: Path,
     cameras: Sequence[str] | None,
-    conventions: Conventions = AS_WRITTEN,
-    inspect: Callable[[Path, Recording], object] | None = None,
+    conventions: Conventions,
+    inspect: Callable[[Path, Recording], object] | None,
 ) -> Recording:
     recording = interpret(read_recording(path, cameras), conventions)
     if inspect is not None:

@@ -1,4 +1,4 @@
-"""What in a readable data file does not fit its task: sentences, no errors."""
+"""Where a readable data file does not fit its task: sentences, no errors."""
 
 import json
 import os
@@ -20,11 +20,11 @@ ZERO_WITHOUT_SUCCESS = "0 without a success"
 OTHER_REWARDS = "others than 0 and 1, or -1 and 0"
 
 _NARROW = 0.5
-"""Where the task's own bounds are wider than this share of [-1, 1], actions within them say nothing about units."""
+"""Only narrower task bounds reveal that actions are in the task's own units."""
 _LARGEST_RECORD = 10_000_000
-"""Bytes of a `run.json` that is read."""
+"""Largest `run.json` that is read, bytes."""
 _ADDRESSES = frozenset({"robot_url", "success_key"})
-"""Options that change nothing about the task."""
+"""Options that do not change the task."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,9 @@ class Task:
     """The task that data are for.
 
     Attributes:
-        exp_name: its name.
-        environment_options: its options, as given.
-        layout: sizes and cameras.
-        action_bounds: lowest and highest actions in its own units.
-        rewards: `SUCCESS_IS_ONE`, `SUCCESS_IS_ZERO` or `OTHER_REWARDS`; `ZERO_WITHOUT_SUCCESS` where no more is known.
-        similar_keys: names in its `info` that sound like success, where it reports none.
+        action_bounds: (lowest, highest) in the task's units.
+        rewards: a constant of this module.
+        similar_keys: `info` names like success, if it is unreported.
     """
 
     exp_name: str
@@ -49,7 +46,7 @@ class Task:
 
 
 def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task) -> list[str]:
-    """What in one file does not fit the task, as ends of a sentence that begins with the file's name."""
+    """Differences between a file and the task, as ends of a sentence after the file's name."""
     found = [_other_task(Path(path), task), _other_units(recording, task)]
     rewards = reward_convention(recording.rewards)
     guessed = task.rewards == ZERO_WITHOUT_SUCCESS
@@ -59,7 +56,7 @@ def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task)
 
 
 def sentences(remarks: Iterable[tuple[str, str]]) -> list[str]:
-    """Remarks (path, end of a sentence) as sentences; files with the same remark share one."""
+    """Sentences from (path, end of a sentence); equal remarks share one."""
     paths: dict[str, list[str]] = {}
     for path, remark in remarks:
         paths.setdefault(remark, []).append(path)
@@ -70,12 +67,7 @@ def sentences(remarks: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def success_remarks(success: Float32[np.ndarray, " episode"], names: Iterable[str]) -> list[str]:
-    """A remark where no episode succeeded.
-
-    Args:
-        success: 1, 0 or nan (unknown) for every episode.
-        names: names in the rows' `infos`.
-    """
+    """A remark if no episode succeeded (1, 0 or nan, unknown)."""
     if len(success) == 0 or (success == 1).any():
         return []
     unknown = int(np.isnan(success).sum())
@@ -91,14 +83,14 @@ def success_hint(names: Iterable[str]) -> str:
 
 
 def task_remarks(task: Task) -> list[str]:
-    """A remark where the task reports no success."""
+    """A remark if the task reports no success."""
     if not task.similar_keys:
         return []
     return [f"{task.exp_name}: success is not recorded{hint(task.similar_keys)}."]
 
 
 def reward_convention(rewards: Float32[np.ndarray, " transition"]) -> str:
-    """What rewards stand for; "" where all are 0."""
+    """The convention of rewards; "" if all are 0."""
     values = set(np.unique(rewards).tolist())
     if values <= {0.0}:
         return ""
@@ -158,7 +150,7 @@ def _plain(value: Any) -> Any:
 
 
 def _recorded_task(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Experiment and options in a `run.json`; None without them."""
+    """Experiment and options from a `run.json`; None without them."""
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_RECORD:
             return None

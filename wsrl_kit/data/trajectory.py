@@ -1,4 +1,4 @@
-"""One episode, or one unbroken segment of it, and the sizes that all episodes of a dataset share."""
+"""One episode or unbroken segment, and its layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,10 @@ CameraFrames = Mapping[str, UInt8[np.ndarray, "frame _height _width 3"]]
 
 @dataclass(frozen=True)
 class Layout:
-    """What all files and episodes of a dataset must have in common.
+    """What all episodes of a dataset have in common.
 
     Attributes:
-        observation_size: numbers in one flat observation.
-        action_size: numbers in one action.
-        cameras: camera -> (height, width, channels) of its frames.
+        cameras: name -> (height, width, channels).
         observation_horizon: frames per observation; 1 without cameras.
     """
 
@@ -27,7 +25,7 @@ class Layout:
     observation_horizon: int = 1
 
     def difference(self, expected: "Layout") -> str:
-        """The first difference, as a sentence's end; "" if there is none."""
+        """The first difference, as a sentence's end; "" if none."""
         if self.cameras.keys() != expected.cameras.keys():
             return f"has {_names(self)}, expected {_names(expected)}"
         for camera, shape in sorted(self.cameras.items()):
@@ -48,23 +46,20 @@ def _names(layout: Layout) -> str:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """T consecutive transitions; transition t leads from observation t to observation t + 1.
+    """T consecutive transitions; transition t leads from observation t to t + 1.
 
-    An observation of horizon k is the last k states and frames: its stack is `images[camera][t : t + k]`, oldest first.
+    Observation t of horizon k is the last k states and frames: `images[camera][t : t + k]`, oldest first.
 
     Attributes:
-        observations: T + 1 flat observations, in the environment's units; of k states, oldest first.
-        actions: T actions, each entry in [-1, 1].
-        rewards: T rewards.
-        terminated: the last transition ended the task: the value after it is 0.
-        truncated: the recording stopped there for another reason (time limit, gap).
-        success: whether the task succeeded; None: unknown.
-        source: name of the data source, or "".
-        weight: loss weight of each transition, or None.
-        images: k + T frames of each camera. The first k - 1 precede observation 0; at the start of an episode they
-            repeat its first frame.
-        observation_horizon: k, at least 1.
-        grasp_penalty: cost of each grasp action (0 or less), or None.
+        observations: T + 1, flat, in the environment's units.
+        actions: in [-1, 1].
+        terminated: the task ended: bootstrap value 0.
+        truncated: the recording stopped for another reason.
+        success: None: unknown.
+        weight: loss weights.
+        images: k + T frames per camera; an episode's first k - 1 repeat its first.
+        observation_horizon: k.
+        grasp_penalty: 0 or less.
     """
 
     observations: Float32[np.ndarray, "time_plus_1 observation"]
@@ -84,6 +79,5 @@ class Trajectory:
 
     @property
     def layout(self) -> Layout:
-        """Sizes and cameras."""
         cameras = {camera: frames.shape[1:] for camera, frames in sorted(self.images.items())}
         return Layout(self.observations.shape[1], self.actions.shape[1], cameras, self.observation_horizon)

@@ -19,22 +19,15 @@ _SUCCESS_SHARE, _RETURN_SHARE, _SPEED_SHARE = 0.5, 0.3, 0.2
 
 
 def compute_data_quality(
-    trajectory: Trajectory,
-    return_range: tuple[float, float] = (0.0, 1.0),
-    longest_episode: int | None = None,
+    trajectory: Trajectory, return_range: tuple[float, float] = (0.0, 1.0), longest_episode: int | None = None
 ) -> float:
     """The quality of an episode in [0, 1], never NaN.
 
     quality = 0.5 s + 0.3 r + 0.2 s (1 - (T - 1) / T_max)
 
-    where s is 1 for success and 0 for failure; r the return's place in `return_range`, clipped to [0, 1] (0.5 if the
-    range is a point); and T the length. Where success is unknown, quality = 0.35 + 0.3 r. Length counts only in a known
-    success: a short failure is no better than a long one.
-
-    Args:
-        trajectory: the episode.
-        return_range: lowest and highest return of the dataset.
-        longest_episode: T_max, the length of the dataset's longest episode; None: this one's.
+    s: 1 success, 0 failure; r: the return's place in `return_range`, clipped to [0, 1] (a point: 0.5); T: the length;
+    T_max: `longest_episode` (None: T). Unknown success: 0.35 + 0.3 r. Length counts only in a success: a short failure
+    is no better than a long one.
     """
     success = np.nan if trajectory.success is None else float(trajectory.success)
     quality = _quality(
@@ -81,19 +74,16 @@ def weigh(
     success_weight_bonus: float | int = 1.5,
     quality_weighting: bool = True,
 ) -> Dataset:
-    """Gives every transition its loss weight.
+    """Gives every transition of whole episodes its loss weight.
 
-    weight = source weight x (0.5 + quality) x (success_weight_bonus if the episode succeeded), scaled to mean 1 over
-    all transitions.
+    weight = source weight x (0.5 + quality) x (success_weight_bonus if the episode succeeded), scaled to mean 1.
 
     Args:
-        dataset: whole episodes.
-        source_weights: weight of each source by name, 0 or more; 1 for one that is not named.
-        success_weight_bonus: factor for successful episodes, 0 or more.
-        quality_weighting: False leaves the factor 0.5 + quality out.
+        source_weights: 0 or more; not named: 1.
+        quality_weighting: False omits the factor 0.5 + quality.
 
     Raises:
-        ParameterError: a weight is negative or not finite, or all transitions would weigh 0.
+        ParameterError: a weight is negative or not finite, or all are 0.
     """
     for name, value in {**source_weights, "success_weight_bonus": success_weight_bonus}.items():
         if not (np.isfinite(value) and value >= 0):
@@ -110,7 +100,7 @@ def weigh(
 
 
 def source_table(dataset: Dataset) -> list[dict[str, str | int | float]]:
-    """One row per source; `success_rate` is nan where no episode says, `weight_share` is in [0, 1]."""
+    """One row per source; `success_rate` is nan if unknown, `weight_share` in [0, 1]."""
     returns, lengths, quality = dataset.episode_returns, dataset.episode_lengths, episode_quality(dataset)
     source_of_row = dataset.episode_source[dataset.episode_of_row]
     total = dataset.weight.sum(dtype=np.float64)
@@ -140,19 +130,16 @@ def source_table(dataset: Dataset) -> list[dict[str, str | int | float]]:
 def retain(
     dataset: Dataset, scores: Float[np.ndarray, " transition"], ratio: float, unit: str = "transition"
 ) -> Dataset | None:
-    """Keeps the transitions with the highest scores, in their order, and scales their weights to mean 1.
+    """The transitions with the highest scores, in their order, their weights scaled to mean 1.
 
     Args:
-        scores: one per transition; of equal ones the earlier row, or episode, is kept.
-        ratio: share to keep, in [0, 1]: int(N * ratio) transitions, at least one if ratio > 0.
-        unit: `transition`: exactly that many; `trajectory`: whole episodes by mean score until there are that many.
-
-    Returns:
-        None where ratio is 0.
+        scores: ties keep the earlier row or episode.
+        ratio: share to keep, in [0, 1]: int(N * ratio), at least one if ratio > 0; 0 returns None.
+        unit: `transition`: exactly that many; `trajectory`: whole episodes by mean score until that many.
 
     Raises:
         ParameterError: ratio or unit is out of range.
-        DataError: the scores are not finite, or are not one per transition.
+        DataError: scores are not finite, or not one per transition.
     """
     if not 0 <= ratio <= 1:
         raise ParameterError(f"The retention ratio must be in [0, 1], found {ratio}.")
@@ -184,21 +171,15 @@ def retention_scores(
     unit: str = "transition",
     seed: int = 0,
 ) -> Float[np.ndarray, " transition"]:
-    """A score per transition; the highest are kept.
+    """A score per transition; `retain` keeps the highest.
 
     Args:
-        priority: `td_error`: the TD error's magnitude; `reward`: the Monte-Carlo return from the row on; `quality`:
-            quality of the row's episode; `mix`: the mean of the three ranks, each scaled to [0, 1], equal values
-            sharing one rank; `random`: a number drawn for the unit.
-        dataset: whole episodes.
-        td_errors: one per transition; needed for `td_error` and `mix` only.
-        discount: of the Monte-Carlo return.
-        unit: of `random`: what `retain` will keep as a whole.
-        seed: of `random`.
+        priority: `td_error`: its magnitude; `reward`: Monte-Carlo return from the row on; `quality`: of the episode;
+            `mix`: mean rank of these three in [0, 1]; `random`: a number drawn per `unit`.
 
     Raises:
         ParameterError: the priority is unknown.
-        DataError: TD errors are needed and missing, or are not one per transition.
+        DataError: TD errors are needed and missing, or not one per transition.
     """
     if priority not in PRIORITIES:
         raise ParameterError(f"The retention priority must be one of {', '.join(PRIORITIES)}, found {priority!r}.")

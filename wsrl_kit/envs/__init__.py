@@ -1,1 +1,1 @@
-"""Environments by name: the simulated robot, and every Gymnasium environment with continuous actions."""
+"""Environments by name, with scripts and data collection."""

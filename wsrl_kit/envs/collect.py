@@ -1,4 +1,4 @@
-"""Episodes of a scripted policy, as trajectories."""
+"""Scripted episodes as trajectories."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -16,16 +16,12 @@ from wsrl_kit.envs.wrappers import STATE, observation_horizon, succeeded
 from wsrl_kit.parameters import parameter, validate
 
 SOURCES = {"expert": "demos", "suboptimal": "suboptimal", "random": "random"}
-"""Name of the data source by kind of policy."""
+"""Data source by kind of policy."""
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """How much data to collect, by kind.
-
-    Raises:
-        ParameterError: naming the parameter, what was expected and what was found.
-    """
+    """How much data to collect; raises ParameterError."""
 
     exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", group="Data")
     environment_options: dict = parameter({}, "options of the environment, such as {'difficulty': 'easy'}")
@@ -39,7 +35,6 @@ class CollectConfig:
 
     @property
     def episodes(self) -> dict[str, int]:
-        """Episodes by kind of policy, without zeros."""
         counts: dict[str, int] = {
             "expert": self.demo_episodes,
             "suboptimal": self.suboptimal_episodes,
@@ -58,17 +53,14 @@ def collect(
     progress: Callable[[int], object] | None = None,
     wrapper: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
 ) -> list[Trajectory]:
-    """Record `episodes` episodes of a scripted policy; episode i depends on `seed` and i alone.
+    """Records episodes of a scripted policy; episode i depends on `seed` and i alone.
 
     Args:
-        exp_name, environment_options: as for `make`.
-        kind: as for `scripted_policy`.
-        progress: called with 1 after every episode, such as `tqdm.update`.
+        progress: called with 1 after every episode.
         wrapper: changes what is recorded, such as rewards and ends.
 
     Raises:
         ExperimentError: no such task, or no such script for it.
-        ParameterError: an option is wrong.
     """
     trajectories = []
     with closing(make(exp_name, environment_options)) as task:
@@ -108,12 +100,7 @@ def trajectory_of(
     source: str,
     horizon: int,
 ) -> Trajectory:
-    """The steps of an episode as a trajectory.
-
-    Args:
-        observations: with or without images; one more than actions.
-        horizon: of the observations.
-    """
+    """The steps of an episode, with one observation more than actions."""
     states, images = observations, {}
     if isinstance(observations[0], Mapping):
         cameras = [camera for camera in observations[0] if camera != STATE]
@@ -133,5 +120,5 @@ def trajectory_of(
 
 
 def _frames(stacks: list[UInt8[np.ndarray, "horizon height width 3"]]) -> UInt8[np.ndarray, "frame height width 3"]:
-    """Each frame of one camera once: the first observation's stack, then the newest frame of each later one."""
+    """Each frame of one camera once."""
     return np.concatenate([stacks[0], *(stack[-1:] for stack in stacks[1:])])

@@ -1,4 +1,4 @@
-"""A scripted human, who takes over from the policy in simulation, and the options of a person at the pad."""
+"""A scripted human in simulation, and the options of a person at the pad."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -16,19 +16,15 @@ from wsrl_kit.errors import ExperimentError
 from wsrl_kit.parameters import check_some, parameter, validate
 
 INTERVENTION = "intervene_action"
-"""Key of `info` (HIL-SERL's) for the human's action that replaced the policy's."""
+"""`info`: the human's action (HIL-SERL's key)."""
 
 HELD = "held_action"
-"""Key of `info` for the action of a robot that was held in place; neither policy nor human chose it."""
+"""`info`: the action of a robot held in place."""
 
 
 @dataclass(frozen=True)
 class HumanOptions:
-    """When the scripted human takes over, and when they hand back.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range.
-    """
+    """When the scripted human takes over and hands back; raises ParameterError."""
 
     stuck_steps: int = parameter(
         15, "steps in which the tip moves less than stuck_distance before the human takes over; 0: never", minimum=0
@@ -51,11 +47,7 @@ class HumanOptions:
 
 @dataclass(frozen=True)
 class PersonOptions:
-    """What the robot does when the pad's message is late.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range.
-    """
+    """What the robot does when the pad's message is late; raises ParameterError."""
 
     late: str = parameter(
         "hold",
@@ -71,34 +63,21 @@ class PersonOptions:
 
 
 def human_options(given: Mapping[str, Any]) -> HumanOptions:
-    """Options of the scripted human from a mapping.
-
-    Raises:
-        ParameterError: an unknown name, a wrong type, a value out of range.
-    """
+    """Options of the scripted human; raises ParameterError."""
     return HumanOptions(**check_some(HumanOptions, given, "option of the human"))
 
 
 def person_options(given: Mapping[str, Any]) -> PersonOptions:
-    """Options of a person at the pad from a mapping.
-
-    Raises:
-        ParameterError: an unknown name, a wrong type, a value out of range.
-    """
+    """Options of a person at the pad; raises ParameterError."""
     return PersonOptions(**check_some(PersonOptions, given, "option of the human"))
 
 
 class ScriptedHuman(gymnasium.Wrapper):
     """Replaces the policy's action by the scripted expert's while the human is in charge.
 
-    The human takes over when the robot is stuck, when the safety box holds it back, or out of patience. They hand back
-    when the tip has left the place of trouble (not when out of patience), at a success, and after `max_takeover_steps`
-    at the latest. A reset's seed fixes all that the human does.
-
-    `info["intervene_action"]`: float32 in [-1, 1], at every step of the human.
-
-    Args:
-        environment: from `make`, of a task with a script.
+    The human takes over when the robot is stuck, held back by the safety box, or out of patience; and hands back when
+    the tip has left the place of trouble (unless out of patience), at a success, and after `max_takeover_steps`. A
+    reset's seed fixes all of this.
     """
 
     def __init__(self, environment: gymnasium.Env, options: HumanOptions | None = None) -> None:
@@ -111,11 +90,7 @@ class ScriptedHuman(gymnasium.Wrapper):
         self._track: deque[Float[np.ndarray, 3]] = deque(maxlen=self.options.stuck_steps + 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode with the policy in charge.
-
-        Raises:
-            ExperimentError: this task has no script.
-        """
+        """Raises ExperimentError if the task has no script."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
             # Another stream than that of the task's own generator, which has the same seed.
@@ -151,7 +126,6 @@ class ScriptedHuman(gymnasium.Wrapper):
         return np.array(self._script.position(newest_state(self._observation, self._horizon)), float)
 
     def _watch(self, info: dict[str, Any]) -> None:
-        """Decide who acts in the next step."""
         self._waited += 1
         if info.get("success", False):
             self._waited = 0
@@ -164,7 +138,8 @@ class ScriptedHuman(gymnasium.Wrapper):
         else:
             self._track.append(self._position())
             self._clipped = self._clipped + 1 if info.get("safety_box_clipped", False) else 0
-            self._is_in_charge = self._is_stuck or self._is_held_back or self._is_impatient
+            is_held_back = 0 < self.options.clipped_steps <= self._clipped
+            self._is_in_charge = self._is_stuck or is_held_back or self._is_impatient
             self._place = self._track[-1]
 
     def _distance(self, place: Float[np.ndarray, "3"]) -> float:
@@ -176,25 +151,12 @@ class ScriptedHuman(gymnasium.Wrapper):
         return 0 < steps < len(self._track) and self._distance(self._track[0]) < self.options.stuck_distance
 
     @property
-    def _is_held_back(self) -> bool:
-        return 0 < self.options.clipped_steps <= self._clipped
-
-    @property
     def _is_impatient(self) -> bool:
         return 0 < self.options.patience_steps <= self._waited
 
 
 def with_human(environment: gymnasium.Env, human: str, options: Mapping[str, Any]) -> gymnasium.Env:
-    """The environment with the scripted human, if `human` asks for that one; else unchanged.
-
-    Args:
-        environment: from `make`.
-        human: "scripted", or any other.
-        options: for `HumanOptions`, or for `PersonOptions`, which are only checked here.
-
-    Raises:
-        ParameterError: an option has an unknown name, a wrong type or a value out of range.
-    """
+    """Adds the scripted human if `human` is "scripted"; for "person" only checks `options`."""
     if human == PERSON:
         person_options(options)
     return ScriptedHuman(environment, human_options(options)) if human == "scripted" else environment

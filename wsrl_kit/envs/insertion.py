@@ -1,4 +1,4 @@
-"""The simulated robot: a Franka Panda inserts a square peg into a tight square hole, with HIL-SERL's conventions."""
+"""The simulated robot: a Franka Panda inserts a square peg into a tight square hole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,11 +19,7 @@ from wsrl_kit.parameters import check, parameter, unknown, validate
 
 @dataclass(frozen=True)
 class InsertionOptions:
-    """Options of the insertion task; the defaults are the difficulty `default`.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range.
-    """
+    """Options of the insertion task; raises ParameterError."""
 
     clearance: float = parameter(0.0005, "hole width minus peg width, m", minimum=0.0001, maximum=0.005)
     hole_offset: float = parameter(
@@ -40,11 +36,7 @@ class InsertionOptions:
 
 @dataclass(frozen=True)
 class PixelInsertionOptions(InsertionOptions):
-    """Options of the insertion task with cameras.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range.
-    """
+    """Options of the insertion task with cameras; raises ParameterError."""
 
     image_size: int = parameter(
         128, "height and width of the cameras' images, pixels", minimum=16, maximum=LARGEST_IMAGE
@@ -61,15 +53,11 @@ DIFFICULTIES: dict[str, dict[str, Any]] = {
     "default": {},
     "hard": {"clearance": 0.0003, "hole_offset": 0.004, "reset_rotation": 0.1},
 }
-"""Options by difficulty; options not listed keep their defaults."""
+"""Options that differ from their defaults."""
 
 
 def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
-    """Options of a `kind` from a mapping: `difficulty` names a preset, every other entry overrides one option.
-
-    Raises:
-        ParameterError: an unknown name or difficulty, a wrong type, a value out of range.
-    """
+    """Options of a `kind`: `difficulty` names a preset, other entries override; raises ParameterError."""
     known = [field.name for field in fields(kind)]
     for name in given:
         if name != "difficulty" and name not in known:
@@ -80,15 +68,15 @@ def insertion_options(given: Mapping[str, Any], kind: type[Options]) -> Options:
 
 
 CONTROL_STEP = 0.1
-"""Seconds of a control step."""
+"""Seconds."""
 TRANSLATION_SCALE = 0.01
-"""Metres of an action of 1 (HIL-SERL's ACTION_SCALE[0] for RAM insertion)."""
+"""m per action of 1 (HIL-SERL's ACTION_SCALE[0] for RAM insertion)."""
 ROTATION_SCALE = 0.06
-"""Radians of an action of 1 (HIL-SERL's ACTION_SCALE[1])."""
+"""rad per action of 1 (HIL-SERL's ACTION_SCALE[1])."""
 SUCCESS_DEPTH = 0.020
 """Depth of the tip, m, beyond which the peg is inserted."""
 POSE = slice(4, 10)
-"""Entries of the state that are the tip's pose."""
+"""The tip's pose in the state."""
 _RESET_HEIGHT_RANGE = 0.01
 """Half range of the tip's height at reset, m."""
 
@@ -109,25 +97,24 @@ _PHYSICS_STEPS = round(CONTROL_STEP / PHYSICS_STEP)
 class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, "6"]]):
     """Contact-rich insertion under Cartesian impedance control at 10 Hz.
 
-    Action: [-1, 1]^6, the change from the measured tip pose, in the frame of the nominal hole: x, y, z (times 10 mm)
-    and rotation about x, y, z (times 0.06 rad). Departure: rotations add as rotation vectors, which equals HIL-SERL's
-    composition to first order. The safety box clips the command (x, y +-40 mm, z -30 to 60 mm, rotation +-0.2 rad), the
-    controller its spring (16 N, 15 N m).
+    Action: [-1, 1]^6, the change from the measured tip pose along the nominal hole's axes: x, y, z (times 10 mm),
+    rotation vector (times 0.06 rad). Departure: rotation vectors add, which equals HIL-SERL's composition to first
+    order. The safety box clips the command (x, y +-40 mm, z -30 to 60 mm, rotation +-0.2 rad), the controller its
+    spring (16 N, 15 N m).
 
-    Observation, 19 float32 (HIL-SERL's RAM insertion), in the frame of the *nominal* hole, after the last physics step,
-    clipped to finite bounds:
+    Observation: 19 float32 (HIL-SERL's RAM insertion), in the *nominal* hole's frame, after the last physics step:
         0      gripper_pose, always 0 (closed)
-        1:4    tcp_force, N, of the hand on the peg (pushing down: negative z), clipped at 50 N
-        4:10   tcp_pose: x, y, z of the tip, m (z is 0 at the hole's mouth), and Euler angles xyz, rad (0: upright)
+        1:4    tcp_force, N, of the hand on the peg, clipped at 50 N
+        4:10   tcp_pose: tip, m (z is 0 at the hole's mouth), Euler angles xyz, rad (0: upright)
         10:13  tcp_torque, N m, at the wrist, clipped at 2 N m
         13:19  tcp_vel, m/s and rad/s
 
     Reward: 1 when the tip gets more than 20 mm deep, which terminates; else 0.
 
-    info: `success` (bool); `contact_force`, N, the largest sum of normal contact forces on the peg over all 25 physics
-    steps; `safety_box_clipped` (bool).
+    info: `success`; `contact_force`, N, the peak sum of normal forces on the peg over 25 physics steps;
+    `safety_box_clipped`.
 
-    `reset(seed=s)` determines everything that follows from given actions, bit by bit.
+    `reset(seed=s)` fixes the outcome of given actions, bit by bit.
     """
 
     def __init__(self, options: InsertionOptions | None = None) -> None:
@@ -154,13 +141,13 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
 
     @property
     def hole_position(self) -> Float[np.ndarray, "3"]:
-        """The true hole of this episode, m, in the frame of the nominal hole; hidden from policies."""
+        """The true hole, m, in the nominal hole's frame; hidden from policies."""
         return self._hole_position.copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32[np.ndarray, "19"], dict[str, Any]]:
-        """Place the tip at random over the nominal hole, and the hole at random near its nominal place."""
+        """Draws the tip above the nominal hole and the hole near it."""
         super().reset(seed=seed)
         choice = self.options
         spread = [choice.reset_range, choice.reset_range, _RESET_HEIGHT_RANGE, choice.reset_rotation]
@@ -175,7 +162,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
     def step(
         self, action: Float[np.ndarray, "6"]
     ) -> tuple[Float32[np.ndarray, "19"], float, bool, bool, dict[str, Any]]:
-        """One control step of 0.1 s; entries of `action` beyond [-1, 1] are clipped.
+        """One control step; `action` is clipped to [-1, 1].
 
         Raises:
             ExperimentError: the action is not finite.
@@ -209,7 +196,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         return np.minimum(np.maximum(raw, OBSERVATION_LOW), OBSERVATION_HIGH).astype(np.float32)
 
     def _move_tip(self, pose: Float[np.ndarray, "6"]) -> None:
-        """Set the joints so that the tip is at `pose` (m, rotation vector in rad), by Gauss-Newton from home."""
+        """Sets the joints for a tip at `pose` (m, rotation vector in rad), by Gauss-Newton from home."""
         self.data.qpos[:] = HOME
         mujoco.mj_forward(self.model, self.data)
         jacobian = np.zeros((6, self.model.nv))
@@ -220,14 +207,12 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
 
 
 class WristCameras(gymnasium.Wrapper):
-    """Two cameras on the hand beside the state of `InsertionEnv`; physics and rewards are unchanged.
+    """Two cameras on the hand beside the state of `InsertionEnv`.
 
-    Observation, a dict: `state`, and `wrist_1` and `wrist_2`, RGB uint8 (image_size, image_size, 3), from the front
-    left and the front right of the peg. With `relative_pose` entries 4 to 9 of the state are the tip's pose in its own
-    frame at the reset, so that only the images show the hole (HIL-SERL's RelativeFrame; departure: velocities and
-    actions stay in the hole's frame, within 0.2 rad of the tool's).
-
-    OpenGL is first needed at the first reset; `close` frees its context.
+    Observation: `state`, and RGB `wrist_1` and `wrist_2` from the front left and right of the peg. With
+    `relative_pose`, tcp_pose is relative to the reset's, so that only images show the hole (HIL-SERL's RelativeFrame;
+    departure: velocities and actions stay in the hole's frame, within 0.2 rad of the tool's). The first reset raises
+    ExperimentError without OpenGL.
     """
 
     def __init__(self, environment: InsertionEnv, options: PixelInsertionOptions) -> None:
@@ -252,11 +237,6 @@ class WristCameras(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            ExperimentError: no OpenGL library works; names the packages that bring one.
-        """
         if self._cameras is None:
             self._cameras = Cameras(self._task.model, CAMERAS, self._options.image_size)
         state, info = self.env.reset(seed=seed, options=options)
@@ -283,7 +263,7 @@ class WristCameras(gymnasium.Wrapper):
 
 
 def relative_pose(frame: Float64[np.ndarray, "6"], pose: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "6"]:
-    """`pose` as seen from `frame`; each is a position, m, and Euler angles xyz, rad."""
+    """`pose` as seen from `frame`, both m and Euler angles xyz, rad."""
     back = Rotation.from_euler("xyz", frame[3:]).inv()
     rotation = back * Rotation.from_euler("xyz", pose[3:])
     return np.concatenate([back.apply(pose[:3] - frame[:3]), rotation.as_euler("xyz")])

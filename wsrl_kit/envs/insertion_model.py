@@ -1,26 +1,25 @@
-"""The MuJoCo model of a Franka Panda that holds a square peg over a square hole, as MJCF text.
+"""MJCF of a Franka Panda that holds a square peg over a square hole.
 
-The world frame is the nominal hole frame: origin in the centre of the hole's mouth, z up, x away from the robot's base.
-Kinematics, joint limits and torque limits are Franka's (Franka Control Interface documentation: Denavit-Hartenberg
-parameters in Craig's convention, limits in joint space); links are capsules of about the real masses. The robot
-compensates gravity, so the model has none: the force sensor between hand and peg reads zero in free space.
+World frame: the nominal hole's mouth, z up, x away from the robot's base. Kinematics and limits: Franka Control
+Interface documentation (Denavit-Hartenberg parameters in Craig's convention); links are capsules of about the real
+masses. No gravity, since the robot compensates it: the force sensor reads zero in free space.
 
-The cameras `wrist_1` and `wrist_2` on the hand look at the peg's tip from the front left and the front right, 90
-degrees apart: the depth of one is across for the other. Geoms for the eye alone have no mass and touch nothing.
+The cameras look at the peg's tip 90 degrees apart, so that each shows the other's depth. Visual geoms have no mass and
+touch nothing.
 """
 
 from math import cos, pi, sin
 
 PEG_WIDTH = 0.020
-"""Side of the square peg, m."""
+"""m."""
 HOLE_DEPTH = 0.030
-"""Depth of the hole, m."""
+"""m."""
 PHYSICS_STEP = 0.004
-"""Length of one physics step, s."""
+"""s."""
 CAMERAS = ("wrist_1", "wrist_2")
-"""The cameras on the hand."""
+"""On the hand."""
 LARGEST_IMAGE = 256
-"""Largest height and width of a camera's picture, pixels."""
+"""Largest height and width, pixels."""
 HOME = (0.0, 0.0467, 0.0, -2.3765, 0.0, 2.4232, pi / 4)
 """Joint positions, rad, with the peg's tip upright in the origin; inverse kinematics starts here."""
 
@@ -49,18 +48,12 @@ _LINKS = (
 )
 
 
-_SURROUNDINGS = """
-    <geom name="table" type="box" material="table" pos="0 0 -0.095" size="0.25 0.25 0.055"/>
-    <geom name="floor" type="plane" material="floor" pos="0 0 -0.15" size="1.5 1.5 0.1"/>"""
-
-
 def insertion_model(clearance: float) -> str:
     """MJCF of the robot and a hole that is `clearance` metres wider than the peg.
 
-    Site `tcp`: centre of the peg's tip, axes along the world's when upright. Actuators 0 to 5: the impedance
-    controller's springs on x, y, z (m) and the rotation vector (rad) of the tip; their `ctrl` is the commanded pose; 6
-    to 11: its dampers. Sensors: `contact` (sum of normal contact forces on the peg, N), `force` (3, N) and `torque` (3,
-    N m) between peg and hand, in the peg's frame.
+    Site `tcp`: the peg's tip, axes along the world's when upright. Actuators 0 to 5: the impedance controller's springs
+    on x, y, z (m) and rotation vector (rad), `ctrl` is the commanded pose; 6 to 11: its dampers. Sensors: `contact`
+    (normal contact forces on the peg, N), `force` (N) and `torque` (N m) between peg and hand, in the peg's frame.
     """
     return f"""
 <mujoco model="franka_insertion">
@@ -79,7 +72,8 @@ def insertion_model(clearance: float) -> str:
       <geom type="cylinder" size="0.08" fromto="0 0 0 0 0 0.2"/>
       {_arm()}
     </body>
-    {_SURROUNDINGS}
+    <geom name="table" type="box" material="table" pos="0 0 -0.095" size="0.25 0.25 0.055"/>
+    <geom name="floor" type="plane" material="floor" pos="0 0 -0.15" size="1.5 1.5 0.1"/>
   </worldbody>
   <actuator>{_impedance_controller()}</actuator>
   <sensor>
@@ -91,9 +85,9 @@ def insertion_model(clearance: float) -> str:
 
 
 def _visuals() -> str:
-    """Colours and light. Smooth edges and shadows would cost more than all the rest without a graphics card.
+    """Colours and light; smooth edges and shadows are slow without a graphics card.
 
-    `znear` and `zfar` are multiples of the extent, 0.1 m: cameras see from 1 cm to 5 m.
+    `znear` and `zfar` are multiples of the extent, 0.1 m: 1 cm to 5 m.
     """
     colours = {
         "peg": "0.85 0.35 0.1",
@@ -135,7 +129,7 @@ def _hole(clearance: float) -> str:
 
 
 def _rim(half: float) -> str:
-    """A light frame, 3 mm wide, around the mouth, and a dark bottom: edges for the cameras."""
+    """A light frame around the mouth and a dark bottom: edges for the cameras."""
     width, thickness = 0.0015, 0.0001
     middle, whole = half + width, half + 2 * width
     strips = [(side * middle, 0.0, width, whole) for side in (-1, 1)]
@@ -149,7 +143,7 @@ def _rim(half: float) -> str:
 
 
 def _cameras() -> str:
-    """The cameras in the peg's frame, upright."""
+    """In the peg's frame, upright."""
     cameras = ""
     for name, position in zip(CAMERAS, _CAMERA_POSITIONS, strict=True):
         x, y, z = (here - there for here, there in zip(position, _CAMERA_TARGET, strict=True))
@@ -161,7 +155,7 @@ def _cameras() -> str:
 
 
 def _arm() -> str:
-    """The chain of links from the base to the peg, nested from the last link inwards."""
+    """The links from base to peg, nested from the last inwards."""
     chain = f"""
       <body name="hand" pos="0 0 {_FLANGE}" euler="0 0 {-pi / 4}">
         <geom type="box" material="hand" size="0.03 0.1 {_HAND_LENGTH / 2}" pos="0 0 {_HAND_LENGTH / 2}" mass="0.73"/>

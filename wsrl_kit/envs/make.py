@@ -1,4 +1,4 @@
-"""Environments by name: the simulated robot, robots, and every Gymnasium task with continuous actions."""
+"""Environments by name."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -22,38 +22,35 @@ from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check
 
 DEFAULT_TIME_LIMIT = 1000
-"""Time limit, in steps, of a task that has none of its own."""
+"""Steps, for a task without its own limit."""
 
 INSERTION = "hirol_fixed_gripper"
-"""Name of the simulated Franka insertion."""
+"""The simulated Franka insertion."""
 PIXELS = "hirol_fixed_gripper_pixels"
-"""Name of the insertion with two wrist cameras, which needs OpenGL."""
+"""The insertion with two wrist cameras, which needs OpenGL."""
 _SIMULATORS = ("gymnasium", "gymnasium_robotics", "metaworld", "gym_hil")
-"""Packages whose tasks are all simulated."""
+"""Packages of simulated tasks only."""
 
 
 def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) -> gymnasium.Env:
     """An environment with flat float32 states, perhaps cameras, actions in [-1, 1]^A, and a time limit.
 
-    Observations: the flat state (k x S,); with cameras a dict of `state` and, by camera, uint8 (k, height, width, 3).
-    k is the observation horizon, see `ObservationHorizon`. `info["success"]`: see `SuccessInfo`.
+    Observations: the flat state (k x S,); with cameras a dict of `state` and, by camera, uint8 (k, height, width, 3);
+    k: see `ObservationHorizon`. `info["success"]`: see `SuccessInfo`.
 
     Args:
-        exp_name: "hirol_fixed_gripper" or "hirol_fixed_gripper_pixels"; "hirol_robot" for a robot behind HIL-SERL's
-            server; a task of Gymnasium-Robotics ("FetchPush-v4"), Metaworld ("metaworld/door-open-v3") or gym-hil
-            ("gym_hil/PandaPickCube-v0"); or any Gymnasium id ("package:Id" imports the package first).
-        environment_options: `observation_horizon` (default 1), and `success_key`, the name of success in `info` and in
-            data files (default: `success`, `is_success` or `succeed`). Also, for the simulated robot, `difficulty`
-            ("easy", "default", "hard") and fields of `InsertionOptions` or `PixelInsertionOptions`; for a robot the
-            fields of `RobotOptions`; for every other task `max_episode_steps`, `success_reward` (whether
-            `SuccessReward` replaces the task's own; default: for Metaworld alone), and the task's keyword arguments
-            (see also `make_metaworld`).
+        exp_name: one of the names here, "hirol_robot" (HIL-SERL's server), a task of Gymnasium-Robotics, Metaworld
+            ("metaworld/door-open-v3") or gym-hil ("gym_hil/PandaPickCube-v0"), or any Gymnasium id ("package:Id"
+            imports the package).
+        environment_options: `observation_horizon` (default 1); `success_key`, success in `info` and data files
+            (default: `SUCCESS_KEYS`). Simulated robot: `difficulty` and fields of `PixelInsertionOptions`. Robot:
+            fields of `RobotOptions`. Others: `max_episode_steps`, `success_reward` (use `SuccessReward`; default:
+            Metaworld alone), the task's keyword arguments (see `make_metaworld`).
 
     Raises:
-        ExperimentError: there is no such environment, its package is missing, or its spaces don't fit. Missing OpenGL
-            is reported by the simulated robot's first reset.
+        ExperimentError: no such environment or package, or unfit spaces.
         RobotError: the robot's server can't be reached.
-        ParameterError: an option has an unknown name, a wrong type or a value out of range.
+        ParameterError: an option is wrong.
     """
     given = dict(environment_options or {})
     horizon = check("observation_horizon", given.pop("observation_horizon", 1), int, {"minimum": 1})
@@ -64,7 +61,7 @@ def make(exp_name: str, environment_options: Mapping[str, Any] | None = None) ->
 
 
 def is_simulation(environment: gymnasium.Env) -> bool:
-    """Whether a task is known to be simulated, so that an episode may be repeated; a user's own task is not known."""
+    """Whether a task is known to be simulated, so that an episode can be repeated."""
     task = environment.unwrapped
     return isinstance(task, InsertionEnv) or type(task).__module__.partition(".")[0] in _SIMULATORS
 

@@ -1,8 +1,8 @@
 """Images of a MuJoCo model without a display, by EGL or OSMesa.
 
-OpenGL is loaded for the first image; states need none. (If MUJOCO_GL is set, MuJoCo loads that library at its import.)
-`mujoco.Renderer` is not used: it takes GLFW unless MUJOCO_GL is set before the import, keeps its context in the thread
-that drew last, frees it without making it current, and reads each image back by itself, which takes 1.7 times as long.
+OpenGL is loaded for the first image (at MuJoCo's import if MUJOCO_GL is set). Not `mujoco.Renderer`: it takes GLFW
+unless MUJOCO_GL is set, keeps its context in the thread that drew last, frees it without making it current, and is 1.7
+times as slow, reading each image back by itself.
 """
 
 import atexit
@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from wsrl_kit.errors import ExperimentError
 
 _PLATFORM_DEVICE = 0x313F
-"""EGL_PLATFORM_DEVICE_EXT of EGL_EXT_platform_device: a display that is a graphics device without a screen."""
+"""EGL_PLATFORM_DEVICE_EXT: a graphics device without a screen."""
 
 
 @runtime_checkable
@@ -31,20 +31,25 @@ class Context(Protocol):
         """Use this context in the calling thread."""
 
     def free(self) -> None:
-        """Free the context; may be called again."""
+        """May be called again."""
 
 
 def create_context(width: int, height: int) -> Context:
     """A context for images of at most `width` by `height` pixels, current in the calling thread.
 
-    MUJOCO_GL ("egl", "osmesa", "glfw") decides if it is set. Otherwise Linux takes EGL, or OSMesa if EGL has no device;
-    other systems take MuJoCo's choice.
+    MUJOCO_GL ("egl", "osmesa", "glfw") decides if set; else Linux takes EGL, or OSMesa without an EGL device.
 
     Raises:
-        ExperimentError: no OpenGL library works; names the packages that bring one.
+        ExperimentError: no OpenGL library works; names packages.
     """
     try:
-        context = _context_class()(width, height)
+        if (backend := _backend()) == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco.gl_context import GLContext
+        context: Context = GLContext(width, height)
         context.make_current()
     except Exception as error:  # PyOpenGL has no common error for missing and broken libraries
         raise missing(error) from error
@@ -52,7 +57,7 @@ def create_context(width: int, height: int) -> Context:
 
 
 def release_context() -> None:
-    """Release the calling thread's context, so that another thread can use it; only EGL insists on that."""
+    """Lets another thread use the context; only EGL insists on that."""
     if _backend() == "egl":
         from mujoco import egl
         from mujoco.egl import egl_ext
@@ -61,7 +66,7 @@ def release_context() -> None:
 
 
 def missing(error: Exception) -> ExperimentError:
-    """The error for an unusable library, with the packages that bring one."""
+    """The error for an unusable library; names packages that bring one."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     wish = os.environ.get("MUJOCO_GL")
     tried = f"MUJOCO_GL={wish} does not give" if wish else "neither EGL nor OSMesa gives"
@@ -73,29 +78,17 @@ def missing(error: Exception) -> ExperimentError:
 
 @cache
 def _backend() -> str:
-    wish = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if wish:
+    if wish := os.environ.get("MUJOCO_GL", "").lower().strip():
         return wish
     if not sys.platform.startswith("linux"):
         return "glfw"
     return "egl" if _egl_has_device() else "osmesa"
 
 
-def _context_class() -> Any:
-    backend = _backend()
-    if backend == "egl":
-        from mujoco.egl import GLContext
-    elif backend == "osmesa":
-        from mujoco.osmesa import GLContext
-    else:
-        from mujoco.gl_context import GLContext
-    return GLContext
-
-
 def _egl_has_device() -> bool:
-    """Whether EGL is there and can use a graphics device, perhaps Mesa's in software.
+    """Whether EGL can use a graphics device, perhaps in software.
 
-    Through ctypes, since PyOpenGL stays bound to the first library that it tries, found or not.
+    By ctypes: PyOpenGL stays bound to the first library that it tries.
     """
     library = _loaded("libEGL.so.1")
     if library is None or not (_loaded("libOpenGL.so.0") or _loaded("libGL.so.1")):
@@ -135,12 +128,10 @@ _MOST_GEOMS = 200
 
 
 class Cameras:
-    """Draws square images by several cameras of one model into one buffer; any thread may draw, one at a time.
+    """Draws square images by several cameras of one model; any thread may draw, one at a time.
 
     Args:
-        model: its quality settings hold (`offsamples`, `shadowsize`).
-        names: of its cameras.
-        size: height and width of each image, pixels; at most `offwidth`, and for all cameras together `offheight`.
+        size: height and width, pixels; within the model's `offwidth` and, for all cameras together, `offheight`.
 
     Raises:
         ExperimentError: no OpenGL library works.
@@ -173,7 +164,7 @@ class Cameras:
         atexit.register(self.close)
 
     def draw(self, data: mujoco.MjData) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-        """A new RGB image of each camera, top row first, of the model in the state of `data`."""
+        """An RGB image per camera, top row first."""
         self._context.make_current()
         for camera, place in self._views.values():
             mujoco.mjv_updateScene(

@@ -1,7 +1,4 @@
-"""Scripted policies that produce data: an expert, a suboptimal operator, and uniformly random actions.
-
-Lengths are in m.
-"""
+"""Scripted policies: an expert, a suboptimal operator, and random actions. Lengths are in m."""
 
 import warnings
 from collections.abc import Callable
@@ -17,13 +14,10 @@ from wsrl_kit.envs.tasks import METAWORLD
 from wsrl_kit.envs.wrappers import newest_state, observation_horizon
 from wsrl_kit.errors import ExperimentError
 
-Controller = Callable[
-    [Float32[np.ndarray, " observation"], Float[np.ndarray, " axes"]],
-    Float[np.ndarray, " action"],
-]
+Controller = Callable[[Float32[np.ndarray, " observation"], Float[np.ndarray, " axes"]], Float[np.ndarray, " action"]]
 
 Policy = Callable[[Any], Float32[np.ndarray, " action"]]
-"""An action from an observation as the environment gives it, with or without images."""
+"""From an observation, with or without images, to an action."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +25,11 @@ class Script:
     """How an operator does a task, and how imprecise the suboptimal one is.
 
     Attributes:
-        position: of the hand, or of the tip that it holds, from a state.
-        controller: action (clipped to [-1, 1] afterwards) from a state and the operator's error of perception.
-        expert_noise: standard deviation of the expert's noise, in units of the action; its error is 0.
-        suboptimal_noise: standard deviation of the suboptimal operator's noise.
-        suboptimal_error: half range of its error on each axis; drawn once per episode.
+        position: hand or tip from a state.
+        controller: unclipped action from state and perception error.
+        expert_noise: standard deviation, in units of the action.
+        suboptimal_noise: likewise.
+        suboptimal_error: half range of the perception error, drawn per episode.
     """
 
     position: Callable[[Float32[np.ndarray, " observation"]], Float[np.ndarray, "3"]]
@@ -48,15 +42,14 @@ class Script:
 def scripted_policy(
     kind: str, environment: gymnasium.Env, generator: np.random.Generator, noise: float | None = None
 ) -> Policy:
-    """The policy of one episode of `environment`, which has just been reset.
+    """The policy for one episode of `environment`, which has just been reset.
 
     Args:
-        kind: "random" for every task; "expert" and "suboptimal" for a task with a script.
-        generator: source of all its randomness.
-        noise: standard deviation of the Gaussian noise on every entry of the action; None: the kind's own.
+        kind: "random"; with a script "expert" and "suboptimal".
+        noise: standard deviation of the action's Gaussian noise; None: the kind's.
 
     Raises:
-        ExperimentError: there is no such script for this environment.
+        ExperimentError: there is no such script.
     """
     size = environment.action_space.shape
     if kind == "random":
@@ -86,11 +79,10 @@ def scripted_policy(
 
 
 def script_of(environment: gymnasium.Env) -> Script | None:
-    """The script for the episode that has just begun; None: nobody has written one for this task.
+    """The script for the episode that has just begun, or None.
 
     Raises:
-        ExperimentError: it is a real robot, or options of the simulated one do not fit its script.
-        RobotError: contact with it was lost.
+        ExperimentError: a real robot, or unfit options.
     """
     task = environment.unwrapped
     name = "" if task.spec is None else task.spec.id
@@ -119,10 +111,9 @@ def insertion_script(
     """Centre the peg over the hole, keep it upright, and press it in.
 
     Args:
-        tip: its pose now in the frame of the nominal hole, m and small angles, rad.
-        position: see `Script`.
-        hole: its position in the same frame.
-        scales: m and rad that an action of 1 moves.
+        tip: pose in the nominal hole's frame, m and small angles, rad.
+        hole: position in the same frame.
+        scales: m and rad per action of 1.
     """
 
     def controller(observation: Float32[np.ndarray, "19"], error: Float[np.ndarray, "2"]) -> Float[np.ndarray, "6"]:
@@ -136,7 +127,7 @@ def insertion_script(
 
 
 def _metaworld_script(task: str) -> Script:
-    """Metaworld's own policy of a task, such as "door-open-v3"; the error is that of the hand's position."""
+    """Metaworld's own policy; the perception error shifts the hand."""
     from metaworld.policies import ENV_POLICY_MAP
 
     policy = ENV_POLICY_MAP[task]()
@@ -159,7 +150,7 @@ def _metaworld_script(task: str) -> Script:
 # cube also its position (3), its position from the gripper (3), the two fingers' positions (2), and more.
 _GOAL, _FETCH_GRIPPER, _FETCH_CUBE, _FETCH_FINGERS = slice(3, 6), slice(6, 9), slice(9, 12), slice(15, 17)
 _FETCH_GAIN = 10.0
-"""Action for an error of 1 m; an action of 1 moves the gripper's target by 5 cm."""
+"""Action per m of error; an action of 1 moves the gripper's target by 5 cm."""
 _FETCH_OPEN, _FETCH_CLOSE = 1.0, -1.0
 _FETCH_ABOVE = np.array([0.0, 0.0, 0.06])
 """From the cube's centre to where the gripper is clear of it."""
@@ -170,7 +161,7 @@ def _reach(state: Float32[np.ndarray, "16"], error: Float[np.ndarray, "3"]) -> F
 
 
 def _push(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go behind the cube as seen from the goal, over it if need be, and push it straight to the goal."""
+    """Go behind the cube as seen from the goal, over it if need be, and push."""
     goal, gripper, cube = state[_GOAL], state[_FETCH_GRIPPER], state[_FETCH_CUBE] + error
     way = (goal - cube)[:2]
     direction = way / max(np.linalg.norm(way), 1e-6)
@@ -190,7 +181,7 @@ def _push(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Fl
 
 
 def _pick_and_place(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go over the cube with the gripper open, go down, close, and carry the cube to the goal."""
+    """Go over the cube with an open gripper, go down, close, carry it to the goal."""
     goal, gripper, cube = state[_GOAL], state[_FETCH_GRIPPER], state[_FETCH_CUBE] + error
     offset = cube - gripper
     if np.abs(offset).max() < 0.02:
@@ -204,15 +195,14 @@ def _pick_and_place(state: Float32[np.ndarray, "31"], error: Float[np.ndarray, "
 # fingertips (3) and of the cube (3).
 _PANDA_GRIPPER, _FINGERTIPS, _PANDA_CUBE = 14, slice(15, 18), slice(18, 21)
 _PANDA_GAIN = 40.0
-"""Action for an error of 1 m; an action of 1 moves the target of the hand by 2.5 cm."""
+"""Action per m of error; an action of 1 moves the target of the hand by 2.5 cm."""
 _PANDA_OPEN, _PANDA_CLOSE, _PANDA_CLOSED = -1.0, 1.0, 200.0
 _PANDA_ABOVE = np.array([0.0, 0.0, 0.08])
-"""From the cube's centre to where the open gripper is clear of it."""
 _PANDA_LIFT = np.array([0.0, 0.0, 0.2])
 
 
 def _pick_cube(state: Float32[np.ndarray, "21"], error: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """Go over the cube with the gripper open, go down, close, and lift."""
+    """Go over the cube with an open gripper, go down, close, lift."""
     offset = state[_PANDA_CUBE] + error - state[_FINGERTIPS]
     over = np.linalg.norm(offset[:2]) < 0.01
     if over and abs(offset[2]) < 0.015:
@@ -231,4 +221,4 @@ _SCRIPTS = {
     "FetchPickAndPlace": _script(_pick_and_place, _FETCH_GRIPPER, 0.02, 0.02, 0.02),
     "gym_hil/PandaPickCube": _script(_pick_cube, _FINGERTIPS, 0.012, 0.012, 0.008),
 }
-"""By the beginning of the task's name; FetchSlide, which needs a throw, and the Adroit hand have none."""
+"""By prefix; FetchSlide, which needs a throw, and the Adroit hand have none."""

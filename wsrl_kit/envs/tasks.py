@@ -1,4 +1,4 @@
-"""Third-party packages of robot tasks, imported and registered with Gymnasium when one of their names is asked for."""
+"""Third-party packages of tasks, registered with Gymnasium on demand."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from wsrl_kit.errors import ExperimentError
 from wsrl_kit.parameters import check
 
 METAWORLD = "metaworld/"
-"""Beginning of the names of Metaworld's tasks, such as `metaworld/door-open-v3`."""
+"""Prefix of Metaworld's tasks, such as `metaworld/door-open-v3`."""
 
 
 @cache
@@ -46,12 +46,11 @@ def _register_metaworld() -> None:
 
 
 def make_metaworld(task: str, action_repeat: int = 1, **given: Any) -> gymnasium.Env:
-    """A task of Metaworld with its goal in the observation, at a new random place in every episode.
+    """A task of Metaworld with its goal in the observation, drawn anew in every episode.
 
     Args:
-        task: Metaworld's name, such as "door-open-v3".
-        action_repeat: control steps of 12.5 ms that each action is held for; robots usually get 10 commands a second.
-        given: keyword arguments of Metaworld's environment.
+        task: such as "door-open-v3".
+        action_repeat: control steps of 12.5 ms per action; robots usually get 10 commands a second.
     """
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
@@ -66,7 +65,7 @@ def make_metaworld(task: str, action_repeat: int = 1, **given: Any) -> gymnasium
 
 
 class SeededMetaworld(gymnasium.Wrapper):
-    """Makes `reset(seed=s)` determine everything that follows; Metaworld ignores the seed."""
+    """Makes `reset(seed=s)` fix everything; Metaworld ignores the seed."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
@@ -75,7 +74,7 @@ class SeededMetaworld(gymnasium.Wrapper):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Holds each action for several control steps: rewards add up, and success in any of them counts."""
+    """Repeats each action: rewards add up, and success in any step counts."""
 
     def __init__(self, environment: gymnasium.Env, times: int) -> None:
         super().__init__(environment)
@@ -105,10 +104,10 @@ def _register_gym_hil() -> None:
 
 
 def make_gym_hil(create: Callable[..., Any], **given: Any) -> gymnasium.Env:
-    """The task that gym-hil's own `create` makes of the given keyword arguments, seeded.
+    """A task of gym-hil, seeded.
 
     Raises:
-        ExperimentError: MuJoCo can't draw; gym-hil makes a renderer even without images.
+        ExperimentError: MuJoCo can't draw, which gym-hil needs even without images.
     """
     import mujoco
 
@@ -122,7 +121,7 @@ def make_gym_hil(create: Callable[..., Any], **given: Any) -> gymnasium.Env:
 
 
 class SeededGymHil(gymnasium.Wrapper):
-    """Makes `reset(seed=s)` determine everything that follows; gym-hil draws from NumPy's global stream."""
+    """Makes `reset(seed=s)` fix everything; gym-hil draws from NumPy's global stream."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         before = np.random.get_state()
@@ -138,10 +137,10 @@ class TaskPackage:
     """An optional package whose tasks work by `exp_name` alone.
 
     Attributes:
-        name: of the package, and of the extra that installs it.
-        prefixes: beginnings of its tasks' names, in lower case.
-        register: imports the package and registers its tasks, once; raises ImportError if it is not installed.
-        remark: what a user must know before installing it, as the end of a sentence.
+        name: package and extra.
+        prefixes: of its tasks' names, lower case.
+        register: once; raises ImportError.
+        remark: advice, ending a sentence.
     """
 
     name: str
@@ -164,10 +163,10 @@ PACKAGES = (
 
 
 def register_like(exp_name: str) -> None:
-    """Register the package whose names begin like `exp_name`, if there is one.
+    """Registers the package with the prefix of `exp_name`, if any.
 
     Raises:
-        ExperimentError: the package is not installed; names the command that installs it.
+        ExperimentError: the package is not installed.
     """
     for package in PACKAGES:
         # "package:Id" names its import itself.
@@ -182,7 +181,7 @@ def register_like(exp_name: str) -> None:
 
 
 def register_all_installed() -> None:
-    """Register every installed package, for the search of the nearest name."""
+    """For the search of the nearest name."""
     for package in PACKAGES:
         with suppress(ImportError):
             package.register()

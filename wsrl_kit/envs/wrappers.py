@@ -1,4 +1,4 @@
-"""Any Gymnasium environment in the kit's form: flat states, cameras, actions in [-1, 1]^A, `success` in info."""
+"""Any Gymnasium environment in the kit's form."""
 
 import textwrap
 from collections import deque
@@ -15,10 +15,10 @@ from wsrl_kit.data.conventions import LARGEST_BOUND, SUCCESS_KEYS, has_bounds, h
 from wsrl_kit.errors import ExperimentError
 
 STATE = "state"
-"""Key of the flat state among the observations of a task with cameras; no camera has this name."""
+"""Key of the flat state beside cameras; no camera has this name."""
 
 TASK_SUCCESS = "task_success"
-"""Key of `info` for the task's own success beside that of a reward classifier, see `ClassifierReward`."""
+"""`info`: the task's own success beside `ClassifierReward`'s."""
 
 CameraImages = dict[str, Shaped[np.ndarray, "*batch horizon height width channel"]]
 
@@ -29,26 +29,20 @@ _Path = tuple[str | int, ...]
 
 
 def flatten(environment: gymnasium.Env, name: str, success_key: str | None = None) -> "SuccessInfo":
-    """Wrap `environment`: flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
-
-    Args:
-        environment: the task.
-        name: of the experiment, for errors.
-        success_key: as for `SuccessInfo`.
+    """Flat float32 states (and cameras), actions in [-1, 1]^A, `success` in info.
 
     Raises:
-        ExperimentError: the actions are not a bounded Box, or the observations can't be flattened.
+        ExperimentError: unbounded actions, or observations that can't be flattened.
     """
     return SuccessInfo(_flat_actions(flat_observations(environment, name), name), name, success_key)
 
 
 def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    """Sort the entries of any observation into numbers and images.
+    """Sorts the entries of any observation into numbers and images.
 
     Numbers make the flat float32 state, in the order of the space (Dict: alphabetical; Discrete: one-hot). uint8
-    entries (height, width, 3) are cameras, named by their key ("pixels/front" is "front" if no other camera has that
-    name). Without cameras the observation is the state, else a dict of `state` and one image per camera. A task with
-    images alone has the state (0.0,).
+    entries (height, width, 3) are cameras, named by their key ("pixels/front" is "front" if unique); with cameras the
+    observation is a dict of `state` and images. A task with images alone has the state (0.0,).
 
     Raises:
         ExperimentError: an entry is neither a fixed number of values nor an RGB image of bytes.
@@ -77,7 +71,7 @@ def flat_observations(environment: gymnasium.Env, name: str) -> gymnasium.Env:
 
 
 def _entries(space: spaces.Space, path: _Path = ()) -> Iterator[tuple[_Path, spaces.Space]]:
-    """Path and space of every entry of a nested space, in the order in which Gymnasium flattens them."""
+    """(path, space) of a nested space, in Gymnasium's order of flattening."""
     if isinstance(space, spaces.Dict):
         inner: Any = space.spaces.items()
     elif isinstance(space, spaces.Tuple):
@@ -125,7 +119,7 @@ def _bounds(
 
 
 def _camera_names(paths: list[_Path]) -> dict[str, _Path]:
-    """Paths by their last part if it is unique, else by the whole path; in alphabetical order."""
+    """Paths by their last part if unique, else by the whole path; sorted."""
     short = [str(path[-1]) if path else "image" for path in paths]
     names = {}
     for path, last in zip(paths, short, strict=True):
@@ -151,11 +145,7 @@ def _flat_actions(environment: gymnasium.Env, name: str) -> gymnasium.Env:
 
 
 def action_bounds(environment: gymnasium.Env) -> tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]]:
-    """The actions in the task's own units that -1 and 1 stand for.
-
-    Args:
-        environment: from `make`.
-    """
+    """The task's own actions for -1 and 1."""
     space = environment.action_space
     layer = environment
     while isinstance(layer, gymnasium.Wrapper):
@@ -168,18 +158,12 @@ def action_bounds(environment: gymnasium.Env) -> tuple[Float64[np.ndarray, " act
 
 
 class SuccessInfo(gymnasium.Wrapper):
-    """Sets `info["success"]` at every step where the task reports success: True, False, or None for "not known".
+    """Sets `info["success"]` if reported (bool, number above 0, None or nan): True, False, or None (unknown).
 
-    The task may report a bool, a number (above 0: success), or None or nan (not known).
-
-    Args:
-        environment: the task.
-        name: of the experiment, for the error.
-        key: name of the task's success in `info`; None: one of `SUCCESS_KEYS`.
+    Any other report raises ExperimentError. `key` is the success in the task's `info`; None: one of `SUCCESS_KEYS`.
 
     Attributes:
-        keys: the names that are looked for.
-        similar_keys: names in `info` that sound like success, if none of `keys` was there.
+        similar_keys: names like success, if no key was found.
     """
 
     def __init__(self, environment: gymnasium.Env, name: str, key: str | None = None) -> None:
@@ -189,11 +173,6 @@ class SuccessInfo(gymnasium.Wrapper):
         self.similar_keys: tuple[str, ...] = ()
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: the reported success is a text, several values, or something else.
-        """
         observation, reward, terminated, truncated, info = self.env.step(action)
         key = next((key for key in self.keys if key in info), None)
         success = None if key is None else self._truth(key, info[key])
@@ -219,13 +198,9 @@ class SuccessInfo(gymnasium.Wrapper):
 
 
 class SuccessReward(gymnasium.Wrapper):
-    """HIL-SERL's convention: reward 1 at the first success, which terminates, and 0 at every other step.
+    """Reward 1 at the first success, which terminates, and else 0, as in HIL-SERL.
 
-    The task's other ends remain, with reward 0. Unknown success is no success.
-
-    Args:
-        environment: the task.
-        name: of the experiment, for the error.
+    The task's other ends remain. Unknown success is no success; an episode without any report raises ExperimentError.
     """
 
     def __init__(self, environment: SuccessInfo, name: str) -> None:
@@ -235,11 +210,6 @@ class SuccessReward(gymnasium.Wrapper):
         self._reported = False
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: an episode has ended and no step reported success.
-        """
         observation, _, terminated, truncated, info = self.env.step(action)
         self._reported |= "success" in info
         if (terminated or truncated) and not self._reported:
@@ -252,24 +222,13 @@ class SuccessReward(gymnasium.Wrapper):
 
 
 def succeeded(before: bool | None, info: dict[str, Any], key: str = "success") -> bool | None:
-    """Whether an episode has succeeded, at its last step or before; None: not reported or not known so far.
-
-    Args:
-        before: the result for the steps before.
-        info: of the last step.
-        key: "success", or `TASK_SUCCESS`.
-    """
+    """Whether an episode has succeeded so far; None: unknown. `before` is the result of earlier steps."""
     said = info.get(key)
     return before if said is None else bool(before or said)
 
 
 class FiniteNumbers(gymnasium.Wrapper):
-    """Refuses observations and rewards that are not finite in float32, before anybody stores them.
-
-    Args:
-        environment: with flat states, perhaps beside cameras.
-        name: of the experiment, for the error.
-    """
+    """Raises ExperimentError for observations and rewards that are not finite in float32."""
 
     def __init__(self, environment: gymnasium.Env, name: str) -> None:
         super().__init__(environment)
@@ -277,22 +236,12 @@ class FiniteNumbers(gymnasium.Wrapper):
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            ExperimentError: the observation holds NaN or infinity.
-        """
         observation, info = self.env.reset(seed=seed, options=options)
         self._step = 0
         self._check("observation", _states(observation))
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step of the task.
-
-        Raises:
-            ExperimentError: the observation holds NaN or infinity, or the reward is no finite number.
-        """
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._step += 1
         self._check("observation", _states(observation))
@@ -320,11 +269,7 @@ class FiniteNumbers(gymnasium.Wrapper):
 class ObservationHorizon(gymnasium.Wrapper):
     """The last k observations as one, oldest first; a reset repeats its first (HIL-SERL's `ChunkingWrapper`).
 
-    States join to one flat vector (k x S,); the images of a camera stack to (k, height, width, 3), also for k = 1.
-
-    Args:
-        environment: observes a flat state, or a dict of `state` and cameras.
-        horizon: k.
+    States join to (k x S,); images stack to (k, height, width, 3), also for k = 1.
     """
 
     def __init__(self, environment: gymnasium.Env, horizon: int) -> None:
@@ -363,7 +308,7 @@ def _stacked_space(space: spaces.Space, horizon: int) -> spaces.Space:
 
 
 def observation_horizon(environment: gymnasium.Env) -> int:
-    """How many observations each observation of an environment from `make` holds."""
+    """Frames per observation of an environment from `make`."""
     has_one = environment.has_wrapper_attr("observation_horizon")
     return environment.get_wrapper_attr("observation_horizon") if has_one else 1
 
@@ -374,7 +319,7 @@ def newest_state(observation: Any, horizon: int) -> Float32[np.ndarray, " state"
 
 
 def state_space(environment: gymnasium.Env) -> spaces.Box:
-    """Bounds of the flat state."""
+    """The space of the flat state."""
     space = environment.observation_space
     if isinstance(space, spaces.Dict):
         space = space[STATE]

@@ -1,1 +1,1 @@
-"""A robot behind HIL-SERL's HTTP server: environment, client, cameras, the human's pad, the simulated twin."""
+"""The robot: environment, client, cameras, person, and simulated server."""

@@ -1,10 +1,10 @@
 """Cameras of a real robot, by name.
 
-A camera's settings are a dict with one of
+Settings: one of
     realsense: a RealSense camera's serial number, as a text ("130322274175");
-    opencv: the number of a device, or the path of a device or of a video;
-and any of `width` and `height` (pixels, default 640 and 480), `frame_rate` (default 30) and `crop`: first row, end row,
-first column, end column, cut out before the frame is scaled (HIL-SERL's IMAGE_CROP).
+    opencv: number of a device, or path of a device or a video;
+and any of `width`, `height` (pixels, default 640 and 480), `frame_rate` (default 30), and `crop` before scaling
+(HIL-SERL's IMAGE_CROP): first row, end row, first column, end column.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.parameters import check, unknown
 
 CameraFrames = Mapping[str, UInt8[np.ndarray, "height width 3"]]
-"""The newest frame of each camera, by name."""
+"""The newest frame of each camera."""
 
 _SETTINGS = {"realsense": str, "opencv": int | str, "width": int, "height": int, "frame_rate": int, "crop": list[int]}
 
@@ -28,25 +28,14 @@ class Camera(Protocol):
     """A source of frames."""
 
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The newest RGB frame, top row first.
-
-        Raises:
-            Exception: none in time; from `open_camera`'s cameras always a RobotError.
-        """
+        """The newest RGB frame, top row first; raises if none comes in time."""
 
     def close(self) -> None:
         """Give the device back."""
 
 
 class CroppedCamera:
-    """A camera whose frames are cropped and scaled to a square; every failure is a RobotError.
-
-    Args:
-        name: for errors.
-        camera: closed together with this one.
-        crop: first row, end row, first column, end column; empty: the whole frame.
-        size: height and width, pixels.
-    """
+    """A camera with frames cropped and scaled to a square of `size` pixels; every failure is a RobotError."""
 
     def __init__(self, name: str, camera: Camera, crop: list[int], size: int) -> None:
         self._name, self._camera, self._crop, self._size = name, camera, crop, size
@@ -72,18 +61,12 @@ class CroppedCamera:
 
 
 def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: float) -> Camera:
-    """A camera by its settings.
-
-    Args:
-        name: for errors.
-        settings: see the module.
-        size: height and width of its frames, pixels.
-        deadline: seconds to wait for a frame.
+    """A camera by its settings (see the module), which must give each frame in `deadline` seconds.
 
     Raises:
-        ParameterError: its settings do not fit.
-        ExperimentError: the package that reads it is not installed.
-        RobotError: there is no such device.
+        ParameterError: unfit settings.
+        ExperimentError: a missing package.
+        RobotError: no such device.
     """
     for key in settings:
         if key not in _SETTINGS:
@@ -111,7 +94,7 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
 def crop_and_scale(
     frame: UInt8[np.ndarray, "height width 3"], crop: list[int], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Crop a frame and scale it to a square, bilinearly (as cv2.INTER_LINEAR)."""
+    """Crops and scales a frame to a square, as cv2.INTER_LINEAR."""
     if crop:
         frame = frame[crop[0] : crop[1], crop[2] : crop[3]]
     if frame.shape[:2] == (size, size):
@@ -126,7 +109,7 @@ def crop_and_scale(
 def _neighbours(
     length: int, size: int
 ) -> tuple[Int64[np.ndarray, " size"], Int64[np.ndarray, " size"], Float64[np.ndarray, " size"]]:
-    """For each new pixel the old pixels before and after its centre, and the weight of the latter."""
+    """Per new pixel the old pixels before and after its centre, and the latter's weight."""
     at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     before = at.astype(np.int64)
     return before, np.minimum(before + 1, length - 1), at - before

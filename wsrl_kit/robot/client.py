@@ -1,7 +1,7 @@
 """Client of HIL-SERL's robot server: calls with deadlines and checked answers.
 
-The usual HTTP clients time out per packet, so a server that trickles holds them for ever. Here each receive gets the
-time left of the whole call; h11 parses the protocol.
+The usual HTTP clients time out per packet, so a trickling server holds them for ever. Here each receive gets the time
+left of the whole call; h11 parses the protocol.
 """
 
 import json
@@ -34,7 +34,7 @@ _RESOLVE = "import socket, sys; print(*(found[4][0] for found in socket.getaddri
 
 
 class Connection:
-    """A connection to one server, opened when needed and kept alive; for one thread at a time."""
+    """A kept connection to one server; for one thread at a time."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -42,24 +42,22 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def close(self) -> None:
-        """Hang up, and forget the address of the host name."""
+        """Also forgets the address of the host name."""
         self._addresses = []
         self.hang_up()
 
     def post(self, path: str, content: bytes, deadline: float, largest: int) -> tuple[int, bytes]:
-        """Send one POST request; return status and body of the answer.
+        """Sends one POST request; returns status and body.
 
-        A failed request closes the connection, so that its late answer is never taken for the next one.
+        A failed request closes the connection, so that a late answer never counts for the next one.
 
         Args:
-            path: with the leading slash.
-            content: JSON; may be empty.
-            deadline: seconds for everything: host name, connection, request, headers, and body.
-            largest: most bytes of the answer's body.
+            deadline: seconds for everything, from the host name to the last byte.
+            largest: bytes of the answer's body.
 
         Raises:
             TimeoutError: the answer was not complete in time.
-            OSError: the server can't be reached, hung up, or its answer is no HTTP or too large.
+            OSError: unreachable, hung up, no HTTP, or too large.
         """
         end = time.monotonic() + deadline
         if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
@@ -138,7 +136,7 @@ def _left(end: float) -> float:
 
 
 def _resolve(host: str, end: float) -> list[str]:
-    """The addresses of a name, looked up in a process, since only that can be ended in time."""
+    """Looked up in a process, since only that can be ended in time."""
     if host == "localhost":
         return ["127.0.0.1", "::1"]
     try:
@@ -159,9 +157,9 @@ def _resolve(host: str, end: float) -> list[str]:
 _COUNTS = {"pose": 7, "vel": 6, "force": 3, "torque": 3}
 _TRUE_COUNTS = {"hole_position": 3, "tip_pose": 6}
 _LARGEST_ANSWER = 1 << 20
-"""Most bytes of an answer beside its images; a state has less than 2000."""
+"""Bytes beside images; a state has less than 2000."""
 _LARGEST_ARRAY_HEADER = 1 << 10
-"""Most bytes of an image's file before its pixels."""
+"""Bytes of an image's file before its pixels."""
 _MOST_CAMERAS, _LARGEST_IMAGE = 16, 1024
 """Of a simulated robot; largest height and width, pixels."""
 _PAUSE = 0.02
@@ -177,10 +175,10 @@ class RobotState:
     """The used part of `/getstate`; its numbers may be invalid, such as NaN.
 
     Attributes:
-        pose: of the tool in the base frame: x, y, z, m, and quaternion (x, y, z, w).
-        velocity: of the tool, along the base's axes, m/s and rad/s.
-        force: on the tool, in its own frame, N.
-        torque: on the tool, in its own frame, N m.
+        pose: tool in the base frame: m, quaternion (x, y, z, w).
+        velocity: tool, along the base's axes, m/s and rad/s.
+        force: on the tool, in its frame, N.
+        torque: likewise, N m.
         gripper_position: 0 (closed) to 1 (open).
     """
 
@@ -194,17 +192,13 @@ class RobotState:
 class RobotClient:
     """One connection to a robot server, opened again when it breaks; any thread may call.
 
-    Calls that are safe to repeat (reading, poses, parameters, clearing errors) are retried; all others are tried once,
-    on a new connection. Every method that calls the server raises RobotError: no answer in time, an error status, or
-    an answer of another form.
+    Calls that are safe to repeat (reading, poses, parameters, clearing errors) are retried; others are tried once, on a
+    new connection. A late or malformed answer or an error status raises RobotError.
 
     Args:
-        url: "http://host:port".
-        deadline: seconds for an attempt, from the look-up of the host name to the last byte.
-        retries: further attempts of a call that is safe to repeat.
-
-    Raises:
-        ParameterError: the url is invalid.
+        url: "http://host:port"; else ParameterError.
+        deadline: seconds per attempt, from the host name to the last byte.
+        retries: further attempts of a repeatable call.
     """
 
     def __init__(self, url: str, deadline: float = 1.0, retries: int = 2) -> None:
@@ -223,12 +217,11 @@ class RobotClient:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Hang up; the next call connects again."""
+        """The next call connects again."""
         with self._lock:
             self._connection.close()
 
     def state(self) -> RobotState:
-        """What the robot measures now."""
         answer = self._json("getstate")
         read = {name: self._numbers("getstate", answer, name, count) for name, count in _COUNTS.items()}
         gripper = answer.get("gripper_pos")
@@ -237,27 +230,25 @@ class RobotClient:
         return RobotState(read["pose"], read["vel"], read["force"], read["torque"], gripper)
 
     def command(self, pose: Float[np.ndarray, "7"], attempts: int | None = None) -> None:
-        """Make `pose` the equilibrium of the impedance controller."""
+        """Makes `pose` the equilibrium of the impedance controller."""
         self._call("pose", {"arr": pose.tolist()}, attempts)
 
     def set_parameters(self, parameters: Mapping[str, float]) -> None:
-        """Set compliance parameters of the impedance controller."""
         self._call("update_param", dict(parameters))
 
     def clear_errors(self) -> None:
-        """Let the robot continue after a reflex or another error."""
+        """After a reflex or another error."""
         self._call("clearerr")
 
     def reset_joints(self, deadline: float = 60.0) -> None:
-        """Move the joints to their reset position; a real robot needs many seconds."""
+        """Takes many seconds on a real robot."""
         self._call("jointreset", attempts=1, deadline=deadline)
 
     def move_gripper(self, opened: bool) -> None:
-        """Open or close the gripper."""
         self._call("open_gripper" if opened else "close_gripper", attempts=1)
 
     def truth(self) -> dict[str, Any] | None:
-        """`SimulatedArm.truth` of a simulated server, its used entries checked; None from any other server."""
+        """`SimulatedArm.truth`, checked; None from a real server."""
         endpoint = "sim/status"
         try:
             answer = self._json(endpoint)
@@ -276,15 +267,10 @@ class RobotClient:
         return answer | {"cameras": {name: (int(height), int(width)) for name, (height, width) in cameras.items()}}
 
     def new_simulated_episode(self, seed: int) -> None:
-        """Have a simulated server draw its hole anew and place its arm above."""
         self._call("sim/reset", {"seed": seed})
 
     def images(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """RGB images of a simulated server's cameras.
-
-        Args:
-            shapes: height and width by camera, from `truth`.
-        """
+        """RGB images of a simulated server; `shapes` from `truth`."""
         sizes = {name: 3 * height * width for name, (height, width) in shapes.items()}
         answer = self._call("images", largest=_LARGEST_ANSWER + sum(sizes.values()))
         frames = {}
@@ -335,10 +321,10 @@ class RobotClient:
         deadline: float | None = None,
         largest: int = _LARGEST_ANSWER,
     ) -> bytes:
-        """The body of the first answer whose status is no failure of the server, or of the last attempt's.
+        """The first answer that is no server error, or the last attempt's.
 
         Raises:
-            RobotError: its status is not 200 (`_NotFound`: it is 404), or the last attempt got no answer.
+            RobotError: its status is not 200 (`_NotFound`: 404), or none came.
         """
         deadline = deadline or self._deadline
         tries = attempts or self._attempts
@@ -379,7 +365,7 @@ def _is_camera(entry: tuple[str, Any]) -> bool:
 
 
 def _image(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """One image of an `.npz`, which unpacks no further than the size allows."""
+    """One image of an `.npz`, unpacked no further than its size allows."""
     size = 3 * shape[0] * shape[1]
     with ZipFile(BytesIO(answer)) as archive, archive.open(f"{name}.npy") as member:
         content = BytesIO(member.read(size + _LARGEST_ARRAY_HEADER))
@@ -393,5 +379,5 @@ def _image(answer: bytes, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray
 
 
 def _printable(said: str) -> str:
-    """The beginning of a foreign text on one line, without control characters."""
+    """The beginning of a foreign text, on one line."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(said[:200].split()))

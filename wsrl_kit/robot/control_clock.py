@@ -3,18 +3,18 @@
 import time
 
 SLOWEST, FASTEST = 0.01, 1000.0
-"""Range of a simulated robot's speed, simulated seconds per second; 0 is lockstep."""
+"""Simulated seconds per second; 0 is lockstep."""
 
 
 class ControlClock:
     """Deadlines one period apart, by the monotonic clock.
 
     Args:
-        frequency: control steps per second of the robot.
-        speed: the robot's seconds per second; 0: nobody waits (lockstep).
+        frequency: steps per second of the robot.
+        speed: its seconds per second; 0: lockstep, no waiting.
 
     Attributes:
-        overruns: late steps since the last `restart`.
+        overruns: late steps since `restart`.
     """
 
     def __init__(self, frequency: float, speed: float = 1.0) -> None:
@@ -23,15 +23,12 @@ class ControlClock:
         self.restart()
 
     def restart(self) -> None:
-        """Give the next step a whole period from now."""
+        """Gives the next step a whole period from now."""
         self.overruns = 0
         self._due: float | None = None
 
     def wait(self) -> None:
-        """Sleep until this step's deadline.
-
-        A late step counts as an overrun and gets a whole period from now, so that its command has time to act.
-        """
+        """Sleeps until this step's deadline; a late step gets a whole period, so that its command has time to act."""
         if self._period == 0:
             return
         now = time.monotonic()

@@ -1,8 +1,8 @@
-"""A robot behind HIL-SERL's HTTP server, real or simulated, as a Gymnasium environment."""
+"""A robot behind HIL-SERL's server, real or simulated, as a Gymnasium environment."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil, pi
 from typing import Any
@@ -17,10 +17,11 @@ from wsrl_kit.envs.insertion import OBSERVATION_HIGH, OBSERVATION_LOW, POSE, rel
 from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError, RobotError
+from wsrl_kit.parameters import check_some
 from wsrl_kit.robot.cameras import Camera, CameraFrames, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
 from wsrl_kit.robot.control_clock import ControlClock
-from wsrl_kit.robot.options import RobotOptions, robot_options
+from wsrl_kit.robot.options import RobotOptions
 from wsrl_kit.robot.poses import (
     Convention,
     HilSerlConvention,
@@ -39,20 +40,17 @@ FARTHEST = 5.0
 _SPEED, _TURN_SPEED = 0.1, 0.5
 """Of `Contact.move_to`, m/s and rad/s."""
 _LARGEST_NUMBER = 1e6
-"""A greater reading, in any unit, is no measurement; its square would overflow a float32."""
+"""A greater reading is no measurement; its square would overflow a float32."""
 
 
 class Contact:
-    """The last reading of a robot, and every motion that is no action of a policy.
+    """A robot's last reading, and its motions outside a policy.
 
     Args:
-        client: of its server.
-        box: where a policy may move it.
-        margin: m and rad outside the box from which a reading is not believed.
-        clock: paces the commands.
+        margin: m and rad outside the box beyond which a reading is invalid.
 
     Attributes:
-        reading: the last one; None: contact is lost or not made yet.
+        reading: None: no contact yet, or lost.
     """
 
     def __init__(self, client: RobotClient, box: SafetyBox, margin: tuple[float, float], clock: ControlClock) -> None:
@@ -60,14 +58,13 @@ class Contact:
         self.reading: RobotState | None = None
 
     def read(self, *, anywhere: bool = False) -> RobotState:
-        """A valid reading, at the second attempt at the latest; stores it as `reading`.
+        """Stores and returns a valid reading, at the second attempt at the latest.
 
         Args:
-            anywhere: the robot may be outside the box, as before and during a reset.
+            anywhere: the robot may be outside the box, as during a reset.
 
         Raises:
-            RobotError: the server fails, or both answers are invalid: not finite, too large, no unit quaternion, or a
-                pose outside the box.
+            RobotError: no answer, or both readings are not finite, too large, no unit quaternion, or outside the box.
         """
         reading = self._client.state()
         if self._problem(reading, anywhere):
@@ -89,7 +86,7 @@ class Contact:
             raise
 
     def hold_and_forget(self) -> str:
-        """Command a hold at the last reading, once; forget the reading; return the outcome as a clause."""
+        """Commands a hold at the last reading, once; forgets it; returns the outcome as a clause."""
         last, self.reading = self.reading, None
         if last is None:
             return "where it is was never seen"
@@ -100,13 +97,10 @@ class Contact:
         return "it was told to hold where it was last seen"
 
     def move_to(self, goal: Float[np.ndarray, "7"], settling: float = 0.0) -> RobotState:
-        """Move straight from the last reading to `goal`, in at least a second.
-
-        A way that starts inside the box stays inside.
+        """Moves straight to `goal`, in at least a second; inside the box if it starts inside.
 
         Args:
-            goal: pose inside the box.
-            settling: seconds to hold `goal` at the end.
+            settling: seconds at the end.
         """
         assert self.reading is not None
         start = self.reading.pose
@@ -148,26 +142,25 @@ _GRIPPER_REST = 0.6
 class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     """HIL-SERL's control loop: each step commands an equilibrium pose near the measured pose, 10 times a second.
 
-    Action: [-1, 1]^6 times `action_scale`, along the axes of the `convention`; the rotation (Euler angles) multiplies
-    the measured one from the left. With `gripper` a seventh entry closes the gripper below -0.5 and opens it above 0.5.
-    Every commanded pose is clipped to the safety box here, whatever the server does. Exceptions: holding the robot
-    where it was measured, and the straight way from there back into the box.
+    Action: [-1, 1]^6 times `action_scale`, along the `convention`'s axes; the rotation (Euler angles) multiplies the
+    measured one from the left. With `gripper` a seventh entry closes it below -0.5 and opens it above 0.5. Every
+    commanded pose is clipped to the safety box, whatever the server does, except holding where the robot was measured
+    and the straight way from there back into the box.
 
-    Observation: the convention's 19 float32; with cameras a dict of that as `state` and an image per camera.
+    Observation: the convention's 19 float32; with cameras a dict of `state` and images.
 
-    Reward: 1 at a success, which terminates, else 0. A success is a pose within `reward_threshold` of `target_pose`,
-    else what a simulated server says; a real robot without target leaves it to a reward classifier.
+    Reward: 1 at a success, which terminates, else 0: a pose within `reward_threshold` of `target_pose`, else a
+    simulated server's success. A real robot without target needs a reward classifier.
 
-    info: `success` (bool, where known); `overruns`, late steps of this episode; `safety_box_clipped` (bool).
+    info: `success` (where known); `overruns`, late steps of this episode; `safety_box_clipped`.
 
-    RobotError: the server is unreachable, late, or gives two invalid readings in a row, which never become an
-    observation. The robot is told to hold, and every step refuses until `reconnect` or `reset`.
-
-    A simulated server sets the clock's speed, and draws its hole anew at each reset, seeded by this environment.
+    A simulated server sets the clock's speed, and draws its hole at each reset, seeded by this environment.
 
     Raises:
-        RobotError: the server can't be reached, or a camera can't be opened.
-        ExperimentError: the package that reads a camera is not installed.
+        RobotError: a camera is missing, or the server is unreachable, late, or gives two invalid readings in a row,
+            which never become an observation. The robot is told to hold, and every step refuses until `reconnect` or
+            `reset`.
+        ExperimentError: a camera's package is missing, or an action is not finite.
     """
 
     def __init__(self, options: RobotOptions) -> None:
@@ -187,27 +180,23 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
         size = options.image_size
-        shapes: dict[str, tuple[int, int]]
-        shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
+        self._image_shapes: dict[str, tuple[int, int]]
+        self._image_shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
         low, high = _state_bounds(options)
         self._convention: Convention = KitConvention(low, high) if options.convention == "kit" else HilSerlConvention()
         states = gymnasium.spaces.Box(low, high)
-        images = {name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8) for name, shape in sorted(shapes.items())}
+        images = {
+            name: gymnasium.spaces.Box(0, 255, (*shape, 3), np.uint8)
+            for name, shape in sorted(self._image_shapes.items())
+        }
         self.observation_space: gymnasium.Space = gymnasium.spaces.Dict({STATE: states, **images}) if images else states
-        self._frames: Callable[[], CameraFrames] = self._read_cameras
-        if self.simulated:
-            self._frames = lambda: self.client.images(shapes)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if options.gripper else 6,), np.float32)
         self._reset_pose = from_xyz_euler(options.reset_pose)
         self._episodes = 0
         self._gripper_rest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Rise, move stiffly to a random pose around `reset_pose`, and become compliant.
-
-        Raises:
-            RobotError: contact was lost, or the robot did not arrive.
-        """
+        """Rises, moves stiffly to a random pose around `reset_pose`, and becomes compliant."""
         super().reset(seed=seed)
         choice, client, contact = self.options, self.client, self._contact
         self._episodes += 1
@@ -244,12 +233,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, {}
 
     def step(self, action: Float[np.ndarray, " action"]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Command a pose, wait for the end of the control period, and read.
-
-        Raises:
-            RobotError: contact is or was lost.
-            ExperimentError: the action is not finite.
-        """
+        """Commands a pose, waits for the end of the control period, and reads."""
         if not np.isfinite(action).all():
             raise ExperimentError(f"an action of the robot must be finite, found {action}")
         before = self._contact.reading
@@ -271,11 +255,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return observation, float(success or False), bool(success), False, info
 
     def reconnect(self) -> None:
-        """Connect again after a RobotError and hold the robot where it is; the episode may continue.
-
-        Raises:
-            RobotError: there is still no contact, or the robot is outside the box.
-        """
+        """Connects again and holds the robot; the episode may continue. Raises RobotError if outside the box."""
         self._contact.reading = None
         self.client.close()
         with self._contact.hold_on_error():
@@ -285,26 +265,18 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self._clock.restart()
 
     def hold(self) -> None:
-        """Command the robot to stay where it is, as for a pause.
-
-        Raises:
-            RobotError: contact is lost.
-        """
+        """As for a pause."""
         with self._contact.hold_on_error():
             self.client.command(self._contact.read(anywhere=True).pose)
         self._clock.restart()
 
     def close(self) -> None:
-        """Hold the robot where it is and hang up; a server that is gone is no error."""
+        """A server that is gone is no error."""
         self._contact.hold_and_forget()
         self._hang_up()
 
     def facts(self) -> list[str]:
-        """What a pre-flight check finds without moving anything, a sentence each.
-
-        Raises:
-            RobotError: the server or a camera fails, or the robot is outside the safety box.
-        """
+        """Sentences of a pre-flight check, which moves nothing. Raises RobotError if outside the box."""
         reading = self._contact.read(anywhere=True)
         # Forgotten, so that closing after a mere look commands nothing.
         self._contact.reading = None
@@ -316,20 +288,18 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
                 f"{angle:.2f} rad outside, at {shown}: move it in by hand, or mend abs_pose_limit_low and _high"
             )
         kind = "a simulated robot" if self.simulated else "a robot"
-        frames = self._frames() if self._has_images else {}
         return [
             f"{kind} answers at {self.client.url}",
             f"its tool is at {shown} (m and rad), within the safety box",
             f"force {reading.force.round(1).tolist()} N, gripper at {reading.gripper_position:.2f}",
-            *(f"camera {name} gives {'x'.join(map(str, frame.shape))}" for name, frame in frames.items()),
+            *(f"camera {name} gives {'x'.join(map(str, frame.shape))}" for name, frame in self._frames().items()),
         ]
 
     def script(self) -> Script:
-        """The scripted operator of the episode that has just begun; a simulated server tells where its hole is.
+        """The scripted operator of the episode that has just begun.
 
         Raises:
-            ExperimentError: the robot is a real one, or its actions are not along the axes that the script uses.
-            RobotError: contact was lost; every action of the script may raise it too.
+            ExperimentError: a real robot, or other axes than the script's.
         """
         if not self.simulated:
             raise ExperimentError(
@@ -354,19 +324,14 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         """Whether every step's info has `success`."""
         return self.simulated or self.options.target_pose is not None
 
-    @property
-    def _has_images(self) -> bool:
-        return isinstance(self.observation_space, gymnasium.spaces.Dict)
-
     def _wish(self, action: Float[np.ndarray, " action"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        """The pose that the action asks for."""
         move = self._convention.base_action(action[:6].astype(np.float64), pose)
         translation, turn = self.options.action_scale
         rotation = Rotation.from_euler("xyz", move[3:] * turn) * rotation_of(pose)
         return np.concatenate([pose[:3] + move[:3] * translation, rotation.as_quat()])
 
     def _command_gripper(self, wish: float, position: float) -> None:
-        """HIL-SERL's binary gripper: acts only if that changes something, and not too often."""
+        """HIL-SERL's binary gripper: acts only on a change, and not too often."""
         self._gripper_rest = max(self._gripper_rest - 1, 0)
         is_open = position > 0.85
         if self._gripper_rest == 0 and ((wish <= -0.5 and is_open) or (wish >= 0.5 and not is_open)):
@@ -386,9 +351,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
     def _observe(self, reading: RobotState) -> Any:
         state = self._convention.state(reading, self._reset_pose)
-        return {STATE: state, **self._frames()} if self._has_images else state
+        return {STATE: state, **self._frames()} if self._image_shapes else state
 
-    def _read_cameras(self) -> CameraFrames:
+    def _frames(self) -> CameraFrames:
+        if self.simulated:
+            return self.client.images(self._image_shapes) if self._image_shapes else {}
         return {name: camera.read() for name, camera in self._cameras.items()}
 
     def _hang_up(self) -> None:
@@ -399,7 +366,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
 
 def _state_bounds(options: RobotOptions) -> tuple[Float32[np.ndarray, "19"], Float32[np.ndarray, "19"]]:
-    """The simulation's bounds with the safety box relative to any reset pose; none in HIL-SERL's convention."""
+    """The simulation's, relative to any reset pose; none in HIL-SERL's convention."""
     if options.convention == "hil_serl":
         return np.full(19, -np.inf, np.float32), np.full(19, np.inf, np.float32)
     low, high = OBSERVATION_LOW.copy(), OBSERVATION_HIGH.copy()
@@ -419,25 +386,13 @@ def _reset_spread(options: RobotOptions) -> Float64[np.ndarray, "6"]:
 
 
 def make_robot(given: Mapping[str, Any]) -> gymnasium.Env:
-    """The robot with its time limit.
-
-    Args:
-        given: values for fields of `RobotOptions`.
-
-    Raises:
-        ParameterError: naming the option, what was expected and what was found.
-        RobotError: the robot's server can't be reached.
-    """
-    options = robot_options(given)
+    """The robot with its time limit; `given` are fields of `RobotOptions`."""
+    options = RobotOptions(**check_some(RobotOptions, given))
     return TimeLimit(RobotEnv(options), options.max_episode_steps)
 
 
 def preflight(environment: gymnasium.Env) -> list[str]:
-    """`RobotEnv.facts` of an environment in any wrappers; empty for every other task.
-
-    Raises:
-        RobotError: the server or a camera fails, or the robot is outside its safety box.
-    """
+    """`RobotEnv.facts`; empty for every other task."""
     robot = environment.unwrapped
     return robot.facts() if isinstance(robot, RobotEnv) else []
 
@@ -445,24 +400,22 @@ def preflight(environment: gymnasium.Env) -> list[str]:
 LOGGER = logging.getLogger("wsrl_kit")
 
 CONTACT_LOST = "contact_lost"
-"""Key of `info`, True for a step whose outcome nobody saw: it is no transition."""
+"""`info`: True for a step whose outcome was not seen; it is no transition."""
 
 _PAUSE = 1.0
-"""Seconds between two attempts to connect."""
+"""Seconds between two attempts."""
 
 
 def reconnecting(environment: gymnasium.Env) -> gymnasium.Env:
-    """`Reconnecting` around `hirol_robot`; any other environment unchanged."""
+    """`Reconnecting` around `hirol_robot`; others unchanged."""
     robot = environment.unwrapped
     return Reconnecting(environment, robot) if isinstance(robot, RobotEnv) else environment
 
 
 class Reconnecting(gymnasium.Wrapper):
-    """When contact is lost, waits for it and then ends the episode (truncated, `info["contact_lost"]`).
+    """Waits for lost contact, then ends the episode (truncated, `info["contact_lost"]`).
 
-    Args:
-        environment: the robot in any wrappers.
-        robot: the robot itself; its `reconnect_seconds` limit the wait.
+    Raises RobotError after `reconnect_seconds` without contact.
     """
 
     def __init__(self, environment: gymnasium.Env, robot: RobotEnv) -> None:
@@ -472,11 +425,6 @@ class Reconnecting(gymnasium.Wrapper):
         self._last: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode, if need be after a wait for contact.
-
-        Raises:
-            RobotError: no contact for too long.
-        """
         try:
             self._last, info = self.env.reset(seed=seed, options=options)
         except RobotError as error:
@@ -485,11 +433,7 @@ class Reconnecting(gymnasium.Wrapper):
         return self._last, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step; returns the last observation again if its outcome was not seen.
-
-        Raises:
-            RobotError: no contact for too long.
-        """
+        """Returns the last observation again if the outcome was not seen."""
         try:
             self._last, reward, terminated, truncated, info = self.env.step(action)
         except RobotError as error:

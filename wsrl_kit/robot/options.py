@@ -1,18 +1,17 @@
-"""Options of a robot behind HIL-SERL's server; the defaults fit the simulated robot."""
+"""Options of a robot; the defaults fit the simulated one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
 from typing import Any
 
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.parameters import check_some, parameter, validate
+from wsrl_kit.parameters import parameter, validate
 from wsrl_kit.robot.poses import SafetyBox
 
 Pose = tuple[float, float, float, float, float, float]
-"""x, y, z, m, and Euler angles xyz, rad, of the tool in the robot's base frame."""
+"""Tool in the robot's base frame: x, y, z, m; Euler angles xyz, rad."""
 
-_CLIPS = [f"clip_{sign}{axis}" for sign in ("", "neg_") for axis in "xyz"]
+CLIPS = [f"clip_{sign}{axis}" for sign in ("", "neg_") for axis in "xyz"]
 COMPLIANCE = {
     "translational_stiffness": 2000.0,
     "translational_damping": 89.0,
@@ -20,25 +19,21 @@ COMPLIANCE = {
     "rotational_stiffness": 150.0,
     "rotational_damping": 7.0,
     "rotational_Ki": 0.0,
-    **{f"translational_{clip}": 0.008 for clip in _CLIPS},
-    **{f"rotational_{clip}": 0.1 for clip in _CLIPS},
+    **{f"translational_{clip}": 0.008 for clip in CLIPS},
+    **{f"rotational_{clip}": 0.1 for clip in CLIPS},
 }
-"""HIL-SERL's compliance parameters while a policy acts; the simulated robot starts with them."""
+"""HIL-SERL's, while a policy acts; the simulated robot starts with them."""
 PRECISION = COMPLIANCE | {
     "rotational_stiffness": 250.0,
     "rotational_damping": 9.0,
-    **{f"translational_{clip}": 0.1 for clip in _CLIPS},
+    **{f"translational_{clip}": 0.1 for clip in CLIPS},
 }
-"""Compliance parameters during a reset: stiff enough to overcome friction."""
+"""During a reset: stiff enough to overcome friction."""
 
 
 @dataclass(frozen=True)
 class RobotOptions:
-    """Options of `hirol_robot`.
-
-    Raises:
-        ParameterError: an option has a wrong type or is out of range, or limits do not fit one another.
-    """
+    """Options of `hirol_robot`; raises ParameterError."""
 
     robot_url: str = parameter("http://127.0.0.1:5000", "address of the robot server")
     convention: str = parameter(
@@ -98,12 +93,3 @@ class RobotOptions:
             raise ParameterError(f"reset_pose must lie within {low} and {high}, found {self.reset_pose}")
         # A roll of -pi means the same as pi: store the angles that lie in the box.
         object.__setattr__(self, "reset_pose", tuple(reset_pose.tolist()))
-
-
-def robot_options(given: Mapping[str, Any]) -> RobotOptions:
-    """Options from a mapping.
-
-    Raises:
-        ParameterError: an unknown name, a wrong type, or a value out of range.
-    """
-    return RobotOptions(**check_some(RobotOptions, given))

@@ -1,7 +1,7 @@
 """Poses, the safety box, and the two conventions of a policy's states and actions.
 
-A pose is x, y, z (m) and a unit quaternion (x, y, z, w) of either sign. Euler angles are about the fixed axes x, then
-y, then z, rad (SciPy's "xyz").
+A pose is x, y, z (m) and a unit quaternion (x, y, z, w) of either sign. Euler angles (rad) turn about the fixed axes x,
+then y, then z (SciPy's "xyz").
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from wsrl_kit.robot.client import RobotState
 
 
 def rotation_of(pose: Float[np.ndarray, "7"]) -> Rotation:
-    """The rotation in a pose."""
+    """A pose's rotation."""
     return Rotation.from_quat(pose[3:])
 
 
@@ -26,12 +26,12 @@ def from_xyz_euler(place: Sequence[float] | Float[np.ndarray, "6"]) -> Float64[n
 
 
 def to_xyz_euler(pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "6"]:
-    """x, y, z (m) and Euler angles (rad; the middle one in [-pi/2, pi/2]) of a pose."""
+    """x, y, z (m) and Euler angles (rad; the middle one in [-pi/2, pi/2])."""
     return np.concatenate([pose[:3], rotation_of(pose).as_euler("xyz")])
 
 
 def interpolate(start: Float[np.ndarray, "7"], goal: Float[np.ndarray, "7"], share: float) -> Float64[np.ndarray, "7"]:
-    """The pose at `share` (0 to 1) of the straight way, with the shorter turn."""
+    """The pose at `share` of the straight way, with the shorter turn."""
     first = rotation_of(start)
     turn = (first.inv() * rotation_of(goal)).as_rotvec()
     rotation = first * Rotation.from_rotvec(share * turn)
@@ -45,23 +45,17 @@ def pose_distance(pose: Float[np.ndarray, "7"], other: Float[np.ndarray, "7"]) -
 
 
 def is_reached(pose: Float[np.ndarray, "7"], target: Sequence[float], threshold: Sequence[float]) -> bool:
-    """Whether every coordinate is nearer than its threshold: HIL-SERL's success.
-
-    Args:
-        pose: measured.
-        target: x, y, z, m, and Euler angles, rad.
-        threshold: of x, y, z, and of the Euler angles of the rotation that is left.
-    """
+    """HIL-SERL's success: every coordinate of the difference (m, Euler angles) is below its threshold."""
     goal = from_xyz_euler(target)
     turn = rotation_of(pose).inv() * rotation_of(goal)
     return bool((np.abs(np.append(pose[:3] - goal[:3], turn.as_euler("xyz"))) < threshold).all())
 
 
 class SafetyBox:
-    """Limits of x, y, z, m, and of the Euler angles, rad, in the robot's base frame, as HIL-SERL states them.
+    """Limits of x, y, z and Euler angles in the robot's base frame, as HIL-SERL states them.
 
-    Each angle counts from the middle of its limits, between -pi and pi: a roll of pi (the tool points down) and one of
-    -pi are the same.
+    Angles count from the middle of their limits, between -pi and pi: rolls of pi (the tool points down) and -pi are the
+    same.
     """
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
@@ -69,7 +63,7 @@ class SafetyBox:
         self._middle, self._half = (lower + upper) / 2, (upper - lower) / 2
 
     def unwind(self, place: Sequence[float]) -> Float64[np.ndarray, "6"]:
-        """The place, m and Euler angles, with each angle within half a turn of the middle of its limits."""
+        """The place with angles within half a turn of their middle."""
         position, angles = np.array(place[:3], np.float64), np.array(place[3:], np.float64)
         if abs(angles[1]) > np.pi / 2:
             # Every rotation has two triples of angles; only one has its middle angle in this range.
@@ -78,11 +72,10 @@ class SafetyBox:
         return np.concatenate([position, angles - 2 * np.pi * turns])
 
     def clip(self, pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        """The pose with every coordinate within its limits."""
         return from_xyz_euler(self._middle + np.clip(self._offsets(pose), -self._half, self._half))
 
     def excess(self, pose: Float[np.ndarray, "7"]) -> tuple[float, float]:
-        """How far the pose is outside: the largest distance along an axis, m, and the largest angle, rad; 0 inside."""
+        """Largest distance, m, and angle, rad, outside; 0 inside."""
         beyond = np.maximum(np.abs(self._offsets(pose)) - self._half, 0.0)
         return float(beyond[:3].max()), float(beyond[3:].max())
 
@@ -93,31 +86,30 @@ class SafetyBox:
 
 
 TOOL_DOWN = Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
-"""From the peg's upright frame to the tool's, whose z axis points along the peg: pi about x."""
+"""From the peg's upright frame to the tool's: pi about x."""
 TO_UPRIGHT = np.array([1.0, -1.0, -1.0])
-"""What `TOOL_DOWN` does to a vector, and to the Euler angles of a rotation."""
+"""`TOOL_DOWN` as factors of a vector, or of Euler angles."""
 
 
 @runtime_checkable
 class Convention(Protocol):
-    """What a policy's states and actions mean.
+    """The meaning of states and actions.
 
-    A state is gripper_pose 1, tcp_force 3, tcp_pose 6 (m and Euler angles, from the pose at the reset), tcp_torque 3,
-    tcp_vel 6.
+    A state is gripper_pose 1, tcp_force 3, tcp_pose 6 (from the reset's), tcp_torque 3, tcp_vel 6.
     """
 
     def state(self, reading: RobotState, reset_pose: Float[np.ndarray, "7"]) -> Float32[np.ndarray, "19"]:
-        """The state that a policy sees."""
+        """A policy's state."""
 
     def base_action(self, action: Float[np.ndarray, "6"], pose: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "6"]:
-        """A policy's action along the base's axes, in [-1, 1]."""
+        """An action along the base's axes, in [-1, 1]."""
 
 
 class KitConvention:
-    """The convention of `hirol_fixed_gripper_pixels`, so that a policy warmed up in simulation acts on the robot.
+    """The convention of `hirol_fixed_gripper_pixels`, for policies warmed up in simulation.
 
-    tcp_pose is in the upright frame of the reset; velocities and actions are along the base's axes; force and torque
-    are the hand's on the peg, in the upright frame. `low` and `high` clip the state.
+    tcp_pose is in the reset's upright frame; velocities and actions are along the base's axes; force and torque are the
+    hand's on the peg, in the upright frame. `low` and `high` clip the state.
     """
 
     def __init__(self, low: Float32[np.ndarray, "19"], high: Float32[np.ndarray, "19"]) -> None:
@@ -135,11 +127,11 @@ class KitConvention:
 
 
 class HilSerlConvention:
-    """Upstream's convention (RelativeFrame, then Quat2EulerWrapper), so that its demonstrations and policies fit.
+    """Upstream's convention (RelativeFrame, then Quat2EulerWrapper), for its demonstrations and policies.
 
-    tcp_pose is in the tool's frame of the reset; force and torque are the server's. Velocities and actions go through
-    the adjoint matrix of the tool's pose, [[R, 0], [[p] R, R]], which upstream applies to vectors with the translation
-    first: a translation also turns. States have no bounds.
+    tcp_pose is in the reset's tool frame; force and torque are the server's. Velocities and actions go through the
+    adjoint matrix of the tool's pose, [[R, 0], [[p] R, R]], which upstream applies to vectors with the translation
+    first: a translation also turns. No bounds.
     """
 
     def state(self, reading: RobotState, reset_pose: Float[np.ndarray, "7"]) -> Float32[np.ndarray, "19"]:

@@ -1,9 +1,9 @@
-"""The simulated twin of HIL-SERL's robot server: its HTTP API in front of the simulated arm.
+"""The simulated twin of HIL-SERL's robot server.
 
-Endpoints of the kit, which no real robot has:
-    images: the cameras' newest frames, as a NumPy `.npz` of one uint8 (height, width, 3) RGB array per camera.
-    sim/status: `SimulatedArm.truth`; tells a client that the robot is simulated.
-    sim/reset: {"seed": n} or nothing; a new episode, with the arm above a hole drawn anew.
+Endpoints that no real robot has:
+    images: a NumPy `.npz` of uint8 (height, width, 3) RGB arrays, by camera.
+    sim/status: `SimulatedArm.truth`; marks a simulated robot.
+    sim/reset: {"seed": n} or nothing; a new episode with a new hole.
 """
 
 import asyncio
@@ -32,83 +32,70 @@ from wsrl_kit.robot.simulated import CLOSED, OPEN, SimulatedArm
 
 Answer = Mapping[str, Any] | str | bytes
 Endpoint = Callable[[Mapping[str, Any]], Answer]
-"""From the fields of the request's JSON (none without a body) to a JSON object, a text, or bytes."""
+"""From the request's JSON object to a JSON object, a text, or bytes."""
 
 
 def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
-    """Every endpoint by its path without the leading slash; invalid input raises ParameterError."""
+    """By path; invalid input raises ParameterError."""
 
-    def one(key: str, name: str | None = None) -> Endpoint:
+    def measured(key: str, name: str | None = None) -> Endpoint:
         return lambda _: {name or key: arm.state()[key]}
 
-    def text(answer: str, action: Callable[..., object], *arguments: Any) -> Endpoint:
-        def endpoint(_: Mapping[str, Any]) -> str:
-            action(*arguments)
+    def does(action: Callable[[Mapping[str, Any]], object], answer: str) -> Endpoint:
+        def endpoint(given: Mapping[str, Any]) -> str:
+            action(given)
             return answer
 
         return endpoint
-
-    def pose(given: Mapping[str, Any]) -> str:
-        arm.command(_pose(given))
-        return "Moved"
-
-    def euler(_: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"pose": to_xyz_euler(np.array(arm.state()["pose"])).tolist()}
-
-    def update_param(given: Mapping[str, Any]) -> str:
-        arm.comply(given)
-        return "Updated compliance parameters"
-
-    def set_load(given: Mapping[str, Any]) -> str:
-        # The model has no gravity, so there is no load to compensate.
-        check("mass", given.get("mass"), float, {"minimum": 0.0})
-        check("F_x_center_load", given.get("F_x_center_load"), list[float])
-        check("load_inertia", given.get("load_inertia"), list[float])
-        return "Set Load"
-
-    def move_gripper(given: Mapping[str, Any]) -> str:
-        # Robotiq's scale: 0 is open, 255 closed.
-        position = min(max(int(check("gripper_pos", given.get("gripper_pos"), float)), 0), 255)
-        arm.move_gripper(1 - position / 255)
-        return "Moved Gripper"
 
     def images(_: Mapping[str, Any]) -> bytes:
         buffer = BytesIO()
         np.savez(buffer, allow_pickle=False, **arm.images())
         return buffer.getvalue()
 
-    def reset(given: Mapping[str, Any]) -> str:
+    def new_episode(given: Mapping[str, Any]) -> None:
         arm.new_episode(check("seed", given.get("seed"), int | None, {"minimum": 0}))
-        return "Reset"
 
     return {
         "getstate": lambda _: arm.state(),
-        "getpos": one("pose"),
-        "getpos_euler": euler,
-        "getvel": one("vel"),
-        "getforce": one("force"),
-        "gettorque": one("torque"),
-        "getq": one("q"),
-        "getdq": one("dq"),
-        "getjacobian": one("jacobian"),
-        "get_gripper": one("gripper_pos", "gripper"),
-        "pose": pose,
-        "update_param": update_param,
-        "set_load": set_load,
-        "move_gripper": move_gripper,
-        "startimp": text("Started impedance", arm.start_controller),
-        "stopimp": text("Stopped impedance", arm.stop_controller),
-        "jointreset": text("Reset Joint", arm.new_episode),
+        "getpos": measured("pose"),
+        "getpos_euler": lambda _: {"pose": to_xyz_euler(np.array(arm.state()["pose"])).tolist()},
+        "getvel": measured("vel"),
+        "getforce": measured("force"),
+        "gettorque": measured("torque"),
+        "getq": measured("q"),
+        "getdq": measured("dq"),
+        "getjacobian": measured("jacobian"),
+        "get_gripper": measured("gripper_pos", "gripper"),
+        "pose": does(lambda given: arm.command(_pose(given)), "Moved"),
+        "update_param": does(arm.comply, "Updated compliance parameters"),
+        "set_load": does(_check_load, "Set Load"),
+        "move_gripper": does(lambda given: arm.move_gripper(_opening(given)), "Moved Gripper"),
+        "startimp": does(lambda _: arm.start_controller(), "Started impedance"),
+        "stopimp": does(lambda _: arm.stop_controller(), "Stopped impedance"),
+        "jointreset": does(lambda _: arm.new_episode(), "Reset Joint"),
         "clearerr": lambda _: "Clear",
         "activate_gripper": lambda _: "Activated",
-        "reset_gripper": text("Reset", arm.move_gripper, OPEN),
-        "open_gripper": text("Opened", arm.move_gripper, OPEN),
-        "close_gripper": text("Closed", arm.move_gripper, CLOSED),
-        "close_gripper_slow": text("Closed", arm.move_gripper, CLOSED),
+        "reset_gripper": does(lambda _: arm.move_gripper(OPEN), "Reset"),
+        "open_gripper": does(lambda _: arm.move_gripper(OPEN), "Opened"),
+        "close_gripper": does(lambda _: arm.move_gripper(CLOSED), "Closed"),
+        "close_gripper_slow": does(lambda _: arm.move_gripper(CLOSED), "Closed"),
         "images": images,
         "sim/status": lambda _: arm.truth(),
-        "sim/reset": reset,
+        "sim/reset": does(new_episode, "Reset"),
     }
+
+
+def _check_load(given: Mapping[str, Any]) -> None:
+    # The model has no gravity, so there is no load to compensate.
+    check("mass", given.get("mass"), float, {"minimum": 0.0})
+    for name in ("F_x_center_load", "load_inertia"):
+        check(name, given.get(name), list[float])
+
+
+def _opening(given: Mapping[str, Any]) -> float:
+    # Robotiq's scale: 0 is open, 255 closed.
+    return 1 - min(max(int(check("gripper_pos", given.get("gripper_pos"), float)), 0), 255) / 255
 
 
 def _pose(given: Mapping[str, Any]) -> Float64[np.ndarray, "7"]:
@@ -136,13 +123,13 @@ _LOOPBACK = (LOCALHOST, "localhost", "::1")
 _LARGEST_BODY = 1 << 20
 _MOST_CONNECTIONS = 64
 _PATIENCE = 30.0
-"""Seconds in which a connection must send its next request."""
+"""Seconds for a connection's next request."""
 _MOST_SAID = 500
 """Characters of a text."""
 
 
 class _LimitedServer(HTTPServer):
-    """Hangs up on the connection that has been silent longest when there are too many."""
+    """Beyond the limit, drops the connection silent longest."""
 
     def initialize(self, *args: Any, **options: Any) -> None:
         super().initialize(*args, **options)
@@ -164,19 +151,15 @@ class _LimitedServer(HTTPServer):
 
 
 class RobotServer:
-    """Serves an arm, one call at a time, until it is closed; every call is a POST, connections are kept alive.
+    """Serves an arm, one call (always a POST) at a time.
 
-    No page in a browser can call it: a request with an `Origin`, or with a `Host` other than this machine's loopback,
-    `host`, or the address that the request came to, is refused.
+    No page in a browser can call it: it refuses an `Origin`, and a `Host` other than this machine's loopback, `host`,
+    or the address that the request came to.
 
     Args:
         arm: closed together with the server, also if this raises.
-        host: the address to listen on. Whoever can reach it can move the robot: HIL-SERL's API has no password.
+        host: address to listen on. Whoever can reach it can move the robot: HIL-SERL's API has no password.
         port: 0: a free one.
-
-    Attributes:
-        url: where to reach it, ending with a slash.
-        endpoints: what each call does, by its path.
 
     Raises:
         RobotError: the address is not this machine's, or the port is invalid or taken.
@@ -202,7 +185,6 @@ class RobotServer:
         self.close()
 
     def close(self) -> None:
-        """Hang up on everyone and stop the arm."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
@@ -223,7 +205,6 @@ class RobotServer:
         await server.close_all_connections()
 
     def respond(self, request: HTTPServerRequest) -> None:
-        """Do what a request asks for and answer it."""
         endpoint = request.path.strip("/")
         if request.method != "POST":
             return send(request, 405, "every call is a POST")
@@ -237,7 +218,7 @@ class RobotServer:
             return send(request, 400, f"/{endpoint}: {error}")
 
     def _foreign(self, request: HTTPServerRequest) -> str | None:
-        """Why this may come from a page in a browser, whose own site may have any name; None: it does not."""
+        """Why this may come from a page in a browser; None: it does not."""
         if "Origin" in request.headers:
             return "a page in a browser may not call the robot (the request has an Origin)"
         hosts = request.headers.get_list("Host")
@@ -253,7 +234,7 @@ class RobotServer:
 
 
 def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
-    """Answer a request. A refusal is plain text, since it may quote the request and must be no page anywhere."""
+    """Answers a request. A refusal may quote the request: plain text, so that it is no page."""
     if isinstance(answer, bytes):
         kind, body = "application/octet-stream", answer
     elif isinstance(answer, str):
@@ -270,12 +251,7 @@ def send(request: HTTPServerRequest, status: int, answer: Answer) -> None:
 
 
 def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: float) -> SimulatedArm:
-    """The arm of one of the kit's simulated experiments.
-
-    Raises:
-        ParameterError: there is no such robot, or an option does not fit.
-        ExperimentError: it has cameras and no OpenGL library works.
-    """
+    """The arm of a simulated experiment; raises ParameterError, or ExperimentError without OpenGL."""
     kinds: dict[str, type[InsertionOptions]] = {INSERTION: InsertionOptions, PIXELS: PixelInsertionOptions}
     if exp_name not in kinds:
         raise ParameterError(f"exp_name must be one of {', '.join(map(repr, kinds))}, found {exp_name!r}")
@@ -283,7 +259,7 @@ def simulated_arm(exp_name: str, environment_options: Mapping[str, Any], speed: 
 
 
 def serve(server: RobotServer, show: Callable[[str], object] = print) -> None:
-    """Serve until SIGINT (Ctrl-C) or SIGTERM; show the address, and whether others can reach it. Main thread only."""
+    """Serves until SIGINT (Ctrl-C) or SIGTERM, in the main thread."""
     ended = Event()
     # A shell starts background commands with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):

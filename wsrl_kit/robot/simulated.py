@@ -1,4 +1,4 @@
-"""The simulated arm behind the server: MuJoCo in real time, faster, or in lockstep with its commands."""
+"""The simulated arm behind the server."""
 
 import time
 from collections import deque
@@ -16,9 +16,10 @@ from wsrl_kit.envs.rendering import Cameras, mujoco
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import check, unknown
 from wsrl_kit.robot.control_clock import FASTEST, SLOWEST
+from wsrl_kit.robot.options import CLIPS
 from wsrl_kit.robot.poses import TO_UPRIGHT, TOOL_DOWN, rotation_of
 
-_AXES = tuple(f"{sign}{axis}" for sign in ("", "neg_") for axis in "xyz")
+_AXES = [(kind, axis) for kind in ("translational", "rotational") for axis in "xyz"]
 LARGEST = {
     "translational_stiffness": 6000.0,
     "translational_damping": 400.0,
@@ -28,16 +29,16 @@ LARGEST = {
     "joint1_nullspace_stiffness": 100.0,
     "translational_Ki": 100.0,
     "rotational_Ki": 100.0,
-    **{f"{kind}_clip_{axis}": 0.1 for kind in ("translational", "rotational") for axis in _AXES},
+    **{f"{kind}_{clip}": 0.1 for kind in ("translational", "rotational") for clip in CLIPS},
 }
-"""Largest value of every compliance parameter; the smallest is 0 (serl_franka_controllers, compliance_param.cfg)."""
+"""Largest compliance parameters; the smallest is 0 (serl_franka_controllers, compliance_param.cfg)."""
 
 
 def clamp(given: Mapping[str, Any]) -> dict[str, float]:
-    """Parameters clamped to their ranges, as ROS's dynamic_reconfigure does.
+    """Parameters clamped to their ranges, as by ROS's dynamic_reconfigure.
 
     Raises:
-        ParameterError: there is no such parameter, or it is no finite number.
+        ParameterError: no such parameter, or not finite.
     """
     for name in given:
         if name not in LARGEST:
@@ -46,14 +47,13 @@ def clamp(given: Mapping[str, Any]) -> dict[str, float]:
 
 
 def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> None:
-    """Set the springs and dampers of `insertion_model`, in place.
+    """Sets the springs and dampers of `insertion_model`.
 
-    Upstream clips the error, measured minus commanded: `clip_x` limits the push towards -x, `clip_neg_x` towards +x.
-    Departures: no integral term and no posture spring (`*_Ki` and `*nullspace_stiffness` change nothing); the
-    rotational error is the whole rotation vector, upstream's is half of it.
+    Upstream clips measured minus commanded: `clip_x` limits the push towards -x, `clip_neg_x` towards +x. Departures:
+    `*_Ki` and `*nullspace_stiffness` change nothing; the rotational error is the whole rotation vector, upstream's half
+    of it.
     """
-    for axis in range(6):
-        kind, name = "translational" if axis < 3 else "rotational", "xyz"[axis % 3]
+    for axis, (kind, name) in enumerate(_AXES):
         stiffness = parameters[f"{kind}_stiffness"]
         model.actuator_gainprm[axis, 0] = stiffness
         model.actuator_biasprm[axis, 1] = -stiffness
@@ -65,10 +65,9 @@ def set_compliance(model: mujoco.MjModel, parameters: Mapping[str, float]) -> No
 
 
 def compliance_of(model: mujoco.MjModel) -> dict[str, float]:
-    """The parameters that the model has now."""
+    """The parameters that `set_compliance` sets."""
     found = {}
-    for axis in range(6):
-        kind, name = "translational" if axis < 3 else "rotational", "xyz"[axis % 3]
+    for axis, (kind, name) in enumerate(_AXES):
         stiffness = float(model.actuator_gainprm[axis, 0])
         low, high = model.actuator_forcerange[axis]
         found[f"{kind}_stiffness"] = stiffness
@@ -89,23 +88,17 @@ OPEN, CLOSED = 1.0, 0.0
 class SimulatedArm:
     """The robot of `InsertionEnv`, commanded by equilibrium poses of its impedance controller.
 
-    Poses are in the robot's base frame (Franka's `O_T_EE`): the peg's tip, and a tool whose z axis points along the
-    peg, down when the peg is upright. Time runs in a thread, `speed` times as fast as the clock; a machine too slow for
-    that (one core reaches about 100) falls behind. In lockstep only commands move time: each holds its pose for one
-    control step of 0.1 s before it returns. Any thread may call. The peg is held rigidly: the gripper's position is
-    reported, but moves nothing.
+    Poses, in the robot's base frame (Franka's `O_T_EE`), are the peg's tip with a tool z axis along the peg. Time runs
+    in a thread, `speed` times as fast as the clock; a machine too slow (one core reaches about 100) falls behind. In
+    lockstep each command holds its pose for 0.1 s before it returns. Any thread may call. The peg is held rigidly: the
+    gripper moves nothing.
 
     Args:
-        options: the task's; `PixelInsertionOptions` adds the wrist cameras, which need OpenGL.
+        options: `PixelInsertionOptions` adds cameras, which need OpenGL.
         speed: simulated seconds per second, 0.01 to 1000; 0: lockstep.
 
     Attributes:
-        task: the robot and its hole.
-        commands: the last thousand commanded poses, oldest first.
-
-    Raises:
-        ParameterError: the speed is out of range.
-        ExperimentError: cameras are asked for and no OpenGL library works.
+        commands: the last thousand poses, oldest first.
     """
 
     def __init__(self, options: InsertionOptions, speed: float = 1.0) -> None:
@@ -130,7 +123,6 @@ class SimulatedArm:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop time and free the cameras."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -138,13 +130,13 @@ class SimulatedArm:
             self._cameras.close()
 
     def new_episode(self, seed: int | None = None) -> None:
-        """Draw hole and start anew and put the arm there at once, as also a joint reset does; a seed fixes both."""
+        """Draws hole and start, as also a joint reset does; a seed fixes both."""
         with self._lock:
             self.task.reset(seed=seed)
             self._gripper = CLOSED
 
     def command(self, pose: Float[np.ndarray, "7"]) -> None:
-        """Make `pose` the impedance controller's equilibrium; ignored while the controller is stopped."""
+        """Makes `pose` the controller's equilibrium; ignored while it is stopped."""
         rotation = rotation_of(pose) * TOOL_DOWN  # a half turn is its own inverse
         with self._lock:
             self.commands.append(pose.tolist())
@@ -155,30 +147,25 @@ class SimulatedArm:
                 self._advance(round(CONTROL_STEP / PHYSICS_STEP))
 
     def start_controller(self) -> None:
-        """Let commands move the robot, from where it stands."""
         with self._lock:
             self._hold()
             self._controlled = True
 
     def stop_controller(self) -> None:
-        """Hold the robot where it stands (a real one by its brakes) and ignore commands."""
+        """Holds the robot (a real one by its brakes) and ignores commands."""
         with self._lock:
             self._hold()
             self._controlled = False
 
     def comply(self, given: Mapping[str, Any]) -> None:
-        """Change some of the compliance parameters.
-
-        Raises:
-            ParameterError: there is no such parameter, or it is no finite number.
-        """
+        """Changes compliance parameters; raises as `clamp`."""
         parameters = clamp(given)
         with self._lock:
             self._compliance |= parameters
             set_compliance(self._model, self._compliance)
 
     def move_gripper(self, position: float) -> None:
-        """Make the gripper report `position`, 0 (closed) to 1 (open)."""
+        """0 (closed) to 1 (open)."""
         with self._lock:
             self._gripper = position
 
@@ -201,10 +188,10 @@ class SimulatedArm:
             }
 
     def truth(self) -> dict[str, Any]:
-        """What no real robot knows.
+        """Facts that no real robot knows.
 
-        `success` of `InsertionEnv`, now; in the frame of the nominal hole `hole_position` (3, m) and `tip_pose` (6, m
-        and a rotation vector, rad); `time`, simulated seconds; `speed`; `cameras`, name to height and width.
+        In the nominal hole's frame `hole_position` (m) and `tip_pose` (m and rotation vector, rad); `time`, simulated
+        seconds; `cameras`: height and width.
         """
         with self._lock:
             tip = self._data.actuator_length[:6]
@@ -219,7 +206,7 @@ class SimulatedArm:
             }
 
     def images(self) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-        """RGB images by camera; empty without cameras."""
+        """RGB images by camera."""
         with self._lock:
             return {} if self._cameras is None else self._cameras.draw(self._data)
 

@@ -1,4 +1,4 @@
-"""A person at the pad: acts in the policy's place while holding a key, and confirms successes."""
+"""A person at the pad: acts while holding a key, and confirms successes."""
 
 import threading
 import time
@@ -17,16 +17,16 @@ from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.environment import RobotEnv
 
 MOTION_SIZE = 7
-"""Entries of a motion: along x, y, z, around x, y, z, and the gripper (-1 closes, 1 opens, as in HIL-SERL)."""
+"""A motion: along x, y, z, around x, y, z, and the gripper (-1 closes, 1 opens, as in HIL-SERL)."""
 
 _ENTRIES = {3: (0, 1, 2), 4: (0, 1, 2, 6), 6: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 3, 4, 5, 6)}
-"""The entries of a motion that make an action, by the action's size."""
+"""Entries of a motion that make an action, by the action's size."""
 
 _PERIOD = 0.1
 """Least seconds of a simulated step beside a person: 10 Hz, as real robots."""
 
 _LISTENING = 0.02
-"""Seconds between two looks for the answer to a question."""
+"""Seconds between two looks for an answer."""
 
 
 class Verdict(StrEnum):
@@ -41,16 +41,15 @@ class PersonInput:
     """Passes a person's input from the pad to the robot's loop, and frames back; each side may have its own thread.
 
     A dead man's switch: a held motion counts for `late_seconds` after the time that the pad echoes (the last one it was
-    told), so neither a delayed message nor a closed browser keeps a robot moving. When it is late, the robot holds
-    until a message in time says that a key is held or released; with `late="policy"` the policy acts instead.
+    told), so neither a delayed message nor a closed browser keeps a robot moving. Then the robot holds until a message
+    in time; with `late="policy"` the policy acts.
 
     Args:
-        options: when a message is late, and who acts then.
-        clock: seconds from any start; never goes back.
+        clock: seconds; never goes back.
 
     Attributes:
-        frames: the newest frame of each camera.
-        asks: whether the robot waits for the person's answer.
+        frames: newest by camera.
+        asks: the robot waits for an answer.
     """
 
     def __init__(self, options: PersonOptions | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,23 +80,22 @@ class PersonInput:
             self._is_late = False
 
     def release(self) -> None:
-        """From the pad: the person stops acting."""
         with self._lock:
             self._motion, self._is_late = None, False
 
     def decide(self, verdict: Verdict) -> None:
-        """From the pad: end the episode with the current step, or answer the question."""
+        """From the pad: end the episode, or answer the question."""
         with self._lock:
             self._verdict = verdict
 
     def motion(self) -> Float32[np.ndarray, "7"] | None:
-        """For the robot: the person's motion; None: none, or late, see `holds`."""
+        """For the robot: None: no motion, or late (see `holds`)."""
         with self._lock:
             return self._heard()
 
     @property
     def holds(self) -> bool:
-        """For the robot: whether to hold, since the pad's message is late while a key was held."""
+        """For the robot: the pad's message is late while a key was held."""
         with self._lock:
             self._heard()
             return self._is_late and self._options.late == "hold"
@@ -109,16 +107,12 @@ class PersonInput:
         return self._motion
 
     def show(self, observation: Any) -> None:
-        """From the robot: the newest observation."""
         if isinstance(observation, Mapping):
             # Copied, since the pad draws while the environment may reuse its arrays.
             self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
 
     def ask(self, observation: Any, give_up: Callable[[], bool]) -> bool | None:
-        """For the robot: wait for the person to say whether this is a success.
-
-        None: they abort the episode instead (with the current step), or `give_up` returned True.
-        """
+        """For the robot: waits for the person to say whether this is a success; None: aborted or `give_up()`."""
         self.show(observation)
         self.take_verdict()
         self.asks = True
@@ -137,7 +131,7 @@ class PersonInput:
             self.asks = False
 
     def take_verdict(self) -> Verdict | None:
-        """For the robot: the person's verdict since the last call."""
+        """For the robot: the verdict since the last call."""
         with self._lock:
             verdict, self._verdict = self._verdict, None
             return verdict
@@ -146,16 +140,14 @@ class PersonInput:
 class HumanTakeover(gymnasium.Wrapper):
     """Replaces the policy's action by a person's motion while they hold one, and ends episodes by their verdicts.
 
-    info: `intervene_action`, float32 in [-1, 1], at every step of the person; `held_action` (zeros) at every step that
-    the robot holds since the pad's message is late: recorded as nobody's intervention, so that no policy learns it.
+    info: `intervene_action`, float32 in [-1, 1], of the person; `held_action` (zeros) while the robot holds since the
+    pad's message is late: nobody's intervention, so that no policy learns it.
 
     Success: reward 1, terminated, whatever the task says; failure: reward 0, terminated; both set `info["success"]`.
-    Abort: truncated, the step unchanged. A verdict between two episodes is dropped.
+    Abort: truncated. A verdict between two episodes is dropped.
 
     Args:
-        environment: from `make`, with its reward.
-        person: from the pad.
-        period: least seconds between two steps.
+        period: least seconds per step.
 
     Raises:
         ParameterError: the pad can't make this task's actions.
@@ -203,11 +195,7 @@ class HumanTakeover(gymnasium.Wrapper):
 
 
 def beside_person(environment: gymnasium.Env, person: PersonInput) -> gymnasium.Env:
-    """The environment with a person beside it; a simulation in this process slows down to real time.
-
-    Raises:
-        ParameterError: the pad can't make this task's actions.
-    """
+    """The environment with a person beside it, a simulation slowed to real time; raises as `HumanTakeover`."""
     keeps_time = isinstance(environment.unwrapped, RobotEnv)
     return HumanTakeover(environment, person, 0.0 if keeps_time else _PERIOD)
 
@@ -217,11 +205,7 @@ Confirm = Callable[[Any, dict[str, Any]], bool | None]
 
 
 def by_task(environment: gymnasium.Env) -> Confirm:
-    """Asks the task: a simulation, or a robot with a `target_pose`.
-
-    Raises:
-        ExperimentError: this robot does not know; from the returned function: another task that does not.
-    """
+    """Asks a simulation, or a robot with a `target_pose`; raises ExperimentError (maybe later) if it does not know."""
     sentence = (
         "confirm_success needs somebody who knows whether the task is done: human 'person' at the pad of "
         "02_robot_finetune.ipynb, or a task that reports success"
@@ -240,13 +224,7 @@ def by_task(environment: gymnasium.Env) -> Confirm:
 
 
 def by_person(environment: gymnasium.Env, person: PersonInput, give_up: Callable[[], bool]) -> Confirm:
-    """Asks the person and waits; a robot holds meanwhile.
-
-    Args:
-        environment: the task.
-        person: from the pad.
-        give_up: whether to stop waiting, as when the run is stopped.
-    """
+    """Asks the person and waits until `give_up` returns True; a robot holds meanwhile."""
     robot = environment.unwrapped
 
     def confirm(observation: Any, info: dict[str, Any]) -> bool | None:

@@ -1,1 +1,1 @@
-"""One file for each data format, and the safe readers they share."""
+"""One module per file format."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Shaped
 
 from wsrl_kit.data.formats.hdf5_file import open_hdf5
 from wsrl_kit.data.formats.npz import flat_recording
@@ -27,12 +26,12 @@ _NAMES = {
 def read_hdf5(path: Path) -> Recording:
     """Reads `observations, actions, rewards, terminals`, and optionally `timeouts, next_observations, infos/success`.
 
-    Without `next_observations`, they are the observations of the next row. The last row of an episode has none: it is
-    left out if the episode was truncated (as in D4RL's `qlearning_dataset`), and keeps its own observation if it was
-    terminal, where the value after it is 0. Such a file must have `timeouts`.
+    Without `next_observations`, `timeouts` are needed, and the next row's observation is used. An episode's last row is
+    dropped if truncated (as in D4RL's `qlearning_dataset`), and repeats its own if terminal, where the bootstrap value
+    is 0.
 
     Raises:
-        DataError: the file is damaged, lacks an array, does not tell its episodes apart, or h5py is not installed.
+        DataError: damaged, an array or ends of episodes missing.
     """
     arrays: dict[str, np.ndarray] = {}
     with open_hdf5(path) as file:
@@ -74,13 +73,7 @@ def _with_next_observations(path: Path, arrays: dict[str, np.ndarray]) -> dict[s
     # A terminal row keeps its own observation as the next one.
     follows[ends] = np.flatnonzero(ends)
     arrays = {**arrays, "next_observations": arrays["observations"][follows]}
-    return _without_rows(arrays, ends & ~terminated)
-
-
-def _without_rows(
-    arrays: dict[str, Shaped[np.ndarray, "..."]], dropped: Bool[np.ndarray, " transition"]
-) -> dict[str, Shaped[np.ndarray, "..."]]:
+    dropped = ends & ~terminated
     # The row before a dropped one becomes the end of its episode, unless it is one already.
-    cut = np.append(dropped[1:], False) & ~arrays["terminated"].reshape(-1).astype(bool)
-    arrays["truncated"] = cut | arrays["truncated"].reshape(-1).astype(bool)
+    arrays["truncated"] = truncated | (np.append(dropped[1:], False) & ~terminated)
     return {name: array[~dropped] for name, array in arrays.items()}

@@ -1,7 +1,7 @@
-"""Reads HDF5 files from anyone: only what lies in the file itself, and no more than it can hold.
+"""Untrusted HDF5 files: reads only data inside the file, and no more than it can hold.
 
-HDF5 can refer to other files (external links, external storage, virtual datasets), load code as a filter, and declare
-any size. Each of these is refused before HDF5 follows it.
+Links, external storage, virtual datasets, filters that load code, and sizes beyond the file are refused before HDF5
+follows them.
 """
 
 import math
@@ -17,15 +17,11 @@ from wsrl_kit.errors import DataError
 from wsrl_kit.files import check_size
 
 _PORTION = 2**26
-"""Bytes of text that are read at once."""
+"""Bytes of text read at once."""
 
 
 def require_h5py(path: Path) -> Any:
-    """The h5py package.
-
-    Raises:
-        DataError: it is not installed.
-    """
+    """h5py, or a DataError that says how to install it."""
     try:
         import h5py
     except ImportError as error:
@@ -40,15 +36,16 @@ class File:
         self.path = path
         self.root = root
         self.size = path.stat().st_size
+        self._h5py = require_h5py(path)
         self._declared = 0
 
     def find(self, name: str, group: Any = None) -> Any:
-        """The group or dataset under a name, from `group` (None: the root) on; None where there is none.
+        """The group or dataset `name` below `group` (None: the root); None if missing.
 
         Raises:
             DataError: it is a link.
         """
-        h5py = require_h5py(self.path)
+        h5py = self._h5py
         found = self.root if group is None else group
         for part in name.split("/"):
             # This looks at the link itself, and does not follow it.
@@ -60,20 +57,16 @@ class File:
         return found
 
     def names_in(self, name: str, group: Any = None) -> list[str]:
-        """The names in a group, but those longer than `LONGEST_NAME`; none without the group.
-
-        Raises:
-            DataError: as `find`.
-        """
+        """The names in a group, without those longer than `LONGEST_NAME`."""
         found = self.find(name, group)
-        names = list(found) if isinstance(found, require_h5py(self.path).Group) else []
+        names = list(found) if isinstance(found, self._h5py.Group) else []
         return [each for each in names if len(each) <= LONGEST_NAME]
 
     def numbers(self, dataset: Any) -> np.ndarray:
-        """The numbers (or text of fixed length) of a dataset.
+        """Numbers, or text of fixed length.
 
         Raises:
-            DataError: it is of another kind, lies elsewhere, needs another filter, or is larger than the file can hold.
+            DataError: another kind, outside the file, another filter, or too large.
         """
         self._check(dataset)
         if dataset.dtype.kind not in "biufS":
@@ -82,14 +75,13 @@ class File:
         return values.view(np.uint8) != 0 if values.dtype.kind == "b" else values
 
     def names(self, dataset: Any) -> list[str]:
-        """The texts of a dataset, of at most `LONGEST_NAME` characters each.
+        """Texts of at most `LONGEST_NAME` characters.
 
         Raises:
             DataError: as `numbers`, or a text is longer.
         """
-        h5py = require_h5py(self.path)
         self._check(dataset)
-        if h5py.check_string_dtype(dataset.dtype) is None:
+        if self._h5py.check_string_dtype(dataset.dtype) is None:
             raise DataError(f"{self.path}: {dataset.name!r} has dtype {dataset.dtype}, expected text.")
         if dataset.shape == ():
             return [str(dataset.asstr()[()])]
@@ -104,7 +96,7 @@ class File:
         return texts
 
     def _check(self, dataset: Any) -> None:
-        h5py = require_h5py(self.path)
+        h5py = self._h5py
         if not isinstance(dataset, h5py.Dataset):
             raise DataError(f"{self.path}: {getattr(dataset, 'name', dataset)!r} is no array.")
         properties = dataset.id.get_create_plist()
@@ -127,6 +119,6 @@ class File:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[File]:
-    """Opens a file; for use inside `reading`, since a damaged file raises nearly anything."""
+    """Use inside `reading`: a damaged file raises nearly anything."""
     with require_h5py(path).File(path, "r") as root:
         yield File(path, root)

@@ -1,4 +1,4 @@
-"""HIL-SERL's demo files: one pickled flat list of transition dicts, several episodes one after another."""
+"""HIL-SERL's demo files: one pickled list of transition dicts, episodes one after another."""
 
 import os
 import pickle
@@ -44,12 +44,7 @@ class _Unreadable(Exception):
 
 
 class _Observation(NamedTuple):
-    """One moment.
-
-    Attributes:
-        state: (k, S) or (S,) as recorded.
-        images: camera, sorted by name -> its stack, uint8 (k, height, width, 3), oldest frame first.
-    """
+    """State (k, S) or (S,) as recorded; by camera a uint8 stack (k, height, width, 3), oldest first."""
 
     state: np.ndarray
     images: dict[str, np.ndarray]
@@ -59,7 +54,7 @@ class _Observation(NamedTuple):
         return self.state.shape, *((camera, stack.shape) for camera, stack in self.images.items())
 
     def __str__(self) -> str:
-        """The shapes, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
+        """Shapes, such as `(1, 19), wrist_1 (1, 128, 128, 3)`."""
         return ", ".join([f"{self.state.shape}", *(f"{name} {stack.shape}" for name, stack in self.images.items())])
 
 
@@ -82,17 +77,16 @@ class _Row(NamedTuple):
 
 
 def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads a demo file, a run's dump, or a file for the reward classifier (which has no `infos`).
+    """Reads a demo file, a run's dump, or a file for the reward classifier (without `infos`).
 
-    Several lists in one file are read as one. Images are not copied. A row or its `infos` may say `grasp_penalty`.
+    Several lists in one file are joined. Images are not copied.
 
     Args:
-        path: the file.
-        cameras: the cameras to read; None: all; (): none.
+        cameras: None: all; (): none.
 
     Raises:
         NoTransitionsError: the list is empty.
-        DataError: the file is unsafe, damaged, or no list of transitions, or no transition in it can be read.
+        DataError: unsafe, damaged, no list, or without a readable transition.
     """
     content: list[Any] = []
     for part in load_pickles(path):
@@ -149,11 +143,7 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
 
 
 def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Observation:
-    """Reads a dict with `state` and images, or a flat array.
-
-    Raises:
-        _Unreadable: it is neither, a camera is missing, or images are no uint8 RGB of the state's horizon.
-    """
+    """Reads a dict with `state` and images, or a flat array."""
     entries = observation if isinstance(observation, dict) else {"state": observation}
     if not all(_is_name(key) for key in entries):
         raise _Unreadable(f"has an observation without a name of at most {LONGEST_NAME} printable characters")
@@ -181,7 +171,7 @@ def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Obse
 
 
 def _is_image(value: np.ndarray) -> bool:
-    """Whether an entry is a camera's, also of a kind that the kit does not read, such as a depth map."""
+    """Whether an entry is a camera's, even of an unsupported kind such as a depth map."""
     is_pictured = value.dtype == np.uint8 and value.ndim > 0
     return is_pictured or value.ndim > 2 or (value.ndim == 2 and min(value.shape) >= _SMALLEST_MAP)
 
@@ -195,16 +185,10 @@ def _image_stack(camera: str, images: np.ndarray) -> np.ndarray:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value is a printable name of at most `LONGEST_NAME` characters."""
     return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    """The array of numbers that an entry holds.
-
-    Raises:
-        _Unreadable: it holds none.
-    """
     array = _as_array(value, name)
     if array.dtype.kind not in "biuf" or array.size == 0:
         raise _Unreadable(f"has {name} that are no numbers")
@@ -212,11 +196,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-    """The array that an entry holds.
-
-    Raises:
-        _Unreadable: it is neither an array, nor a number, nor a regular list of these.
-    """
+    """The array in an entry: an array, a number, or a regular list of these."""
     if not _holds_numbers(value):
         raise _Unreadable(f"has {name} that are no numbers")
     try:
@@ -226,14 +206,14 @@ def _as_array(value: Any, name: str) -> np.ndarray:
 
 
 def _holds_numbers(value: Any) -> bool:
-    """Whether lists hold nothing else; NumPy would turn numbers beside a text into texts of its length."""
+    """NumPy would turn numbers beside a text into texts."""
     if isinstance(value, list | tuple):
         return all(map(_holds_numbers, value))
     return isinstance(value, np.ndarray | np.generic | int | float)
 
 
 def _single(value: Any) -> float:
-    """The value of a number, or of an array or list of one number.
+    """The value of a number, or of an array or list of one.
 
     Raises:
         ValueError: it is something else.
@@ -247,7 +227,7 @@ def _single(value: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """The number that an optional entry holds; nan without one."""
+    """An optional number; else nan."""
     try:
         return _single(value)
     except ValueError:
@@ -290,7 +270,7 @@ def _recording(rows: Sequence[_Row], problems: _Problems) -> Recording:
         problems=tuple(_sentences(problems)),
         grasp_penalty=None if np.isnan(penalty).all() else penalty,
         infos=_other_infos(rows),
-        actions_in_unit=all(_says_units(row.infos.get(_UNITS_KEY)) for row in rows),
+        actions_in_unit=all(isinstance(units := row.infos.get(_UNITS_KEY), str) and units == _UNITS for row in rows),
         **_frames(rows),
     )
 
@@ -300,12 +280,8 @@ def _success(infos: dict[str, Any]) -> float:
     return float(said[0] > 0) if said and not np.isnan(said[0]) else np.nan
 
 
-def _says_units(value: Any) -> bool:
-    return isinstance(value, str) and value == _UNITS
-
-
 def _other_infos(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
-    """Single numbers under other names, of which one may be the success."""
+    """Numbers under other names; one may be the success."""
     known = {_TIMEOUT_KEY, _UNITS_KEY, "source", "weight", "grasp_penalty"}
     found = (name for row in rows for name in row.infos if isinstance(name, str) and len(name) <= _LONGEST_INFO)
     names = [name for name, _ in Counter(found).most_common(_MOST_INFOS) if name not in known]
@@ -330,13 +306,11 @@ def _frames(rows: Sequence[_Row]) -> dict[str, Any]:
 
 
 class _FrameCollector:
-    """Keeps each frame of overlapping stacks once.
-
-    A frame is known by its memory, where the file shares it, or by being equal to the frame that is expected there.
+    """Keeps each frame of overlapping stacks once, recognised by its memory or by equality with the expected frame.
 
     Attributes:
-        frames: camera -> collected frames, which are not copied.
-        memory: where each given frame lies; frames that share memory count once.
+        frames: by camera, not copied.
+        memory: distinct memory locations of the given frames.
     """
 
     def __init__(self, cameras: Sequence[str]) -> None:
@@ -347,10 +321,10 @@ class _FrameCollector:
     def add(
         self, stacks: Mapping[str, UInt8[np.ndarray, "horizon _height _width 3"]], expected: Sequence[int]
     ) -> list[int]:
-        """Collects the stack of one observation and returns the indices of its frames, oldest first.
+        """Collects an observation's stack; returns the indices of its frames.
 
         Args:
-            expected: indices of the frames that are likely to be the first of the stack.
+            expected: frames likely to begin the stack.
         """
         indices: list[int] = []
         for place in range(len(next(iter(stacks.values())))):
@@ -390,9 +364,9 @@ def _float32(values: Iterable[float]) -> np.ndarray:
 def write_hil_serl(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
     """Writes a file that HIL-SERL's scripts load as `demo_path`.
 
-    Each frame is in the file once, whatever the observation horizon. A truncated end has dones = True and masks = 1,
-    also where a segment was cut out of an episode. `infos` holds `succeed`, and entries that HIL-SERL ignores:
-    `TimeLimit.truncated`, `action_units`, and where there are any `source` and `weight`.
+    Each frame is stored once. A truncated end, also at a cut within an episode, has dones = True and masks = 1. `infos`
+    holds `succeed`, and entries that HIL-SERL ignores: `TimeLimit.truncated`, `action_units`, perhaps `source` and
+    `weight`.
 
     Raises:
         DataError: there is no trajectory, or the file can't be written.
@@ -428,7 +402,7 @@ def _rows_of(trajectory: Trajectory) -> Iterable[dict[str, Any]]:
 
 
 def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
-    """`state` (k, S) and stacks (k, height, width, 3), which lie inside the bytes of the episode's frames."""
+    """`state` (k, S) and stacks (k, height, width, 3) that share the bytes of the episode's frames."""
     horizon, count = trajectory.observation_horizon, len(trajectory.observations)
     states = trajectory.observations.reshape(count, horizon, -1).astype(np.float32)
     observations = [{"state": state} for state in states]
@@ -441,9 +415,9 @@ def _observations(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays under names that NumPy 1 (which HIL-SERL pins) and NumPy 2 both know.
+    """Writes arrays under names that NumPy 1 (pinned by HIL-SERL) and NumPy 2 both know.
 
-    An array inside bytes refers to these, so that overlapping stacks of an episode share them.
+    Arrays inside bytes refer to them, so that overlapping stacks share them.
     """
 
     def reducer_override(self, value: Any) -> Any:

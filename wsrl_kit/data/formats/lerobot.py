@@ -1,12 +1,12 @@
-"""LeRobotDataset v3 folders as recordings.
+"""LeRobotDataset v3 folders.
 
-A row of the data is a frame: `observation.*`, `action`, and the step's `next.reward` and `next.done`. The observation
-after an episode's last action has no row. If that step ended the task, the value after it is 0, so the step is kept and
-its next observation repeats its own. Otherwise the episode ends one step earlier, truncated.
+A row is a frame: `observation.*`, `action`, `next.reward` and `next.done`. The observation after an episode's last
+action has no row. If that step terminated, it is kept and its next observation repeats its own (bootstrap value 0);
+otherwise the episode ends one step earlier, truncated.
 
-`next.done` merges the end of the task with time limits; `next.truncated` tells them apart. Without it a last step that
-succeeded ended the task, and `repair_timeouts` decides on any other. Success is `next.success`; without it, where all
-rewards are 0 or 1, a reward of 1.
+`next.done` merges terminations with time limits; `next.truncated` tells them apart. Without it a successful last step
+terminated, and `repair_timeouts` decides on any other. Success is `next.success`; without it, reward 1 if all rewards
+are 0 or 1.
 """
 
 import io
@@ -53,9 +53,9 @@ class _Folder:
     """A dataset's metadata.
 
     Attributes:
-        features: name of a column or a camera -> its `dtype`, `shape` and more.
-        data_path, video_path: templates of paths; None without videos.
-        episodes: each episode's record, in order.
+        features: column or camera -> `dtype`, `shape` and more.
+        data_path, video_path: templates; None without videos.
+        episodes: records, in order.
     """
 
     path: Path
@@ -67,24 +67,15 @@ class _Folder:
 
     @property
     def lengths(self) -> Int64[np.ndarray, " episode"]:
-        """Frames of each episode."""
         return np.array([episode["length"] for episode in self.episodes], dtype=np.int64)
 
     def data_files(self) -> list[Path]:
-        """The parquet files, in the order of the episodes.
-
-        Raises:
-            DataError: one is missing.
-        """
+        """The parquet files, in the order of the episodes."""
         places = dict.fromkeys((episode["data/chunk_index"], episode["data/file_index"]) for episode in self.episodes)
         return [self._file(self.data_path, chunk_index=chunk, file_index=file) for chunk, file in places]
 
     def video_part(self, camera: str, episode: Mapping[str, Any]) -> tuple[Path, float, float]:
-        """The video with a camera's frames of an episode, and from when to when, in seconds.
-
-        Raises:
-            DataError: the video is missing, or the metadata do not name it.
-        """
+        """The video of a camera and episode; begin and end, seconds."""
         names = "chunk_index", "file_index", "from_timestamp", "to_timestamp"
         said: list[Any] = [episode.get(f"videos/{camera}/{name}") for name in names]
         if self.video_path is None or None in said:
@@ -110,18 +101,16 @@ class _Folder:
 
 
 def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads a dataset's folder (the one that holds `meta/`).
+    """Reads a dataset's folder (which holds `meta/`).
 
-    The state is every numeric `observation.*` column, in alphabetical order, as HIL-SERL concatenates its own. In a
-    dataset without `next.done`, only a success at an episode's last step ends the task.
+    The state is every numeric `observation.*` column, in alphabetical order, as in HIL-SERL.
 
     Args:
-        path: the folder.
-        cameras: the cameras to decode, by the last part of their keys; None: all; (): none.
+        cameras: last parts of their keys; None: all; (): none.
 
     Raises:
-        DataError: the folder is of another version, incomplete or damaged, its parts disagree, it lacks rewards or a
-            camera, or a package is not installed.
+        DataError: another version, incomplete, damaged, inconsistent, without rewards or a camera, or a package is
+            missing.
     """
     folder = _open_folder(path)
     states = _states(folder, cameras)
@@ -178,12 +167,12 @@ def _ends(
 
 
 def _flags(table: _Table, name: str, count: int) -> Bool[np.ndarray, " row"]:
-    """A column of flags; all False without the column."""
+    """All False without the column."""
     return table[name][:, 0].astype(bool) if name in table else np.zeros(count, bool)
 
 
 def _states(folder: _Folder, cameras: Sequence[str] | None) -> list[str]:
-    """The columns of the state; where cameras are named, depth maps are passed over."""
+    """The columns of the state; depth maps are ignored if `cameras` are given."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
@@ -201,7 +190,7 @@ def _states(folder: _Folder, cameras: Sequence[str] | None) -> list[str]:
 
 
 def _table(folder: _Folder, needed: Sequence[str], optional: Sequence[str]) -> _Table:
-    """Columns of all episodes' rows, in order; each row is a vector."""
+    """Columns of all episodes, in order; each row is a vector."""
     for name in needed:
         if name not in folder.features:
             need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
@@ -225,7 +214,7 @@ def _columns(folder: _Folder, names: Sequence[str]) -> _Table:
 
 
 def _numbers(file: Path, name: str, table: Any) -> Shaped[np.ndarray, "row _numbers"]:
-    """A column of numbers, or of lists of equally many."""
+    """A column of numbers, or of lists of equal length."""
     from pyarrow import compute, types
 
     if name not in table.column_names:
@@ -261,18 +250,16 @@ def _check_lengths(folder: _Folder, episode_of_row: Shaped[np.ndarray, " row"]) 
 
 
 def _open_folder(path: Path) -> _Folder:
-    """Reads a dataset's metadata.
-
-    Raises:
-        DataError: they are missing, damaged, or of another version.
-    """
     file = path / "meta" / "info.json"
     if not within(path, file):
         raise DataError(f"{path} is incomplete: meta/info.json is missing, or lies outside of the folder.")
     with reading(file, DataError, "is damaged"):
         info = read_json(file)
         try:
-            _check_version(path, str(info["codebase_version"]))
+            if not (version := str(info["codebase_version"])).startswith("v3."):
+                older = version.startswith(("v1.", "v2."))
+                mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
+                raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
             features = {
                 name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
                 for name, said in info["features"].items()
@@ -292,13 +279,6 @@ def _open_folder(path: Path) -> _Folder:
     if min(folder.lengths, default=0) < 1:
         raise DataError(f"{path} has an episode without frames, or none at all.")
     return folder
-
-
-def _check_version(path: Path, version: str) -> None:
-    if not version.startswith("v3."):
-        older = version.startswith(("v1.", "v2."))
-        mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
-        raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
 
 
 def _episodes(path: Path) -> list[Mapping[str, Any]]:
@@ -323,11 +303,7 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
 
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
-    """Opens a parquet file.
-
-    Raises:
-        DataError: it is damaged, declares more data than it can hold, or pyarrow is not installed.
-    """
+    """Opens a parquet file that declares no more data than it can hold."""
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
@@ -338,7 +314,7 @@ def _parquet(file: Path) -> Iterator[Any]:
 
 
 def _declared_bytes(metadata: Any) -> int:
-    """Bytes of the columns of a parquet file, uncompressed or as numbers of 8 bytes."""
+    """Bytes of all columns, uncompressed or as numbers of 8 bytes."""
     total = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -349,12 +325,7 @@ def _declared_bytes(metadata: Any) -> int:
 
 
 def _camera_images(folder: _Folder, cameras: Sequence[str] | None) -> CameraFrames:
-    """The frames of the cameras (None: all), one per row; a camera's name is the last part of its key.
-
-    Raises:
-        DataError: a camera or frames are missing, frames are damaged, of several sizes, or depths, two cameras have
-            one name, or a decoder is not installed.
-    """
+    """Frames by camera (the last part of its key), one per row."""
     found = _keys(folder)
     if missing := [camera for camera in cameras or () if camera not in found]:
         names = ", ".join(found) or "no cameras"
@@ -378,7 +349,6 @@ def _camera_images(folder: _Folder, cameras: Sequence[str] | None) -> CameraFram
 
 
 def _keys(folder: _Folder) -> dict[str, list[str]]:
-    """Camera -> its keys."""
     keys: dict[str, list[str]] = {}
     for key, feature in sorted(folder.features.items()):
         if key.startswith("observation.") and feature["dtype"] in ("image", "video"):
@@ -435,7 +405,7 @@ def _picture(what: str, stored: Any) -> Frame:
 
 
 def _film(folder: _Folder, key: str) -> Iterator[Frame]:
-    """The frames of all episodes; each video is decoded once."""
+    """Frames of all episodes; each video is decoded once."""
     # Times are rounded: a frame may lie up to half a frame from where it belongs.
     slack = 0.5 / folder.frames_per_second
     for file, episodes in groupby(folder.episodes, lambda episode: folder.video_part(key, episode)[0]):
@@ -456,7 +426,7 @@ def _film(folder: _Folder, key: str) -> Iterator[Frame]:
 
 
 def _decoded(file: Path) -> Iterator[tuple[float, Frame]]:
-    """Every frame of a video, and its time in seconds."""
+    """(time in seconds, frame) of a video."""
     try:
         import av
     except ImportError as error:

@@ -21,24 +21,22 @@ _METADATA = Path("data", "metadata.json")
 _MOST_CHOICES = 10_000
 
 
-def _require_minari(path: Path) -> Any:
+def _require_minari(path: Path) -> None:
     try:
         import h5py  # noqa: F401  # minari installs without it, and then fails later
-        import minari
+        import minari  # noqa: F401
     except ImportError as error:
         raise DataError(f"{path} needs minari, which `pip install 'wsrl-kit[data]'` installs.") from error
-    return minari
 
 
 def read_minari(path: Path) -> Recording:
-    """Reads a dataset's folder (the one that holds `data/`), in Minari's hdf5 format.
+    """Reads a dataset's folder (which holds `data/`), in Minari's hdf5 format.
 
-    Nested spaces are flattened in the order of `gymnasium.spaces.flatten`. Actions of a box with finite bounds are
-    scaled to [-1, 1]. `minari.MinariDataset` is not used: it may make the environment that the file names.
+    Spaces are flattened as by `gymnasium.spaces.flatten`; actions with finite bounds are scaled to [-1, 1].
+    `minari.MinariDataset` is not used: it may create the environment that the file names.
 
     Raises:
-        DataError: the dataset is damaged or empty, an episode has other observations than its actions need, its
-            spaces are not supported, or minari is not installed.
+        DataError: damaged, empty, inconsistent, an unsupported space, or minari is missing.
     """
     _require_minari(path)
     for place in (_DATA, _METADATA):
@@ -90,7 +88,7 @@ def _unsupported(space: spaces.Space, name: str) -> list[str]:
 
 
 def _values(file: File, group: Any, name: str, space: spaces.Space) -> Shaped[np.ndarray, "time _size"]:
-    """An episode's observations or actions, flattened as by `gymnasium.spaces.flatten`."""
+    """Flattened observations or actions of an episode."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         named = space.spaces if isinstance(space, spaces.Dict) else {f"_index_{i}": s for i, s in enumerate(space)}
         return np.concatenate([_values(file, group, f"{name}/{key}", part) for key, part in named.items()], axis=1)
@@ -117,7 +115,7 @@ def _flatten(space: spaces.Space, array: Shaped[np.ndarray, "time *entry"]) -> F
 def _recording(
     path: Path, file: File, number: int, observation_space: spaces.Space, action_space: spaces.Box
 ) -> Recording | None:
-    """An episode; None for one without a step."""
+    """An episode; None without a step."""
     if (group := file.find(f"episode_{number}")) is None:
         raise DataError(f"{path} has no episode {number}, expected {_METADATA}'s total_episodes of them.")
     rewards, terminated, truncated = (_array(file, group, name) for name in ("rewards", "terminations", "truncations"))
@@ -170,7 +168,7 @@ def _recording(
 
 
 def _of_steps(file: File, dataset: Any, count: int) -> Float32[np.ndarray, " time"]:
-    """An entry of `infos` after each step; nan where it has another shape. An entry after the reset is left out."""
+    """An entry of `infos` after each step; nan if its shape differs."""
     if getattr(dataset, "shape", None) not in ((count,), (count + 1,)) or dataset.dtype.kind not in "biuf":
         return np.full(count, np.nan, np.float32)
     return to_float32(file.numbers(dataset)[-count:])

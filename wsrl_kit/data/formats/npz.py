@@ -1,10 +1,9 @@
-"""The kit's own flat format: one `.npz` with an array per field, a row per transition.
+"""The kit's own format: one `.npz` with an array per field, a row per transition.
 
-Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations` (N, O), `terminated` (N) and
-`truncated` (N); optional `success` (N; 1, 0, nan where unknown), `source` (N; text), `weight` (N) and `grasp_penalty`
-(N). With cameras: `images/<camera>` (F, height, width, 3; uint8), the frames of all, each once and in time order within
-an episode; `frame` (N), the index of the newest frame of each row's observation, whose stack ends there, the next
-observation's stack one later; and `observation_horizon`, the frames in a stack.
+Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations` (N, O), `terminated` (N), `truncated`
+(N); optional `success` (N; 1, 0, nan unknown), `source` (N; text), `weight` (N), `grasp_penalty` (N). With cameras:
+`images/<camera>` (F, height, width, 3; uint8), each frame once, in time order; `frame` (N), index of the newest frame
+of each observation (the next observation's is one later); `observation_horizon`, frames per stack.
 """
 
 from collections.abc import Sequence
@@ -26,15 +25,10 @@ _LONGEST_HORIZON = 100
 
 
 def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads the kit's own format.
-
-    Args:
-        path: the file.
-        cameras: the cameras to read; None: all.
+    """Reads the file; `cameras` None: all.
 
     Raises:
-        DataError: the file is damaged, holds Python objects, lacks an array or a camera, or its arrays do not fit
-            together.
+        DataError: damaged, Python objects, a missing array or camera, or arrays that do not fit together.
     """
 
     def is_wanted(name: str) -> bool:
@@ -56,7 +50,7 @@ def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
 def _image_fields(
     path: Path, count: int, frames: dict[str, np.ndarray], stacks: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Checks images and gives the fields of a recording that hold them."""
+    """Checks images; returns a recording's fields for them."""
     for camera, images in frames.items():
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
             raise DataError(
@@ -81,10 +75,10 @@ def _image_fields(
 
 
 def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
-    """Checks flat arrays (see this module's keys) and makes a recording.
+    """Checks flat arrays (see the module's keys).
 
     Raises:
-        DataError: an array is missing, is no numbers, or has another number of rows.
+        DataError: an array is missing, not numeric, or of another length.
     """
     for name in _REQUIRED:
         if name not in arrays:

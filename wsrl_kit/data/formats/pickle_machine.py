@@ -1,7 +1,7 @@
-"""A stack machine for the instructions of pickled data, protocols 0 to 5.
+"""A stack machine for pickle instructions, protocols 0 to 5.
 
-It builds lists, dicts, tuples, sets, text and numbers, and the records of `pickle_names`. Each instruction checks the
-types that it takes from the stack. A declared size is checked against the file's size before anything is read.
+It builds containers, text, numbers, and the records of `pickle_names`. Instructions check the types that they take from
+the stack, and declared sizes against the file's size before reading.
 """
 
 import os
@@ -43,7 +43,6 @@ class Machine:
     """Runs the pickles of one file, one after another."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        """Takes a seekable file and its size in bytes."""
         self._file = file
         self._size = size
         self._window = b""
@@ -58,7 +57,7 @@ class Machine:
         """What each pickle holds, with records for arrays.
 
         Raises:
-            Damaged: the file is empty, or ends within a pickle, or something in it is no instruction of a pickle.
+            Damaged: empty, incomplete, or an unknown instruction.
             Refused: it asks for a name that no data file needs.
         """
         count = 0
@@ -116,7 +115,7 @@ class Machine:
                 window, position = self._window, self._position
 
     def _read_on(self) -> bytes:
-        """Moves the window on; what it holds now, nothing at the end of the file."""
+        """Moves the window on and returns it; empty at the end of the file."""
         if self.made + len(self.memo) > _SPARE_OBJECTS + self._size // _BYTES_PER_OBJECT:
             raise Damaged(f"makes too many containers of {self._size} bytes")
         self._window = self._window[self._position :] + self._file.read(_WINDOW)
@@ -124,12 +123,11 @@ class Machine:
         return self._window
 
     def _leave_window(self) -> None:
-        """Goes on in the file itself."""
+        """Continues in the file itself."""
         self._file.seek(self._position - len(self._window), os.SEEK_CUR)
         self._window, self._position = b"", 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes of the file."""
         end = self._position + count
         if self._position <= end <= len(self._window):
             content = self._window[self._position : end]
@@ -156,14 +154,13 @@ class Machine:
         return line[:-1]
 
     def number_line(self) -> bytes:
-        """A line that holds a number."""
         line = self.line()
         if len(line) > _LONGEST_NUMBER:
             raise Damaged(f"holds a number of {len(line)} digits")
         return line
 
     def count_copy(self, value: Any) -> None:
-        """Counts what a call copies: a file can repeat a call in a few bytes."""
+        """Counts what calls copy: a file can repeat a call in a few bytes."""
         if type(value) in _COPIED:
             self._copied += len(value)
             if self._copied > self._size:
@@ -178,7 +175,7 @@ class Machine:
         self.stack.append(value)
 
     def since_mark(self) -> list[Any]:
-        """Takes from the stack all that lies above the last mark."""
+        """Pops everything above the last mark."""
         mark = self.marks.pop()
         found = self.stack[mark:]
         del self.stack[mark:]
@@ -271,13 +268,13 @@ def _empty(kind: Callable[[], Any]) -> _Operation:
 
 
 def _fixed(layout: str, use: Callable[[Machine, Any], None]) -> _Operation:
-    """An instruction with a number of fixed size behind it."""
+    """An instruction followed by a number of fixed size."""
     unpack, size = struct.Struct(layout).unpack, struct.calcsize(layout)
     return lambda machine: use(machine, unpack(machine.take(size))[0])
 
 
 def _sized(layout: str, make: Callable[[bytes], Any]) -> _Operation:
-    """An instruction with a size and as many bytes behind it."""
+    """An instruction followed by a size and as many bytes."""
     unpack, width = struct.Struct(layout).unpack, struct.calcsize(layout)
 
     def push(machine: Machine) -> None:
@@ -307,7 +304,7 @@ def _tuple(count: int) -> _Operation:
 
 
 def _marked(use: Callable[[Machine, list[Any]], None]) -> _Operation:
-    """An instruction for all that lies above the last mark."""
+    """An instruction for everything above the last mark."""
     return lambda machine: use(machine, machine.since_mark())
 
 
@@ -323,7 +320,7 @@ def _utf8(content: bytes) -> str:
 
 
 def _latin1(content: bytes) -> str:
-    """Text of Python 2, which may be an array's bytes."""
+    """Text of Python 2, perhaps an array's bytes."""
     return content.decode("latin1")
 
 

@@ -1,7 +1,6 @@
 """The names that a pickle of data may call, and the records that stand for the results.
 
-A record holds shape, dtype code and bytes as the file gives them. Nothing here calls NumPy. A record takes its state
-once, so a file can't change what was checked before.
+Nothing here calls NumPy. A record takes its state once, so a file can't change what was checked.
 """
 
 import functools
@@ -48,7 +47,7 @@ class Bytearray:
 
 
 class Dtype:
-    """A dtype of numbers: its code, and the byte order that its state adds."""
+    """A dtype of numbers: its code, and the byte order from its state."""
 
     __slots__ = ("code", "order")
 
@@ -68,17 +67,16 @@ class Dtype:
 
 
 class Array:
-    """An array or a scalar: shape, dtype code and bytes; without bytes until its state is set.
+    """An array or a scalar: shape, dtype code and bytes.
 
     Attributes:
-        shape: at most `MOST_AXES` lengths; they fill the bytes exactly.
+        shape: at most `MOST_AXES` lengths.
         count: the product of the lengths.
         code: such as `<f4`.
-        content: the bytes; None before the state is set.
+        content: None before the state is set.
         offset: where in `content` the array begins.
-        is_fortran: whether the first axis is the fastest in `content`.
-        axes: the order of axes to transpose to; None: no transposition.
-        is_scalar: whether it stands for a NumPy scalar.
+        is_fortran: first axis fastest.
+        axes: to transpose to; None: no transposition.
     """
 
     __slots__ = ("axes", "code", "content", "count", "is_fortran", "is_scalar", "offset", "shape")
@@ -98,11 +96,7 @@ class Array:
         self.fill(content, dtype, shape)
 
     def fill(self, content: Any, dtype: Any, shape: Any, offset: Any = None) -> None:
-        """Takes over everything, if the array lies in its bytes.
-
-        Args:
-            offset: where the array begins in the bytes; None: it takes all of them.
-        """
+        """Takes over everything if the array lies in its bytes, from `offset` on (None: all of them)."""
         self.code = _dtype_code(dtype)
         self.count = _count(shape)
         self.shape, self.offset = shape, offset or 0
@@ -201,10 +195,6 @@ def _encode(text: Any, codec: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _empty_bytes() -> bytes:
-    return b""
-
-
 def _bytearray(content: Any = b"", codec: Any = "latin1") -> Bytearray:
     return Bytearray(content if type(content) is bytes else _encode(content, codec))
 
@@ -240,17 +230,13 @@ def _complex(real: Any, imaginary: Any = 0) -> complex:
 
 
 def check_key(key: Any) -> None:
-    """Checks a key of a dict or an element of a set.
-
-    Raises:
-        Damaged: it is neither text nor a number.
-    """
+    """Checks a key of a dict or an element of a set."""
     if type(key) not in (str, float, bool, int) or (type(key) is int and abs(key) >= LARGEST_KEY):
         raise Damaged("holds a dict or a set with a key that is neither text nor a number of 64 bits")
 
 
 def quoted(value: Any) -> str:
-    """A value for a message: short, and without control characters."""
+    """A value for a message: short, without control characters."""
     if type(value) is not str:
         return type(value).__name__
     return ascii(value if len(value) <= 60 else value[:57] + "...")
@@ -263,7 +249,7 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "frozenset": _copied(frozenset),
     "dict": _dict,
     "complex": _complex,
-    "bytes": _empty_bytes,
+    "bytes": lambda: b"",
     "bytearray": _bytearray,
 }
 _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
@@ -289,7 +275,7 @@ def find_name(module: str, name: str) -> Name:
     """The record of an allowed name.
 
     Raises:
-        Refused: the name is none of these.
+        Refused: the name is not allowed.
     """
     known = _KNOWN.get((module, name))
     if known is None:

@@ -1,10 +1,9 @@
-"""Reads pickles that hold nothing but NumPy arrays, containers, text and numbers.
+"""Reads pickles that hold only NumPy arrays, containers, text and numbers.
 
-Unpickling runs what a file says. Even with harmless stand-ins for all names, Python's unpickler calls them, sets their
-state, allocates and hashes as the file likes; each of these has been an attack. So the kit has its own stack machine
-(`pickle_machine`), which checks each instruction. It runs the whole file before NumPy is touched, and leaves records of
-shape, dtype and bytes (`pickle_names`). Arrays are made of the records here, in one pass that also bounds what repeated
-references make of a small file.
+Python's unpickler runs what a file says: even with harmless stand-ins for all names it calls, sets states, allocates
+and hashes as the file likes; each has been an attack. So the kit's stack machine (`pickle_machine`) checks each
+instruction of the whole file before NumPy is touched, and leaves records (`pickle_names`). This module makes arrays
+from them, in one pass that bounds what repeated references make of a small file.
 """
 
 import os
@@ -18,7 +17,7 @@ from wsrl_kit.data.formats.pickle_names import Array, Bytearray, Damaged, Name, 
 from wsrl_kit.errors import DataError
 
 DEEPEST = 50
-"""Containers inside one another."""
+"""Most containers inside one another."""
 
 # Whoever walks what was read visits an object as often as it is referred to. Observations of horizon k show each frame
 # 2 k times.
@@ -31,7 +30,7 @@ def load_pickle(path: Path) -> Any:
     """The content of the one pickle in a file; arrays are read-only.
 
     Raises:
-        DataError: the file asks for anything else (which is never run), is no whole pickle, or holds several.
+        DataError: it asks for anything else (never run), is incomplete, or holds several.
     """
     found = load_pickles(path)
     if len(found) > 1:
@@ -40,7 +39,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def load_pickles(path: Path) -> list[Any]:
-    """The content of each pickle in a file, as `load_pickle`.
+    """The content of each pickle in a file.
 
     Raises:
         DataError: as `load_pickle`.
@@ -69,7 +68,7 @@ def load_pickles(path: Path) -> list[Any]:
 
 
 class _Builder:
-    """Replaces records by arrays, in place where a container can be changed, and measures what is built."""
+    """Replaces records by arrays, in place in mutable containers, and measures the result."""
 
     def __init__(self, largest_size: int) -> None:
         self._largest_size = largest_size
@@ -77,12 +76,7 @@ class _Builder:
         self._built: dict[int, tuple[Any, Any, int, int] | None] = {}
 
     def build(self, record: Any, depth: int = 0) -> tuple[Any, int, int]:
-        """The value of a record, its size in bytes (each object as often as it is referred to), and its height.
-
-        Raises:
-            Damaged: it holds itself, is nested too deep or too large, or is nothing that a value can be.
-            Refused: it is something that is no value.
-        """
+        """(value, size in bytes counting every reference, height) of a record."""
         kind = type(record)
         if kind in _PLAIN:
             return record, _plain_size(record), 0
