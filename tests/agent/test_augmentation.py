@@ -23,7 +23,7 @@ def place(original: np.ndarray, crop: np.ndarray, padding: int) -> tuple[int, in
     return tuple(found.tolist())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     batch=strategies.sampled_from([(), (3,), (2, 3)]),
     horizon=strategies.integers(1, 3),

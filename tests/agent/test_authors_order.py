@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved, batch_of, compiled, trained
+from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved, batch_of, trained
 
 from training_samples import settings, start_finetune, taken
 from wsrl_kit.agent import authors_order, sac
 from wsrl_kit.runs.loop import Measurement
 
-update = compiled(authors_order.update, static_argnums=0)
-kit_update = compiled(sac.update, static_argnums=0)
-update_actor = compiled(sac.update_actor, static_argnums=0)
+update = jax.jit(authors_order.update, static_argnums=0)
+kit_update = jax.jit(sac.update, static_argnums=0)
+update_actor = jax.jit(sac.update_actor, static_argnums=0)
 
 
 def adam_without_gradient(parameter: np.ndarray, first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_networks_that_are_not_updated_coast_on_their_momentum() -> None:
 def test_the_kits_order_leaves_what_is_not_updated_alone() -> None:
     state, batch = trained(), batch_of(3, BATCH)
     flat = sac.merged(batch)
-    critic_only, _, _ = compiled(sac.update_critic, static_argnums=0)(CONFIG, state, flat, jax.random.key(0))
+    critic_only, _, _ = jax.jit(sac.update_critic, static_argnums=0)(CONFIG, state, flat, jax.random.key(0))
     assert_identical(critic_only.actor, state.actor)
     assert_identical(critic_only.log_temperature, state.log_temperature)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, assert_moved, batch_of, compiled, fresh
+from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, assert_moved, batch_of, fresh
 
 from wsrl_kit.agent import losses, sac
 from wsrl_kit.agent.sac import SACConfig, TermWeights
@@ -25,8 +25,8 @@ CQL = static_of("cql", cql_max_target_backup=False)
 CALQL = static_of("calql", cql_max_target_backup=False)
 PLAIN = static_of("none")
 
-update = compiled(sac.update, static_argnums=0)
-update_critic = compiled(sac.update_critic, static_argnums=0)
+update = jax.jit(sac.update, static_argnums=0)
+update_critic = jax.jit(sac.update_critic, static_argnums=0)
 
 
 # By hand
@@ -176,12 +176,11 @@ def test_the_max_target_backup_takes_the_best_of_the_candidates() -> None:
     state = fresh()._replace(target_critic=jax.tree.map(lambda leaf: 3 * leaf + 0.3, fresh().target_critic))
     one, many = (replace(CQL, cql_max_target_backup=True, cql_actions=count) for count in (1, 20))
     error = {
-        c: np.asarray(compiled(sac.td_errors, static_argnums=0)(c, state, batch, jax.random.key(0)))
-        for c in (one, many)
+        c: np.asarray(jax.jit(sac.td_errors, static_argnums=0)(c, state, batch, jax.random.key(0))) for c in (one, many)
     }
     # TD error = value - target.
     assert error[many].mean() < error[one].mean() - 1e-3
-    plain = compiled(sac.td_errors, static_argnums=0)(PLAIN, state, batch, jax.random.key(0))
+    plain = jax.jit(sac.td_errors, static_argnums=0)(PLAIN, state, batch, jax.random.key(0))
     np.testing.assert_allclose(error[one], plain, rtol=1e-5, atol=1e-6)
 
 
@@ -199,7 +198,7 @@ def test_a_multiplier_settles_where_the_gap_is_its_target() -> None:
         # The gap falls as the multiplier grows: it is at its target for a multiplier of 2, whatever the rounding.
         return sac.update_multiplier(config, state, 3.0 / jnp.exp(state.log_multiplier))[0]
 
-    settle = compiled(lambda state: jax.lax.fori_loop(0, 2000, one_step, state))
+    settle = jax.jit(lambda state: jax.lax.fori_loop(0, 2000, one_step, state))
     for start in (-3.0, 4.0):
         state = settle(fresh(config)._replace(log_multiplier=jnp.float32(start)))
         assert jnp.exp(state.log_multiplier) == pytest.approx(2.0, rel=0.02)
@@ -227,7 +226,7 @@ def test_a_multiplier_pushes_the_gap_below_its_target_and_then_comes_back() -> N
         state, metrics, _ = sac.update(config, state, batch, jax.random.key(step), TermWeights(jnp.float32(1.0)))
         return state, (metrics["conservative_multiplier"], metrics["conservative_gap"])
 
-    multipliers, gaps = compiled(lambda state: jax.lax.scan(one_update, state, jnp.arange(1500))[1])(fresh(config))
+    multipliers, gaps = jax.jit(lambda state: jax.lax.scan(one_update, state, jnp.arange(1500))[1])(fresh(config))
     # Where it swings to depends on the last bits; that it swings both ways, and nearer to the target, does not.
     assert gaps[0] > 2.0
     assert multipliers.max() > 2.0

@@ -11,8 +11,6 @@ from wsrl_kit.agent import networks, sac
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.replay.transition import Transition
 
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 SIZE, WIDTHS, OBSERVATIONS, ACTIONS, BATCH = 4, (6, 5), 3, 2, 7
 
 
@@ -43,7 +41,7 @@ def test_a_shared_output_is_one_layer_on_the_hidden_layers_of_each() -> None:
             normalised = centered / np.sqrt((centered**2).mean(axis=1, keepdims=True) + 1e-6)
             hidden = np.tanh(normalised * norm["scale"][member] + norm["bias"][member])
         expected.append((hidden @ output["kernel"] + output["bias"])[:, 0])
-    found = compiled(partial(network.apply, train=False))(
+    found = jax.jit(partial(network.apply, train=False))(
         {"params": parameters | {networks.SHARED_OUTPUT: output}}, observation, action
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -54,10 +52,10 @@ def test_a_shared_output_is_one_layer_on_the_hidden_layers_of_each() -> None:
 def test_members_have_the_values_they_have_in_the_ensemble(shared_output: bool) -> None:
     observation, action = inputs()
     network = ensemble(SIZE, shared_output)
-    parameters = compiled(partial(network.init, train=False))(jax.random.key(0), observation, action)
-    values = compiled(partial(network.apply, train=False))(parameters, observation, action)
+    parameters = jax.jit(partial(network.init, train=False))(jax.random.key(0), observation, action)
+    values = jax.jit(partial(network.apply, train=False))(parameters, observation, action)
     chosen = np.array([3, 1])
-    two = compiled(
+    two = jax.jit(
         lambda parameters: ensemble(2, shared_output).apply(
             networks.members(parameters, jnp.asarray(chosen)), observation, action, False
         )
@@ -70,8 +68,8 @@ def test_members_have_the_values_they_have_in_the_ensemble(shared_output: bool) 
 def test_an_agent_with_a_shared_output_learns_and_takes_its_target_from_a_subset() -> None:
     parameters = WSRLConfig(hidden_sizes=[6], critic_ensemble_size=SIZE, output_scale=1.0, shared_critic_output=True)
     config = sac.from_parameters(parameters, OBSERVATIONS, ACTIONS)
-    values_of = compiled(partial(sac.action_values, config))
-    state = compiled(partial(sac.create, config))(jax.random.key(0), jnp.zeros(OBSERVATIONS), jnp.ones(OBSERVATIONS))
+    values_of = jax.jit(partial(sac.action_values, config))
+    state = jax.jit(partial(sac.create, config))(jax.random.key(0), jnp.zeros(OBSERVATIONS), jnp.ones(OBSERVATIONS))
     # Every action is the same, so that the critics' values at the next observation are known.
     state = state._replace(actor=jax.tree.map(np.zeros_like, state.actor))
     actor_output = next(layer for layer in state.actor["params"].values() if "bias" in layer)
@@ -82,10 +80,10 @@ def test_an_agent_with_a_shared_output_learns_and_takes_its_target_from_a_subset
     same = np.tile(np.tanh(np.float32([0.3, -0.3])), (BATCH, 1))
     next_values = np.sort(values_of(state, next_observation, same), axis=0)
     value = np.mean(values_of(state, observation, action), axis=0)
-    found = value - np.asarray(compiled(partial(sac.td_errors, config))(state, batch, jax.random.key(0)))
+    found = value - np.asarray(jax.jit(partial(sac.td_errors, config))(state, batch, jax.random.key(0)))
     # The minimum of two of four is the least, the second or the third value, here of the same pair in every row.
     possible = 1.0 + config.discount * next_values[:3]
     assert np.abs(found - possible).min(axis=0).max() < 1e-3
-    learned, _, _ = compiled(partial(sac.update_critic, config))(state, batch, jax.random.key(1))
+    learned, _, _ = jax.jit(partial(sac.update_critic, config))(state, batch, jax.random.key(1))
     before, after = (np.asarray(agent.critic["params"][networks.SHARED_OUTPUT]["kernel"]) for agent in (state, learned))
     assert np.all(before != after)

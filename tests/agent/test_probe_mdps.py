@@ -30,11 +30,11 @@ CONFIG = sac.from_parameters(
         temperature_learning_rate=0.0,
         learning_rate_schedule="linear",
         initial_temperature=1e-3,
-        warmup_steps=UPDATES,
-        online_steps=1,
     ),
     1,
     1,
+    critic_updates=UPDATES,
+    actor_updates=UPDATES,
 )
 
 
@@ -131,13 +131,12 @@ def preset_config(name: str, has_offline_term: bool) -> SACConfig:
         "learning_rate_schedule": "linear",
         "initial_temperature": 1e-3,
         "output_scale": 0.01,
-        "warmup_steps": PRESET_UPDATES,
-        "online_steps": 1,
         "update_to_data_ratio": 1,
         "cql_actions": 2,
     }
     config = WSRLConfig.of_preset(name, **changes)
-    return sac.from_parameters(config if has_offline_term else online(config), 1, 1)
+    stage = config if has_offline_term else online(config)
+    return sac.from_parameters(stage, 1, 1, critic_updates=PRESET_UPDATES, actor_updates=PRESET_UPDATES)
 
 
 PRESET_UPDATES = 1500

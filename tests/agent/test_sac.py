@@ -26,14 +26,12 @@ CONFIG = sac.from_parameters(
     WSRLConfig(hidden_sizes=[8], discount=0.9, target_update_rate=0.1, initial_temperature=0.1), OBSERVATIONS, ACTIONS
 )
 
-# Arrays are tiny here, and nearly all of the time is the compiler's.
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-create = compiled(sac.create, static_argnums=0)
-update_critic = compiled(sac.update_critic, static_argnums=0)
-update_actor = compiled(sac.update_actor, static_argnums=0)
-update = compiled(sac.update, static_argnums=0)
-td_errors = compiled(sac.td_errors, static_argnums=0)
+create = jax.jit(sac.create, static_argnums=0)
+update_critic = jax.jit(sac.update_critic, static_argnums=0)
+update_actor = jax.jit(sac.update_actor, static_argnums=0)
+update = jax.jit(sac.update, static_argnums=0)
+td_errors = jax.jit(sac.td_errors, static_argnums=0)
 
 
 def fresh(config: SACConfig = CONFIG, seed: int = 0) -> SACState:
@@ -126,7 +124,7 @@ def test_the_critic_loss_is_the_weighted_mean_over_examples() -> None:
 def test_the_actor_loss_is_the_weighted_mean_over_examples() -> None:
     state, batch, key = fresh(), batch_of(BATCH), jax.random.key(0)
 
-    @compiled
+    @jax.jit
     def loss(weight: jax.Array) -> jax.Array:
         return sac.update_actor(CONFIG, state, batch._replace(weight=weight), key)[1]["actor_loss"]
 
@@ -204,7 +202,7 @@ def test_the_target_is_the_minimum_over_a_random_subset_of_the_ensemble() -> Non
     state = constant_critics(fresh(config), values)
     q = sac.action_values(config, state, batch.observation, batch.action).mean(axis=0)
     keys = jax.random.split(jax.random.key(0), 3000)
-    error = compiled(jax.vmap(partial(sac.td_errors, config, state, batch)))(keys)
+    error = jax.jit(jax.vmap(partial(sac.td_errors, config, state, batch)))(keys)
     minimum = np.round(np.asarray((q - error - batch.reward) / 0.9), 3).ravel()
     # Of the six pairs, 1 is the smallest in three, 2 in two, 3 in one.
     counts = [int((minimum == value).sum()) for value in (1.0, 2.0, 3.0)]
@@ -346,7 +344,7 @@ def test_seeds_under_vmap_are_the_single_runs() -> None:
     states = [fresh(seed=seed) for seed in seeds]
     batches = [batch_of(3, BATCH, seed=seed) for seed in seeds]
     stacked_states, stacked_batches = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *t) for t in (states, batches))
-    together = compiled(jax.vmap(partial(sac.update, CONFIG)))(stacked_states, stacked_batches, keys)
+    together = jax.jit(jax.vmap(partial(sac.update, CONFIG)))(stacked_states, stacked_batches, keys)
     for seed in seeds:
         alone = update(CONFIG, states[seed], batches[seed], keys[seed])
         assert_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone, 1e-4)
@@ -362,7 +360,7 @@ def test_nothing_annealed_compiles_anew() -> None:
     config = replace(CONFIG, learning_rate_schedule="cosine", learning_rate_warmup_steps=2)
     sampler = Proportional(0.6)
 
-    @compiled
+    @jax.jit
     def learn(state: SACState, replay: mixture.Replay, step: Any, ratio: Any, beta: Any) -> tuple:
         sample_key, update_key = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
         batch, count = mixture.sample(sampler, replay, sample_key, (2, BATCH), ratio, beta)
@@ -372,7 +370,7 @@ def test_nothing_annealed_compiles_anew() -> None:
     online = storage.create(8, OBSERVATIONS, ACTIONS)
     replay = mixture.create(sampler, storage.filled(batch_of(40), 64), online)
     state = fresh()
-    add = compiled(partial(mixture.add, sampler))
+    add = jax.jit(partial(mixture.add, sampler))
     for step in range(5):
         replay = add(replay, batch_of(seed=step))
         ratio, beta = np.float32(1.0 - 0.2 * step), np.float32(0.4 + 0.1 * step)
@@ -385,7 +383,7 @@ def test_nothing_annealed_compiles_anew() -> None:
 def test_the_actor_step_is_the_same_in_parts_as_in_one_piece() -> None:
     state, batch = trained(), batch_of(4 * BATCH)
     whole, parts = (
-        compiled(partial(sac.update_actor, CONFIG, parts=count))(state, batch, jax.random.key(0)) for count in (1, 4)
+        jax.jit(partial(sac.update_actor, CONFIG, parts=count))(state, batch, jax.random.key(0)) for count in (1, 4)
     )
     assert_close(whole, parts)
 

@@ -27,8 +27,6 @@ SMALL = PixelConfig(
     ("left", "right"), 32, 32, 2, "small", is_frozen=False, camera_width=6, state_width=4, spatial_features=2
 )
 
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def parameters_by_name() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
@@ -79,8 +77,8 @@ def small_images(*batch: int) -> dict[str, jax.Array]:
     return {camera: jnp.asarray(random.integers(0, 256, shape, dtype=np.uint8)) for camera in SMALL.cameras}
 
 
-small_maps = compiled(partial(vision.trunk_features, SMALL))
-small_vector = compiled(partial(vision.encode, SMALL))
+small_maps = jax.jit(partial(vision.trunk_features, SMALL))
+small_vector = jax.jit(partial(vision.encode, SMALL))
 
 
 def test_every_parameter_has_the_name_and_the_shape_of_hil_serls() -> None:
@@ -96,8 +94,8 @@ def test_every_parameter_has_the_name_and_the_shape_of_hil_serls() -> None:
 def test_hil_serls_parameters_give_its_features() -> None:
     trunk, encoder = split(parameters_by_name())
     images, state = one_observation()
-    maps = compiled(partial(vision.trunk_features, RESNET))({SHARED_TRUNK: trunk}, images)
-    found = compiled(partial(vision.encode, RESNET))(encoder, maps, state)
+    maps = jax.jit(partial(vision.trunk_features, RESNET))({SHARED_TRUNK: trunk}, images)
+    found = jax.jit(partial(vision.encode, RESNET))(encoder, maps, state)
     np.testing.assert_allclose(found[0], HIL_SERL["encoded"], atol=1e-5)
 
 
@@ -198,7 +196,7 @@ def test_a_tenth_of_the_spatial_features_is_dropped() -> None:
     camera["Dense_0"]["kernel"] += np.eye(512, dtype=np.float32)
     camera["LayerNorm_0"]["scale"] += 1.0
     maps, state = {"wrist": np.full((100, 1, 1, 1, 256), 256, np.float32)}, np.zeros((100, 1), np.float32)
-    vector = compiled(partial(vision.encode, config))(encoder, maps, state, jax.random.key(0))
+    vector = jax.jit(partial(vision.encode, config))(encoder, maps, state, jax.random.key(0))
     assert np.mean(vector[:, :512] < 0) == pytest.approx(0.1, abs=4 * 0.3 / np.sqrt(51_200))
 
 

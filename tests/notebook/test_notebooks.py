@@ -21,7 +21,7 @@ from wsrl_kit.data.sources import load_sources
 from wsrl_kit.hil_serl.checkpoint import import_hil_serl
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.run import find_runs, read_run
+from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
@@ -205,27 +205,19 @@ HIL_SERL = SMALL | {
 }
 
 
-def test_hil_serl_whole_leaves_its_arms_their_tests_and_checkpoints_for_hil_serl(tmp_path: Path) -> None:
+def run_hil_serl(folder: Path, arms: list[str]) -> dict[str, RunRecord]:
+    """The runs by arm; each leaves its test and a checkpoint for HIL-SERL."""
     # From 1.5 cm above the hole, always at the same place.
     robot = {"random_xy_range": 0.0, "random_z_range": 0.0, "random_rz_range": 0.0, "max_episode_steps": 20}
     robot |= {"reset_pose": [0.5, 0.0, 0.165, float(np.pi), 0.0, 0.0]}
     recorded = {"demo_episodes": 6, "suboptimal_episodes": 2, "random_episodes": 1, "success_frames": 3}
     learning = {"classifier_steps": 60, "hidden_sizes": [16], "max_false_positive_rate": 0.1}
-    given = HIL_SERL | {"robot_options": robot, "classifier_options": recorded | learning}
-    run_notebook(NOTEBOOKS / "08_hil_serl.ipynb", given, tmp_path)
-    assert read_run(tmp_path).status == "finished"
-    assert figures_shown(tmp_path / "08_hil_serl.ipynb") == 3
-    trained = {record.arm: record for record in find_runs(tmp_path) if record.kind == "finetune"}
-    assert trained.keys() == {"hil_serl", "no_warmup", "no_interventions", "no_demos"}
-    helped = {name: record.curve("training/episode_intervention_steps").value.sum() for name, record in trained.items()}
-    assert helped.pop("no_interventions") == 0 < min(helped.values())
-    warmups = {name: record.parameters["checkpoint_path"] for name, record in trained.items()}
-    assert warmups["hil_serl"] == warmups["no_interventions"] == str(tmp_path / "warmup" / "seed_0" / "warmup.npz")
-    assert warmups["no_demos"] is warmups["no_warmup"] is trained["no_demos"].parameters["demo_path"] is None
-    assert trained["no_warmup"].parameters["demo_path"] == {"demos": [str(tmp_path / "data" / "demos.pkl")]}
-    # Actions are held to the demonstrations ever less after a warmup, and nothing pulls where there was none.
-    weights = {name: WSRLConfig(**record.parameters).clones_online for name, record in trained.items()}
-    assert weights == {"hil_serl": True, "no_warmup": False, "no_interventions": True, "no_demos": False}
+    given = HIL_SERL | {"robot_options": robot, "classifier_options": recorded | learning, "arms": arms}
+    run_notebook(NOTEBOOKS / "08_hil_serl.ipynb", given, folder)
+    assert read_run(folder).status == "finished"
+    assert figures_shown(folder / "08_hil_serl.ipynb") == 3
+    trained = {record.arm: record for record in find_runs(folder) if record.kind == "finetune"}
+    assert trained.keys() == set(arms)
     for record in trained.values():
         # Both the classifier's word and the simulation's are kept, of training and of the policy alone, and what the
         # classifier takes for a success the simulation confirms.
@@ -235,25 +227,55 @@ def test_hil_serl_whole_leaves_its_arms_their_tests_and_checkpoints_for_hil_serl
         test = read_run(record.folder / "test")
         assert (test.status, len(test.curve("evaluation/task_success_deterministic"))) == ("finished", 1)
         (exported,) = (record.folder / "hil_serl").iterdir()
-        imported = tmp_path / f"{record.arm}.npz"
+        imported = folder / f"{record.arm}.npz"
         assert import_hil_serl(exported, imported).observation_size == 19
         paths = (record.folder / "checkpoint.npz", imported)
         ours, theirs = (checkpoint.read(path, "agent/updates")["agent/updates"] for path in paths)
         assert ours == theirs > 0
+    return trained
 
 
-def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "frozen_rollout_steps": 20}
+def test_hil_serl_whole_leaves_a_test_and_a_checkpoint_for_hil_serl(tmp_path: Path) -> None:
+    (record,) = run_hil_serl(tmp_path, ["hil_serl"]).values()
+    assert record.curve("training/episode_intervention_steps").value.sum() > 0
+
+
+@pytest.mark.slow
+def test_hil_serl_whole_differs_between_its_arms_as_they_say(tmp_path: Path) -> None:
+    trained = run_hil_serl(tmp_path, ["hil_serl", "no_warmup", "no_interventions", "no_demos"])
+    helped = {name: record.curve("training/episode_intervention_steps").value.sum() for name, record in trained.items()}
+    assert helped.pop("no_interventions") == 0 < min(helped.values())
+    warmups = {name: record.parameters["checkpoint_path"] for name, record in trained.items()}
+    assert warmups["hil_serl"] == warmups["no_interventions"] == str(tmp_path / "warmup" / "seed_0" / "warmup.npz")
+    assert warmups["no_demos"] is warmups["no_warmup"] is trained["no_demos"].parameters["demo_path"] is None
+    assert trained["no_warmup"].parameters["demo_path"] == {"demos": [str(tmp_path / "data" / "demos.pkl")]}
+    # Actions are held to the demonstrations ever less after a warmup, and nothing pulls where there was none.
+    weights = {name: WSRLConfig(**record.parameters).clones_online for name, record in trained.items()}
+    assert weights == {"hil_serl": True, "no_warmup": False, "no_interventions": True, "no_demos": False}
+
+
+ALL_ARMS = ["rlpd_all", "rlpd_demos", "scratch", "warmup_decay", "warmup_wsrl"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds"),
+    [(["rlpd_all", "warmup_decay"], [0]), pytest.param(ALL_ARMS, [0, 1], marks=pytest.mark.slow)],
+    ids=["two runs", "ten runs"],
+)
+def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(
+    data: Path, tmp_path: Path, arms: list[str], seeds: list[int]
+) -> None:
+    given = WARMUP | ONLINE | {"offline_data_path": str(data), "frozen_rollout_steps": 20}
+    given |= {"arms": arms, "seeds": seeds}
     notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"
     run_notebook(notebook, given, tmp_path)
     records = [record for record in find_runs(tmp_path) if record.kind == "finetune"]
     assert {record.status for record in records} == {"finished"}
-    arms = ("rlpd_all", "rlpd_demos", "scratch", "warmup_decay", "warmup_wsrl")
-    assert [(record.arm, record.seed) for record in records] == [(arm, seed) for arm in arms for seed in (0, 1)]
+    assert [(record.arm, record.seed) for record in records] == [(arm, seed) for arm in arms for seed in seeds]
     assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {80}
     with open(tmp_path / "per_seed.csv") as file:
-        assert len(list(csv.DictReader(file))) == 10
-    assert "n = 2" in (tmp_path / "summary.txt").read_text()
+        assert len(list(csv.DictReader(file))) == len(arms) * len(seeds)
+    assert f"n = {len(seeds)}" in (tmp_path / "summary.txt").read_text()
     names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources", "schedules"}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
     assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7

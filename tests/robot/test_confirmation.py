@@ -13,7 +13,7 @@ import pytest
 
 from camera_samples import NAME, register
 from robot_samples import driven, served
-from training_samples import StopAt, compiled, same_checkpoint, settings
+from training_samples import StopAt, same_checkpoint, settings
 from wsrl_kit.agent import vision
 from wsrl_kit.classifier import model
 from wsrl_kit.classifier.data import examples, load_labelled
@@ -32,8 +32,8 @@ from wsrl_kit.training.finetune import JUDGED
 from wsrl_kit.training.jobs import run_finetune
 
 STILL = np.zeros(6, np.float32)
-create = compiled(model.create, static_argnums=0)
-probability = compiled(model.probability, static_argnums=0)
+create = jax.jit(model.create, static_argnums=0)
+probability = jax.jit(model.probability, static_argnums=0)
 
 
 class Told(gymnasium.Env):

@@ -1,7 +1,6 @@
 """Tiny settings, data and loops for the tests of training: real robot, real data, small networks."""
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ from wsrl_kit.training import finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.jobs import load_offline_data, run_collect
-
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""`jax.jit` for programs that run once or twice."""
 
 # Short episodes that begin near the hole: the demonstrations touch it, and some succeed.
 ROBOT = {"max_episode_steps": 25, "reset_height": 0.012}

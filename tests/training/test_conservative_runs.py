@@ -27,7 +27,6 @@ CALQL = {
 }
 
 
-@pytest.mark.slow
 def test_online_transitions_get_their_return_when_the_episode_ends() -> None:
     # 100 steps in episodes of 15, in a ring of 40: the last ten are of an episode that has not ended.
     config = settings(**PENDULUM | CALQL, replay_capacity=40, reward_scale=0.1, reward_bias=0.5)
@@ -115,7 +114,6 @@ def test_a_diverging_warmup_stops_with_a_diagnosis_and_its_last_good_checkpoint(
     assert 0 < tree["step"] < 200
 
 
-@pytest.mark.slow
 def test_values_that_are_not_finite_stop_a_fine_tuning(tmp_path) -> None:
     # Rewards whose squares are no float32 any more.
     config = settings(**PENDULUM, reward_scale=1e30, checkpoint_interval=1000)

@@ -72,7 +72,7 @@ def assert_same_end(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def warmed_up(sources, tmp_path_factory) -> tuple[WSRLConfig, Path]:
-    config = settings(**LONG, offline_data_path=str(sources))
+    config = settings(**LONG | {"warmup_steps": 300}, offline_data_path=str(sources))
     folder = tmp_path_factory.mktemp("warmup")
     run_warmup(config, folder, Silent())
     return config, folder
@@ -84,13 +84,16 @@ def finetuning(warmed_up: tuple[WSRLConfig, Path], sampler: str) -> WSRLConfig:
     return replace(config, **start, **SAMPLERS[sampler])
 
 
-def test_a_warmup_that_was_killed_ends_with_the_same_bits(warmed_up, tmp_path):
-    config, whole = warmed_up
-    kill_in_the_middle("warmup", config, tmp_path)
-    run_warmup(config, tmp_path, Silent())
-    assert_same_end(whole, tmp_path)
-    assert same_checkpoint(whole / "warmup.npz", tmp_path / "warmup.npz")
-    assert (whole / "filtered_demos.pkl").read_bytes() == (tmp_path / "filtered_demos.pkl").read_bytes()
+@pytest.mark.slow
+def test_a_warmup_that_was_killed_ends_with_the_same_bits(sources, tmp_path):
+    config = settings(**LONG, offline_data_path=str(sources))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_warmup(config, whole, Silent())
+    kill_in_the_middle("warmup", config, killed)
+    run_warmup(config, killed, Silent())
+    assert_same_end(whole, killed)
+    assert same_checkpoint(whole / "warmup.npz", killed / "warmup.npz")
+    assert (whole / "filtered_demos.pkl").read_bytes() == (killed / "filtered_demos.pkl").read_bytes()
 
 
 @pytest.mark.parametrize("sampler", one_fast(SAMPLERS))

@@ -1,0 +1,3 @@
+"""See `tests/conftest.py`."""
+
+raise ImportError("tests do without it")
