@@ -290,11 +290,15 @@ def test_the_classifier_rewards_an_insertion_and_ends_the_episode(robot_run: Pat
     environment.close()
 
 
-def test_stopping_leaves_no_classifier(robot_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match="no classifier was written"):
-        run_classifier(robot(classifier_data=str(robot_run)), tmp_path, StopAt(5))
-    assert read_run(tmp_path).status == "stopped"
-    assert not (tmp_path / "classifier.npz").exists()
+def test_a_stopped_classifier_goes_on_to_the_same_bytes(robot_run: Path, tmp_path: Path) -> None:
+    config, halves, whole = robot(classifier_data=str(robot_run)), tmp_path / "halves", tmp_path / "whole"
+    with pytest.raises(Stopped, match=r"stopped at step \d+, saved"):
+        run_classifier(config, halves, StopAt(5))
+    assert read_run(halves).status == "stopped" and not (halves / "classifier.npz").exists()
+    run_classifier(config, halves, Silent())
+    run_classifier(config, whole, Silent())
+    assert same_checkpoint(halves / "classifier.npz", whole / "classifier.npz")
+    assert (halves / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 def test_a_task_that_reports_no_success_is_refused() -> None:

@@ -213,6 +213,7 @@ def test_no_package_is_imported_before_a_task_asks_for_it():
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_notebook_collects_three_sources_of_a_third_party_task(tmp_path: Path):
     counts = ["--demo_episodes=2", "--suboptimal_episodes=2", "--random_episodes=1"]
     options = '--environment_options={"success_reward": true}'

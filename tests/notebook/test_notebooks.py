@@ -348,6 +348,19 @@ def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path)
     assert [warmup.parameters["early_stopping_patience"] for warmup in warmups] == [0, 1]
 
 
+def test_tuning_finds_a_winner_and_confirms_it(data: Path, tmp_path: Path) -> None:
+    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "first_seeds": 1, "finalists": 1}
+    given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9], "retention_ratio": 0.5}
+    run_notebook(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
+    trials = {trial.name: trial for trial in read_trials(tmp_path)}
+    winner = trials[read_run(tmp_path).summary["winner"]]
+    assert winner.score([0]) == max(trial.score([0]) for trial in trials.values()) and len(trials) == 2
+    confirmed = read_run(tmp_path / "confirmation" / "winner" / "seed_9")
+    assert {name: confirmed.parameters[name] for name in winner.values} == winner.values
+    assert "effects" in {path.stem for path in (tmp_path / "figures").iterdir()}
+
+
+@pytest.mark.slow
 def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
     given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "first_seeds": 1, "finalists": 2}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5], "offline_decay_rate": [0.9, 0.99]}}
