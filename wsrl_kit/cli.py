@@ -58,7 +58,7 @@ def _command(arguments: list[str]) -> int:
     )
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
     doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
-    doctor.add_argument("--exp_name", help="task of the data; what does not fit it is a warning")
+    doctor.add_argument("--exp_name", help="task of the data; says what does not fit the task")
     doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
     doctor.add_argument(
         "--action_units",

@@ -184,7 +184,7 @@ def build(parameters: type[T], values: Mapping[str, Any]) -> T:
     return parameters(**{name: completed[name] for name in names if name in completed})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ParameterTable:
     """Parameters as a table for Jupyter, a terminal and markdown.
 
@@ -194,6 +194,9 @@ class ParameterTable:
 
     title: str
     rows: tuple[tuple[str, str, str, str], ...]
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         widths = [max((len(row[column]) for row in self.rows), default=0) for column in (0, 1)]

@@ -108,7 +108,7 @@ def test_tasks_that_differ_in_an_option_are_different(tmp_path):
 def test_two_runs_of_an_arm_and_a_seed_are_refused_unless_they_are_told_apart(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name, "")
-    with pytest.raises(RunError, match=r"one run of a seed, found seed 0 of Run in .*/a and .*/b: tell them apart"):
+    with pytest.raises(RunError, match=r"one run of a seed, found seed 0 of Run in .*/a and .*/b: name the arms"):
         select_runs(str(tmp_path))
     assert len(select_runs({"a": f"{tmp_path}/a", "b": f"{tmp_path}/b"})) == 2
 

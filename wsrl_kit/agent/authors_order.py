@@ -2,9 +2,9 @@
 
 The authors keep all networks in one train state. Two departures from `sac.update` follow:
 
-- With one critic update per environment step, the actor's gradient uses the critics from before that update. - With
-more, networks "not updated" get a zero gradient, and Adam's momentum still moves them: actor and temperature in every
-critic update, the critics in the actor's.
+- With one critic update per environment step, the actor's gradient uses the critics from before that update.
+- With more, networks "not updated" get a zero gradient, and Adam's momentum still moves them: actor and temperature in
+  every critic update, the critics in the actor's.
 
 Not reproduced: the temperature's gradient on next observations, and critic subsets with repetition.
 """

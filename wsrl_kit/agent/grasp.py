@@ -3,8 +3,10 @@
 HIL-SERL: Luo et al. 2024, arXiv 2410.21845. The reward includes the grasp penalty, which the continuous critics do not
 see; their TD errors are the replay priorities. Departures from the authors' code:
 
-- Its loss does not train the encoder. - It takes the features from after the continuous update (without images: no
-difference). - The target entropy counts continuous entries only. - `reward_scale` also scales the penalty.
+- Its loss does not train the encoder.
+- It takes the features from after the continuous update (without images: no difference).
+- The target entropy counts continuous entries only.
+- `reward_scale` also scales the penalty.
 """
 
 import jax

@@ -245,7 +245,7 @@ def update_actor(
 
     Args:
         parts: equal parts of the batch whose gradients are summed; only one part's activations are kept for
-        backpropagation and fit the processor's caches (27 % faster with 10 critics).
+            backpropagation and fit the processor's caches (27 % faster with 10 critics).
     """
     batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
     temperature = jnp.exp(state.log_temperature)

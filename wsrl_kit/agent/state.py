@@ -87,9 +87,8 @@ class SACState(NamedTuple):
     """All that learning changes, and the normalisation of observations.
 
     Attributes:
-        critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}, all of
-            it
-        trained and averaged.
+        critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}; the
+            critics' loss trains all of it, and the target averages all of it.
         log_multiplier: logarithm of CQL's Lagrange multiplier.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.

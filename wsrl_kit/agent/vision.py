@@ -3,8 +3,8 @@
 A `Trunk` turns frames into feature maps; a `PixelEncoder` turns all cameras' maps and the state into one vector. With
 HIL-SERL's parameters they give its features (rail-berkeley/hil-serl, `resnet_v1.py`, `encoding.py`). Departures:
 
-- HIL-SERL always stops the gradient at the trunk's output; here the caller decides. - HIL-SERL stacks frames as
-channels before the trunk; here each frame passes alone and the maps are joined.
+- HIL-SERL always stops the gradient at the trunk's output; here the caller decides.
+- HIL-SERL stacks frames as channels before the trunk; here each frame passes alone and the maps are joined.
 
 Random crops follow DrQ (Kostrikov et al. 2021, arXiv 2004.13649), padded with edge values as in HIL-SERL.
 """

@@ -114,7 +114,7 @@ def _refuse_duplicates(records: Sequence[RunRecord]) -> None:
         if earlier != record.folder:
             raise RunError(
                 f"an arm must have one run of a seed, found seed {record.seed} of {arm_label(record.arm)} in {earlier} "
-                f"and {record.folder}: tell them apart by runs = {{arm: folders}}"
+                f"and {record.folder}: name the arms, as in {{'a': '{earlier}', 'b': '{record.folder}'}}"
             )
 
 

@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 Cell = str | int | float | Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A DataFrame with a title, rounded cells and notes. In a notebook it shows itself.
 
@@ -107,6 +107,9 @@ class Table:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._styled_notes())
         title = f"<p><strong>{html.escape(self.title)}</strong></p>"
         return f"<div style='overflow-x:auto'>{title}{''.join(tables)}{f'<ul>{notes}</ul>' if notes else ''}</div>"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         return self.to_text()

@@ -75,7 +75,7 @@ warmup, retention, finetuning = (partial(parameter, stage=stage) for stage in ("
 
 @dataclass(frozen=True)
 class WSRLConfig(AgentParameters):
-    """The parameters of one run, with the names and defaults that users already know; raises ParameterError."""
+    """All parameters of warmup and fine-tuning; command line, notebooks and tables take them from here."""
 
     exp_name: str = parameter(
         "hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id", of_arm=False, group="Task"
@@ -185,7 +185,11 @@ class WSRLConfig(AgentParameters):
     )
 
     online_steps: int = parameter(
-        10_000, "environment steps of fine-tuning", minimum=1, of_arm=False, group="Online fine-tuning"
+        10_000,
+        "environment steps of fine-tuning; warmup reads them only for learning rates that decay",
+        minimum=1,
+        of_arm=False,
+        group="Online fine-tuning",
     )
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
     update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)

@@ -1,5 +1,7 @@
 """Samplers of storage rows: uniform, or prioritized (PER, Schaul et al. 2016).
 
+PER's importance weights are computed in `mixture.sample`, from the probabilities that samplers return.
+
 A sampler is a static object with functions over its state:
 
     create(capacity) -> state

@@ -14,10 +14,9 @@ class Storage(NamedTuple):
     """Fixed-capacity ring; unwritten rows are zeros.
 
     Attributes:
-        states: observation, next observation, [grasp penalty,] reward, mask, weight, Monte-Carlo return; one read
-            fetches
-        all.
-        actions: apart: both shapes together give every field's size.
+        states: observation, next observation, [grasp penalty,] reward, mask, weight, Monte-Carlo return, side by side,
+            so that one read fetches all.
+        actions: in an array of their own: the two shapes give every field's size.
         size: transitions held, before `position`.
         position: row of the next transition.
     """

@@ -1,7 +1,5 @@
 """A robot behind HIL-SERL's server, real or simulated, as a Gymnasium environment."""
 
-import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil, pi
@@ -395,62 +393,3 @@ def preflight(environment: gymnasium.Env) -> list[str]:
     """`RobotEnv.facts`; empty for every other task."""
     robot = environment.unwrapped
     return robot.facts() if isinstance(robot, RobotEnv) else []
-
-
-LOGGER = logging.getLogger("wsrl_kit")
-
-CONTACT_LOST = "contact_lost"
-"""`info`: True for a step whose outcome was not seen; it is no transition."""
-
-_PAUSE = 1.0
-"""Seconds between two attempts."""
-
-
-def reconnecting(environment: gymnasium.Env) -> gymnasium.Env:
-    """`Reconnecting` around `hirol_robot`; others unchanged."""
-    robot = environment.unwrapped
-    return Reconnecting(environment, robot) if isinstance(robot, RobotEnv) else environment
-
-
-class Reconnecting(gymnasium.Wrapper):
-    """Waits for lost contact, then ends the episode (truncated, `info["contact_lost"]`).
-
-    Raises RobotError after `reconnect_seconds` without contact.
-    """
-
-    def __init__(self, environment: gymnasium.Env, robot: RobotEnv) -> None:
-        super().__init__(environment)
-        self._robot = robot
-        self._patience = robot.options.reconnect_seconds
-        self._last: Any = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        try:
-            self._last, info = self.env.reset(seed=seed, options=options)
-        except RobotError as error:
-            self._wait(error)
-            self._last, info = self.env.reset(seed=seed, options=options)
-        return self._last, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Returns the last observation again if the outcome was not seen."""
-        try:
-            self._last, reward, terminated, truncated, info = self.env.step(action)
-        except RobotError as error:
-            self._wait(error)
-            return self._last, 0.0, False, True, {CONTACT_LOST: True}
-        return self._last, reward, terminated, truncated, info
-
-    def _wait(self, error: RobotError) -> None:
-        LOGGER.warning("contact with the robot is lost, training pauses: %s", error)
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                self._robot.reconnect()
-            except RobotError as still:
-                if time.monotonic() > deadline:
-                    raise RobotError(f"no contact with the robot for {self._patience:g} s: {still}") from still
-                time.sleep(min(_PAUSE, self._patience))
-            else:
-                LOGGER.warning("there is contact with the robot again, training goes on with the next episode")
-                return

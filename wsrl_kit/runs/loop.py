@@ -157,8 +157,7 @@ def gradient_loop(
     Args:
         tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
         take_steps: (agent (given up), first step, end) -> (agent, last metrics). Results must not depend on the number
-            of
-        steps per call.
+            of steps per call.
         evaluate: (agent, evaluation count) -> (error for early stopping, metrics).
         stop_requested: asked about twice a second.
 

@@ -21,7 +21,7 @@ from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.replay.transition import Transition
-from wsrl_kit.robot.environment import CONTACT_LOST
+from wsrl_kit.robot.reconnecting import CONTACT_LOST
 from wsrl_kit.runs.loop import environment_acts
 from wsrl_kit.training.experience import Experience, Frames, StoredStep
 from wsrl_kit.training.sight import split_observation

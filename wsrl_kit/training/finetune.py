@@ -167,8 +167,11 @@ class Setup:
         return self.agent_configs[step >= self.faded]
 
     def term_weights(self, step: int) -> TermWeights:
-        conservative = self.conservative_weights if step < self.faded else None
-        return TermWeights(*(None if each is None else each[step] for each in (conservative, self.cloning_weights)))
+        conservative, cloning = self.conservative_weights, self.cloning_weights
+        return TermWeights(
+            conservative=None if conservative is None or step >= self.faded else conservative[step],
+            behavior_cloning=None if cloning is None else cloning[step],
+        )
 
 
 def _setup(
@@ -312,6 +315,7 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
             agent_config = setup.agent_config(run.environment_step)
             step = take_step(config, agent_config, run.agent, setup.environment, episode.state, episode.frames, action)
             if step is None:
+                # Contact with the robot was lost: the step is not stored, and the next episode begins.
                 break
             learn(setup, run, step)
             episode.include(step)

@@ -22,7 +22,7 @@ from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.replay import frame_files
-from wsrl_kit.robot.environment import reconnecting
+from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
@@ -91,7 +91,8 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
     # The length of fine-tuning is part of the parameters, since learning rates may decay over both stages.
     lengths = ("warmup_steps", "online_steps")
-    run = _open(config, folder, "warmup", arm, resume, may_grow=lengths, outputs=(target,))
+    kept = (target.parent / FILTERED_FILE,) if config.retention_ratio > 0 else ()
+    run = _open(config, folder, "warmup", arm, resume, may_grow=lengths, outputs=(target, *kept))
     if run.is_finished:
         return target
     with outcome_recorded(run, progress) as progress:

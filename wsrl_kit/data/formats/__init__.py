@@ -1,1 +1,1 @@
-"""One module per file format."""
+"""Readers of data files: path -> `Recording`; `sources` chooses one by a file's content."""
