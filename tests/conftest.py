@@ -1,6 +1,8 @@
 """What several test modules share."""
 
 import atexit
+import contextlib
+import ctypes
 import os
 import shutil
 import sys
@@ -30,8 +32,8 @@ if QUICK_IMPORTS not in sys.path:
     sys.path.insert(0, QUICK_IMPORTS)
     os.environ["PYTHONPATH"] = os.pathsep.join([QUICK_IMPORTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
-MAPS_OF_PROGRAMS = 8_000
-"""About 1.2 GB of memory."""
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 6_000
+"""The memory maps of this process, and from how many on compiled programs are forgotten; Linux allows 65,530."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,13 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_programs() -> Iterator[None]:
-    """Forgets compiled programs, after a module, where they take many of the 65,530 memory maps of a process."""
-    yield
-    maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and (not maps.exists() or maps.read_bytes().count(b"\n") > MAPS_OF_PROGRAMS):
+def pytest_runtest_teardown() -> None:
+    """Forgets compiled programs where they have become many: about 0.1 GB per 1,000 maps, which is given back."""
+    if "jax" in sys.modules and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         sys.modules["jax"].clear_caches()
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def done(sources, tmp_path_factory) -> Done:
     with pytest.raises(Stopped):
         run_ablation(config, AblationConfig(seeds=SEEDS), root, StopAt(0))
     stopped = read_run(root).status
-    run_ablation(config, AblationConfig(seeds=SEEDS, worker_processes=2), root, Silent())
+    run_ablation(config, AblationConfig(seeds=SEEDS, worker_processes=1), root, Silent())
     return Done(config, root, survivors, message, lost, stopped)
 
 

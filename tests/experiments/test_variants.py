@@ -28,7 +28,8 @@ VARIANTS = {
 
 def compared(**changes: Any) -> AblationConfig:
     return AblationConfig(
-        **{"arms": list(VARIANTS), "variants": VARIANTS, "seeds": [0], "control": "nothing"} | changes
+        **{"arms": list(VARIANTS), "variants": VARIANTS, "seeds": [0], "control": "nothing", "worker_processes": 1}
+        | changes
     )
 
 
