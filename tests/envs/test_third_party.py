@@ -72,6 +72,7 @@ def test_the_experts_of_fetch_succeed_and_success_ends_the_episode(exp_name):
             assert_success_ends_the_episode(trajectory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exp_name", "low", "high"), [(FETCH[0], 0.5, 0.9), (FETCH[1], 0.15, 0.6), (FETCH[2], 0.1, 0.5)]
 )
@@ -213,6 +214,7 @@ def test_no_package_is_imported_before_a_task_asks_for_it():
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_notebook_collects_three_sources_of_a_third_party_task(tmp_path: Path):
     counts = ["--demo_episodes=2", "--suboptimal_episodes=2", "--random_episodes=1"]
     options = '--environment_options={"success_reward": true}'

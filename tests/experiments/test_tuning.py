@@ -32,6 +32,7 @@ def tpe_config(sources: Path) -> tuple[WSRLConfig, TuningConfig]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tpe_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scores(sources, tmp_path):
     config, tuning = tpe_config(sources)
     progress = StopAt(1)

@@ -77,7 +77,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from wsrl_kit.errors import CheckpointError
-from wsrl_kit.training import checkpoint
+from wsrl_kit.runs import checkpoint
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
