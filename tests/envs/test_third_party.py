@@ -72,6 +72,7 @@ def test_the_experts_of_fetch_succeed_and_success_ends_the_episode(exp_name):
             assert_success_ends_the_episode(trajectory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exp_name", "low", "high"), [(FETCH[0], 0.5, 0.9), (FETCH[1], 0.15, 0.6), (FETCH[2], 0.1, 0.5)]
 )

@@ -266,7 +266,7 @@ def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(
     data: Path, tmp_path: Path, arms: list[str], seeds: list[int]
 ) -> None:
     given = WARMUP | ONLINE | {"offline_data_path": str(data), "frozen_rollout_steps": 20}
-    given |= {"arms": arms, "seeds": seeds}
+    given |= {"arms": arms, "seeds": seeds, "worker_processes": min(2, len(seeds))}
     notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"
     run_notebook(notebook, given, tmp_path)
     records = [record for record in find_runs(tmp_path) if record.kind == "finetune"]
@@ -348,16 +348,15 @@ def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path)
     assert [warmup.parameters["early_stopping_patience"] for warmup in warmups] == [0, 1]
 
 
-def test_tuning_finds_a_winner_and_confirms_it(data: Path, tmp_path: Path) -> None:
+def test_tuning_ranks_its_candidates_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
     given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "first_seeds": 1, "finalists": 1}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9], "retention_ratio": 0.5}
-    run_notebook(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
-    trials = {trial.name: trial for trial in read_trials(tmp_path)}
-    winner = trials[read_run(tmp_path).summary["winner"]]
-    assert winner.score([0]) == max(trial.score([0]) for trial in trials.values()) and len(trials) == 2
-    confirmed = read_run(tmp_path / "confirmation" / "winner" / "seed_9")
-    assert {name: confirmed.parameters[name] for name in winner.values} == winner.values
-    assert "effects" in {path.stem for path in (tmp_path / "figures").iterdir()}
+    run_notebook(NOTEBOOKS / "04_tuning.ipynb", given | {"worker_processes": 1}, tmp_path)
+    scores = {trial.name: trial.score([0]) for trial in read_trials(tmp_path)}
+    assert len(scores) == 2
+    assert scores[read_run(tmp_path).summary["winner"]] == max(scores.values())
+    assert read_run(tmp_path / "confirmation" / "winner" / "seed_9").status == "finished"
+    assert (tmp_path / "confirmation" / "differences.csv").exists()
 
 
 @pytest.mark.slow

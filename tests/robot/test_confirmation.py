@@ -13,6 +13,7 @@ import pytest
 
 from camera_samples import NAME, register
 from robot_samples import driven, served
+from slow_cases import one_fast
 from training_samples import StopAt, same_checkpoint, settings
 from wsrl_kit.agent import vision
 from wsrl_kit.classifier import model
@@ -211,7 +212,7 @@ def ignorant(path: Path, config: WSRLConfig) -> None:
     model.save(path, static, state, Decision(threshold, threshold, 1))
 
 
-@pytest.mark.parametrize("task", ["robot", "cameras"])
+@pytest.mark.parametrize("task", one_fast(["robot", "cameras"]))
 def test_what_was_said_becomes_data_for_the_next_classifier(task: str, tmp_path: Path) -> None:
     register()
     cameras = {
