@@ -145,6 +145,11 @@ def from_parameters(
         target_entropy = parameters.target_entropy_per_dimension * (action_size - gripper.COUNTS[parameters.gripper])
     # Left out where nothing decays: a static number that differs between runs would cost each a compilation.
     decays = parameters.learning_rate_schedule != "constant"
+    if decays and min(critic_updates, actor_updates) < 1:
+        raise ParameterError(
+            f"learning_rate_schedule {parameters.learning_rate_schedule!r} needs the numbers of updates after which it "
+            f"ends, found critic_updates {critic_updates} and actor_updates {actor_updates}"
+        )
     is_conservative = parameters.conservative_loss != "none"
     shared = {
         entry.name: getattr(parameters, entry.name) for entry in fields(SACConfig) if hasattr(parameters, entry.name)
