@@ -241,11 +241,11 @@ def _convert(options: argparse.Namespace) -> int:
         call = checkpoint.export(options.checkpoint, options.folder, cameras)
         print(f"{options.folder} is restored by the agent of {call}")
     else:
-        static = checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
-        encoder = ", encoder 'resnet10_frozen'" if static.pixels else ""
-        gripper = f", gripper {static.gripper!r}" if static.learns_gripper else ""
+        agent = checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
+        encoder = ", encoder 'resnet10_frozen'" if agent.pixels else ""
+        gripper = f", gripper {agent.gripper!r}" if agent.learns_gripper else ""
         print(
-            f"{options.file} is for fine-tuning with hidden_sizes {list(static.hidden_sizes)}, critic_ensemble_size "
-            f"{static.critic_ensemble_size}, shared_critic_output {static.shared_critic_output}{encoder}{gripper}"
+            f"{options.file} is for fine-tuning with hidden_sizes {list(agent.hidden_sizes)}, critic_ensemble_size "
+            f"{agent.critic_ensemble_size}, shared_critic_output {agent.shared_critic_output}{encoder}{gripper}"
         )
     return 0

@@ -1,4 +1,4 @@
-"""Random keys by purpose, the compilation cache, and padded chunks for compiled functions.
+"""Random keys by purpose, the compilation cache, copies of trees, and padded chunks for compiled functions.
 
 Every random draw is a function of (seed, purpose, count), so checkpoints hold counts and no random state.
 """
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray, PyTree
 
 PURPOSES = (
     "initialisation",
@@ -60,6 +61,11 @@ def enable_compilation_cache() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The tree in arrays of its own, for who gives the original to a program that takes over its buffers."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def padded_chunks(count: int, at_once: int) -> Iterator[Int[np.ndarray, " at_once"]]:

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
-from wsrl_kit.agent import gripper, networks, vision
+from wsrl_kit.agent import gripper, jax_tools, networks, vision
 from wsrl_kit.agent.parameters import AgentParameters
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.errors import ParameterError
@@ -195,12 +195,12 @@ def create(
     grasp: GraspState | tuple[()] = ()
     if config.learns_gripper:
         values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
-        grasp = GraspState(values, jax.tree.map(jnp.copy, values), critic_optimizer(config).init(values))
+        grasp = GraspState(values, jax_tools.copied(values), critic_optimizer(config).init(values))
     log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
     return SACState(
         actor=actor,
         critic=critic,
-        target_critic=jax.tree.map(jnp.copy, critic),
+        target_critic=jax_tools.copied(critic),
         log_temperature=log_temperature,
         log_multiplier=log_multiplier,
         actor_optimizer=actor_optimizer(config).init(actor),
@@ -232,7 +232,7 @@ def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACSta
         return state._replace(trunk=trunks)
 
     def replaced(critic: PyTree) -> PyTree:
-        return critic | {"encoder": critic["encoder"] | {"trunks": jax.tree.map(jnp.copy, trunks)}}
+        return critic | {"encoder": critic["encoder"] | {"trunks": jax_tools.copied(trunks)}}
 
     return state._replace(critic=replaced(state.critic), target_critic=replaced(state.target_critic))
 

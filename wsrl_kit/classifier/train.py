@@ -18,10 +18,9 @@ from wsrl_kit.classifier.data import balanced_rows, design, episodes_of_rows, ex
 from wsrl_kit.classifier.model import ClassifierState, Decision, Examples, RewardClassifier
 from wsrl_kit.config.config import SMALLEST_SCALE
 from wsrl_kit.data.dataset import Dataset, stacks_of
-from wsrl_kit.data.digests import digests
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.loop import GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
@@ -124,7 +123,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
         arm="",
         seed=config.seed,
         parameters=asdict(config),
-        inputs=digests({name: getattr(config, name) for name in names_of(ClassifierConfig, input_of="classifier")}),
+        inputs=input_digests(config, "classifier"),
         may_grow=("classifier_steps",),
         outputs=(target,),
         resume=resume,
@@ -159,8 +158,10 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
             checkpoint_interval=config.evaluation_interval,
             text="training the reward classifier",
         )
-        tree = initial_tree(_fresh(config, classifier, dataset, np.flatnonzero(~held_out)), copy)
-        events = gradient_loop(plan, resumed(run, tree), take_steps, evaluate, copy, lambda: progress.stop_requested)
+        tree = initial_tree(_fresh(config, classifier, dataset, np.flatnonzero(~held_out)), jax_tools.copied)
+        events = gradient_loop(
+            plan, resumed(run, tree), take_steps, evaluate, jax_tools.copied, lambda: progress.stop_requested
+        )
         result = follow(events, run, progress)
         assert result is not None
 
@@ -199,11 +200,6 @@ def _record(config: ClassifierConfig, folder: Path, progress: Progress) -> None:
             raise Stopped("stopped while recording; no data file was written, and Run All begins anew")
 
     record(config, folder, report)
-
-
-def copy(state: ClassifierState) -> ClassifierState:
-    """The classifier in arrays of its own."""
-    return jax.tree.map(jnp.copy, state)
 
 
 def _fresh(

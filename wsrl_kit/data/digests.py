@@ -1,23 +1,23 @@
 """Digests of input files, so that a run never resumes with other files."""
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from wsrl_kit.data.sources import Paths, expand
+from wsrl_kit.data.sources import expand
 from wsrl_kit.errors import DataError
+from wsrl_kit.parameters import names_of
 
 
-def digests(paths: Mapping[str, Paths]) -> dict[str, str]:
-    """Digests of the files behind each parameter; missing files have none."""
+def input_digests(config: Any, kind: str) -> dict[str, str]:
+    """A digest per parameter of `config` that names input files of this kind of run; missing files have none."""
     found = {}
-    for name, given in paths.items():
-        if given is not None:
-            try:
-                found[name] = digest([file for files in expand(given).values() for file in files])
-            except (DataError, OSError):
-                continue
+    for name in names_of(type(config), input_of=kind):
+        with contextlib.suppress(DataError, OSError):
+            if (paths := getattr(config, name)) is not None:
+                found[name] = digest([file for files in expand(paths).values() for file in files])
     return found
 
 

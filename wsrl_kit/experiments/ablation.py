@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsrl_kit.config.config import Paths, WSRLConfig
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.sources import expand
 from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.experiments.config import ARMS, AblationConfig, naming
@@ -13,7 +14,6 @@ from wsrl_kit.experiments.engine import Job, finished, run_jobs
 from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run, read_run
-from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, load_offline_data
 from wsrl_kit.training.warmup import PADDING
 

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.runs.progress import Progress
 from wsrl_kit.runs.run import read_run
-from wsrl_kit.training.inputs import input_digests
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_finetune, run_retention, run_warmup
 
 POLL_SECONDS = 2.0

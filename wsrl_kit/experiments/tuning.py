@@ -12,13 +12,13 @@ from typing import Any, get_type_hints
 
 from wsrl_kit.analysis.tuning import CONFIRMATION, TRIALS, read_trials
 from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError
 from wsrl_kit.experiments.ablation import padded, plan, run_ablation, with_files
 from wsrl_kit.experiments.config import AblationConfig, TuningConfig
 from wsrl_kit.experiments.engine import finished, run_jobs
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
-from wsrl_kit.training.inputs import input_digests
 
 STUDY_FILE = "study.log"
 """Optuna's journal of the search, beside the trials."""

@@ -101,8 +101,7 @@ def environment_acts() -> Iterator[None]:
 
 def environment_failed(failure: EnvironmentFailed, step: int) -> WSRLKitError:
     """The error of a failed environment; raised after the loop's last `Snapshot`."""
-    error = failure.__cause__
-    kept = f"stopped at step {step}, saved; Run All continues, as does the same command"
+    error, kept = failure.__cause__, stopped(step)
     if isinstance(error, WSRLKitError):
         return type(error)(f"{error} ({kept})")
     reason = " ".join(str(error).split())[:300]
@@ -133,14 +132,27 @@ def initial_tree(agent: PyTree, copy: Callable[[PyTree], PyTree]) -> PyTree:
     Args:
         copy: copies an agent; gradient steps take over its buffers.
     """
+    return _tree(agent, copy(agent))
+
+
+def _tree(
+    agent: PyTree,
+    best_agent: PyTree,
+    best_error: float = math.inf,
+    step: int = 0,
+    evaluated: int = 0,
+    evaluations: int = 0,
+    without_improvement: int = 0,
+) -> PyTree:
+    """The content of a checkpoint; `evaluated` is the step of the last evaluation."""
     return {
         "agent": agent,
-        "best_agent": copy(agent),
-        "best_error": np.float64(math.inf),
-        "step": np.int64(0),
-        "evaluated": np.int64(0),  # the step of the last evaluation
-        "evaluations": np.int64(0),
-        "without_improvement": np.int64(0),
+        "best_agent": best_agent,
+        "best_error": np.float64(best_error),
+        "step": np.int64(step),
+        "evaluated": np.int64(evaluated),
+        "evaluations": np.int64(evaluations),
+        "without_improvement": np.int64(without_improvement),
     }
 
 
@@ -173,17 +185,7 @@ def gradient_loop(
     steps_at_once = 1
 
     def snapshot() -> Snapshot:
-        return Snapshot(
-            {
-                "agent": agent,
-                "best_agent": best_agent,
-                "best_error": np.float64(best_error),
-                "step": np.int64(step),
-                "evaluated": np.int64(evaluated),
-                "evaluations": np.int64(evaluations),
-                "without_improvement": np.int64(without_improvement),
-            }
-        )
+        return Snapshot(_tree(agent, best_agent, best_error, step, evaluated, evaluations, without_improvement))
 
     def is_due(interval: int) -> bool:
         return step % interval == 0 or step == plan.steps
@@ -243,7 +245,6 @@ def follow(
         DivergenceError: the loop's, naming the last checkpoint.
     """
     evaluation, last = "", Step(0, 0, "")
-    lengths = {name: run.parameters[name] for name in ("online_steps",) if name in run.parameters}
     try:
         for event in events:
             match event:
@@ -256,7 +257,11 @@ def follow(
                 case Snapshot():
                     # Rows go first: a checkpoint must not count rows that a power cut has lost.
                     run.sync()
-                    save(run.checkpoint_path, event.tree, {"rows": run.rows, **lengths})
+                    save(
+                        run.checkpoint_path,
+                        event.tree,
+                        {"rows": run.rows, "online_steps": run.parameters.get("online_steps")},
+                    )
                 case Output():
                     path = run.folder / event.name
                     path.parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, PRNGKeyArray, PyTree
+from jaxtyping import Float, Float32, Float64, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, sac
 from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
@@ -98,16 +98,16 @@ class RunState:
     @property
     def tree(self) -> PyTree:
         """The content of a checkpoint."""
-        return {
-            "agent": self.agent,
-            **self.memory.tree,
-            "environment_step": np.int64(self.environment_step),
-            "episode": np.int64(self.episode),
-            "steps_in_episode": np.int64(self.steps_in_episode),
-            "evaluated": np.int64(self.evaluated),
-            "window": self.window.counts,
-            "largest_reward": np.float64(self.largest_reward),
-        }
+        return _tree(
+            self.agent,
+            self.memory.tree,
+            self.window.counts,
+            self.largest_reward,
+            environment_step=self.environment_step,
+            episode=self.episode,
+            steps_in_episode=self.steps_in_episode,
+            evaluated=self.evaluated,
+        )
 
 
 def initial_tree(
@@ -120,15 +120,29 @@ def initial_tree(
     """`RunState.tree` before the first step; also the structure for reading a `Snapshot` back."""
     config = online(config)
     rewards = np.zeros(1) if offline is None else learning_reward(config, offline.rewards)
+    memory = experience.initial_tree(config, agent_config, agent_state, offline, offline_capacity)
+    return _tree(agent_state, memory, empty_window(), np.abs(rewards).max())
+
+
+def _tree(
+    agent: SACState,
+    memory: PyTree,
+    window: Float64[np.ndarray, "5"],
+    largest_reward: float,
+    environment_step: int = 0,
+    episode: int = 0,
+    steps_in_episode: int = 0,
+    evaluated: int = -1,
+) -> PyTree:
     return {
-        "agent": agent_state,
-        **experience.initial_tree(config, agent_config, agent_state, offline, offline_capacity),
-        "environment_step": np.int64(0),
-        "episode": np.int64(0),
-        "steps_in_episode": np.int64(0),
-        "evaluated": np.int64(-1),
-        "window": empty_window(),
-        "largest_reward": np.float64(np.abs(rewards).max()),
+        "agent": agent,
+        **memory,
+        "environment_step": np.int64(environment_step),
+        "episode": np.int64(episode),
+        "steps_in_episode": np.int64(steps_in_episode),
+        "evaluated": np.int64(evaluated),
+        "window": window,
+        "largest_reward": np.float64(largest_reward),
     }
 
 

@@ -1,4 +1,4 @@
-"""Input files of a run: digests, offline data, and checks of the data against the task."""
+"""The offline data of a run, and checks of the data against the task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +12,6 @@ import numpy as np
 from wsrl_kit.config.config import ACTION_UNITS, ROBOT, TASK_UNITS, Paths, WSRLConfig
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.data.digests import digests
 from wsrl_kit.data.recording import Recording
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.data.task import (
@@ -30,13 +29,7 @@ from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
-from wsrl_kit.parameters import check, names_of
-
-
-def input_digests(config: WSRLConfig, kind: str) -> dict[str, str]:
-    """A digest per parameter that names files; missing files have none."""
-    return digests({name: getattr(config, name) for name in names_of(WSRLConfig, input_of=kind)})
-
+from wsrl_kit.parameters import check
 
 _STEPS = 5
 """Random steps that show a simulated task's rewards and `info`."""

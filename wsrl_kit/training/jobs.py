@@ -13,6 +13,7 @@ from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.data.weights import retain, retention_scores
@@ -31,7 +32,7 @@ from wsrl_kit.runs.run import Run
 from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.inputs import input_digests, load_offline_data
+from wsrl_kit.training.inputs import load_offline_data
 
 WARMUP_FILE = "warmup.npz"
 FILTERED_FILE = "filtered_demos.pkl"

@@ -115,14 +115,9 @@ EVALUATION_ROWS, IMAGE_EVALUATION_ROWS = 4096, 256
 """Rows per call for a dataset's TD errors, of states and of images."""
 
 
-def copy(agent_state: SACState) -> SACState:
-    """The agent in new arrays."""
-    return jax.tree.map(jnp.copy, agent_state)
-
-
 def initial_tree(agent_state: SACState) -> PyTree:
     """Everything that warmup changes, before its first step; also the structure for reading a `Snapshot` back."""
-    return loop.initial_tree(agent_state, copy)
+    return loop.initial_tree(agent_state, jax_tools.copied)
 
 
 def warmup(
@@ -174,7 +169,7 @@ def warmup(
         text="offline warmup",
         patience=config.early_stopping_patience,
     )
-    yield from loop.gradient_loop(plan, tree, take_steps, evaluate, copy, stop_requested)
+    yield from loop.gradient_loop(plan, tree, take_steps, evaluate, jax_tools.copied, stop_requested)
 
 
 def dataset_td_errors(
