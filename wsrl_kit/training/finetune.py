@@ -121,7 +121,7 @@ def initial_tree(
     config = online(config)
     rewards = np.zeros(1) if offline is None else learning_reward(config, offline.rewards)
     memory = experience.initial_tree(config, agent_config, agent_state, offline, offline_capacity)
-    return _tree(agent_state, memory, empty_window(), np.abs(rewards).max())
+    return _tree(agent_state, memory, empty_window(), float(np.abs(rewards).max()))
 
 
 def _tree(
