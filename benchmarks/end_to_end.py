@@ -129,7 +129,7 @@ def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
     import numpy as np
 
     from wsrl_kit.agent import jax_tools
-    from wsrl_kit.replay.transition import Transition
+    from wsrl_kit.agent.transition import Transition
     from wsrl_kit.training import learner
 
     sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)

@@ -14,7 +14,7 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.replay import mixture, storage
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.samplers import Sampler
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.training.experience import sampler_of
 
 OBSERVATION, ACTION, BATCH = 39, 28, 256

@@ -21,7 +21,7 @@ from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.training.learner import preprocess, select_update
 
 CAMERAS = ("wrist_1", "wrist_2")

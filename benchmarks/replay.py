@@ -1,11 +1,11 @@
-"""Microseconds that replay costs a learner, beside cpprb, flashbax and torchrl, and the memory it takes.
+"""Replay beside cpprb, flashbax and torchrl: microseconds of a learner's step, and memory.
 
-For capacities 10^4 to 10^6 and batches of 256 and 1024, from full buffers: adding one transition, sampling a batch
-(every field and its importance weights), and writing the batch's priorities back; a step is one of each. Every call is
-made from Python and waited for. Priorities are random, exponentially distributed; alpha 0.6, beta 0.4.
+A step samples a batch (every field and its importance weights), writes the batch's priorities back, and adds one
+transition, from full buffers of 10^4 to 10^6 transitions, with batches of 256 and 1024, on one core each. Priorities
+are random, exponentially distributed; alpha 0.6, beta 0.4. The last column is the peer's step over the kit's.
 
-The kit's learner makes a whole step in one compiled call, in which it learns too; "kit, one call" is such a call
-without the learning. A ratio compares what each library's learner does: the kit's one call, and the peers' three.
+Below it two cameras of 128x128, from full stores of 20,000 transitions in host memory, beside a store that keeps both
+observations of each transition and gathers by NumPy's indexing; two threads.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,23 +23,28 @@ import jax.numpy as jnp
 import numpy as np
 import turns
 
-from wsrl_kit.replay import mixture, storage
-from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
-from wsrl_kit.replay.transition import Transition
-from wsrl_kit.training import learner
+from wsrl_kit.agent.transition import Transition, packed, row_width
+from wsrl_kit.replay import ring
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.ring import Ring
 
 CAPACITIES = (10**4, 10**5, 10**6)
 BATCH_SIZES = (256, 1024)
 OBSERVATION_SIZE, ACTION_SIZE = 39, 28
 ALPHA, BETA = 0.6, 0.4
 KINDS = ("prioritized", "uniform")
-ONE_CALL = "kit, one call"
+PARTS = ("sample", "update", "add")
 
-WARMUP_CALLS, CALLS = 10, 50
+WARMUP_CALLS, CALLS = 20, 200
 """Per setting: before the first turn, and in each turn."""
 
 FILL_ROWS = 10_000
 """Transitions per call while a buffer is filled."""
+
+CAMERAS, FRAME = ("wrist_1", "wrist_2"), (128, 128, 3)
+FRAME_ROWS, EPISODE = 20_000, 100
+FRAME_ADDS, FRAME_SAMPLES = 300, 20
+"""Per turn."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,6 @@ class Buffer:
     """Makes of a transition what `add` takes; not counted."""
 
 
-@dataclass(frozen=True)
-class OneCall:
-    """A full buffer whose step is one call: (row, |TD errors| of the batch)."""
-
-    step: Callable[[Any, Any], None]
-    convert: Callable[[np.ndarray], Any]
-    row: Callable[[dict[str, np.ndarray]], Any]
-
-
 def transitions(rows: int, seed: int) -> dict[str, np.ndarray]:
     """Random transitions: 39 + 28 + 1 + 39 + 1 + 1 + 1 float32, 440 bytes each."""
     generator = np.random.default_rng(seed)
@@ -86,89 +82,23 @@ def fills(capacity: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np
         yield np.arange(start, start + FILL_ROWS), transitions(FILL_ROWS, seed=start), errors
 
 
-# The kit
-
-
-def kit_replay(sampler: Sampler, offline: int, online: int) -> mixture.Replay:
-    """Full storages of the given capacities (0 offline: none), with random priorities."""
-
-    def full(capacity: int) -> tuple[storage.Storage, Any]:
-        rows = storage.filled(Transition(**transitions(capacity, seed=0)), capacity)
-        index = jnp.arange(capacity)
-        errors = np.random.default_rng(0).exponential(size=capacity).astype(np.float32)
-        return rows, sampler.update(sampler.insert(sampler.create(capacity), index), index, jnp.asarray(errors))
-
-    none = storage.create(1, OBSERVATION_SIZE, ACTION_SIZE), sampler.create(1)
-    offline_rows, offline_state = full(offline) if offline else none
-    online_rows, online_state = full(online)
-    return mixture.Replay(offline_rows, online_rows, offline_state, online_state)
-
-
-def kit(kind: str, capacity: int, offline_ratio: float = 0.0) -> Buffer:
-    """All transitions are online, as in the peers; with an offline ratio, the offline side has as many of its own."""
-    sampler: Sampler = Uniform() if kind == "uniform" else Proportional(ALPHA)
-    return kit_buffer(sampler, kit_replay(sampler, capacity if offline_ratio else 0, capacity), offline_ratio)
-
-
-def kit_buffer(sampler: Sampler, replay: mixture.Replay, offline_ratio: float = 0.0) -> Buffer:
-    """The functions that training compiles, with buffers donated as there; the replay is given up."""
-    key, ratio, beta = jax.random.key(0), np.float32(offline_ratio), np.float32(BETA)
+def kit(kind: str, capacity: int) -> Buffer:
+    """All transitions are online, as in the peers."""
+    width, prioritized = row_width(OBSERVATION_SIZE, ACTION_SIZE, has_penalty=False), kind == "prioritized"
+    tree = ring.empty(capacity, width, prioritized) | {"size": np.array(capacity)}
+    online = Ring(tree, ALPHA)
+    for index, rows, errors in fills(capacity):
+        online.rows[index] = packed(Transition(**rows))
+        online.update_priorities(index, errors)
+    replay = Replay(Ring(ring.empty(1, width, prioritized)), online, seed=0)
     calls = iter(range(2**31))
-
-    @partial(jax.jit, static_argnums=2)
-    def sample(replay: mixture.Replay, call: Any, batch_size: int) -> Any:
-        return mixture.sample(sampler, replay, jax.random.fold_in(key, call), (1, batch_size), ratio, beta)
-
-    update = jax.jit(partial(mixture.update_priorities, sampler), donate_argnums=0)
-
-    def do_sample(batch_size: int) -> Any:
-        return jax.block_until_ready(sample(replay, np.int32(next(calls)), batch_size))
-
-    def do_update(sampled: Any, error: Any) -> None:
-        nonlocal replay
-        replay = jax.block_until_ready(update(replay, *sampled, error))
-
-    def do_add(row: Transition) -> None:
-        nonlocal replay
-        replay = jax.block_until_ready(learner.add(sampler, replay, row))
-
     return Buffer(
-        do_sample,
-        None if isinstance(sampler, Uniform) else do_update,
-        do_add,
-        convert=lambda error: jnp.asarray(error[None]),
-        row=one_row,
+        lambda batch_size: replay.sample(next(calls), (1, batch_size), 0.0, BETA)[1],
+        replay.update_priorities if prioritized else None,
+        lambda row: online.add(packed(row)),
+        convert=lambda error: error[None],
+        row=lambda row: Transition(**{name: value[0] for name, value in row.items()}),
     )
-
-
-def one_row(row: dict[str, np.ndarray]) -> Transition:
-    return Transition(**{name: value[0] for name, value in row.items()})
-
-
-def kit_in_one_call(kind: str, capacity: int) -> OneCall:
-    """Adds, samples and writes priorities back as `learning.learn` does, in one call."""
-    sampler: Sampler = Uniform() if kind == "uniform" else Proportional(ALPHA)
-    replay = kit_replay(sampler, 0, capacity)
-    key, ratio, beta = jax.random.key(0), np.float32(0), np.float32(BETA)
-    calls = iter(range(2**31))
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(replay: mixture.Replay, row: Transition, call: Any, error: jax.Array) -> Any:
-        replay = mixture.add(sampler, replay, row)
-        batch, offline = mixture.sample(sampler, replay, jax.random.fold_in(key, call), error.shape, ratio, beta)
-        return mixture.update_priorities(sampler, replay, batch, offline, error), batch
-
-    def do_step(row: Transition, error: jax.Array) -> None:
-        nonlocal replay
-        replay, _ = jax.block_until_ready(step(replay, row, np.int32(next(calls)), error))
-
-    return OneCall(do_step, convert=lambda error: jnp.asarray(error[None]), row=one_row)
-
-
-kit_mixed = partial(kit, offline_ratio=0.5)
-
-
-# The peers
 
 
 def cpprb(kind: str, capacity: int) -> Buffer:
@@ -274,17 +204,9 @@ def torchrl(kind: str, capacity: int) -> Buffer | None:
     )
 
 
-# Measuring
-
-
-def spent(buffer: Buffer | OneCall, row: Any, error: Any, batch_size: int, calls: int) -> dict[str, float]:
+def spent(buffer: Buffer, row: Any, error: Any, batch_size: int, calls: int) -> dict[str, float]:
     """Mean seconds of each part, in the order of a learner's step, so that each finds the caches as it would there."""
-    if isinstance(buffer, OneCall):
-        start = time.perf_counter()
-        for _ in range(calls):
-            buffer.step(row, error)
-        return {"step": (time.perf_counter() - start) / calls}
-    seconds = {"sample": 0.0, "update": 0.0, "add": 0.0}
+    seconds = dict.fromkeys(PARTS, 0.0)
     for _ in range(calls):
         start = time.perf_counter()
         sampled = buffer.sample(batch_size)
@@ -297,11 +219,10 @@ def spent(buffer: Buffer | OneCall, row: Any, error: Any, batch_size: int, calls
         seconds["sample"] += after_sample - start
         seconds["update"] += after_update - after_sample
         seconds["add"] += end - after_update
-    each = {part: value / calls for part, value in seconds.items()}
-    return each | {"step": sum(each.values())}
+    return {part: value / calls for part, value in seconds.items()}
 
 
-def prepare(make: Callable[[str, int], Buffer | OneCall | None]) -> turns.Measure:
+def prepare(make: Callable[[str, int], Buffer | None]) -> turns.Measure:
     buffers = {(kind, capacity): make(kind, capacity) for kind in KINDS for capacity in CAPACITIES}
     errors = np.random.default_rng(1).exponential(size=max(BATCH_SIZES)).astype(np.float32)
     numpy_row = transitions(1, seed=1)
@@ -321,99 +242,130 @@ def prepare(make: Callable[[str, int], Buffer | OneCall | None]) -> turns.Measur
     return partial(one_turn, CALLS)
 
 
-def bytes_held(kind: str, capacity: int) -> int:
-    """Bytes of all arrays that the kit's replay holds for `capacity` online transitions."""
-    sampler: Sampler = Uniform() if kind == "uniform" else Proportional(ALPHA)
-    create = partial(storage.create, capacity, OBSERVATION_SIZE, ACTION_SIZE)
-    shapes = jax.eval_shape(lambda: (create(), sampler.create(capacity)))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+# Images
+
+
+def observations(count: int) -> list[dict[str, np.ndarray]]:
+    """Random images, in arrays of their own as an environment gives them."""
+    generator = np.random.default_rng(0)
+    return [
+        {camera: generator.integers(0, 256, (1, *FRAME), dtype=np.uint8) for camera in CAMERAS} for _ in range(count)
+    ]
+
+
+def kit_images() -> turns.Measure:
+    shown, row = observations(2 * EPISODE), np.zeros(1, np.float32)
+    replay = Replay(
+        Ring(ring.empty(1, 1, prioritized=False)),
+        Ring(ring.empty(FRAME_ROWS, 1, prioritized=False, example=shown[0])),
+        seed=0,
+    )
+
+    def add(number: int) -> None:
+        # Every episode begins with another image than the last one ended with.
+        moment = (number + number // EPISODE) % (len(shown) - 1)
+        replay.online.add(row, shown[moment], shown[moment + 1])
+
+    for number in range(FRAME_ROWS):
+        add(number)
+    return image_turn(add, lambda number: replay.sample(number, (1, BATCH_SIZES[0]), 0.0))
+
+
+def naive_images() -> turns.Measure:
+    shown, generator = observations(2 * EPISODE), np.random.default_rng(1)
+    store = [{camera: np.ones((FRAME_ROWS, *FRAME), np.uint8) for camera in CAMERAS} for _ in range(2)]
+
+    def add(number: int) -> None:
+        for side, observation in zip(store, (shown[number % 100], shown[number % 100 + 1]), strict=True):
+            for camera, images in side.items():
+                images[number % FRAME_ROWS] = observation[camera][0]
+
+    def sample(number: int) -> object:
+        row = generator.integers(0, FRAME_ROWS, BATCH_SIZES[0])
+        return [{camera: images[row] for camera, images in side.items()} for side in store]
+
+    return image_turn(add, sample)
+
+
+def image_turn(add: Callable[[int], object], sample: Callable[[int], object]) -> turns.Measure:
+    """Median seconds of each call, which gets its number."""
+
+    def timed(calls: int, call: Callable[[int], object]) -> float:
+        seconds = []
+        for number in range(calls):
+            start = time.perf_counter()
+            call(number)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+    timed(FRAME_SAMPLES, sample)
+    return lambda: {"add": timed(FRAME_ADDS, add), "sample": timed(FRAME_SAMPLES, sample)}
 
 
 # Tables
 
 
 def speed_table(kind: str, results: turns.Results) -> list[Sequence[str]]:
-    """Medians in microseconds, and each library's step over that of the kit's one call; empty without results."""
-    parts = ["add", "sample", "update"] if kind == "prioritized" else ["add", "sample"]
-    rows: list[Sequence[str]] = [["capacity, batch, buffer", *parts, "sample + update", "step", "step / kit, one call"]]
-    for capacity in CAPACITIES if results else ():
+    """Medians in microseconds; ratios are paired by round."""
+    parts = PARTS if kind == "prioritized" else ("sample", "add")
+    rows: list[Sequence[str]] = [["capacity, batch, buffer", *parts, "step", "step / kit"]]
+    for capacity in CAPACITIES:
         for batch_size in BATCH_SIZES:
-            setting = f"{kind} {capacity} {batch_size}"
-            kit_step = statistics.median(results[ONE_CALL][f"{setting} step"])
+            steps = {}
             for name, items in results.items():
-                if f"{setting} step" not in items:
+                found = [items.get(f"{kind} {capacity} {batch_size} {part}", []) for part in parts]
+                steps[name] = [sum(round_) for round_ in zip(*found, strict=True)]
+                if not steps[name]:
                     continue
-                step = statistics.median(items[f"{setting} step"])
-                cells = [""] * (len(parts) + 1)
-                if f"{setting} add" in items:
-                    pairs = zip(items[f"{setting} sample"], items[f"{setting} update"], strict=True)
-                    values = [statistics.median(items[f"{setting} {part}"]) for part in parts]
-                    values.append(statistics.median(sum(pair) for pair in pairs))
-                    cells = [f"{value * 1e6:,.0f}" for value in values]
-                cells += [f"{step * 1e6:,.0f}", f"{step / kit_step:.2f}"]
-                rows.append([f"10^{len(str(capacity)) - 1}, {batch_size}, {name}", *cells])
+                ratio = statistics.median(own / kit for own, kit in zip(steps[name], steps["kit"], strict=True))
+                cells = [f"{statistics.median(values) * 1e6:,.1f}" for values in (*found, steps[name])]
+                rows.append([f"10^{len(str(capacity)) - 1}, {batch_size}, {name}", *cells, f"{ratio:.2f}"])
     return rows
 
 
-def growth_table(medians: Mapping[str, Mapping[str, float]]) -> list[Sequence[str]]:
-    """Seconds at the largest capacity over those at the smallest."""
-    first, last = CAPACITIES[0], CAPACITIES[-1]
-    allowed = np.log(last) / np.log(first)
-    parts = ("add", "sample", "update", "step")
-    rows: list[Sequence[str]] = [["buffer, batch", *parts, "logarithmic"]]
-    for name, items in medians.items():
-        for batch_size in BATCH_SIZES:
-            ends = [[items.get(f"prioritized {end} {batch_size} {part}") for part in parts] for end in (last, first)]
-            if ends[0][-1] is None:
-                continue
-            cells = [f"{large / small:.2f}" if large and small else "" for large, small in zip(*ends, strict=True)]
-            rows.append([f"{name}, {batch_size}", *cells, f"{allowed:.2f}"])
+def image_table(results: turns.Results) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [["microseconds", "kit", "naive", "naive / kit"]]
+    for item, title in (("add", "adding a transition"), ("sample", f"sampling {BATCH_SIZES[0]} transitions")):
+        own, other = results["kit"][item], results["naive"][item]
+        ratio = statistics.median(theirs / mine for theirs, mine in zip(other, own, strict=True))
+        cells = [f"{statistics.median(values) * 1e6:,.0f}" for values in (own, other)]
+        rows.append([title, *cells, f"{ratio:.2f}"])
     return rows
+
+
+def bytes_held(tree: Any) -> int:
+    """Bytes of a ring's arrays; they are zeros, which take no memory yet."""
+    sums = len(Ring(tree).sums.nodes) * 4 if "masses" in tree else 0
+    return sum(leaf.nbytes for name, leaf in named(tree) if "masses" not in name) + sums
+
+
+def named(tree: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def memory_table() -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [["capacity, replay of the kit", "data, MB", "held, MB", "held / data"]]
-    size = sum(value.nbytes for value in transitions(1, seed=0).values())
-    for capacity in CAPACITIES:
-        for kind in KINDS:
-            data, held = size * capacity, bytes_held(kind, capacity)
-            rows.append([f"{capacity:,}, {kind}", f"{data / 1e6:.2f}", f"{held / 1e6:.2f}", f"{held / data:.3f}"])
+    rows: list[Sequence[str]] = [["replay of the kit", "data, MB", "held, MB", "held / data"]]
+    width = row_width(OBSERVATION_SIZE, ACTION_SIZE, has_penalty=False)
+    trees = {f"10^6, {kind}": (ring.empty(10**6, width, kind == "prioritized"), 4 * width * 10**6) for kind in KINDS}
+    frame_bytes = 200_000 * len(CAMERAS) * int(np.prod(FRAME))
+    trees["200,000 with two cameras"] = (ring.empty(200_000, 1, False, observations(1)[0]), frame_bytes)
+    for name, (tree, data) in trees.items():
+        held = bytes_held(tree)
+        rows.append([name, f"{data / 1e6:,.1f}", f"{held / 1e6:,.1f}", f"{held / data:.3f}"])
     return rows
 
 
 def main() -> None:
     options = turns.arguments(__doc__)
-    makers = {
-        ONE_CALL: kit_in_one_call,
-        "kit": kit,
-        "kit, half offline": kit_mixed,
-        "cpprb": cpprb,
-        "flashbax": flashbax,
-        "torchrl": torchrl,
-    }
-    contenders = [turns.Contender(name, prepare, (make,)) for name, make in makers.items()]
-    results = turns.compare(contenders, options.rounds)
-    # Again as in an ablation, whose workers have one core each: small compiled calls take longer on several.
+    makers = {"kit": kit, "cpprb": cpprb, "flashbax": flashbax, "torchrl": torchrl}
     core = turns.one_core()
-    alone = [turns.Contender(c.name, c.prepare, c.arguments, core) for c in contenders if core]
-    results_on_one_core = turns.compare(alone, options.rounds)
-    memory = {f"{kind} {capacity}": bytes_held(kind, capacity) for kind in KINDS for capacity in CAPACITIES}
-    tables = {
-        "Prioritized replay, all cores, microseconds": speed_table("prioritized", results),
-        "Prioritized replay, one core each, microseconds": speed_table("prioritized", results_on_one_core),
-        "Uniform replay, all cores, microseconds": speed_table("uniform", results),
-        "Uniform replay, one core each, microseconds": speed_table("uniform", results_on_one_core),
-        "Growth of the cost from capacity 10^4 to 10^6, prioritized, one core each": growth_table(
-            turns.medians(results_on_one_core)
-        ),
-        "Memory": memory_table(),
-    }
-    turns.show(
-        turns.machine("wsrl-kit", "jax", "cpprb", "flashbax", "torchrl", "torch"),
-        tables,
-        {"seconds": results, "seconds on one core": results_on_one_core, "bytes": memory},
-        options.json,
-    )
+    results = turns.compare([turns.Contender(n, prepare, (make,), core) for n, make in makers.items()], options.rounds)
+    pictures = {"kit": kit_images, "naive": naive_images}
+    images = turns.compare([turns.Contender(name, make) for name, make in pictures.items()], options.rounds)
+    tables = {f"{kind.capitalize()} replay, microseconds": speed_table(kind, results) for kind in KINDS}
+    tables |= {"Two cameras, host memory": image_table(images), "Memory": memory_table()}
+    about = turns.machine("wsrl-kit", "jax", "numba", "cpprb", "flashbax", "torchrl", "torch")
+    turns.show(about, tables, {"seconds": results, "images": images}, options.json)
 
 
 if __name__ == "__main__":

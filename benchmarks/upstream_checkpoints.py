@@ -36,7 +36,7 @@ def make(kind: str, folder: Path) -> None:
     from wsrl_kit.agent.vision import PixelConfig
     from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.hil_serl import checkpoint
-    from wsrl_kit.replay.transition import Transition
+    from wsrl_kit.agent.transition import Transition
     from wsrl_kit.training import learner
     from wsrl_kit.training import start as agents
 

@@ -184,13 +184,6 @@ def test_the_max_target_backup_takes_the_best_of_the_candidates() -> None:
     np.testing.assert_allclose(error[one], plain, rtol=1e-5, atol=1e-6)
 
 
-def test_metrics_are_those_that_are_named() -> None:
-    for config in (PLAIN, CQL, static_of("calql", cql_target_gap=0.8)):
-        arguments = (fresh(config), batch_of(2, BATCH), jax.random.key(0), TermWeights(jnp.float32(0.1)))
-        _, metrics, _ = jax.eval_shape(partial(sac.update, config), *arguments)
-        assert set(metrics) == set(sac.metric_names(config))
-
-
 def test_a_multiplier_settles_where_the_gap_is_its_target() -> None:
     config = static_of("cql", cql_target_gap=1.5)
 

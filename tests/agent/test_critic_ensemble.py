@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from wsrl_kit.agent import networks, sac
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.replay.transition import Transition
 
 SIZE, WIDTHS, OBSERVATIONS, ACTIONS, BATCH = 4, (6, 5), 3, 2, 7
 

@@ -15,18 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import PyTree
 
-from training_samples import same, settings, taken
+from training_samples import same, settings, stored, taken
 from wsrl_kit.agent import grasp, gripper, sac
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.state import GraspState
+from wsrl_kit.agent.transition import MONTE_CARLO_RETURN, Transition, packed, row_width, unpacked
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import CheckpointError, ParameterError
-from wsrl_kit.replay import storage
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import Measurement, Snapshot
 from wsrl_kit.training import finetune, learner, warmup
@@ -168,8 +167,7 @@ def test_grippers_learn_what_to_do_and_what_not_to() -> None:
             key = jax.random.fold_in(jax.random.key(1), step)
             return learner.select_update(config)(config, carry[0], batch, key)[:2]
 
-        nothing = {name: jnp.zeros(()) for name in learner.metric_names(config)}
-        return jax.lax.fori_loop(0, 400, one_update, (state, nothing))
+        return jax.lax.fori_loop(1, 400, one_update, one_update(jnp.int32(0), (state, {})))
 
     state, metrics = learn(fresh(config), batch)
     assert float(metrics["grasp_loss"]) < 0.02
@@ -212,23 +210,19 @@ def test_a_fixed_gripper_adds_no_array_anywhere() -> None:
     config = static_of("fixed", 2)
     assert jax.tree.leaves(fresh(config).grasp) == jax.tree.leaves(sac.policy(fresh(config)).grasp_critic) == []
     assert len(jax.tree.leaves(agents.to_transitions(WSRLConfig(), recorded()))) == 7
-    assert storage.create(5, 3, 2).states.shape == (5, 10)
-    assert storage.create(5, 3, 2, has_penalty=True).states.shape == (5, 11)
+    assert (row_width(3, 2, has_penalty=False), row_width(3, 2, has_penalty=True)) == (12, 13)
 
 
-def test_replay_gives_back_each_penalty_with_its_transition() -> None:
-    rows = jax.tree.map(
-        lambda leaf: leaf[0],
-        transitions(np.ones((4, 3)), np.ones((4, 2)), [1, 2, 3, 4], grasp_penalty=[-1, -2, -3, -4]),
-    )
-    ring = storage.filled(rows, 4)
-    assert same(ring.transitions, rows)
-    newest = jax.tree.map(lambda leaf: leaf[0], rows)._replace(reward=jnp.float32(9), grasp_penalty=jnp.float32(-9))
-    ring = storage.set_monte_carlo_returns(storage.add(ring, newest), jnp.array([0]), jnp.array([7.0]))
-    held = ring.transitions
-    np.testing.assert_array_equal(held.reward, [9, 2, 3, 4])
-    np.testing.assert_array_equal(held.grasp_penalty, [-9, -2, -3, -4])
-    np.testing.assert_array_equal(held.monte_carlo_return[:2], [7.0, -np.inf])
+@pytest.mark.parametrize("has_penalty", [False, True])
+def test_a_row_of_replay_holds_the_whole_transition(has_penalty: bool) -> None:
+    penalty = {"grasp_penalty": [-1, -2, -3, -4]} if has_penalty else {}
+    held = jax.device_get(transitions(np.ones((4, 3)), np.full((4, 2), 0.5), [1, 2, 3, 4], **penalty))
+    held = held._replace(next_observation=np.full((1, 4, 3), 2.0, np.float32), mask=np.zeros((1, 4), np.float32))
+    rows = packed(held)
+    assert rows.shape == (1, 4, row_width(3, 2, has_penalty))
+    assert same(unpacked(rows, 3, 2), held)
+    rows[..., MONTE_CARLO_RETURN] = 7.0
+    assert same(unpacked(rows, 3, 2), held._replace(monte_carlo_return=np.full((1, 4), 7.0, np.float32)))
 
 
 # Runs
@@ -308,11 +302,11 @@ def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits(tmp_path: Path) -
     measured = [event.values for event in events if isinstance(event, Measurement)]
     assert any(values.get("training/grasp_loss", 0) > 0 for values in measured)
 
-    held = snapshots[1]["replay"].online.transitions
+    held = stored(snapshots[1]["replay"]["online"], 2, 7)
     command, before = held.action[:, 6], held.observation[:, 0]
     assert set(np.asarray(command)) <= {-1.0, 0.0, 1.0} and len(set(np.asarray(command[:10]))) > 1
     np.testing.assert_allclose(held.grasp_penalty, np.where(command != before, -0.04, 0.0), atol=1e-7)
-    kept = snapshots[1]["replay"].offline.transitions
+    kept = stored(snapshots[1]["replay"]["offline"], 2, 7)
     np.testing.assert_array_equal(kept.grasp_penalty, [0.0] * 16 + [-1.0] * 16)
 
 

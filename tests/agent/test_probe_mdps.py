@@ -13,9 +13,9 @@ import pytest
 from slow_cases import one_fast
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.config.presets import PRESETS
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.training.finetune import online
 
 DISCOUNT, BATCH, UPDATES = 0.8, 64, 3000

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,12 @@ from jaxtyping import PyTree
 from wsrl_kit.agent import sac
 from wsrl_kit.agent import state as sac_state
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition, packed
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.replay import mixture, storage
-from wsrl_kit.replay.samplers import Proportional
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.replay import ring
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.ring import Ring
+from wsrl_kit.training import learner
 from wsrl_kit.training.start import sac_config
 
 OBSERVATIONS, ACTIONS, BATCH = 3, 2, 16
@@ -358,25 +359,16 @@ def test_an_update_is_deterministic() -> None:
 
 def test_nothing_annealed_compiles_anew() -> None:
     config = replace(CONFIG, learning_rate_schedule="cosine", learning_rate_warmup_steps=2)
-    sampler = Proportional(0.6)
-
-    @jax.jit
-    def learn(state: SACState, replay: mixture.Replay, step: Any, ratio: Any, beta: Any) -> tuple:
-        sample_key, update_key = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
-        batch, count = mixture.sample(sampler, replay, sample_key, (2, BATCH), ratio, beta)
-        state, metrics, td_error = sac.update(config, state, batch.transition, update_key)
-        return state, mixture.update_priorities(sampler, replay, batch, count, td_error), metrics
-
-    online = storage.create(8, OBSERVATIONS, ACTIONS)
-    replay = mixture.create(sampler, storage.filled(batch_of(40), 64), online)
-    state = fresh()
-    add = jax.jit(partial(mixture.add, sampler))
+    rows = packed(batch_of(40))
+    sides = (ring.filled(rows, 64, prioritized=True), ring.empty(8, rows.shape[1], prioritized=True))
+    replay, state = Replay(*(Ring(side, 0.6) for side in sides), seed=0), fresh()
+    programs = learner.learn._cache_size()
     for step in range(5):
-        replay = add(replay, batch_of(seed=step))
-        ratio, beta = np.float32(1.0 - 0.2 * step), np.float32(0.4 + 0.1 * step)
-        state, replay, metrics = learn(state, replay, np.int32(step), ratio, beta)
-    assert learn._cache_size() == 1
-    assert add._cache_size() == 1
+        replay.online.add(packed(batch_of(seed=step)))
+        batch, drawn = replay.sample(step, (2, BATCH), 1.0 - 0.2 * step, 0.4 + 0.1 * step)
+        state, metrics, td_error = learner.learn(config, state, batch, jax.random.key(0), np.int32(step))
+        replay.update_priorities(drawn, np.asarray(td_error))
+    assert learner.learn._cache_size() == programs + 1
     assert all(np.isfinite(value) for value in metrics.values())
 
 

@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_not():
 @pytest.fixture(scope="module")
 def simulation():
     """The script that COVERAGE comes from."""
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
     specification = importlib.util.spec_from_file_location("coverage_simulation", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)

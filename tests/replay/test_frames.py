@@ -11,17 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrl_kit.errors import DataError
-from wsrl_kit.replay import frames, mixture, storage
-from wsrl_kit.replay.frames import FrameBatches, FrameRing
-from wsrl_kit.replay.samplers import Proportional, Sampler, Uniform
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.replay import frames, ring
+from wsrl_kit.replay.frames import FrameBatches, FrameStore
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs import checkpoint
 
 Stacks = Mapping[str, np.ndarray]
 Pair = tuple[Stacks, Stacks]
 
 SHAPES = {"front": (2, 2, 3), "wrist": (1, 3, 3)}
-KEY = jax.random.key(0)
 GATHERER = FrameBatches()
 
 
@@ -67,14 +66,29 @@ def assert_shows(shown: tuple[Mapping, Mapping], expected: list[Pair]) -> None:
             )
 
 
-def filled(pairs: list[Pair], capacity: int) -> tuple[FrameRing, list[int]]:
-    """A ring after the given transitions, and the numbers of those held, by the drops that it told of."""
-    ring, held = frames.create(capacity, pairs[0][0]), list[int]()
-    for number, (images, next_images) in enumerate(pairs):
-        ring, dropped = frames.add(ring, images, next_images)
-        held = [*held[dropped:], number][-capacity:]
-        assert int(ring.size) == len(held)
-    return ring, held
+def shown(store: FrameStore, rows: np.ndarray) -> tuple[Mapping, Mapping]:
+    return GATHERER.gather(rows, [(store, slice(None))])
+
+
+def empty(capacity: int, example: Stacks) -> Ring:
+    """A ring of rows of one number."""
+    return Ring(ring.empty(capacity, 1, prioritized=False, example=example))
+
+
+def add(side: Ring, number: int, pair: Pair, held: list[int]) -> None:
+    """Adds a row that is its number; `held` keeps the numbers of those that are left."""
+    side.add(np.array([number], np.float32), *pair)
+    held.append(number)
+    del held[: len(held) - side.size]
+    assert side.rows[side.newest(side.size), 0].tolist() == held
+
+
+def filled(pairs: list[Pair], capacity: int) -> tuple[Ring, list[int]]:
+    """A ring after the given transitions, and the numbers of those held."""
+    side, held = empty(capacity, pairs[0][0]), list[int]()
+    for number, pair in enumerate(pairs):
+        add(side, number, pair, held)
+    return side, held
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,8 +97,8 @@ def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, 
     pairs = data.draw(streams(horizon, is_unique))
     if not pairs:
         return
-    ring, held = filled(pairs, capacity)
-    assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+    side, held = filled(pairs, capacity)
+    assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
 
 
 @settings(max_examples=100, deadline=None)
@@ -92,11 +106,10 @@ def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, 
 def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, horizon: int, capacity: int) -> None:
     values = st.lists(st.integers(0, 4), min_size=horizon, max_size=horizon).map(stack)
     pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=20))
-    ring, held = frames.create(capacity, pairs[0][0]), list[int]()
+    side, held = empty(capacity, pairs[0][0]), list[int]()
     for number, pair in enumerate(pairs):
-        ring, dropped = frames.add(ring, *pair)
-        held = [*held[dropped:], number][-capacity:]
-        assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+        add(side, number, pair, held)
+        assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,13 +125,14 @@ def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
     pairs = [tuple(stack([int(v) for v in values[end - horizon + 1 : end + 1]]) for end in (n, n + 1)) for n in newest]
     store = frames.of_rows(data_frames, np.array(newest), horizon)
     capacity = len(newest) + spare
-    ring, held = frames.filled(store, capacity), list(range(len(newest)))
+    held = list(range(len(newest)))
+    rows = np.array(held, np.float32)[:, None]
+    side = Ring(ring.filled(rows, capacity, prioritized=False, store=store))
     for added in data.draw(streams(horizon, is_unique=True)):
-        ring, dropped = frames.add(ring, *added)
+        add(side, len(pairs), added, held)
         pairs.append(added)
-        held = [*held[dropped:], len(pairs) - 1][-capacity:]
-        assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
-    assert_shows(GATHERER.gather(np.array(held) % capacity, ring.store), [pairs[number] for number in held])
+        assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
+    assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
     # The dataset's own frames are not the ring's.
     assert all(np.array_equal(images[:1], stack([1_000_000])[camera]) for camera, images in data_frames.items())
 
@@ -130,10 +144,10 @@ def _episodes(lengths: list[int], horizon: int) -> list[tuple[int, int]]:
 
 
 def test_a_frame_that_stays_while_others_change_is_not_taken_for_a_newer_one() -> None:
-    shown = [([0, 1], [0, 2]), ([0, 2], [0, 3]), ([0, 3], [0, 4]), ([4, 5], [5, 6])]
-    pairs = [(stack(before), stack(after)) for before, after in shown]
-    ring, held = filled(pairs, 8)
-    assert_shows(GATHERER.gather(np.array(held), ring.store), pairs)
+    moments = [([0, 1], [0, 2]), ([0, 2], [0, 3]), ([0, 3], [0, 4]), ([4, 5], [5, 6])]
+    pairs = [(stack(before), stack(after)) for before, after in moments]
+    side, held = filled(pairs, 8)
+    assert_shows(shown(side.store, np.array(held)), pairs)
 
 
 @settings(max_examples=100, deadline=None)
@@ -144,17 +158,17 @@ def test_each_frame_is_written_once_and_dropped_rows_are_those_that_lost_one(
     pairs = data.draw(streams(horizon, is_unique=True, largest=30))
     if not pairs:
         return
-    ring, held = filled(pairs, capacity)
+    side, held = filled(pairs, capacity)
     # Frames in the order in which they were first shown: each is new once.
     order: dict[bytes, int] = {}
     first_needed = []
     for pair in pairs:
-        shown = [image.tobytes() for side in pair for image in side["front"]]
-        for image in shown:
+        seen = [image.tobytes() for stacks in pair for image in stacks["front"]]
+        for image in seen:
             order.setdefault(image, len(order))
-        first_needed.append(order[shown[0]])
-    assert int(ring.written) == len(order)
-    slots = len(ring.store.frames["front"])
+        first_needed.append(order[seen[0]])
+    assert int(side.tree["frames"].written) == len(order)
+    slots = len(side.store.frames["front"])
     alive = [number for number, first in enumerate(first_needed) if first >= len(order) - slots]
     assert held == alive[-capacity:]
 
@@ -169,8 +183,7 @@ def test_one_long_episode_and_many_of_usual_length_drop_nothing() -> None:
 def test_image_memory_is_within_a_twentieth_of_the_frames_own() -> None:
     example = {camera: np.zeros((1, 128, 128, 3), np.uint8) for camera in ("wrist_1", "wrist_2")}
     # Memory of zeros is not taken before it is written.
-    ring = frames.create(200_000, example)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(ring))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(frames.create(200_000, example)))
     assert held < 1.05 * 200_000 * 2 * 128 * 128 * 3
     assert held < 20.7e9
 
@@ -178,11 +191,9 @@ def test_image_memory_is_within_a_twentieth_of_the_frames_own() -> None:
 def test_frames_may_be_features_and_are_told_apart_by_their_bits() -> None:
     values = np.array([0.0, -0.0, np.nan, 1.5], np.float32)
     pairs = [({"a": values[t, None, None]}, {"a": values[t + 1, None, None]}) for t in range(3)]
-    ring = frames.create(4, pairs[0][0])
-    for pair in pairs:
-        ring, _ = frames.add(ring, *pair)
-    assert int(ring.written) == 4
-    images, next_images = GATHERER.gather(np.array([[0, 1, 2]]), ring.store)
+    side, _ = filled(pairs, 4)
+    assert int(side.tree["frames"].written) == 4
+    images, next_images = shown(side.store, np.array([[0, 1, 2]]))
     assert images["a"].shape == (1, 3, 1, 1)
     assert images["a"].tobytes() + next_images["a"].tobytes() == values[:3].tobytes() + values[1:].tobytes()
 
@@ -199,9 +210,8 @@ def test_frames_may_be_features_and_are_told_apart_by_their_bits() -> None:
     ],
 )
 def test_images_that_do_not_fit_are_refused(images: Stacks, sentence: str) -> None:
-    ring = frames.create(4, stack([0]))
     with pytest.raises(DataError) as caught:
-        frames.add(ring, stack([0]), images)
+        empty(4, stack([0])).add(np.zeros(1, np.float32), stack([0]), images)
     assert sentence in str(caught.value)
 
 
@@ -209,84 +219,34 @@ def test_images_that_do_not_fit_are_refused(images: Stacks, sentence: str) -> No
 
 CAPACITY, SHAPE = 12, (2, 64)
 
-
-def transition(number: int | np.ndarray) -> Transition:
-    """A transition that carries its number as its reward."""
-    reward = jnp.asarray(number, jnp.float32)
-    one, zeros = jnp.ones_like(reward), jnp.zeros((*reward.shape, 2))
-    return Transition(zeros, zeros[..., :1], reward, zeros, one, one, one)
-
-
-sample = jax.jit(mixture.sample, static_argnums=(0, 3))
-add = jax.jit(mixture.add, static_argnums=0)
-drop_oldest = jax.jit(mixture.drop_oldest, static_argnums=0)
-update_priorities = jax.jit(mixture.update_priorities, static_argnums=0)
-
 OFFLINE_PAIRS = [(stack([7000 + t]), stack([7001 + t])) for t in (0, 1, 2, 10, 11, 20, 25, 26)]
 OFFLINE_IMAGES = {camera: np.concatenate([stack(list(range(7000, 7040)))[camera]]) for camera in SHAPES}
 OFFLINE_STORE = frames.of_rows(OFFLINE_IMAGES, np.array([0, 1, 2, 10, 11, 20, 25, 26]), 1)
 
 
-@pytest.mark.parametrize("sampler", [Uniform(), Proportional(0.6)])
-def test_replay_samples_held_rows_alone_and_gets_their_frames(sampler: Sampler) -> None:
-    offline = storage.filled(transition(1000 + np.arange(8)), 8)
-
-    @settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_replay_samples_held_rows_alone_with_their_frames(prioritized: bool) -> None:
+    @settings(max_examples=15, deadline=None)
     @given(streams(1, is_unique=True, largest=20).filter(bool))
     def holds(pairs: list[Pair]) -> None:
-        replay = mixture.create(sampler, offline, storage.create(CAPACITY, 2, 1))
-        ring, held, late = frames.create(CAPACITY, pairs[0][0]), list[int](), None
+        rows = 1000 + np.arange(8, dtype=np.float32)[:, None]
+        offline = Ring(ring.filled(rows, 8, prioritized), 0.6, OFFLINE_STORE)
+        online = Ring(ring.empty(CAPACITY, 1, prioritized, pairs[0][0]), 0.6)
+        replay, held = Replay(offline, online, seed=0), list[int]()
         for number, pair in enumerate(pairs):
-            ring, dropped = frames.add(ring, *pair)
-            if dropped:
-                replay = drop_oldest(sampler, replay, np.int32(dropped))
-                if late is not None:
-                    # Priorities of a batch sampled before the drop bring nothing back.
-                    replay = update_priorities(sampler, replay, *late, jnp.full(SHAPE, 2.0))
-            replay = add(sampler, replay, transition(number))
-            held = [*held[dropped:], number][-CAPACITY:]
-            late = sample(sampler, replay, KEY, SHAPE, jnp.float32(0.25), jnp.float32(1.0))
-        batch, count = late
-        assert (int(count), int(replay.online.size)) == (16, len(held))
-        numbers = np.asarray(batch.transition.reward).astype(int)
+            add(online, number, pair, held)
+            batch, drawn = replay.sample(number, SHAPE, 0.25, 1.0)
+            replay.update_priorities(drawn, np.full(SHAPE, 2.0, np.float32))
+        assert drawn.offline_rows == 16
+        numbers = batch.rows[..., 0].astype(int)
         # So many strata reach every row.
         assert set(numbers[:, 16:].ravel()) == set(held)
         expected = [OFFLINE_PAIRS[n - 1000] if n >= 1000 else pairs[n] for n in numbers.ravel()]
-        rows = np.asarray(batch.row)
-        shown = GATHERER.gather(rows, ring.store, OFFLINE_STORE, int(count))
-        assert shown[0]["front"].shape == (*SHAPE, 1, *SHAPES["front"])
-        assert_shows(jax.tree.map(lambda stacks: stacks.reshape(-1, *stacks.shape[2:]), shown), expected)
+        images = (batch.images, batch.next_images)
+        assert images[0]["front"].shape == (*SHAPE, 1, *SHAPES["front"])
+        assert_shows(jax.tree.map(lambda stacks: stacks.reshape(-1, *stacks.shape[2:]), images), expected)
 
     holds()
-
-
-def test_a_ring_that_never_dropped_is_sampled_as_ever_and_one_that_did_over_its_window() -> None:
-    position = (np.arange(64, dtype=np.float32) + 0.5) / 64
-    bits = np.full(64, 12345, np.uint32)
-    draw = jax.jit(lambda window: Uniform().sample((), window, jnp.asarray(position), jnp.asarray(bits)))
-    ring = storage.create(10, 2, 1)
-    for number in range(27):
-        ring = storage.add(ring, transition(number))
-        size = min(number + 1, 10)
-        rows, probability = draw(storage.window(ring))
-        np.testing.assert_array_equal(rows, ((position * size).astype(int) + 12345 % size) % size)
-        assert float(probability[0]) == pytest.approx(1 / size)
-    # Rows 7, 8, ... 6 hold 17 ... 26; four are dropped, one is added in row 7.
-    ring = storage.add(storage.drop_oldest(ring, jnp.int32(4)), transition(27))
-    assert int(ring.size) == 7
-    rows, probability = draw(storage.window(ring))
-    assert sorted(set(ring.transitions.reward[np.asarray(rows)].tolist())) == [21, 22, 23, 24, 25, 26, 27]
-    assert float(probability[0]) == pytest.approx(1 / 7)
-    assert int(storage.drop_oldest(ring, jnp.int32(9)).size) == 0
-
-
-def test_dropping_leaves_priorities_of_other_rows_as_they_are() -> None:
-    sampler = Proportional(1.0)
-    state = sampler.insert(sampler.create(CAPACITY), jnp.arange(CAPACITY))
-    state = sampler.update(state, jnp.arange(CAPACITY), jnp.arange(1.0, 13.0))
-    held = jnp.arange(CAPACITY) >= 5
-    kept = sampler.keep(state, held)
-    np.testing.assert_array_equal(kept.tree.levels[0][:CAPACITY], np.where(held, state.tree.levels[0][:12], 0.0))
 
 
 @settings(max_examples=50, deadline=None)
@@ -303,7 +263,7 @@ def test_rows_over_offline_frames_show_them(data: st.DataObject, horizon: int) -
         images += moments
     store = frames.of_rows(stack(images), np.array(newest), horizon)
     order = data.draw(st.permutations(range(len(newest))))
-    assert_shows(GATHERER.gather(np.array(order), store), [expected[row] for row in order])
+    assert_shows(shown(store, np.array(order)), [expected[row] for row in order])
 
 
 def test_offline_frames_that_are_missing_or_scattered_are_refused() -> None:
@@ -316,10 +276,6 @@ def test_offline_frames_that_are_missing_or_scattered_are_refused() -> None:
 # Resuming, other memory
 
 
-def assert_equal_to_the_bit(ring: FrameRing, other: FrameRing) -> None:
-    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), jax.device_get(ring), jax.device_get(other))
-
-
 @settings(max_examples=20, deadline=None)
 @given(streams(2, is_unique=False).filter(lambda pairs: len(pairs) > 1), st.integers(0, 10**6))
 def test_a_ring_read_back_goes_on_to_the_bit(
@@ -327,19 +283,19 @@ def test_a_ring_read_back_goes_on_to_the_bit(
 ) -> None:
     path = tmp_path_factory.mktemp("ring") / "ring.npz"
     half = 1 + cut % (len(pairs) - 1)
-    ring, _ = filled(pairs[:half], 5)
-    checkpoint.save(path, ring, {})
-    resumed = checkpoint.load(path, frames.create(5, pairs[0][0]))
-    for pair in pairs[half:]:
-        ring, dropped = frames.add(ring, *pair)
-        resumed, dropped_then = frames.add(resumed, *pair)
-        assert dropped == dropped_then
-    assert_equal_to_the_bit(ring, resumed)
+    side, held = filled(pairs[:half], 5)
+    checkpoint.save(path, side.tree, {})
+    resumed = Ring(checkpoint.load(path, ring.empty(5, 1, prioritized=False, example=pairs[0][0])))
+    held_then = list(held)
+    for number, pair in enumerate(pairs[half:], half):
+        add(side, number, pair, held)
+        add(resumed, number, pair, held_then)
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), side.tree, resumed.tree)
 
 
 def test_a_batch_keeps_its_bytes_as_long_as_anything_refers_to_it() -> None:
     images = {"front": np.arange(64, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)}
-    store = frames.of_rows(images, np.arange(63), 1)
+    parts = [(frames.of_rows(images, np.arange(63), 1), slice(None))]
     gatherer = FrameBatches()
 
     @jax.jit
@@ -352,15 +308,15 @@ def test_a_batch_keeps_its_bytes_as_long_as_anything_refers_to_it() -> None:
     matrix = jnp.ones((500, 500))
     sums, addresses = [], set()
     for number in range(8):
-        batch = gatherer.gather(np.full(32, number), store)[0]["front"]
+        batch = gatherer.gather(np.full(32, number), parts)[0]["front"]
         addresses.add(batch.ctypes.data)
         # On a CPU JAX reads the same memory.
         sums.append(slow(jax.device_put(batch[:16]), matrix))
         del batch
     assert [int(value) for value in sums] == [number * 16 * 64 * 64 * 3 for number in range(8)]
-    kept = gatherer.gather(np.full(32, 5), store)[1]["front"][3:4]
+    kept = gatherer.gather(np.full(32, 5), parts)[1]["front"][3:4]
     for _ in range(9):
-        addresses.add(gatherer.gather(np.full(32, 9), store)[1]["front"].ctypes.data)
+        addresses.add(gatherer.gather(np.full(32, 9), parts)[1]["front"].ctypes.data)
     assert (kept == 6).all()
     # Memory is used again: otherwise there would be one address for each of 17 batches, and two for each pair.
     assert len(addresses) <= 12
@@ -371,28 +327,24 @@ def test_a_ring_that_has_grown_shows_what_it_showed(episode: int) -> None:
     """Episodes of a single step write two frames each, so that a ring for 12 transitions comes round."""
     generator = np.random.default_rng(episode)
     example = {"wrist": np.zeros((2, 3, 3, 3), np.uint8)}
-    ring, size, shown = frames.create(12, example), 0, example
+    side, held, before = empty(12, example), list[int](), example
+    expected: list[Pair] = []
 
-    def add(ring: FrameRing, step: int) -> tuple[FrameRing, int]:
-        nonlocal shown
+    def add_step(side: Ring, step: int) -> None:
+        nonlocal before
         if step % episode == 0:
-            shown = {"wrist": np.repeat(generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8), 2, axis=0)}
+            before = {"wrist": np.repeat(generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8), 2, axis=0)}
         frame = generator.integers(256, size=(1, 3, 3, 3), dtype=np.uint8)
-        then = {"wrist": np.concatenate([shown["wrist"][1:], frame])}
-        ring, lost = frames.add(ring, shown, then)
-        expected.append((shown["wrist"], then["wrist"]))
-        shown = then
-        return ring, lost
+        after = {"wrist": np.concatenate([before["wrist"][1:], frame])}
+        expected.append((before, after))
+        add(side, step, expected[-1], held)
+        before = after
 
-    expected: list[tuple[np.ndarray, np.ndarray]] = []
     for step in range(12):
-        ring, lost = add(ring, step)
-        size += 1 - lost
-    ring = frames.grown(ring, frames.create(30, example))
-    for step in range(12, 30):
-        ring, lost = add(ring, step)
-        size += 1 - lost
-    rows = np.arange(30 - size, 30)
-    images, next_images = FrameBatches().gather(rows, ring.store)
-    for side, found in enumerate((images, next_images)):
-        np.testing.assert_array_equal(found["wrist"], np.stack([expected[row][side] for row in rows]))
+        add_step(side, step)
+    larger = Ring(ring.grown(side.tree, ring.empty(30, 1, prioritized=False, example=example)))
+    for step in range(12, 12 + 30 - len(held)):
+        add_step(larger, step)
+    found = shown(larger.store, larger.newest(larger.size))
+    for stacks, number in ((found[0], 0), (found[1], 1)):
+        np.testing.assert_array_equal(stacks["wrist"], np.stack([expected[row][number]["wrist"] for row in held]))

@@ -16,9 +16,9 @@ from jaxtyping import PyTree
 
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import CheckpointError
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.training import start as agents
 

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from wsrl_kit.agent.transition import Transition, unpacked
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.envs.collect import CollectConfig
 from wsrl_kit.envs.make import make
+from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs.loop import Measurement, Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.training import finetune, warmup
@@ -70,9 +72,14 @@ def start_finetune(
     environment = environment or make(config.exp_name, config.environment_options)
     static, agent = agents.create(config, environment, dataset)
     probe = agents.probe_batch(config, dataset, probe_size) if dataset and probe_size else None
-    # One capacity for all tests, so that they share compiled programs.
-    tree = finetune.initial_tree(config, static, agent, dataset, offline_capacity=1024)
+    tree = finetune.initial_tree(config, static, agent, dataset)
     return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
+
+
+def stored(side: PyTree, observation_size: int, action_size: int) -> Transition:
+    """The rows that one side of a replay holds, as transitions, oldest first."""
+    ring = Ring(side)
+    return unpacked(ring.rows[ring.newest(ring.size)], observation_size, action_size)
 
 
 def host(tree: PyTree) -> PyTree:

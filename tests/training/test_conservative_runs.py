@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training_samples import PENDULUM, measured, offline_data, same, settings, start_finetune, start_warmup, taken
+from training_samples import (
+    PENDULUM,
+    measured,
+    offline_data,
+    same,
+    settings,
+    start_finetune,
+    start_warmup,
+    stored,
+    taken,
+)
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError, DivergenceError
@@ -31,9 +41,8 @@ def test_online_transitions_get_their_return_when_the_episode_ends() -> None:
     # 100 steps in episodes of 15, in a ring of 40: the last ten are of an episode that has not ended.
     config = settings(**PENDULUM | CALQL, replay_capacity=40, reward_scale=0.1, reward_bias=0.5)
     tree = taken(start_finetune(config))[-1].tree
-    rows = tree["replay"].online.transitions
-    newest_first = (int(tree["replay"].online.position) - 1 - np.arange(40)) % 40
-    rewards, returns = np.asarray(rows.reward)[newest_first], np.asarray(rows.monte_carlo_return)[newest_first]
+    rows = stored(tree["replay"]["online"], 3, 1)
+    rewards, returns = rows.reward[::-1], rows.monte_carlo_return[::-1]
     assert (returns[:10] == -np.inf).all()
     expected = np.zeros(40)
     for age in range(10, 40):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
-from training_samples import PENDULUM, host, measured, offline_data, same, settings, start_finetune, taken
+from training_samples import PENDULUM, host, measured, offline_data, same, settings, start_finetune, stored, taken
 from wsrl_kit.agent import sac
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.make import make
@@ -36,7 +36,7 @@ def test_before_the_first_update_data_are_added_and_no_parameter_changes(sources
     _, fresh = first_agent(config, sources)
     for tree in snapshots(events):
         step = int(tree["environment_step"])
-        assert int(tree["replay"].online.size) == step
+        assert int(tree["replay"]["online"]["size"]) == step
         assert int(tree["agent"].updates) == 2 * max(0, step - 50)
         assert same(tree["agent"], fresh) == (step <= 50)
     assert [int(tree["environment_step"]) for tree in snapshots(events)][:2] == [25, 50]
@@ -55,7 +55,7 @@ def first_agent(config, sources):
 
 def test_random_steps_are_spread_over_all_actions(sources):
     config = settings(random_steps=100)
-    actions = last(taken(start_finetune(config, None)))["replay"].online.transitions.action
+    actions = stored(last(taken(start_finetune(config, None)))["replay"]["online"], 19, 6).action
     assert np.histogram(actions, bins=4, range=(-1, 1))[0].min() > 0.2 * actions.size
     assert np.abs(actions).max() <= 1
 
@@ -132,7 +132,7 @@ def test_the_run_is_as_long_as_its_budget_even_if_that_cuts_an_episode(sources):
     events = taken(start_finetune(config, None))
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, 91))
     tree = last(events)
-    assert (int(tree["environment_step"]), int(tree["replay"].online.size)) == (90, 90)
+    assert (int(tree["environment_step"]), int(tree["replay"]["online"]["size"])) == (90, 90)
     assert int(tree["agent"].updates) == 180
     # The cut episode has no outcome, the three before it have one row each.
     assert measured(events, "training/episode_length") == {25: 25.0, 50: 25.0, 75: 25.0}
@@ -183,10 +183,10 @@ def test_only_success_ends_the_bootstrap_and_a_time_limit_does_not(pushed):
     terminated, truncated = np.array(environment.ends).T
     assert 3 < terminated.sum() < 20
     assert (truncated & ~terminated).sum() > 3
-    stored = last(events)["replay"].online.transitions
-    np.testing.assert_array_equal(stored.mask, 1.0 - terminated)
-    np.testing.assert_array_equal(stored.reward, terminated)
-    assert (stored.weight == 1).all()
+    rows = stored(last(events)["replay"]["online"], 19, 6)
+    np.testing.assert_array_equal(rows.mask, 1.0 - terminated)
+    np.testing.assert_array_equal(rows.reward, terminated)
+    assert (rows.weight == 1).all()
     assert sum(measured(events, "training/episode_success").values()) == terminated.sum()
 
 

@@ -166,8 +166,7 @@ def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_p
     assert read_run(tmp_path).status == "finished"
     with np.load(tmp_path / "checkpoint.npz") as arrays:
         # The last column is -inf where no Monte-Carlo return is known.
-        assert np.isfinite(arrays["replay/online/states"][:, :-1]).all()
-        assert np.isfinite(arrays["replay/online/actions"]).all()
+        assert np.isfinite(arrays["replay/online/rows"][:, :-1]).all()
 
 
 def test_a_failing_evaluation_loses_nothing_and_is_made_again(tmp_path):
@@ -264,7 +263,7 @@ def test_a_finished_fine_tuning_goes_on_for_more_steps(sources, tmp_path, sample
     with np.load(tmp_path / "checkpoint.npz") as arrays:
         assert int(arrays["replay/online/size"]) == min(100, config.replay_capacity)
         # Every row has been learned from since: none is empty.
-        assert (np.abs(arrays["replay/online/states"]).sum(axis=1) > 0).all()
+        assert (np.abs(arrays["replay/online/rows"]).sum(axis=1) > 0).all()
     with pytest.raises(RunError, match=r"online_steps was 100, is 60\): set them as they were to continue it"):
         run_finetune(config, tmp_path, Silent())
 

@@ -7,21 +7,20 @@ from typing import Any
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from camera_samples import Spot, record
-from training_samples import StopAt, measured, same_checkpoint, settings, taken
+from training_samples import StopAt, measured, same_checkpoint, settings, stored, taken
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, RobotError, Stopped
-from wsrl_kit.replay import mixture
 from wsrl_kit.replay.frames import FrameBatches
-from wsrl_kit.replay.samplers import Proportional
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune
@@ -119,7 +118,7 @@ def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_se
     events, replay = run(data, intervention_capacity=20, use_prioritized_replay=True)
     steps = [(0, step) for step in range(8)] + [(1, step) for step in range(5)]
     steps += [(2, step) for step in range(8)] + [(3, step) for step in range(3)]
-    online = replay.online.transitions
+    online = stored(replay["online"], 2, 2)
     np.testing.assert_array_equal(online.observation, steps)
     is_human = np.array([step in ROWS for step in steps])
     expected = np.array(steps, np.float32) / 10
@@ -127,8 +126,8 @@ def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_se
     assert not np.isclose(online.action[~is_human], expected[~is_human]).all(axis=1).any()
 
     before = 4 if with_data else 0
-    assert int(replay.offline.size) == before + len(ROWS)
-    demos = jax.tree.map(lambda column: column[: before + len(ROWS)], replay.offline.transitions)
+    demos = stored(replay["offline"], 2, 2)
+    assert len(demos.reward) == before + len(ROWS)
     assert (demos.observation[:before] == -1).all()
     added = jax.tree.map(lambda column: column[before:], demos)
     np.testing.assert_array_equal(added.observation, ROWS)
@@ -138,11 +137,9 @@ def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_se
     np.testing.assert_array_equal(added.mask, [1, 1, 1, 1, 1, 0, 1, 1])
     assert (added.weight == 1).all()
     # They are drawn like the data that were there.
-    batch, count = mixture.sample(
-        Proportional(0.6), jax.device_put(replay), jax.random.key(0), (4, 64), jnp.float32(1.0), jnp.float32(0.4)
-    )
-    assert int(count) == 64
-    assert set(np.unique(batch.row)) == set(range(before + len(ROWS)))
+    _, drawn = Replay(Ring(replay["offline"], 0.6), Ring(replay["online"], 0.6), seed=0).sample(0, (4, 64), 1.0, 0.4)
+    assert drawn.offline_rows == 64
+    assert set(np.unique(drawn.places)) == set(range(before + len(ROWS)))
 
     assert measured(events, "training/intervention_rate") == {4: 0.5, 8: 0.5, 12: 0.25, 16: 0.25, 20: 0.0, 24: 0.5}
     assert measured(events, "training/episode_interventions") == {8: 2.0, 13: 2.0}
@@ -152,21 +149,19 @@ def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_se
 def test_a_segment_is_with_the_demonstrations_at_the_next_episode_and_the_share_begins_with_a_batch(monkeypatch):
     changes = {"offline_ratio_schedule": "constant", "initial_offline_ratio": 0.5, "min_offline_ratio": 0.5}
     events, _ = run(intervention_capacity=20, batch_size=5, log_interval=1, **changes)
-    held = [int(event.tree["replay"].offline.size) for event in events if hasattr(event, "tree")]
+    held = [int(event.tree["replay"]["offline"]["size"]) for event in events if hasattr(event, "tree")]
     assert held == [4, 6, 6, 8]
     # The fifth is there after step 9, of which the human hands back at step 10.
     ratio = measured(events, "training/offline_ratio")
     assert [ratio[step] for step in range(1, 25)] == [0.0] * 10 + [0.5] * 14
 
 
-@pytest.mark.parametrize(("capacity", "expected"), [(0, []), (3, [(3, 1), (3, 2), (1, 4)])])
+@pytest.mark.parametrize(("capacity", "expected"), [(0, []), (3, [(1, 4), (3, 1), (3, 2)])])
 def test_the_oldest_give_way_where_the_rows_are_fewer_and_without_rows_none_are_kept(capacity, expected):
     _, replay = run(intervention_capacity=capacity)
-    assert int(replay.offline.size) == len(expected)
-    np.testing.assert_array_equal(
-        replay.offline.transitions.observation[: len(expected)].reshape(-1, 2), expected or np.zeros((0, 2))
-    )
-    assert int(replay.online.size) == 24
+    kept = stored(replay["offline"], 2, 2).observation
+    np.testing.assert_array_equal(kept, np.reshape(expected, (-1, 2)))
+    assert int(replay["online"]["size"]) == 24
 
 
 def test_what_a_human_did_is_kept_where_contact_is_lost_before_they_hand_back(monkeypatch):
@@ -174,8 +169,8 @@ def test_what_a_human_did_is_kept_where_contact_is_lost_before_they_hand_back(mo
     steps, events = playing(intervention_capacity=20, evaluation_episodes=0), []
     with pytest.raises(RobotError):
         events.extend(event for each in steps for event in taken([each]))
-    kept = events[-1].tree["replay"].offline
-    np.testing.assert_array_equal(kept.transitions.observation[: int(kept.size)], [(0, 2), (0, 3), (0, 6)])
+    kept = stored(events[-1].tree["replay"]["offline"], 2, 2).observation
+    np.testing.assert_array_equal(kept, [(0, 2), (0, 3), (0, 6)])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +197,7 @@ def test_a_humans_action_out_of_range_is_refused_in_one_sentence(action):
 def test_a_humans_action_in_the_grippers_frame_is_clipped(monkeypatch):
     monkeypatch.setattr(Helped, "override", [0.5, -1.57])
     _, replay = run(intervention_capacity=20)
-    kept = replay.offline.transitions.action[: len(ROWS)]
+    kept = stored(replay["offline"], 2, 2).action
     np.testing.assert_array_equal(kept, np.tile(np.float32([0.5, -1.0]), (len(ROWS), 1)))
 
 
@@ -245,15 +240,15 @@ def test_the_demonstrations_show_what_the_cameras_showed():
     evaluator = Evaluator(replace(config, exp_name="wsrl_kit_tests/Spot-v0"))
     SHOWN.clear()
     last = taken(finetune.finetune(config, static, tree, environment, evaluator, None))[-1].tree
-    ring, offline = last["demo_frames"], last["replay"].offline
+    offline = last["replay"]["offline"]
     count = len(dataset) + len(SHOWN)
     assert len(SHOWN) > 10
-    assert int(offline.size) == int(ring.size) == count
-    sides = FrameBatches().gather(np.arange(count), ring.store)
+    assert int(offline["size"]) == count
+    sides = FrameBatches().gather(np.arange(count), [(offline["frames"].store, slice(None))])
     data = dataset_frames(static, agent, dataset)
     for camera in ("front", "back"):
         for side in range(2):
-            known = FrameBatches().gather(np.arange(len(dataset)), data)[side][camera]
+            known = FrameBatches().gather(np.arange(len(dataset)), [(data, slice(None))])[side][camera]
             np.testing.assert_array_equal(sides[side][camera][: len(dataset)], known)
             shown = [np.stack([each[camera] for each in pair[side]]) for pair in SHOWN]
             np.testing.assert_array_equal(sides[side][camera][len(dataset) :], np.stack(shown))

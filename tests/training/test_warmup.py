@@ -84,7 +84,7 @@ def test_it_learns_what_the_demonstrations_are_worth():
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     environment = make(config.exp_name, options)
     static, fresh = agents.create(config, environment, dataset)
-    rows = agents.to_transitions(settings(), dataset)
+    rows = jax.device_put(agents.to_transitions(settings(), dataset))
     is_demo = dataset.episode_source[dataset.episode_of_row] == dataset.source_names.index("demos")
     for agent, learned in ((fresh, False), (events[-1].agent, True)):
         value = np.asarray(sac.action_values(static, agent, rows.observation, rows.action).mean(axis=0))

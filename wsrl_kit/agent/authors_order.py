@@ -17,7 +17,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.state import SACConfig, SACState, actor_optimizer, critic_optimizer, step, temperature_optimizer
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.agent.transition import Transition
 
 
 def update(

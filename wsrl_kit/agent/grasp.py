@@ -26,7 +26,7 @@ from wsrl_kit.agent.state import (
     grasp_network,
     step,
 )
-from wsrl_kit.replay.transition import Transition
+from wsrl_kit.agent.transition import Transition
 
 METRICS = ("grasp_loss", "grasp_q_mean")
 

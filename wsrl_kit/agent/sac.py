@@ -37,8 +37,8 @@ from wsrl_kit.agent.state import (
     temperature_optimizer,
     with_trunk,
 )
+from wsrl_kit.agent.transition import NO_IMAGES, Images, Transition
 from wsrl_kit.agent.vision import random_crops
-from wsrl_kit.replay.transition import NO_IMAGES, Images, Transition
 
 __all__ = [
     "Metrics",
@@ -53,7 +53,6 @@ __all__ = [
     "create",
     "from_parameters",
     "merged",
-    "metric_names",
     "policy",
     "prepare",
     "td_errors",
@@ -157,13 +156,6 @@ class NextAction(NamedTuple):
     action: Float[Array, "*batch candidates action"]
     log_probability: Float[Array, "*batch candidates"]
     order: Float[Array, "*updates ensemble"]
-
-
-def metric_names(config: SACConfig) -> tuple[str, ...]:
-    """Names of the metrics that `update` returns."""
-    names: tuple[str, ...] = ("critic_loss", "q_mean", "td_error", "actor_loss", "temperature", "entropy")
-    names += ("conservative_gap",) if config.is_conservative else ()
-    return names + (("conservative_multiplier",) if config.cql_target_gap is not None else ())
 
 
 def update_critic(

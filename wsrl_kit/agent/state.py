@@ -12,9 +12,9 @@ from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, networks, vision
 from wsrl_kit.agent.parameters import AgentParameters
+from wsrl_kit.agent.transition import Images
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.replay.transition import Images
 
 ENSEMBLE_REDUCTIONS: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "minimum": jnp.min}
 """The actor maximises the mean in REDQ, RLPD and HIL-SERL, the minimum in SAC."""

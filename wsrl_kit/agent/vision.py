@@ -25,10 +25,10 @@ from jaxtyping import Float, PRNGKeyArray, PyTree, Shaped, UInt8
 
 from wsrl_kit.agent import networks
 from wsrl_kit.agent.networks import Dense, NormalisedTanh, product
+from wsrl_kit.agent.transition import Images
 from wsrl_kit.data.formats.safe_pickle import load_pickle
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import reading
-from wsrl_kit.replay.transition import Images
 
 RESNET_IMAGE_SIZE = (128, 128)
 """Height and width to which ResNet-10 resizes images, as HIL-SERL does."""

@@ -17,7 +17,7 @@ LEVEL = 0.95
 ENOUGH_RUNS = 5
 
 # Measured coverage (%) of nominal 95 % intervals by number of runs, lowest and highest over the shapes of data in
-# benchmarks/coverage.py, whose first table this is.
+# benchmarks/interval_coverage.py, whose first table this is.
 # fmt: off
 COVERAGE = {
     "IQM": {

@@ -18,13 +18,13 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import networks, vision
+from wsrl_kit.agent.transition import NO_IMAGES, Images
 from wsrl_kit.agent.vision import SHARED_TRUNK, PixelConfig, random_crops
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.wrappers import camera_shapes, parts, state_space
 from wsrl_kit.errors import CheckpointError
 from wsrl_kit.files import reading
 from wsrl_kit.parameters import check
-from wsrl_kit.replay.transition import NO_IMAGES, Images
 from wsrl_kit.robot.takeover import Confirm
 from wsrl_kit.runs import checkpoint
 

@@ -15,7 +15,6 @@ from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run, read_run
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, load_offline_data
-from wsrl_kit.training.warmup import PADDING
 
 RETENTION = names_of(WSRLConfig, stage="retention")
 
@@ -44,7 +43,7 @@ def run_ablation(
     inputs = input_digests(config, "ablation")
     if resume and finished(root, parameters, inputs):
         return
-    jobs = plan(config, ablation, root, padded(transitions))
+    jobs = plan(config, ablation, root)
     same = resume and not extends_earlier(root, parameters, compared)
     run = Run.open(
         root,
@@ -73,12 +72,7 @@ def with_files(config: WSRLConfig) -> tuple[WSRLConfig, int]:
     return replace(config, offline_data_path=paths), len(load_offline_data(config, paths, cameras=()))
 
 
-def padded(transitions: int) -> int:
-    """Rows for the offline data of every run, so that all runs share compiled programs."""
-    return -(-transitions // PADDING) * PADDING
-
-
-def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capacity: int) -> list[Job]:
+def plan(config: WSRLConfig, ablation: AblationConfig, root: Path) -> list[Job]:
     """All runs of an ablation, warmups first.
 
     Arms with equal warmups share a checkpoint per seed: in `root/warmup/seed_<n>` if the warmup has the common
@@ -106,7 +100,7 @@ def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capac
             if folder in used:
                 label = "_".join(folder.relative_to(root).parts)
                 seeded = replace(warmup_config, seed=seed)
-                jobs.append(Job("warmup", label, seeded, folder / f"seed_{seed}", offline_capacity))
+                jobs.append(Job("warmup", label, seeded, folder / f"seed_{seed}"))
     for seed in ablation.seeds:
         for name in ablation.arms:
             warmup_folder = folders[name] / f"seed_{seed}" if name in folders else None
@@ -116,7 +110,7 @@ def plan(config: WSRLConfig, ablation: AblationConfig, root: Path, offline_capac
                 checkpoint_path=str(warmup_folder / WARMUP_FILE) if warmup_folder else None,
                 demo_path=_offline_data(name, ablation.arm(name).offline, configs[name], config, warmup_folder),
             )
-            jobs.append(Job("finetune", name, run_config, root / name / f"seed_{seed}", offline_capacity))
+            jobs.append(Job("finetune", name, run_config, root / name / f"seed_{seed}"))
     return jobs
 
 

@@ -32,7 +32,6 @@ class Job:
     arm: str
     config: WSRLConfig
     folder: Path
-    offline_capacity: int
 
     @property
     def checkpoint(self) -> Path | None:
@@ -198,6 +197,4 @@ def _work(job: Job, resume: bool) -> None:
             # Arms of one retention write the same bytes, whichever comes last.
             assert job.checkpoint is not None
             run_retention(job.config, job.checkpoint, job.kept_data)
-        run_finetune(
-            job.config, job.folder, _progress, arm=job.arm, resume=resume, offline_capacity=job.offline_capacity
-        )
+        run_finetune(job.config, job.folder, _progress, arm=job.arm, resume=resume)

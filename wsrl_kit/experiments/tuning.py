@@ -14,7 +14,7 @@ from wsrl_kit.analysis.tuning import CONFIRMATION, TRIALS, read_trials
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError
-from wsrl_kit.experiments.ablation import padded, plan, run_ablation, with_files
+from wsrl_kit.experiments.ablation import plan, run_ablation, with_files
 from wsrl_kit.experiments.config import AblationConfig, TuningConfig
 from wsrl_kit.experiments.engine import finished, run_jobs
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
@@ -59,7 +59,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
             # With all candidates as variants: a warmup that several share is named after the first.
             variants = search.candidates()
             ablation = AblationConfig(arms=list(names), variants=variants, base_arm=tuning.base_arm, seeds=seeds)
-            jobs = plan(config, ablation, root / TRIALS, padded(transitions))
+            jobs = plan(config, ablation, root / TRIALS)
             name = f"{next(stages)}, {len(names)} candidates on {len(seeds)} seeds"
             run_jobs(jobs, tuning.worker_processes, ProgressRelay(progress, name))
 

@@ -1,1 +1,1 @@
-"""Replay: storage, samplers (uniform, prioritized), and the offline/online mixture."""
+"""Replay in host memory: rings of rows, uniform or prioritized, and the offline/online mixture."""

@@ -16,8 +16,8 @@ from wsrl_kit.runs import checkpoint
 BLOCK = 256
 """Frames per file."""
 
-RINGS = ("frames", "demo_frames")
-"""Rings in a run's state, and the folders of their blocks."""
+FOLDERS = {"online": "frames", "offline": "demo_frames"}
+"""Folder of each side's blocks."""
 
 
 def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
@@ -27,17 +27,17 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
         CheckpointError: it can't be written; an earlier one is intact.
     """
     rings = _rings(tree)
-    for name, ring in rings.items():
+    for side, ring in rings.items():
         for first, end in _blocks(ring):
-            target = path.with_name(name) / _file_name(first, end)
+            target = path.with_name(FOLDERS[side]) / _file_name(first, end)
             if not target.exists():
                 slots = np.arange(first, end) % frame_ring.slots(ring)
                 frames = {camera: leaf[slots] for camera, leaf in ring.store.frames.items()}
                 checkpoint.save(target, frames, {})
-    checkpoint.save(path, tree | _without_frames(rings), metadata)
-    for name, ring in rings.items():
+    checkpoint.save(path, _with_rings(tree, {side: _without_frames(ring) for side, ring in rings.items()}), metadata)
+    for side, ring in rings.items():
         needed = {_file_name(first, end) for first, end in _blocks(ring)}
-        for other in path.with_name(name).glob("*.npz"):
+        for other in path.with_name(FOLDERS[side]).glob("*.npz"):
             if other.name not in needed:
                 other.unlink(missing_ok=True)
 
@@ -49,8 +49,11 @@ def load(path: Path, template: PyTree) -> PyTree:
         CheckpointError: as `checkpoint.load`, or a block is missing or damaged.
     """
     rings = _rings(template)
-    tree = checkpoint.load(path, template | _without_frames(rings))
-    return tree | {name: _filled(path.with_name(name), tree[name], ring) for name, ring in rings.items()}
+    tree = checkpoint.load(path, _with_rings(template, {side: _without_frames(ring) for side, ring in rings.items()}))
+    found = _rings(tree)
+    return _with_rings(
+        tree, {side: _filled(path.with_name(FOLDERS[side]), found[side], ring) for side, ring in rings.items()}
+    )
 
 
 def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
@@ -67,12 +70,17 @@ def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
 
 def remove(path: Path) -> None:
     """Deletes the blocks beside a checkpoint."""
-    for name in RINGS:
-        shutil.rmtree(path.with_name(name), ignore_errors=True)
+    for folder in FOLDERS.values():
+        shutil.rmtree(path.with_name(folder), ignore_errors=True)
 
 
 def _rings(tree: PyTree) -> dict[str, FrameRing]:
-    return {name: tree[name] for name in RINGS if isinstance(tree.get(name), FrameRing)}
+    return {side: content["frames"] for side, content in tree["replay"].items() if "frames" in content}
+
+
+def _with_rings(tree: PyTree, rings: dict[str, FrameRing]) -> PyTree:
+    sides = {side: tree["replay"][side] | {"frames": ring} for side, ring in rings.items()}
+    return tree | {"replay": tree["replay"] | sides}
 
 
 def _blocks(ring: FrameRing) -> list[tuple[int, int]]:
@@ -86,5 +94,5 @@ def _file_name(first: int, end: int) -> str:
     return f"{first:010d}-{end:010d}.npz"
 
 
-def _without_frames(rings: dict[str, FrameRing]) -> dict[str, FrameRing]:
-    return {name: ring._replace(store=ring.store._replace(frames={})) for name, ring in rings.items()}
+def _without_frames(ring: FrameRing) -> FrameRing:
+    return ring._replace(store=ring.store._replace(frames={}))

@@ -8,7 +8,7 @@ transition are not stored again.
 import math
 import mmap
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -65,14 +65,13 @@ def of_rows(
 
 
 class FrameRing(NamedTuple):
-    """Frames of the transitions in a `storage` of equal capacity; `add` writes in place.
+    """Frames of the rows in a `Ring`; `add` writes in place.
 
     Attributes:
         recent: last frames written; frame n in slot n % (2 * horizon).
         shown: frame numbers of the newest next observation; -1: none.
         oldest: oldest frame number per row.
         written: frames written so far.
-        position: row of the next transition.
     """
 
     store: FrameStore
@@ -80,8 +79,6 @@ class FrameRing(NamedTuple):
     shown: Int64[np.ndarray, " horizon"]
     oldest: Int64[np.ndarray, " capacity"]
     written: Int64[np.ndarray, ""]
-    size: Int64[np.ndarray, ""]
-    position: Int64[np.ndarray, ""]
 
 
 def create(capacity: int, example: Stacks) -> FrameRing:
@@ -99,23 +96,24 @@ def filled(store: FrameStore, capacity: int) -> FrameRing:
         ring.store.frames[camera][:held] = frames
     ring.store.stacks[:rows] = store.stacks
     ring.oldest[:rows] = store.stacks.min(axis=(1, 2))
-    counts = (np.array(count, np.int64) for count in (held, rows, rows % capacity))
-    return FrameRing(ring.store, ring.recent, ring.shown, ring.oldest, *counts)
+    return ring._replace(written=np.array(held))
 
 
-def grown(ring: FrameRing, larger: FrameRing) -> FrameRing:
-    """The ring in the arrays of `larger` (given up); rows may not have wrapped yet."""
-    before, now, written, rows = slots(ring), slots(larger), int(ring.written), len(ring.oldest)
-    if rows == len(larger.oldest):
-        return ring
+def grown(ring: FrameRing, larger: FrameRing, order: Int64[np.ndarray, " held"]) -> FrameRing:
+    """The ring in the arrays of `larger` (given up); the rows held, `order`, come first."""
+    before, now, written = slots(ring), slots(larger), int(ring.written)
     number = np.arange(max(written - before, 0), written)
     for camera, frames in ring.store.frames.items():
         larger.store.frames[camera][number % now] = frames[number % before]
     # A slot holds the newest of the frames that go there.
-    larger.store.stacks[:rows] = (written - 1 - (written - 1 - ring.store.stacks) % before) % now
-    larger.oldest[:rows] = ring.oldest
-    position = np.array(rows if int(ring.position) == 0 and int(ring.size) > 0 else ring.position)
-    return ring._replace(store=larger.store, oldest=larger.oldest, position=position)
+    larger.store.stacks[: len(order)] = (written - 1 - (written - 1 - ring.store.stacks[order]) % before) % now
+    larger.oldest[: len(order)] = ring.oldest[order]
+    return ring._replace(store=larger.store, oldest=larger.oldest)
+
+
+def share_written(ring: FrameRing) -> float:
+    """Share of the slots that hold a frame."""
+    return min(int(ring.written), slots(ring)) / slots(ring)
 
 
 def slots(ring: FrameRing) -> int:
@@ -135,15 +133,17 @@ def _empty(capacity: int, slots: int, example: Stacks) -> FrameRing:
         np.zeros((capacity, 2, horizon), np.int32),
     )
     recent = {camera: np.zeros((2 * horizon, *stack.shape[1:]), stack.dtype) for camera, stack in example.items()}
-    none = np.zeros((), np.int64)
-    return FrameRing(store, recent, np.full(horizon, -1), np.zeros(capacity, np.int64), none, none, none)
+    return FrameRing(store, recent, np.full(horizon, -1), np.zeros(capacity, np.int64), np.zeros((), np.int64))
 
 
-def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
+def add(ring: FrameRing, row: int, held: int, images: Stacks, next_images: Stacks) -> tuple[FrameRing, int]:
     """Adds one transition's frames; `ring` is given up.
 
+    Args:
+        row: place of the transition, after the `held` rows.
+
     Returns:
-        The ring, and how many of the oldest transitions lost frames; drop them first (`mixture.drop_oldest`).
+        The ring, and how many of the oldest rows lost frames.
 
     Raises:
         DataError: cameras, shapes or types differ from the ring's.
@@ -156,7 +156,6 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
     stack_numbers = np.array(numbers[1:])
 
     capacity, places = len(ring.oldest), slots(ring)
-    row, size = int(ring.position), int(ring.size)
     ring.store.stacks[row] = stack_numbers % places
     for camera, frames in ring.store.frames.items():
         for number, frame in enumerate(new):
@@ -165,11 +164,10 @@ def add(ring: FrameRing, images: Stacks, next_images: Stacks) -> tuple[FrameRing
     written += len(new)
     lost = 0
     # Later transitions show no older frames, so those that have lost some are the oldest.
-    while lost < size and ring.oldest[(row - size + lost) % capacity] < written - places:
+    while lost < held and ring.oldest[(row - held + lost) % capacity] < written - places:
         lost += 1
     ring.oldest[row] = stack_numbers.min()
-    counts = map(np.array, (written, min(size - lost + 1, capacity), (row + 1) % capacity))
-    return FrameRing(ring.store, ring.recent, stack_numbers[1], ring.oldest, *counts), lost
+    return ring._replace(shown=stack_numbers[1], written=np.array(written)), lost
 
 
 def _check(ring: FrameRing, stacks: Stacks) -> None:
@@ -223,33 +221,26 @@ class FrameBatches:
         self._memory = _Memory()
 
     def gather(
-        self,
-        row: Integer[np.ndarray, "*batch size"],
-        online: FrameStore,
-        offline: FrameStore | None = None,
-        offline_rows: int = 0,
+        self, row: Integer[np.ndarray, "*batch size"], parts: Sequence[tuple[FrameStore, slice]]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Images of the rows' observations and next observations, by camera.
 
         Args:
-            offline: store of the first `offline_rows` rows of each batch.
+            parts: stores, and the columns of the rows that each holds; together all columns.
         """
-        size = row.shape[-1]
-        parts = [(online, slice(offline_rows, size))] if offline_rows < size else []
-        if offline is not None and offline_rows > 0:
-            parts.append((offline, slice(0, offline_rows)))
-        batches = row.reshape(-1, size)
+        batches = row.reshape(-1, row.shape[-1])
         sides: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         copies: list[Callable[[], object]] = []
-        for camera, frames in online.frames.items():
+        example = parts[0][0]
+        for camera, frames in example.frames.items():
             for side, stacks in enumerate(sides):
-                shape = (*batches.shape, online.stacks.shape[2], *frames.shape[1:])
+                shape = (*batches.shape, example.stacks.shape[2], *frames.shape[1:])
                 out = self._memory.array(shape, frames.dtype)
                 stacks[camera] = out.reshape(*row.shape, *shape[2:])
                 for batch, rows in enumerate(batches):
-                    for store, part in parts:
-                        slots = store.stacks[rows[part], side]
-                        copies.append(_copy(store.frames[camera], slots, out[batch, part]))
+                    for store, columns in parts:
+                        slots = store.stacks[rows[columns], side]
+                        copies.append(_copy(store.frames[camera], slots, out[batch, columns]))
         for done in [self._threads.submit(copy) for copy in copies]:
             done.result()
         return sides

@@ -4,99 +4,110 @@ Each level sums blocks of `FANOUT` entries of the level below. Updates recompute
 rounding errors cannot accumulate.
 """
 
-from typing import NamedTuple
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
 
-import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Bool, Float, Integer, UInt32
+from wsrl_kit.replay.compiled import compiled
 
 FANOUT = 16
-"""Children per block; measured."""
+"""Children per block: one cache line of float32."""
 
-SMALLEST = jnp.finfo(jnp.float32).tiny
+_BITS = 4
+"""log2 of `FANOUT`."""
 
-SMALLEST_SHARE = 2.0**-10
-"""Below this share of total mass, a 24-bit position has too few bits left."""
-
-
-class SumTree(NamedTuple):
-    """Levels from the leaves (zero-padded to whole blocks) to a single block."""
-
-    levels: tuple[Float[Array, " entries"], ...]
+_LINE = 64
+"""Bytes of a cache line."""
 
 
-def create(capacity: int) -> SumTree:
-    """A tree of zero masses."""
-    levels = []
-    blocks = capacity
-    while True:
-        blocks = -(-blocks // FANOUT)
-        levels.append(jnp.zeros(blocks * FANOUT))
-        if blocks == 1:
-            return SumTree(tuple(levels))
+class SumTree:
+    """Levels one after the other, from the leaves (zero-padded to whole blocks) to a single block.
 
-
-def from_mass(mass: Float[Array, " capacity"]) -> SumTree:
-    """A tree of given masses."""
-    empty = create(len(mass))
-    levels = [empty.levels[0].at[: len(mass)].set(mass)]
-    for level in empty.levels[1:]:
-        sums = levels[-1].reshape(-1, FANOUT).sum(axis=1)
-        levels.append(level.at[: len(sums)].set(sums))
-    return SumTree(tuple(levels))
-
-
-def masked(tree: SumTree, kept: Bool[Array, " capacity"]) -> SumTree:
-    """The tree with the masses of kept leaves only; `kept` may be longer. O(capacity)."""
-    mass = tree.levels[0][: len(kept)]
-    return from_mass(jnp.where(kept, jnp.pad(mass, (0, len(kept) - len(mass))), 0.0))
-
-
-def update(tree: SumTree, index: Integer[Array, " batch"], mass: Float[Array, " batch"]) -> SumTree:
-    """Sets the mass of leaves; ignores indices past the last leaf."""
-    levels = [tree.levels[0].at[index].set(mass)]
-    for level in tree.levels[1:]:
-        index = index // FANOUT
-        blocks = levels[-1].reshape(-1, FANOUT)
-        if len(blocks) <= len(index):
-            # All sums of a small level cost less than those of the batch's own blocks, one by one.
-            levels.append(level.at[: len(blocks)].set(blocks.sum(axis=1)))
-        else:
-            levels.append(level.at[index].set(blocks.at[index].get(mode="clip").sum(axis=1)))
-    return SumTree(tuple(levels))
-
-
-def unit_interval(bits: UInt32[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Uniform float32 numbers in [0, 1) with all 24 bits."""
-    return (bits >> 8).astype(jnp.float32) * 2.0**-24
-
-
-def find(
-    tree: SumTree, position: Float[Array, " batch"], bits: UInt32[Array, " batch"]
-) -> tuple[Integer[Array, " batch"], Float[Array, " batch"]]:
-    """Leaf at each position in [0, 1) of the cumulative mass, and its probability.
-
-    Args:
-        bits: random, independent of `position`; tell apart leaves too small for a float32 position.
+    Attributes:
+        nodes: entries of all levels.
+        starts: first entry of each level.
     """
-    fresh = unit_interval(bits)
-    index = jnp.zeros(position.shape, jnp.int32)
-    probability = jnp.ones(position.shape)
-    children = jnp.arange(FANOUT, dtype=jnp.int32)
-    for level in reversed(tree.levels):
-        block = level.reshape(-1, FANOUT).at[index].get(mode="promise_in_bounds")
-        # A product with a triangle of ones is the cumulative sum, and faster.
-        cumulative = jnp.dot(block, jnp.triu(jnp.ones((FANOUT, FANOUT))), precision="highest")
-        total = cumulative[:, -1]
-        target = position * total
-        # Rounding may put the target on the block's end, past the last child that has mass, or widen one that has none.
-        last = jnp.where(block > 0, children, 0).max(axis=1)
-        beyond = (cumulative > target[:, None]) & (block > 0)
-        child = jnp.minimum(jnp.where(beyond, children, FANOUT).min(axis=1), last)
-        mass = jnp.take_along_axis(block, child[:, None], axis=1, mode="promise_in_bounds")[:, 0]
-        before = jnp.take_along_axis(cumulative, child[:, None], axis=1, mode="promise_in_bounds")[:, 0] - mass
-        position = jnp.clip((target - before) / jnp.maximum(mass, SMALLEST), 0.0, 1.0 - 2.0**-24)
-        share = probability * (mass / jnp.maximum(total, SMALLEST))
-        position = jnp.where((share < SMALLEST_SHARE) & (probability >= SMALLEST_SHARE), fresh, position)
-        index, probability = index * FANOUT + child, share
-    return index, probability
+
+    def __init__(self, leaves: int) -> None:
+        sizes = [-(-leaves // FANOUT) * FANOUT]
+        while sizes[-1] > FANOUT:
+            sizes.append(-(-sizes[-1] // FANOUT**2) * FANOUT)
+        entries = sum(sizes)
+        memory = np.zeros(entries + _LINE // 4, np.float32)
+        offset = -memory.ctypes.data % _LINE // 4
+        self.nodes: Float32[np.ndarray, " entries"] = memory[offset : offset + entries]
+        self.starts: Int64[np.ndarray, " levels"] = np.cumsum([0, *sizes[:-1]])
+        self._leaves = leaves
+
+    @property
+    def masses(self) -> Float32[np.ndarray, " leaves"]:
+        """Masses of the leaves; a view."""
+        return self.nodes[: self._leaves]
+
+    def set(self, index: Int64[np.ndarray, " rows"], mass: Float32[np.ndarray, " rows"]) -> None:
+        """Sets the masses of leaves; of equal indices the last counts."""
+        write(self.nodes, self.starts, index, mass)
+
+    def find(
+        self, position: Float64[np.ndarray, " rows"]
+    ) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, " rows"]]:
+        """Leaf at each position in [0, 1) of the cumulative mass, and its mass."""
+        index = np.empty(len(position), np.int64)
+        find(self.nodes, self.starts, position.copy(), index)
+        return index, self.nodes[index]
+
+
+@compiled
+def write(
+    nodes: Float32[np.ndarray, " entries"],
+    starts: Int64[np.ndarray, " levels"],
+    index: Int64[np.ndarray, " rows"],
+    mass: Float32[np.ndarray, " rows"],
+) -> None:
+    """`SumTree.set`."""
+    for row in range(len(index)):
+        nodes[index[row]] = mass[row]
+    for level in range(1, len(starts)):
+        below, start = starts[level - 1], starts[level]
+        blocks = (start - below) >> _BITS
+        # All sums of a small level cost less than those of the rows' blocks, one by one.
+        every = blocks <= len(index)
+        for row in range(blocks if every else len(index)):
+            block = row if every else index[row] >> (_BITS * level)
+            total = np.float32(0)
+            for child in range(FANOUT):
+                total += nodes[below + block * FANOUT + child]
+            nodes[start + block] = total
+
+
+@compiled
+def find(
+    nodes: Float32[np.ndarray, " entries"],
+    starts: Int64[np.ndarray, " levels"],
+    position: Float64[np.ndarray, " rows"],
+    index: Int64[np.ndarray, " rows"],
+) -> float:
+    """`SumTree.find`: writes leaves to `index`, overwrites `position`, and returns the total mass."""
+    top = len(starts) - 1
+    total = 0.0
+    for child in range(FANOUT):
+        total += nodes[starts[top] + child]
+    for row in range(len(position)):
+        position[row] *= total
+        index[row] = 0
+    # Level by level for all rows, so that the memory's delays overlap.
+    for level in range(top, -1, -1):
+        for row in range(len(position)):
+            block = starts[level] + index[row] * FANOUT
+            target = position[row]
+            child = 0
+            while child < FANOUT - 1 and target >= nodes[block + child]:
+                target -= nodes[block + child]
+                child += 1
+            if target >= nodes[block + child]:
+                # The block's sum was rounded up: the last child that has mass.
+                while child > 0 and nodes[block + child] == 0:
+                    child -= 1
+                target = nodes[block + child] * (1 - 2.0**-30)
+            position[row] = target
+            index[row] = index[row] * FANOUT + child
+    return total

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.robot.reconnecting import CONTACT_LOST
 from wsrl_kit.runs.loop import environment_acts
 from wsrl_kit.training.experience import Experience, Frames, StoredStep

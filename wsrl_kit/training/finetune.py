@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, Float64, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, sac
 from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.agent.transition import Transition
 from wsrl_kit.classifier.data import LABELS
 from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config import schedules
@@ -28,9 +29,7 @@ from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.make import is_simulation
 from wsrl_kit.envs.wrappers import observation_horizon
 from wsrl_kit.errors import DivergenceError
-from wsrl_kit.replay import storage
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.runs.loop import (
     EnvironmentFailed,
     Event,
@@ -115,12 +114,11 @@ def initial_tree(
     agent_config: SACConfig,
     agent_state: SACState,
     offline: Dataset | None,
-    offline_capacity: int | None = None,
 ) -> PyTree:
     """`RunState.tree` before the first step; also the structure for reading a `Snapshot` back."""
     config = online(config)
     rewards = np.zeros(1) if offline is None else learning_reward(config, offline.rewards)
-    memory = experience.initial_tree(config, agent_config, agent_state, offline, offline_capacity)
+    memory = experience.initial_tree(config, agent_config, agent_state, offline)
     return _tree(agent_state, memory, empty_window(), float(np.abs(rewards).max()))
 
 
@@ -255,7 +253,7 @@ def finetune(
     setup = _setup(config, agent_config, environment, evaluator, probe, stop_requested)
     run = RunState(
         agent=tree["agent"],
-        memory=Experience(config, tree, offline_frames),
+        memory=Experience(config, agent_config, tree, offline_frames),
         environment_step=int(tree["environment_step"]),
         episode=int(tree["episode"]),
         steps_in_episode=int(tree["steps_in_episode"]),
@@ -363,7 +361,7 @@ def begin(setup: Setup, run: RunState, episode: Episode) -> bool:
     if not run.steps_in_episode:
         return True
     count, run.steps_in_episode = run.steps_in_episode, 0
-    known, start = run.memory.newest_rows(count), (episode.state, episode.frames)
+    known, start = run.memory.newest(count), (episode.state, episode.frames)
     repeated = repeat_steps(config, agent_config, run.agent, setup.environment, *start, known, count)
     if repeated is None:
         return False
@@ -468,7 +466,7 @@ def evaluate(setup: Setup, run: RunState) -> Measurement:
         return _measured(run, values)
     held = {
         "switch/offline_transitions": float(run.memory.replay.offline.size),
-        "switch/offline_bytes": run.memory.offline_bytes,
+        "switch/offline_bytes": float(run.memory.replay.offline.bytes_held),
     }
     return _measured(run, held | values | _diagnose(setup, run))
 
@@ -496,15 +494,10 @@ def _judged(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> 
 
 def _set_returns(setup: Setup, run: RunState, episode: Episode) -> None:
     """Writes the Monte-Carlo returns of the episode that just ended."""
-    config, end = setup.config, run.environment_step
+    config = setup.config
     rewards = learning_reward(config, np.array(episode.record.rewards, np.float32))
     returns = returns_to_go(rewards, np.array([len(rewards)]), np.array([episode.terminated]), config.discount)
-    capacity = storage.capacity(run.memory.replay.online)
-    held = min(len(rewards), capacity)
-    # Padded to a power of two, so that few programs serve episodes of all lengths.
-    padding = (1 << (held - 1).bit_length()) - held
-    rows = np.pad(np.arange(end - held, end, dtype=np.int32) % capacity, (0, padding), constant_values=capacity)
-    run.memory.set_returns(rows, np.pad(returns[-held:], (0, padding)))
+    run.memory.set_returns(returns)
 
 
 def _diagnose(setup: Setup, run: RunState) -> dict[str, float]:
@@ -514,8 +507,8 @@ def _diagnose(setup: Setup, run: RunState) -> dict[str, float]:
     if setup.probe is not None:
         q, error = jax.device_get(_values(agent_config, run.agent, setup.probe, setup.diagnosis_key))
         values |= {"switch/q_offline_probe": float(q.mean()), "switch/td_error_offline_probe": float(error.mean())}
-    if int(run.memory.replay.online.size) > 0:
-        newest, held = run.memory.newest(PROBE_SIZE)
+    if run.memory.replay.online.size > 0:
+        newest, held = run.memory.probe(PROBE_SIZE)
         # On the host, where a mean over a changing number of rows is not compiled anew.
         q, error = jax.device_get(_values(agent_config, run.agent, newest, setup.diagnosis_key))
         values |= {"switch/q_online": float(q[:held].mean()), "switch/td_error_online": float(error[:held].mean())}

@@ -161,7 +161,6 @@ def run_finetune(
     *,
     arm: str = "",
     resume: bool = True,
-    offline_capacity: int | None = None,
     takeover: PersonInput | None = None,
 ) -> None:
     """Fine-tunes from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
@@ -171,7 +170,6 @@ def run_finetune(
     `online_steps` grew, with the schedules of the new length.
 
     Args:
-        offline_capacity: rows to pad the offline data to, so that runs share a compiled program.
         takeover: from the pad, for `human` "person".
 
     Raises:
@@ -196,7 +194,7 @@ def run_finetune(
                 cameras = tuple(camera_shapes(environment))
                 dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
             agent_config, agent_state, probe = agents.start(config, environment, dataset)
-            tree = _finetuning_tree(config, run, agent_config, agent_state, dataset, offline_capacity)
+            tree = _finetuning_tree(config, run, agent_config, agent_state, dataset)
             frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
             events = finetune.finetune(
                 config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
@@ -214,10 +212,9 @@ def _finetuning_tree(
     agent_config: SACConfig,
     agent_state: SACState,
     dataset: Dataset | None,
-    offline_capacity: int | None,
 ) -> PyTree:
     """The run's last checkpoint, with room for the requested steps, or a fresh tree."""
-    tree = finetune.initial_tree(config, agent_config, agent_state, dataset, offline_capacity)
+    tree = finetune.initial_tree(config, agent_config, agent_state, dataset)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
         shutil.rmtree(run.folder / finetune.JUDGED, ignore_errors=True)
@@ -226,8 +223,8 @@ def _finetuning_tree(
     if earlier_steps >= config.online_steps:
         return resumed(run, tree, frame_files.load)
     shorter = replace(config, online_steps=earlier_steps)
-    smaller = finetune.initial_tree(shorter, agent_config, agent_state, dataset, offline_capacity)
-    return experience.grown(config, resumed(run, smaller, frame_files.load), tree)
+    smaller = finetune.initial_tree(shorter, agent_config, agent_state, dataset)
+    return experience.grown(resumed(run, smaller, frame_files.load), tree)
 
 
 def _open(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32, PyTree, Shaped, UInt8
 
 from wsrl_kit.agent import jax_tools, vision
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Images
 from wsrl_kit.agent.vision import PixelConfig, random_crops
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
@@ -20,7 +21,6 @@ from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import CameraImages, camera_shapes, parts
 from wsrl_kit.replay import frames
 from wsrl_kit.replay.frames import FrameStore
-from wsrl_kit.replay.transition import Images
 
 FRAMES_AT_ONCE = 256
 """Frames per call when computing a dataset's features."""

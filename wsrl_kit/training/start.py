@@ -14,6 +14,7 @@ from jaxtyping import Float
 from wsrl_kit.agent import jax_tools, sac, vision
 from wsrl_kit.agent.gripper import FIXED
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition, row_width, unpacked
 from wsrl_kit.agent.vision import PixelConfig, load_resnet10
 from wsrl_kit.config.config import SMALLEST_SCALE, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns, stacks_of
@@ -22,8 +23,6 @@ from wsrl_kit.envs.wrappers import camera_shapes, state_space
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError
 from wsrl_kit.files import reading
 from wsrl_kit.parameters import check, names_of
-from wsrl_kit.replay import storage
-from wsrl_kit.replay.transition import Transition
 from wsrl_kit.robot.environment import preflight
 from wsrl_kit.runs import checkpoint
 
@@ -164,16 +163,17 @@ def to_transitions(config: WSRLConfig, dataset: Dataset) -> Transition:
     if config.conservative_loss == "calql":
         returns = monte_carlo_returns(replace(dataset, rewards=rewards), config.discount)
     penalty = np.zeros(len(dataset), np.float32) if dataset.grasp_penalty is None else dataset.grasp_penalty
-    return Transition(
-        observation=jnp.asarray(dataset.observations),
-        action=jnp.asarray(dataset.actions),
-        reward=jnp.asarray(rewards),
-        next_observation=jnp.asarray(dataset.next_observations),
-        mask=1.0 - jnp.asarray(dataset.terminated, jnp.float32),
-        weight=jnp.asarray(dataset.weight),
-        monte_carlo_return=jnp.asarray(returns),
-        grasp_penalty=None if config.gripper == FIXED else jnp.asarray(learning_penalty(config, penalty)),
-    )
+    columns: dict[str, Any] = {
+        "observation": dataset.observations,
+        "action": dataset.actions,
+        "reward": rewards,
+        "next_observation": dataset.next_observations,
+        "mask": np.float32(1.0) - dataset.terminated,
+        "weight": dataset.weight,
+        "monte_carlo_return": returns,
+        "grasp_penalty": None if config.gripper == FIXED else learning_penalty(config, penalty),
+    }
+    return Transition(**columns)
 
 
 def learning_reward(config: WSRLConfig, reward: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
@@ -190,7 +190,7 @@ def probe_batch(config: WSRLConfig, dataset: Dataset, size: int = PROBE_SIZE) ->
     """A frozen batch of offline transitions whose values are followed through the switch; all have weight 1."""
     generator = np.random.default_rng(jax_tools.episode_seed(config.seed, "diagnosis"))
     rows = generator.choice(len(dataset), size=size, replace=size > len(dataset))
-    batch = jax.tree.map(lambda column: column[rows], to_transitions(config, dataset))
+    batch = jax.tree.map(lambda column: jnp.asarray(column[rows]), to_transitions(config, dataset))
     images, next_images = (
         {name: frames[stacks] for name, frames in dataset.images.items()} for stacks in stacks_of(dataset, rows)
     )
@@ -252,7 +252,8 @@ def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[S
 
 def probe_zeros(config: SACConfig, size: int) -> Transition:
     """A probe batch of zeros."""
-    probe = storage.create(size, config.observation_size, config.action_size, config.learns_gripper).transitions
+    sizes = (config.observation_size, config.action_size)
+    probe = unpacked(jnp.zeros((size, row_width(*sizes, config.learns_gripper))), *sizes)
     if config.pixels is None:
         return probe
     images = {name: jnp.zeros((size, *config.pixels.image_shape), jnp.uint8) for name in config.pixels.cameras}

@@ -1,27 +1,27 @@
 """Stage 1, offline warmup: gradient steps on weighted offline data, held-out episodes, early stopping."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.agent.transition import packed
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.replay import storage
+from wsrl_kit.replay import ring
 from wsrl_kit.replay.frames import FrameBatches, FrameStore
-from wsrl_kit.replay.storage import Storage
-from wsrl_kit.replay.transition import Images
+from wsrl_kit.replay.mixture import Replay
+from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs import loop
 from wsrl_kit.runs.loop import Event, GradientPlan, environment_acts
+from wsrl_kit.training import learner
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.learner import metric_names, preprocess, select_update
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
@@ -29,87 +29,26 @@ TakeSteps = Callable[[SACState, int, int, TermWeights], tuple[SACState, sac.Metr
 """(agent (given up), first step, end, term weights) -> (agent, last metrics)."""
 
 
-def make_warmup_step(
-    rows: Storage, frames: FrameStore | None, agent_config: SACConfig, batch_size: int, key: PRNGKeyArray
-) -> TakeSteps:
-    """A function that takes gradient steps on a dataset; step n depends on agent, `key` and n alone.
-
-    Without cameras, a call is one compiled program. With cameras, each batch of frames is gathered while the agent
-    learns from the previous one.
-    """
-    if frames is None:
-        return lambda agent_state, start, end, weights: _on_states(
-            agent_config, batch_size, agent_state, rows, key, np.int32(start), np.int32(end), weights
-        )
-    gather = FrameBatches().gather
-    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+def make_warmup_step(replay: Replay, agent_config: SACConfig, batch_size: int, key: PRNGKeyArray) -> TakeSteps:
+    """A function that takes gradient steps on offline rows; step n depends on agent, rows, `key` and n alone."""
 
     def take_steps(agent_state: SACState, start: int, end: int, weights: TermWeights) -> tuple[SACState, sac.Metrics]:
-        steps = np.arange(start, end, dtype=np.int32)
-        index = np.asarray(_draw(batch_size, rows, key, steps))
+        in_flight: deque[sac.Metrics] = deque()
         metrics: sac.Metrics = {}
-        coming = thread.submit(gather, index[0], frames)
-        for place, step in enumerate(steps):
-            images = coming.result()
-            if place + 1 < len(steps):
-                coming = thread.submit(gather, index[place + 1], frames)
-            agent_state, metrics = _on_images(agent_config, agent_state, rows, index[place], images, key, step, weights)
+        for step in range(start, end):
+            # A batch is sampled while the agent learns from those before; few wait, since they take memory.
+            batch, _ = replay.sample(step, (1, batch_size))
+            if len(in_flight) == BATCHES_AHEAD:
+                jax.block_until_ready(in_flight.popleft())
+            agent_state, metrics, _ = learner.learn(agent_config, agent_state, batch, key, np.int32(step), weights)
+            in_flight.append(metrics)
         return agent_state, metrics
 
     return take_steps
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _on_states(
-    agent_config: SACConfig,
-    batch_size: int,
-    agent_state: SACState,
-    rows: Storage,
-    key: PRNGKeyArray,
-    start: Integer[Array, ""],
-    end: Integer[Array, ""],
-    weights: TermWeights,
-) -> tuple[SACState, sac.Metrics]:
-    def one_step(step: Integer[Array, ""], carry: tuple[SACState, sac.Metrics]) -> tuple[SACState, sac.Metrics]:
-        index = _rows_of_batch(batch_size, rows, key, step)
-        return _learn(agent_config, carry[0], rows, index, None, key, step, weights)
-
-    nothing = {name: jnp.zeros(()) for name in metric_names(agent_config)}
-    return jax.lax.fori_loop(start, end, one_step, (agent_state, nothing))
-
-
-def _rows_of_batch(
-    batch_size: int, rows: Storage, key: PRNGKeyArray, step: Integer[Array, ""]
-) -> Integer[Array, " batch"]:
-    sample_key, _ = jax.random.split(jax.random.fold_in(key, step))
-    return jax.random.randint(sample_key, (batch_size,), 0, rows.size)
-
-
-def _learn(
-    agent_config: SACConfig,
-    agent_state: SACState,
-    rows: Storage,
-    index: Integer[Array, " batch"],
-    images: tuple[Images, Images] | None,
-    key: PRNGKeyArray,
-    step: Integer[Array, ""],
-    weights: TermWeights,
-) -> tuple[SACState, sac.Metrics]:
-    _, update_key = jax.random.split(jax.random.fold_in(key, step))
-    batch = storage.gather(rows, index)
-    if images is not None:
-        batch = batch._replace(images=images[0], next_images=images[1])
-    batch = preprocess(agent_config, agent_state, jax.tree.map(lambda leaf: leaf[None], batch), update_key)
-    agent_state, metrics, _ = select_update(agent_config)(agent_config, agent_state, batch, update_key, weights)
-    return agent_state, metrics
-
-
-_draw = partial(jax.jit, static_argnums=0)(jax.vmap(_rows_of_batch, in_axes=(None, None, None, 0)))
-_on_images = partial(jax.jit, static_argnums=0, donate_argnums=1)(_learn)
-
-
-PADDING = 1024
-"""Datasets are padded to multiples of this, to share compiled programs."""
+BATCHES_AHEAD = 2
+"""Gradient steps under way at once."""
 
 EVALUATION_ROWS, IMAGE_EVALUATION_ROWS = 4096, 256
 """Rows per call for a dataset's TD errors, of states and of images."""
@@ -140,11 +79,16 @@ def warmup(
     """
     training, held_out = dataset.split_holdout(config.holdout_fraction, jax_tools.episode_seed(config.seed, "data"))
     holdout = held_out or training
-    rows = storage.filled(to_transitions(config, training), -(-len(training) // PADDING) * PADDING)
+    rows = packed(to_transitions(config, training))
     largest_reward = float(np.abs(learning_reward(config, training.rewards)).max())
     store = dataset_frames(agent_config, tree["agent"], training)
     holdout_store = store if holdout is training else dataset_frames(agent_config, tree["agent"], holdout)
-    train = make_warmup_step(rows, store, agent_config, config.batch_size, jax_tools.key(config.seed, "warmup"))
+    replay = Replay(
+        Ring(ring.filled(rows, len(rows), prioritized=False), store=store),
+        Ring(ring.empty(1, rows.shape[1], prioritized=False)),
+        jax_tools.episode_seed(config.seed, "warmup"),
+    )
+    train = make_warmup_step(replay, agent_config, config.batch_size, jax_tools.key(config.seed, "warmup"))
     weights = TermWeights(
         conservative=np.float32(config.conservative_weight) if agent_config.is_conservative else None,
         behavior_cloning=np.float32(config.behavior_cloning_weight) if config.behavior_cloning_weight else None,
@@ -193,7 +137,7 @@ def dataset_td_errors(
     for rows in jax_tools.padded_chunks(len(dataset), at_once):
         part = jax.tree.map(lambda column, rows=rows: column[rows], transitions)
         if store is not None:
-            images, next_images = gather(rows, store)
+            images, next_images = gather(rows, [(store, slice(None))])
             part = part._replace(images=images, next_images=next_images)
         errors.append(np.asarray(_td_errors(agent_config, agent_state, part, jax.random.fold_in(key, int(rows[0])))))
     return np.concatenate(errors)[: len(dataset)]
