@@ -21,6 +21,7 @@ import pytest
 from jobs_here import jobs_here
 from notebooks_here import execute, figures
 from synthetic_runs import write_ablation, write_finetune
+from training_samples import TINY
 from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
@@ -31,9 +32,13 @@ from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
-WARMUP = SMALL | {"warmup_steps": 60, "warmup_evaluation_interval": 30, "evaluation_episodes": 2}
-ONLINE = SMALL | {"online_steps": 80, "evaluation_interval": 40, "evaluation_episodes": 2, "log_interval": 20}
+ABLATION = TINY | {"seeds": [0], "worker_processes": 1, "frozen_rollout_steps": 20}
+
+
+def tiny(notebook: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The tiny parameters that the notebook has, with changes."""
+    names = read_notebook(NOTEBOOKS / notebook).names
+    return {name: value for name, value in TINY.items() if name in names} | changes
 
 
 def run_notebook(notebook: Path, given: dict[str, Any], output_dir: Path) -> None:
@@ -62,10 +67,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warmup(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def warmup(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The folder of a warmup and what its notebook shows."""
     folder = tmp_path_factory.mktemp("warmup")
-    given = WARMUP | {"offline_data_path": data, "retention_ratio": 0.5}
+    given = tiny("01_offline_warmup.ipynb", {"offline_data_path": sources, "retention_ratio": 0.5})
     return folder, execute(NOTEBOOKS / "01_offline_warmup.ipynb", given, folder)
 
 
@@ -81,14 +86,14 @@ def test_collecting_leaves_three_sources_of_the_asked_size(data: Path) -> None:
     assert (data / "00_collect_data.html").stat().st_size > 0
 
 
-def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warmup: tuple[Path, list[Any]]) -> None:
+def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(sources: Path, warmup: tuple[Path, list[Any]]) -> None:
     folder, shown = warmup
     record = read_run(folder)
     assert record.status == "finished"
-    assert record.curve("evaluation/success_sampled", "warmup").gradient_step.tolist() == [30, 60]
+    assert record.curve("evaluation/success_sampled", "warmup").gradient_step.tolist() == [50, 100, 150, 200]
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
     kept = load_sources(str(folder / "filtered_demos.pkl"))
-    assert len(kept) == len(load_sources(str(data))) // 2 == record.summary["kept_transitions"]
+    assert len(kept) == len(load_sources(str(sources))) // 2 == record.summary["kept_transitions"]
     assert figures(shown) == 3
     for figure in ("warmup", "sources"):
         assert (folder / "figures" / f"{figure}.png").stat().st_size > 0
@@ -96,22 +101,23 @@ def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warm
 
 def test_finetuning_goes_on_from_the_warmup(warmup: tuple[Path, list[Any]], tmp_path: Path) -> None:
     folder, _ = warmup
-    given = ONLINE | {"checkpoint_path": folder / "warmup.npz", "demo_path": folder / "filtered_demos.pkl"}
-    shown = execute(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
+    given = {"checkpoint_path": folder / "warmup.npz", "demo_path": folder / "filtered_demos.pkl"}
+    shown = execute(NOTEBOOKS / "02_robot_finetune.ipynb", tiny("02_robot_finetune.ipynb", given), tmp_path)
     record = read_run(tmp_path)
     evaluations = record.curve("evaluation/success_deterministic")
-    assert evaluations.environment_step.tolist() == [0, 40, 80]
-    assert evaluations.gradient_step.tolist() == [60, 60 + 4 * 40, 60 + 4 * 80]
+    assert evaluations.environment_step.tolist() == [0, 40, 80, 100]
+    assert evaluations.gradient_step.tolist() == [200, 200 + 2 * 40, 200 + 2 * 80, 200 + 2 * 100]
     ratio = record.curve("training/offline_ratio")
     np.testing.assert_allclose(ratio.value, np.maximum(0.5, 0.999 ** (ratio.environment_step - 1.0)), rtol=1e-5)
-    assert len(record.curve("switch/q_offline_probe")) == 5
+    assert len(record.curve("switch/q_offline_probe")) == 1 + 100 // 7
     assert figures(shown) == 3
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
 
 
 @pytest.mark.slow
 def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> None:
-    given = ONLINE | {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
+    given = {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
+    given = tiny("02_robot_finetune.ipynb", given)
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
     record = read_run(tmp_path)
     assert np.isnan(record.curve("evaluation/success_sampled").value).all()
@@ -187,7 +193,8 @@ def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: tuple[Pa
 
 @pytest.mark.slow
 def test_finetuning_takes_its_reward_from_a_classifier(classifier: tuple[Path, list[Any]], tmp_path: Path) -> None:
-    given = ONLINE | {"reward_classifier": str(classifier[0] / "classifier.npz"), "random_steps": 60}
+    given = {"reward_classifier": str(classifier[0] / "classifier.npz"), "random_steps": 60}
+    given = tiny("02_robot_finetune.ipynb", given)
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
     record = read_run(tmp_path)
     # What the classifier says is both the success and the reward of the episodes that are learned from.
@@ -196,7 +203,9 @@ def test_finetuning_takes_its_reward_from_a_classifier(classifier: tuple[Path, l
     np.testing.assert_array_equal(success.value, rewards.value)
 
 
-HIL_SERL = SMALL | {
+HIL_SERL = {
+    "hidden_sizes": [16],
+    "batch_size": 16,
     "environment_options": {"difficulty": "easy"},
     "robot_port": 0,
     "seeds": [0],
@@ -269,7 +278,7 @@ def assert_reported(folder: Path, arms: list[str], seeds: list[int]) -> None:
     records = [record for record in find_runs(folder) if record.kind == "finetune"]
     assert {record.status for record in records} == {"finished"}
     assert {(record.arm, record.seed) for record in records} == {(arm, seed) for arm in arms for seed in seeds}
-    assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {80}
+    assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {100}
     with open(folder / "per_seed.csv") as file:
         assert len(list(csv.DictReader(file))) == len(arms) * len(seeds)
     assert f"n = {len(seeds)}" in (folder / "summary.txt").read_text()
@@ -277,9 +286,9 @@ def assert_reported(folder: Path, arms: list[str], seeds: list[int]) -> None:
     assert {path.stem for path in (folder / "figures").iterdir()} >= FIGURES
 
 
-def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(data: Path, tmp_path: Path) -> None:
+def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(sources: Path, tmp_path: Path) -> None:
     arms = ["rlpd_all", "keep_random"]
-    given = WARMUP | ONLINE | {"offline_data_path": data, "arms": arms, "control": "rlpd_all", "seeds": [0]}
+    given = ABLATION | {"offline_data_path": sources, "arms": arms, "control": "rlpd_all"}
     given |= {"variants": {"keep_random": {"retention_priority": "random"}}, "behavior_cloning_weight": 0.1}
     with jobs_here():
         shown = execute(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
@@ -296,9 +305,8 @@ def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(data: Pat
 
 
 @pytest.mark.slow
-def test_an_ablation_of_all_arms_in_worker_processes(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "frozen_rollout_steps": 20}
-    given |= {"arms": ARMS, "seeds": [0, 1], "worker_processes": 2}
+def test_an_ablation_of_all_arms_in_worker_processes(sources: Path, tmp_path: Path) -> None:
+    given = ABLATION | {"offline_data_path": str(sources), "arms": ARMS, "seeds": [0, 1], "worker_processes": 2}
     run_notebook(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
     assert_reported(tmp_path, ARMS, [0, 1])
     assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
@@ -329,10 +337,10 @@ def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> N
     assert not (tmp_path / "refused" / "run.json").exists()
 
 
-def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -> list[Any]:
+def ablated(notebook: str, variants: dict[str, Any], sources: Path, folder: Path) -> list[Any]:
     """The runs that an ablation of two variants leaves, once its report is there too."""
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "variants": variants}
-    given |= {"arms": list(variants), "control": next(iter(variants)), "worker_processes": 1}
+    given = ABLATION | {"offline_data_path": str(sources), "variants": variants}
+    given |= {"arms": list(variants), "control": next(iter(variants))}
     run_notebook(NOTEBOOKS / notebook, given, folder)
     assert_reported(folder, list(variants), [0])
     assert figures_shown(folder / notebook) == 5
@@ -340,9 +348,9 @@ def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -
 
 
 @pytest.mark.slow
-def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: Path) -> None:
+def test_replay_and_retention_are_ablated_from_one_warmup(sources: Path, tmp_path: Path) -> None:
     variants = {"proportional": {"use_prioritized_replay": True}, "keep_random": {"retention_priority": "random"}}
-    first, second = ablated("05_ablate_replay.ipynb", variants, data, tmp_path)
+    first, second = ablated("05_ablate_replay.ipynb", variants, sources, tmp_path)
     assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
     kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
     assert len(kept[0]) == len(kept[1])
@@ -351,17 +359,17 @@ def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path) -> None:
+def test_regularisers_are_ablated_from_a_warmup_each(sources: Path, tmp_path: Path) -> None:
     calql = {"conservative_loss": "calql", "cql_actions": 2}
     variants = {"calql": calql, "early_stopping": {"early_stopping_patience": 1}}
-    first, second = ablated("06_regularisers.ipynb", variants, data, tmp_path)
+    first, second = ablated("06_regularisers.ipynb", variants, sources, tmp_path)
     warmups = [read_run(Path(record.parameters["checkpoint_path"]).parent) for record in (first, second)]
     assert [len(warmup.curve("training/conservative_gap", "warmup")) > 0 for warmup in warmups] == [True, False]
     assert [warmup.parameters["early_stopping_patience"] for warmup in warmups] == [0, 1]
 
 
-def test_tuning_ranks_its_candidates_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "first_seeds": 1, "finalists": 1}
+def test_tuning_ranks_its_candidates_and_confirms_the_winner(sources: Path, tmp_path: Path) -> None:
+    given = TINY | {"offline_data_path": str(sources), "seeds": [0], "first_seeds": 1, "finalists": 1}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9], "retention_ratio": 0.5}
     with jobs_here():
         shown = execute(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
@@ -374,8 +382,8 @@ def test_tuning_ranks_its_candidates_and_confirms_the_winner(data: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "first_seeds": 1, "finalists": 2}
+def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(sources: Path, tmp_path: Path) -> None:
+    given = TINY | {"offline_data_path": str(sources), "seeds": [0, 1], "first_seeds": 1, "finalists": 2}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5], "offline_decay_rate": [0.9, 0.99]}}
     given |= {"confirmation_seeds": [9], "retention_ratio": 0.5}
     command = [str(Path(sys.executable).parent / "wsrl-kit"), "tuning", "--out", str(tmp_path)]

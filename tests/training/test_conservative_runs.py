@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from training_samples import PENDULUM, measured, offline_data, same, settings, start_finetune, start_warmup, taken
-from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError, DivergenceError
@@ -32,19 +31,14 @@ def fading(steps: int) -> dict[str, Any]:
     return {"conservative_online_weight": 0.0, "conservative_fade_steps": steps}
 
 
-@pytest.fixture(scope="module")
-def faded(sources) -> tuple[WSRLConfig, list[Any]]:
-    """100 steps in episodes of 15, far above the hole, in a ring of 40; the term fades out in the first 50."""
-    rewards = {"reward_scale": 0.1, "reward_bias": 0.5}
-    far = {"environment_options": {"max_episode_steps": 15}}
-    config = settings(**CALQL | fading(50) | rewards | far, checkpoint_interval=20, replay_capacity=40)
-    return config, taken(start_finetune(config, offline_data(config, sources)))
+# Episodes of 15 steps, far above the hole, in a ring of 40.
+SHORT = {"environment_options": {"max_episode_steps": 15}, "replay_capacity": 40, "checkpoint_interval": 20}
 
 
-def test_online_transitions_get_their_return_when_the_episode_ends(faded) -> None:
-    # The last ten are of an episode that has not ended.
-    config, events = faded
-    tree = events[-1].tree
+def test_online_transitions_get_their_return_when_the_episode_ends(sources) -> None:
+    # Of 100 steps the last ten are of an episode that has not ended.
+    config = settings(**CALQL | SHORT, reward_scale=0.1, reward_bias=0.5)
+    tree = taken(start_finetune(config, offline_data(config, sources)))[-1].tree
     rows = tree["replay"].online.transitions
     newest_first = (int(tree["replay"].online.position) - 1 - np.arange(40)) % 40
     rewards, returns = np.asarray(rows.reward)[newest_first], np.asarray(rows.monte_carlo_return)[newest_first]
@@ -57,8 +51,10 @@ def test_online_transitions_get_their_return_when_the_episode_ends(faded) -> Non
     np.testing.assert_allclose(rewards, 0.5)
 
 
-def test_the_term_fades_out_and_is_then_gone(faded, sources) -> None:
-    config, events = faded
+def test_the_term_fades_out_and_is_then_gone(sources) -> None:
+    config = settings(**CALQL | SHORT | fading(50))
+    dataset = offline_data(config, sources)
+    events = taken(start_finetune(config, dataset))
     gaps = measured(events, "training/conservative_gap")
     assert max(gaps) == 49
     assert max(measured(events, "training/critic_loss")) == 98
@@ -66,13 +62,13 @@ def test_the_term_fades_out_and_is_then_gone(faded, sources) -> None:
     snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
     middle = next(tree for tree in snapshots if 50 < tree["environment_step"] < 100)
     environment = make(config.exp_name, config.environment_options)
-    static, _ = agents.create(config, environment, offline_data(config, sources))
+    static, _ = agents.create(config, environment, dataset)
     resumed = taken(finetune.finetune(config, static, middle, environment, Evaluator(config), None))
     assert same(resumed[-1].tree, snapshots[-1])
 
 
 def test_without_a_weight_online_the_switch_ends_the_term_at_once(sources) -> None:
-    config = settings(**CALQL | fading(0))
+    config = settings(**CALQL | SHORT | fading(0))
     events = taken(start_finetune(config, offline_data(config, sources)))
     assert not measured(events, "training/conservative_gap")
     plain = replace(config, conservative_loss="none")

@@ -88,7 +88,7 @@ def assert_stopped_by(number: signal.Signals, process: "subprocess.Popen[str]", 
 
 
 def test_a_process_that_was_killed_and_one_that_was_stopped_lose_nothing(sources, tmp_path):
-    config = settings(**LONG, demo_path=str(sources))
+    config = settings(**LONG | {"online_steps": 300}, demo_path=str(sources))
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
     run_finetune(config, whole, Silent())
     process = started("finetune", config, folder)
@@ -213,13 +213,13 @@ def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_p
 
 
 def test_a_failing_evaluation_loses_nothing_and_is_made_again(tmp_path):
-    config = settings(**OWN | {"evaluation_episodes": 1, "online_steps": 60, "evaluation_interval": 40})
+    config = settings(**OWN | {"evaluation_episodes": 1})
     # Of all steps 40 are in the evaluation before the first step: 20 in each mode.
     OwnTask.steps, OwnTask.failures = 0, {40 + 40 + 3: "exception"}
     with pytest.raises(ExperimentError, match=r"the arm is gone in .* \(stopped at step 40, saved"):
         run_finetune(config, tmp_path, Silent())
     run_finetune(config, tmp_path, Silent())
-    assert read_run(tmp_path).curve("evaluation/return_sampled").environment_step.tolist() == [0, 40, 60]
+    assert read_run(tmp_path).curve("evaluation/return_sampled").environment_step.tolist() == [0, 40, 80, 100]
 
 
 def test_a_task_that_may_be_real_is_never_played_again_after_a_stop(tmp_path):
@@ -304,6 +304,7 @@ def test_a_finished_warmup_goes_on_for_more_steps_as_if_it_had_never_ended(sourc
     assert rows[0] <= rows[1]
 
 
+@pytest.mark.slow
 def test_fewer_transitions_than_a_batch_are_drawn_with_replacement(sources, tmp_path):
     few = load_sources(str(sources)).select_transitions(np.arange(30))
     write_hil_serl(tmp_path / "few.pkl", few.trajectories())
