@@ -100,10 +100,11 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_a_killed_ablation_takes_its_workers_with_it(tmp_path):
+def test_a_killed_ablation_takes_its_workers_with_it(sources, tmp_path):
     script = tmp_path / "ablation.py"
     script.write_text(PROCESS)
-    parameters = [json.dumps(asdict(each)) for each in (settings(online_steps=100_000), ONE_RUN)]
+    config = settings(offline_data_path=str(sources), online_steps=100_000)
+    parameters = [json.dumps(asdict(each)) for each in (config, ONE_RUN)]
     with subprocess.Popen([sys.executable, str(script), *parameters, str(tmp_path)]) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "scratch" / "seed_0" / "run.json").exists() and time.monotonic() < deadline:
@@ -130,8 +131,8 @@ class KillsAWorker(StopAt):
             worker.kill()
 
 
-def test_a_lost_worker_and_a_stop_are_said_and_resumed(tmp_path, monkeypatch):
-    config = settings(online_steps=300)
+def test_a_lost_worker_and_a_stop_are_said_and_resumed(sources, tmp_path, monkeypatch):
+    config = settings(offline_data_path=str(sources), online_steps=300)
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
     progress = KillsAWorker(tmp_path / "scratch" / "seed_0")
     with pytest.raises(RunError, match="^a worker process died, killed or out of memory; run it again to resume$"):
