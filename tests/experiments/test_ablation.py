@@ -123,16 +123,18 @@ class KillsAWorker(StopAt):
     def __init__(self, run: Path) -> None:
         super().__init__(10**9)
         self._run = run
+        self._killed = False
 
     def update(self, step: int, total: int, text: str) -> None:
         super().update(step, total, text)
-        if (self._run / "run.json").exists():
+        if not self._killed and (self._run / "run.json").exists():
             (worker,) = workers_of(psutil.Process())
             worker.kill()
+            self._killed = True
 
 
 def test_a_lost_worker_and_a_stop_are_said_and_resumed(sources, tmp_path, monkeypatch):
-    config = settings(offline_data_path=str(sources), online_steps=300)
+    config = settings(offline_data_path=str(sources))
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
     progress = KillsAWorker(tmp_path / "scratch" / "seed_0")
     with pytest.raises(RunError, match="^a worker process died, killed or out of memory; run it again to resume$"):
