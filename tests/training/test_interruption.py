@@ -88,16 +88,18 @@ def assert_stopped_by(number: signal.Signals, process: "subprocess.Popen[str]", 
 
 
 def test_a_process_that_was_killed_and_one_that_was_stopped_lose_nothing(sources, tmp_path):
-    config = settings(**LONG | {"online_steps": 300}, demo_path=str(sources))
+    config = settings(**LONG | {"online_steps": 400}, demo_path=str(sources))
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
     run_finetune(config, whole, Silent())
     process = started("finetune", config, folder)
     try:
-        # A folder belongs to one run at a time.
+        # A folder belongs to one run at a time. The process waits, lest it ends meanwhile.
+        process.send_signal(signal.SIGSTOP)
         with pytest.raises(RunError, match=rf"is being written to by process {process.pid} on .*: wait until"):
             run_finetune(config, folder, Silent())
         with pytest.raises(RunError, match=rf"process {process.pid}"):
             run_finetune(config, folder, Silent(), resume=False)
+        process.send_signal(signal.SIGCONT)
         # It is killed when it has recorded more than its last checkpoint knows.
         wait_until(lambda: (folder / "checkpoint.npz").exists(), process)
         known = (folder / "metrics.csv").stat().st_size
