@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -124,13 +123,6 @@ def test_an_installed_wheel_has_the_commands_the_notebooks_and_the_simulated_rob
     )
     assert run(python, "-c", code) == f"{packages}/wsrl_kit/__init__.py (19,) (6,)\n"
     assert list(folder.iterdir()) == [folder / "copies"]
-
-
-def test_notebooks_are_committed_without_outputs() -> None:
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        for cell in nbformat.read(path, as_version=4).cells:
-            assert not cell.get("outputs"), path
-            assert cell.get("execution_count") is None, path
 
 
 def test_the_folder_of_a_clone_does_not_hide_the_package_from_what_is_started_beside_it(tmp_path: Path) -> None:

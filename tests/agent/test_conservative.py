@@ -139,6 +139,7 @@ def test_the_term_lowers_the_gap_the_more_the_heavier_it_is() -> None:
     assert gaps[1] > gaps[2] + 0.3
 
 
+@pytest.mark.slow
 def test_without_known_returns_calql_is_cql() -> None:
     batch = batch_of(1, BATCH)._replace(monte_carlo_return=jnp.full((1, BATCH), -jnp.inf))
     arguments = (batch, jax.random.key(0), TermWeights(jnp.float32(0.5)))

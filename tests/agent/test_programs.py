@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
+from slow_cases import one_fast
 from training_samples import PENDULUM, settings
 
 FOLDER = """
@@ -54,11 +55,13 @@ def test_the_folder_is_the_users_cache_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("choice", "found"),
-    [
-        ({"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere"),
-        ({"JAX_COMPILATION_CACHE_DIR": ""}, ""),
-        ({"JAX_ENABLE_COMPILATION_CACHE": "0"}, "None"),
-    ],
+    one_fast(
+        [
+            ({"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere"),
+            ({"JAX_COMPILATION_CACHE_DIR": ""}, ""),
+            ({"JAX_ENABLE_COMPILATION_CACHE": "0"}, "None"),
+        ]
+    ),
 )
 def test_what_the_user_chose_holds(tmp_path, choice, found):
     assert process(FOLDER, XDG_CACHE_HOME=str(tmp_path), **choice) == found

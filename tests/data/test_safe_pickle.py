@@ -393,7 +393,7 @@ def test_a_file_of_nothing_but_containers_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_are_in_memory_once(tmp_path: Path) -> None:
-    rows = [{"image": np.full((1, 64, 64, 3), number % 256, np.uint8)} for number in range(800)]
+    rows = [{"image": np.full((1, 64, 64, 3), number % 256, np.uint8)} for number in range(200)]
     content = pickle.dumps(rows)
     path = tmp_path / "file.pkl"
     path.write_bytes(content)

@@ -234,6 +234,7 @@ def test_actions_of_another_size_than_the_bounds_are_refused(tmp_path: Path) -> 
         load_sources(str(tmp_path), conventions=Conventions(action_bounds=(-np.ones(3), np.ones(3))))
 
 
+@pytest.mark.slow
 def test_warmup_learns_from_rescaled_actions_and_keeps_them_normalized(tmp_path: Path) -> None:
     write_upstream(tmp_path / "demos.pkl", rows(0.1))
     data = tmp_path / "demos.pkl"

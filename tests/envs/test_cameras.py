@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from slow_cases import one_fast
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.collect import collect
@@ -165,6 +166,7 @@ def test_another_process_draws_the_same_and_ends_in_peace_without_closing(robot)
     code = f"""
 import hashlib, numpy
 from wsrl_kit.data.sources import load_sources
+from slow_cases import one_fast
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 environments = [make({PIXELS!r}) for _ in range(2)]
@@ -218,7 +220,7 @@ def test_recorded_images_come_back_from_a_demo_file(tmp_path: Path):
         assert all(np.array_equal(ours.images[camera], theirs.images[camera]) for camera in CAMERAS)
 
 
-@pytest.mark.parametrize("backend", ("", "osmesa", "egl", "disabled"))
+@pytest.mark.parametrize("backend", one_fast(("", "osmesa", "egl", "disabled")))
 def test_without_opengl_one_sentence_names_the_package(tmp_path: Path, backend: str):
     # The loader takes the first file of the name, and these are no libraries.
     for name in ("EGL", "OSMesa"):

@@ -5,155 +5,155 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from jobs_here import jobs_here
 from training_samples import StopAt, settings
 from wsrl_kit.analysis.report import report
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
+from wsrl_kit.experiments import engine
 from wsrl_kit.experiments.ablation import plan, run_ablation
 from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import RunRecord, read_run
 
-SEEDS = [0, 1]
 ARMS = AblationConfig().arms
+ONE_RUN = AblationConfig(arms=["scratch"], seeds=[0], control="scratch", worker_processes=1)
 PROCESS = """
 import json, sys
 from pathlib import Path
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.experiments.ablation import run_ablation
 from wsrl_kit.experiments.config import AblationConfig
 from wsrl_kit.runs.progress import Silent
 
 if __name__ == "__main__":
-    try:
-        run_ablation(WSRLConfig(**json.loads(sys.argv[1])), AblationConfig(seeds=[0, 1]), Path(sys.argv[2]), Silent())
-    except WSRLKitError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    config, ablation = (json.loads(text) for text in sys.argv[1:3])
+    run_ablation(WSRLConfig(**config), AblationConfig(**ablation), Path(sys.argv[3]), Silent())
 """
 
 
 @dataclass(frozen=True)
 class Done:
-    """One ablation, which was killed, lost a worker and was stopped before it was finished."""
+    """A finished ablation of one seed."""
 
     config: WSRLConfig
     root: Path
-    survivors_of_the_kill: list[psutil.Process]
-    output_after_a_lost_worker: str
-    status_after_a_lost_worker: str
-    status_after_the_stop: str
 
-    def runs(self, arm: str) -> list[RunRecord]:
-        return [read_run(self.root / arm / f"seed_{seed}") for seed in SEEDS]
+    def run(self, arm: str) -> RunRecord:
+        return read_run(self.root / arm / "seed_0")
 
 
 @pytest.fixture(scope="module")
 def done(sources, tmp_path_factory) -> Done:
     root = tmp_path_factory.mktemp("ablation")
-    script = root.with_suffix(".py")
-    script.write_text(PROCESS)
     config = settings(offline_data_path=str(sources), random_steps=20, frozen_rollout_steps=30, retention_ratio=0.3)
-
-    def interrupted(
-        interrupt: Callable[[psutil.Process, list[psutil.Process]], None],
-    ) -> tuple[str, list[psutil.Process]]:
-        """Interrupts the ablation when a run is on its way."""
-        rows = count_rows(root)
-        arguments = [sys.executable, str(script), json.dumps(asdict(config)), str(root)]
-        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 120
-            while count_rows(root) == rows and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            parent = psutil.Process(process.pid)
-            workers = [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
-            interrupt(parent, workers)
-            message = process.stderr.read() if process.stderr else ""
-        return message, workers
-
-    _, workers = interrupted(lambda parent, workers: parent.kill())
-    _, survivors = psutil.wait_procs(workers, timeout=10)
-    message, _ = interrupted(lambda parent, workers: workers[0].kill())
-    lost = read_run(root).status
-    with pytest.raises(Stopped):
-        run_ablation(config, AblationConfig(seeds=SEEDS), root, StopAt(0))
-    stopped = read_run(root).status
-    run_ablation(config, AblationConfig(seeds=SEEDS, worker_processes=1), root, Silent())
-    return Done(config, root, survivors, message, lost, stopped)
+    with jobs_here():
+        run_ablation(config, AblationConfig(seeds=[0]), root, Silent())
+    return Done(config, root)
 
 
-def count_rows(root: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") - 1 for path in root.glob("*/seed_*/metrics.csv"))
-
-
-def test_every_arm_and_seed_is_finished_on_the_same_budget(done):
+def test_every_arm_is_finished_on_the_same_budget(done):
     assert read_run(done.root).status == "finished"
     assert sorted(path.name for path in done.root.iterdir() if path.is_dir()) == sorted([*ARMS, "warmup"])
     for arm in ARMS:
-        for seed, run in zip(SEEDS, done.runs(arm), strict=True):
-            assert (run.kind, run.arm, run.seed, run.status) == ("finetune", arm, seed, "finished")
-            assert run.curve("evaluation/success_sampled").environment_step.tolist() == [0, 40, 80, 100]
-            assert run.parameters["batch_size"] == done.config.batch_size
-    assert [run.status for run in done.runs("warmup")] == ["finished", "finished"]
+        run = done.run(arm)
+        assert (run.kind, run.arm, run.seed, run.status) == ("finetune", arm, 0, "finished")
+        assert run.curve("evaluation/success_sampled").environment_step.tolist() == [0, 40, 80, 100]
+        assert run.parameters["batch_size"] == done.config.batch_size
+    assert done.run("warmup").status == "finished"
 
 
-def test_arms_with_warmup_share_that_of_their_seed(done):
-    for seed in SEEDS:
-        shared = str(done.root / "warmup" / f"seed_{seed}" / "warmup.npz")
-        paths = {arm: done.runs(arm)[seed].parameters["checkpoint_path"] for arm in ARMS}
-        assert paths == {arm: shared if "warmup" in arm else None for arm in ARMS}
-    for arm in ARMS:
-        start = [run.curve("evaluation/success_sampled").gradient_step[0] for run in done.runs(arm)]
-        assert start == ([200, 200] if "warmup" in arm else [0, 0])
+def test_arms_with_warmup_share_that_of_their_seed(done, tmp_path):
+    config = replace(done.config, offline_data_path={"demos": ["demos.pkl"]})
+    for job in plan(config, AblationConfig(seeds=[0, 1]), tmp_path, 1024):
+        shared = tmp_path / "warmup" / f"seed_{job.config.seed}" / "warmup.npz"
+        assert job.checkpoint == (shared if "warmup" in job.arm else None)
+    starts = {arm: done.run(arm).curve("evaluation/success_sampled").gradient_step[0] for arm in ARMS}
+    assert starts == {arm: 200 if "warmup" in arm else 0 for arm in ARMS}
 
 
 def test_every_arm_has_the_offline_data_it_should(done, sources):
-    everything = load_sources(str(sources))
+    everything = len(load_sources(str(sources)))
     demos = len(load_sources(str(sources / "demos.pkl")))
-    kept = [run.summary["kept_transitions"] for run in done.runs("warmup")]
-    assert kept == [int(0.3 * len(everything))] * 2
-    expected = {
-        "scratch": [0, 0],
-        "rlpd_demos": [demos, demos],
-        "rlpd_all": [len(everything)] * 2,
-        "warmup_decay": kept,
-        "warmup_wsrl": [0, 0],
-    }
-    for arm, transitions in expected.items():
-        runs = done.runs(arm)
-        assert [run.curve("switch/offline_transitions").value.tolist() for run in runs] == [[n] for n in transitions]
+    kept = done.run("warmup").summary["kept_transitions"]
+    assert kept == int(0.3 * everything)
+    expected = {"scratch": 0, "rlpd_demos": demos, "rlpd_all": everything, "warmup_decay": kept, "warmup_wsrl": 0}
+    found = {arm: done.run(arm).curve("switch/offline_transitions").value.tolist() for arm in ARMS}
+    assert found == {arm: [transitions] for arm, transitions in expected.items()}
 
 
 def test_each_arm_begins_to_learn_when_it_should(done):
-    first = {arm: done.runs(arm)[0].curve("training/critic_loss").environment_step[0] for arm in ARMS}
+    first = {arm: done.run(arm).curve("training/critic_loss").environment_step[0] for arm in ARMS}
     # Random steps (20) for arms without warmup, frozen rollouts (30) for WSRL's; recorded every 7 steps.
     assert first == {"scratch": 21, "rlpd_demos": 21, "rlpd_all": 21, "warmup_decay": 7, "warmup_wsrl": 35}
 
 
-def test_a_killed_ablation_takes_its_workers_with_it(done):
-    assert done.survivors_of_the_kill == []
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_a_lost_worker_and_a_stop_are_said_and_resumed(done):
-    sentence = "a worker process died, killed or out of memory; run it again to resume"
-    assert f"RunError: {sentence}" in done.output_after_a_lost_worker.splitlines()
-    assert "Traceback" not in done.output_after_a_lost_worker
-    assert (done.status_after_a_lost_worker, done.status_after_the_stop) == ("failed", "stopped")
+def test_a_killed_ablation_takes_its_workers_with_it(sources, tmp_path):
+    script = tmp_path / "ablation.py"
+    script.write_text(PROCESS)
+    config = settings(offline_data_path=str(sources), online_steps=100_000)
+    parameters = [json.dumps(asdict(each)) for each in (config, ONE_RUN)]
+    with subprocess.Popen([sys.executable, str(script), *parameters, str(tmp_path)]) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "scratch" / "seed_0" / "run.json").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        workers = workers_of(psutil.Process(process.pid))
+        process.kill()
+    assert len(workers) == 1
+    _, survivors = psutil.wait_procs(workers, timeout=20)
+    assert survivors == []
+
+
+class KillsAWorker(StopAt):
+    """Progress that kills the worker when its run has begun."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(10**9)
+        self._run = run
+        self._killed = False
+
+    def update(self, step: int, total: int, text: str) -> None:
+        super().update(step, total, text)
+        if not self._killed and (self._run / "run.json").exists():
+            (worker,) = workers_of(psutil.Process())
+            worker.kill()
+            self._killed = True
+
+
+def test_a_lost_worker_and_a_stop_are_said_and_resumed(sources, tmp_path, monkeypatch):
+    config = settings(offline_data_path=str(sources))
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
+    progress = KillsAWorker(tmp_path / "scratch" / "seed_0")
+    with pytest.raises(RunError, match="^a worker process died, killed or out of memory; run it again to resume$"):
+        run_ablation(config, ONE_RUN, tmp_path, progress)
+    assert "run 1 of 1: scratch seed 0, compiling" in progress.texts
+    assert read_run(tmp_path).status == "failed"
+    with pytest.raises(Stopped):
+        run_ablation(config, ONE_RUN, tmp_path, StopAt(0))
+    assert read_run(tmp_path).status == "stopped"
     assert not multiprocessing.active_children()
+    with jobs_here():
+        run_ablation(config, ONE_RUN, tmp_path, Silent())
+    assert read_run(tmp_path).status == "finished"
+    assert read_run(tmp_path / "scratch" / "seed_0").status == "finished"
 
 
 def test_running_it_again_changes_nothing(done):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in done.root.rglob("*") if path.is_file()}
-    run_ablation(done.config, AblationConfig(seeds=SEEDS), done.root, Silent())
+    run_ablation(done.config, AblationConfig(seeds=[0]), done.root, Silent())
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in before} == before
 
 
@@ -164,8 +164,7 @@ def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs
 
 def test_the_report_reads_it(done):
     result = report(done.root)
-    assert sorted(set(result.per_seed["arm"])) == sorted(ARMS)
-    assert len(result.per_seed) == 10
+    assert sorted(result.per_seed["arm"]) == sorted(ARMS)
     assert (done.root / "summary.md").exists()
 
 
@@ -176,10 +175,9 @@ def test_a_warmup_that_fails_is_said_once_and_the_other_runs_are_finished(source
     config = settings(offline_data_path=str(tmp_path / "huge.pkl"))
     ablation = AblationConfig(arms=["scratch", "warmup_wsrl"], seeds=[0], control="scratch")
     progress = StopAt(10**9)
-    with pytest.raises(RunError) as caught:
-        run_ablation(config, replace(ablation, worker_processes=1), tmp_path / "root", progress)
-    # The second run will never be: its warmup has failed.
-    assert "run 3 of 3: scratch seed 0, compiling" in progress.texts
+    with jobs_here(), pytest.raises(RunError) as caught:
+        run_ablation(config, ablation, tmp_path / "root", progress)
+    # The third run will never be: its warmup has failed.
     assert progress.texts[-1] == "3 of 3 runs done"
     message = str(caught.value)
     assert message.startswith("1 of 3 runs failed: warmup seed 0: learning diverged")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs_here import jobs_here
 from training_samples import same_checkpoint, settings
 from wsrl_kit.analysis.report import finetuning_runs, report
 from wsrl_kit.config.config import WSRLConfig
@@ -28,8 +29,7 @@ VARIANTS = {
 
 def compared(**changes: Any) -> AblationConfig:
     return AblationConfig(
-        **{"arms": list(VARIANTS), "variants": VARIANTS, "seeds": [0], "control": "nothing", "worker_processes": 1}
-        | changes
+        **{"arms": list(VARIANTS), "variants": VARIANTS, "seeds": [0], "control": "nothing"} | changes
     )
 
 
@@ -44,9 +44,10 @@ def grown(sources, tmp_path_factory) -> tuple[WSRLConfig, Path]:
     """An ablation that began with one variant, and was run again with two more in front of it."""
     config = settings(offline_data_path=str(sources), retention_ratio=0.3)
     root = tmp_path_factory.mktemp("variants")
-    run_ablation(config, compared(arms=["nothing"]), root, Silent())
-    before = (root / "nothing" / "seed_0" / "run.json").stat().st_mtime_ns
-    run_ablation(config, compared(arms=["random", "nothing", "no_cloning"]), root, Silent())
+    with jobs_here():
+        run_ablation(config, compared(arms=["nothing"]), root, Silent())
+        before = (root / "nothing" / "seed_0" / "run.json").stat().st_mtime_ns
+        run_ablation(config, compared(arms=["random", "nothing", "no_cloning"]), root, Silent())
     assert (root / "nothing" / "seed_0" / "run.json").stat().st_mtime_ns == before
     return config, root
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from slow_cases import one_fast
 from tiny_notebooks import CONFIG, FINISH, write_notebook
 from wsrl_kit.cli import main
 from wsrl_kit.errors import ParameterError
@@ -122,6 +123,7 @@ def test_any_other_error_shows_where_it_came_from(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_parameter_that_only_the_notebook_finds_has_its_status(tmp_path: Path) -> None:
     body = "from wsrl_kit.errors import ParameterError\nraise ParameterError('steps must be even')"
     done = run(write_notebook(tmp_path / "job.ipynb", body), "--out", "out", folder=tmp_path)
@@ -179,7 +181,7 @@ def test_success_needs_a_finished_run(tmp_path: Path) -> None:
     assert "the notebook ended without a finished run: out/run.json says 'stopped'" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", one_fast([signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_ends_the_kernel_and_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
     write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, text=True, stdout=subprocess.PIPE)

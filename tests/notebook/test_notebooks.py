@@ -1,4 +1,8 @@
-"""Every notebook, executed headless with tiny parameters, and what it leaves on disk."""
+"""Every notebook, executed with tiny parameters, and what it leaves on disk.
+
+The first and the last are executed by the command line, in kernels of their own, the others in this process; more of
+them by the command line, and longer, where the marker `slow` says so.
+"""
 
 import ast
 import csv
@@ -14,29 +18,36 @@ import nbformat
 import numpy as np
 import pytest
 
+from jobs_here import jobs_here
+from notebooks_here import execute, figures
 from synthetic_runs import write_ablation, write_finetune
+from training_samples import TINY
 from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
+from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.hil_serl.checkpoint import import_hil_serl
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-SMALL = {"hidden_sizes": [16], "batch_size": 16, "environment_options": {"max_episode_steps": 20}}
-WARMUP = SMALL | {"warmup_steps": 60, "warmup_evaluation_interval": 30, "evaluation_episodes": 2}
-ONLINE = SMALL | {"online_steps": 80, "evaluation_interval": 40, "evaluation_episodes": 2, "log_interval": 20}
+ABLATION = TINY | {"seeds": [0], "worker_processes": 1, "frozen_rollout_steps": 20}
 
 
-def run_notebook(notebook: Path, given: dict[str, Any], output_dir: Path, succeeds: bool = True) -> str:
-    """As a user does it, by the command line; returns what it says of an error."""
+def tiny(notebook: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The tiny parameters that the notebook has, with changes."""
+    names = read_notebook(NOTEBOOKS / notebook).names
+    return {name: value for name, value in TINY.items() if name in names} | changes
+
+
+def run_notebook(notebook: Path, given: dict[str, Any], output_dir: Path) -> None:
+    """As a user does it, by the command line."""
     command = [str(Path(sys.executable).parent / "wsrl-kit"), "run", str(notebook), "--out", str(output_dir)]
     for name, value in given.items():
         command += ["-p", name, str(value)]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert (result.returncode == 0) == succeeds, result.stderr
-    return result.stderr
+    assert result.returncode == 0, result.stderr
 
 
 def figures_shown(executed: Path) -> int:
@@ -48,65 +59,59 @@ def figures_shown(executed: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    episodes = {"demo_episodes": 3, "suboptimal_episodes": 3, "random_episodes": 2}
-    run_notebook(NOTEBOOKS / "00_collect_data.ipynb", episodes, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def warmup(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warmup(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of a warmup and what its notebook shows."""
     folder = tmp_path_factory.mktemp("warmup")
-    given = WARMUP | {"offline_data_path": str(data), "retention_ratio": 0.5}
-    run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", given, folder)
-    return folder
+    given = tiny("01_offline_warmup.ipynb", {"offline_data_path": sources, "retention_ratio": 0.5})
+    return folder, execute(NOTEBOOKS / "01_offline_warmup.ipynb", given, folder)
 
 
-def test_collecting_leaves_three_sources_of_the_asked_size(data: Path) -> None:
-    dataset = load_sources(str(data))
+def test_collecting_leaves_three_sources_of_the_asked_size(tmp_path: Path) -> None:
+    episodes = {"demo_episodes": 3, "suboptimal_episodes": 3, "random_episodes": 2}
+    run_notebook(NOTEBOOKS / "00_collect_data.ipynb", episodes, tmp_path)
+    dataset = load_sources(str(tmp_path))
     assert sorted(dataset.source_names) == ["demos", "random", "suboptimal"]
     assert dataset.episode_count == 8
     demos = dataset.episode_source == dataset.source_names.index("demos")
     assert dataset.episode_success[demos].tolist() == [1.0, 1.0, 1.0]
-    assert read_run(data).summary["transitions"] == len(dataset)
-    assert (data / "figures" / "sources.png").stat().st_size > 0
-    assert figures_shown(data / "00_collect_data.ipynb") == 1
+    assert read_run(tmp_path).summary["transitions"] == len(dataset)
+    assert (tmp_path / "figures" / "sources.png").stat().st_size > 0
+    assert figures_shown(tmp_path / "00_collect_data.ipynb") == 1
+    assert (tmp_path / "00_collect_data.html").stat().st_size > 0
 
 
-def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(data: Path, warmup: Path) -> None:
-    record = read_run(warmup)
+def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(sources: Path, warmup: tuple[Path, list[Any]]) -> None:
+    folder, shown = warmup
+    record = read_run(folder)
     assert record.status == "finished"
-    assert record.curve("evaluation/success_sampled", "warmup").gradient_step.tolist() == [30, 60]
+    assert record.curve("evaluation/success_sampled", "warmup").gradient_step.tolist() == [50, 100, 150, 200]
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
-    kept = load_sources(str(warmup / "filtered_demos.pkl"))
-    assert len(kept) == len(load_sources(str(data))) // 2 == record.summary["kept_transitions"]
-    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 3
+    kept = load_sources(str(folder / "filtered_demos.pkl"))
+    assert len(kept) == len(load_sources(str(sources))) // 2 == record.summary["kept_transitions"]
+    assert figures(shown) == 3
     for figure in ("warmup", "sources"):
-        assert (warmup / "figures" / f"{figure}.png").stat().st_size > 0
+        assert (folder / "figures" / f"{figure}.png").stat().st_size > 0
 
 
-def test_finetuning_goes_on_from_the_warmup(warmup: Path, tmp_path: Path) -> None:
-    given = ONLINE | {
-        "checkpoint_path": str(warmup / "warmup.npz"),
-        "demo_path": str(warmup / "filtered_demos.pkl"),
-    }
-    run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
+def test_finetuning_goes_on_from_the_warmup(warmup: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    folder, _ = warmup
+    given = {"checkpoint_path": folder / "warmup.npz", "demo_path": folder / "filtered_demos.pkl"}
+    shown = execute(NOTEBOOKS / "02_robot_finetune.ipynb", tiny("02_robot_finetune.ipynb", given), tmp_path)
     record = read_run(tmp_path)
     evaluations = record.curve("evaluation/success_deterministic")
-    assert evaluations.environment_step.tolist() == [0, 40, 80]
-    assert evaluations.gradient_step.tolist() == [60, 60 + 4 * 40, 60 + 4 * 80]
+    assert evaluations.environment_step.tolist() == [0, 40, 80, 100]
+    assert evaluations.gradient_step.tolist() == [200, 200 + 2 * 40, 200 + 2 * 80, 200 + 2 * 100]
     ratio = record.curve("training/offline_ratio")
     np.testing.assert_allclose(ratio.value, np.maximum(0.5, 0.999 ** (ratio.environment_step - 1.0)), rtol=1e-5)
-    assert len(record.curve("switch/q_offline_probe")) == 5
-    assert (tmp_path / "02_robot_finetune.html").stat().st_size > 0
-    assert figures_shown(tmp_path / "02_robot_finetune.ipynb") == 3
+    assert len(record.curve("switch/q_offline_probe")) == 1 + 100 // 7
+    assert figures(shown) == 3
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
 
 
 @pytest.mark.slow
 def test_finetuning_starts_from_nothing_on_any_gymnasium_id(tmp_path: Path) -> None:
-    given = ONLINE | {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
+    given = {"exp_name": "Pendulum-v1", "random_steps": 30, "online_steps": 60, "environment_options": {}}
+    given = tiny("02_robot_finetune.ipynb", given)
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
     record = read_run(tmp_path)
     assert np.isnan(record.curve("evaluation/success_sampled").value).all()
@@ -156,32 +161,34 @@ CLASSIFIER = {
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of a classifier and what its notebook shows."""
     folder = tmp_path_factory.mktemp("classifier")
     options = {"max_episode_steps": 40, "reset_height": 0.012, "difficulty": "easy"}
     given = CLASSIFIER | {"environment_options": options, "hidden_sizes": [16]}
-    run_notebook(NOTEBOOKS / "07_reward_classifier.ipynb", given, folder)
-    return folder
+    return folder, execute(NOTEBOOKS / "07_reward_classifier.ipynb", given, folder)
 
 
-def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: Path) -> None:
-    record = read_run(classifier)
+def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: tuple[Path, list[Any]]) -> None:
+    folder, shown = classifier
+    record = read_run(folder)
     assert record.status == "finished"
-    validation = np.loadtxt(classifier / "validation.csv", delimiter=",", skiprows=1)
+    validation = np.loadtxt(folder / "validation.csv", delimiter=",", skiprows=1)
     assert (validation[:, 2] == 1).sum() == record.summary["validation_successes"] > 0
     assert ((validation[:, 3] >= 0) & (validation[:, 3] <= 1)).all()
     taken = validation[validation[:, 3] >= record.summary["threshold"], 2]
     assert record.summary["precision"] == pytest.approx(taken.mean())
-    loaded = load_sources(str(classifier / "success.pkl"))
+    loaded = load_sources(str(folder / "success.pkl"))
     assert len(loaded) == record.summary["validation_successes"] + record.summary["training_successes"]
-    assert figures_shown(classifier / "07_reward_classifier.ipynb") == 4
-    figures = {path.name for path in (classifier / "figures").iterdir()}
-    assert figures == {"learning.png", "thresholds.png", "lookalikes.png"}
+    assert figures(shown) == 4
+    saved = {path.name for path in (folder / "figures").iterdir()}
+    assert saved == {"learning.png", "thresholds.png", "lookalikes.png"}
 
 
 @pytest.mark.slow
-def test_finetuning_takes_its_reward_from_a_classifier(classifier: Path, tmp_path: Path) -> None:
-    given = ONLINE | {"reward_classifier": str(classifier / "classifier.npz"), "random_steps": 60}
+def test_finetuning_takes_its_reward_from_a_classifier(classifier: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    given = {"reward_classifier": str(classifier[0] / "classifier.npz"), "random_steps": 60}
+    given = tiny("02_robot_finetune.ipynb", given)
     run_notebook(NOTEBOOKS / "02_robot_finetune.ipynb", given, tmp_path)
     record = read_run(tmp_path)
     # What the classifier says is both the success and the reward of the episodes that are learned from.
@@ -190,7 +197,9 @@ def test_finetuning_takes_its_reward_from_a_classifier(classifier: Path, tmp_pat
     np.testing.assert_array_equal(success.value, rewards.value)
 
 
-HIL_SERL = SMALL | {
+HIL_SERL = {
+    "hidden_sizes": [16],
+    "batch_size": 16,
     "environment_options": {"difficulty": "easy"},
     "robot_port": 0,
     "seeds": [0],
@@ -213,9 +222,9 @@ def run_hil_serl(folder: Path, arms: list[str]) -> dict[str, RunRecord]:
     recorded = {"demo_episodes": 6, "suboptimal_episodes": 2, "random_episodes": 1, "success_frames": 3}
     learning = {"classifier_steps": 60, "hidden_sizes": [16], "max_false_positive_rate": 0.1}
     given = HIL_SERL | {"robot_options": robot, "classifier_options": recorded | learning, "arms": arms}
-    run_notebook(NOTEBOOKS / "08_hil_serl.ipynb", given, folder)
+    shown = execute(NOTEBOOKS / "08_hil_serl.ipynb", given, folder)
     assert read_run(folder).status == "finished"
-    assert figures_shown(folder / "08_hil_serl.ipynb") == 3
+    assert figures(shown) == 3
     trained = {record.arm: record for record in find_runs(folder) if record.kind == "finetune"}
     assert trained.keys() == set(arms)
     for record in trained.values():
@@ -254,49 +263,54 @@ def test_hil_serl_whole_differs_between_its_arms_as_they_say(tmp_path: Path) -> 
     assert weights == {"hil_serl": True, "no_warmup": False, "no_interventions": True, "no_demos": False}
 
 
-ALL_ARMS = ["rlpd_all", "rlpd_demos", "scratch", "warmup_decay", "warmup_wsrl"]
+ARMS = ["rlpd_all", "rlpd_demos", "scratch", "warmup_decay", "warmup_wsrl"]
+FIGURES = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources"}
 
 
-@pytest.mark.parametrize(
-    ("arms", "seeds"),
-    [(["rlpd_all", "warmup_decay"], [0]), pytest.param(ALL_ARMS, [0, 1], marks=pytest.mark.slow)],
-    ids=["two runs", "ten runs"],
-)
-def test_ablation_leaves_a_finished_run_per_arm_and_seed_and_its_report(
-    data: Path, tmp_path: Path, arms: list[str], seeds: list[int]
-) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "frozen_rollout_steps": 20}
-    given |= {"arms": arms, "seeds": seeds, "worker_processes": min(2, len(seeds))}
-    notebook = NOTEBOOKS / "03_ablation_warmup.ipynb"
-    run_notebook(notebook, given, tmp_path)
-    records = [record for record in find_runs(tmp_path) if record.kind == "finetune"]
+def assert_reported(folder: Path, arms: list[str], seeds: list[int]) -> None:
+    """Every run of an ablation is finished and in its report."""
+    records = [record for record in find_runs(folder) if record.kind == "finetune"]
     assert {record.status for record in records} == {"finished"}
-    assert [(record.arm, record.seed) for record in records] == [(arm, seed) for arm in arms for seed in seeds]
-    assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {80}
-    with open(tmp_path / "per_seed.csv") as file:
+    assert {(record.arm, record.seed) for record in records} == {(arm, seed) for arm in arms for seed in seeds}
+    assert {record.curve("evaluation/success_sampled").environment_step[-1] for record in records} == {100}
+    with open(folder / "per_seed.csv") as file:
         assert len(list(csv.DictReader(file))) == len(arms) * len(seeds)
-    assert f"n = {len(seeds)}" in (tmp_path / "summary.txt").read_text()
-    names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources", "schedules"}
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
-    assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
-    # Once more: nothing is run again, and the figures are redrawn from disk alone.
+    assert f"n = {len(seeds)}" in (folder / "summary.txt").read_text()
+    assert (folder / "differences.csv").exists()
+    assert {path.stem for path in (folder / "figures").iterdir()} >= FIGURES
+
+
+def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(sources: Path, tmp_path: Path) -> None:
+    arms = ["rlpd_all", "keep_random"]
+    given = ABLATION | {"offline_data_path": sources, "arms": arms, "control": "rlpd_all"}
+    given |= {"variants": {"keep_random": {"retention_priority": "random"}}, "behavior_cloning_weight": 0.1}
+    with jobs_here():
+        shown = execute(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
+    assert_reported(tmp_path, arms, [0])
+    assert figures(shown) == 7
+    # Other notebooks of ablations differ in their variants alone: with the same ones they find these runs.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")}
-    (tmp_path / "figures" / "learning_curves.png").unlink()
-    run_notebook(notebook, given, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
-    assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+    for notebook in ("05_ablate_replay.ipynb", "06_regularisers.ipynb"):
+        (tmp_path / "figures" / "learning_curves.png").unlink()
+        assert figures(execute(NOTEBOOKS / notebook, given, tmp_path)) >= 4
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
+        assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
 
 
-def report_on(runs: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "wsrl-kit"), "report", f"{runs}/*/seed_*", "--control", "rlpd_all"]
-    return subprocess.run([*command, "--out", str(output_dir)], capture_output=True, text=True)
+@pytest.mark.slow
+def test_an_ablation_of_all_arms_in_worker_processes(sources: Path, tmp_path: Path) -> None:
+    given = ABLATION | {"offline_data_path": str(sources), "arms": ARMS, "seeds": [0, 1], "worker_processes": 2}
+    run_notebook(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
+    assert_reported(tmp_path, ARMS, [0, 1])
+    assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
 
 
 def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> None:
     runs, output = tmp_path / "runs", tmp_path / "report"
     write_ablation(runs, ("rlpd_all", "warmup_decay"), seeds=2, budget=600)
     write_finetune(runs / "warmup_decay" / "seed_2", "warmup_decay", 2, last_step=200)
-    done = report_on(runs, output)
+    command = [str(Path(sys.executable).parent / "wsrl-kit"), "report", f"{runs}/*/seed_*", "--control", "rlpd_all"]
+    done = subprocess.run([*command, "--out", str(output)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "seed 2 running after step 200" in done.stdout
     record = read_run(output)
@@ -310,28 +324,26 @@ def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> N
     assert figures_shown(output / "90_report.ipynb") == len(list((output / "figures").glob("*.png"))) == 8
     # One run of another task among them, and there is no report.
     write_finetune(runs / "rlpd_all" / "seed_2", "rlpd_all", 2, exp_name="Pendulum-v1")
-    refused = report_on(runs, tmp_path / "refused")
-    assert refused.returncode == 1
-    sentence = f"found hirol_fixed_gripper in {runs}/rlpd_all/seed_0 and Pendulum-v1 in {runs}/rlpd_all/seed_2\n"
-    assert refused.stderr == f"wsrl-kit: error: all runs of a report must be of one task, {sentence}"
+    sentence = f"found hirol_fixed_gripper in {runs}/rlpd_all/seed_0 and Pendulum-v1 in {runs}/rlpd_all/seed_2"
+    with pytest.raises(WSRLKitError, match=f"^all runs of a report must be of one task, {re.escape(sentence)}$"):
+        execute(NOTEBOOKS / "90_report.ipynb", {"runs": f"{runs}/*/seed_*"}, tmp_path / "refused")
     assert not (tmp_path / "refused" / "run.json").exists()
 
 
-def ablated(notebook: str, variants: dict[str, Any], data: Path, folder: Path) -> list[Any]:
+def ablated(notebook: str, variants: dict[str, Any], sources: Path, folder: Path) -> list[Any]:
     """The runs that an ablation of two variants leaves, once its report is there too."""
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "variants": variants}
-    given |= {"arms": list(variants), "control": next(iter(variants)), "worker_processes": 1}
+    given = ABLATION | {"offline_data_path": str(sources), "variants": variants}
+    given |= {"arms": list(variants), "control": next(iter(variants))}
     run_notebook(NOTEBOOKS / notebook, given, folder)
-    names = {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources"}
-    assert names <= {path.stem for path in (folder / "figures").iterdir()}
+    assert_reported(folder, list(variants), [0])
     assert figures_shown(folder / notebook) >= 4
-    assert (folder / "differences.csv").exists()
     return [read_run(folder / arm / "seed_0") for arm in variants]
 
 
-def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_replay_and_retention_are_ablated_from_one_warmup(sources: Path, tmp_path: Path) -> None:
     variants = {"proportional": {"use_prioritized_replay": True}, "keep_random": {"retention_priority": "random"}}
-    first, second = ablated("05_ablate_replay.ipynb", variants, data, tmp_path)
+    first, second = ablated("05_ablate_replay.ipynb", variants, sources, tmp_path)
     assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
     kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
     assert len(kept[0]) == len(kept[1])
@@ -339,19 +351,22 @@ def test_replay_and_retention_are_ablated_from_one_warmup(data: Path, tmp_path: 
     assert [len(record.curve("training/priority_beta")) > 0 for record in (first, second)] == [True, False]
 
 
-def test_regularisers_are_ablated_from_a_warmup_each(data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_regularisers_are_ablated_from_a_warmup_each(sources: Path, tmp_path: Path) -> None:
     calql = {"conservative_loss": "calql", "cql_actions": 2}
     variants = {"calql": calql, "early_stopping": {"early_stopping_patience": 1}}
-    first, second = ablated("06_regularisers.ipynb", variants, data, tmp_path)
+    first, second = ablated("06_regularisers.ipynb", variants, sources, tmp_path)
     warmups = [read_run(Path(record.parameters["checkpoint_path"]).parent) for record in (first, second)]
     assert [len(warmup.curve("training/conservative_gap", "warmup")) > 0 for warmup in warmups] == [True, False]
     assert [warmup.parameters["early_stopping_patience"] for warmup in warmups] == [0, 1]
 
 
-def test_tuning_ranks_its_candidates_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0], "first_seeds": 1, "finalists": 1}
+def test_tuning_ranks_its_candidates_and_confirms_the_winner(sources: Path, tmp_path: Path) -> None:
+    given = TINY | {"offline_data_path": str(sources), "seeds": [0], "first_seeds": 1, "finalists": 1}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9], "retention_ratio": 0.5}
-    run_notebook(NOTEBOOKS / "04_tuning.ipynb", given | {"worker_processes": 1}, tmp_path)
+    with jobs_here():
+        shown = execute(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
+    assert figures(shown) > 2
     scores = {trial.name: trial.score([0]) for trial in read_trials(tmp_path)}
     assert len(scores) == 2
     assert scores[read_run(tmp_path).summary["winner"]] == max(scores.values())
@@ -360,8 +375,8 @@ def test_tuning_ranks_its_candidates_and_confirms_the_winner(data: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(data: Path, tmp_path: Path) -> None:
-    given = WARMUP | ONLINE | {"offline_data_path": str(data), "seeds": [0, 1], "first_seeds": 1, "finalists": 2}
+def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(sources: Path, tmp_path: Path) -> None:
+    given = TINY | {"offline_data_path": str(sources), "seeds": [0, 1], "first_seeds": 1, "finalists": 2}
     given |= {"search_space": {"min_offline_ratio": [0.0, 0.5], "offline_decay_rate": [0.9, 0.99]}}
     given |= {"confirmation_seeds": [9], "retention_ratio": 0.5}
     command = [str(Path(sys.executable).parent / "wsrl-kit"), "tuning", "--out", str(tmp_path)]
@@ -395,21 +410,6 @@ def test_tuning_goes_on_after_a_kill_and_confirms_the_winner(data: Path, tmp_pat
         assert next(csv.DictReader(file))["candidate"] == winner.name
 
 
-@pytest.mark.slow
-def test_plain_papermill_runs_a_notebook_too(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "00_collect_data.ipynb"), str(tmp_path / "out.ipynb")]
-    command += ["-p", "demo_episodes", "1", "-p", "suboptimal_episodes", "0", "-p", "random_episodes", "0"]
-    kernel = ["-k", "python3", "-p", "output_dir", str(output)]
-    subprocess.run(command + kernel, check=True, capture_output=True)
-    assert read_run(output).summary["episodes"] == 1
-
-
-def test_missing_data_are_one_sentence(tmp_path: Path) -> None:
-    error = run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", {"offline_data_path": "nowhere.pkl"}, tmp_path, False)
-    assert error == "wsrl-kit: error: offline_data_path: nowhere.pkl does not exist.\n"
-
-
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_committed_without_outputs_and_stay_small(notebook: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
@@ -421,6 +421,7 @@ def test_notebooks_are_committed_without_outputs_and_stay_small(notebook: Path) 
 def test_cells_use_the_checked_parameters_and_not_what_was_typed(notebook: Path) -> None:
     # What was typed may be a text of papermill's, or a path that begins with ~.
     code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    assert code[1].startswith("%matplotlib inline\n")
     for source in code[1:]:
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         tree = compile(source.replace("%matplotlib inline", ""), notebook.name, "exec", flags)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from robot_samples import PIXELS, limits, post, served
+from slow_cases import one_fast
 from wsrl_kit.cli import main
 from wsrl_kit.errors import RobotError
 from wsrl_kit.robot.client import RobotClient
@@ -378,7 +379,7 @@ def test_a_closed_server_leaves_no_thread_and_no_port_behind():
         assert again.url == server.url
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", one_fast([signal.SIGINT, signal.SIGTERM]))
 def test_the_command_serves_until_it_is_interrupted(number):
     # As a shell starts it in the background: with SIGINT ignored.
     command = (

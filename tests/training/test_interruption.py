@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,23 @@ getattr(jobs, f"run_{sys.argv[1]}")(config, Path(sys.argv[3]), Silent())
 """
 
 
-def started(kind: str, config: WSRLConfig, folder: Path) -> subprocess.Popen:
+def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Waits while the process goes on."""
+    deadline = time.monotonic() + 300
+    while not holds():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"it ended too soon: {process.stderr and process.stderr.read()}")
+        time.sleep(0.002)
+
+
+def started(kind: str, config: WSRLConfig, folder: Path) -> "subprocess.Popen[str]":
     """A job in a process of its own, once it has recorded something more."""
     metrics = folder / "metrics.csv"
     known = metrics.stat().st_size if metrics.exists() else 1_000
     arguments = [sys.executable, "-c", PROCESS, kind, json.dumps(asdict(config)), str(folder)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.stat().st_size > known:
-            return process
-        time.sleep(0.002)
-    raise AssertionError(f"it ended too soon: {process.stderr and process.stderr.read()}")
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > known, process)
+    return process
 
 
 def position(folder: Path) -> dict[str, int]:
@@ -68,21 +74,55 @@ def assert_same_end(first: Path, second: Path) -> None:
     assert same_checkpoint(first / "checkpoint.npz", second / "checkpoint.npz")
 
 
-@pytest.mark.parametrize("kind", one_fast(JOBS, "finetune"))
+def assert_stopped_by(number: signal.Signals, process: "subprocess.Popen[str]", kind: str, folder: Path) -> None:
+    """A process that gets the signal saves what it has, and says at which step."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=300)
+    (sentence,) = [line for line in errors.splitlines() if "Stopped: " in line]
+    step = int(sentence.partition("stopped at step ")[2].partition(",")[0])
+    assert sentence.endswith(f"stopped at step {step}, saved; Run All continues, as does the same command")
+    assert process.returncode == 1
+    assert read_run(folder).status == "stopped"
+    with np.load(folder / "checkpoint.npz") as arrays:
+        assert int(arrays["step" if kind == "warmup" else "environment_step"]) == step
+
+
+def test_a_process_that_was_killed_and_one_that_was_stopped_lose_nothing(sources, tmp_path):
+    config = settings(**LONG | {"online_steps": 400}, demo_path=str(sources))
+    whole, folder = tmp_path / "whole", tmp_path / "interrupted"
+    run_finetune(config, whole, Silent())
+    process = started("finetune", config, folder)
+    try:
+        # A folder belongs to one run at a time. The process waits, lest it ends meanwhile.
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(RunError, match=rf"is being written to by process {process.pid} on .*: wait until"):
+            run_finetune(config, folder, Silent())
+        with pytest.raises(RunError, match=rf"process {process.pid}"):
+            run_finetune(config, folder, Silent(), resume=False)
+        process.send_signal(signal.SIGCONT)
+        # It is killed when it has recorded more than its last checkpoint knows.
+        wait_until(lambda: (folder / "checkpoint.npz").exists(), process)
+        known = (folder / "metrics.csv").stat().st_size
+        wait_until(lambda: (folder / "metrics.csv").stat().st_size > known, process)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert read_run(folder).status == "running"
+    assert_stopped_by(signal.SIGTERM, started("finetune", config, folder), "finetune", folder)
+    run_finetune(config, folder, Silent())
+    assert_same_end(whole, folder)
+    forces = read_run(whole).curve("training/peak_contact_force").value
+    assert len(set(forces[forces > 0])) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", JOBS)
 def test_signals_stop_a_process_and_lose_nothing(sources, tmp_path, kind):
     config = settings(**LONG, offline_data_path=str(sources), demo_path=str(sources))
     JOBS[kind](config, tmp_path / "whole", Silent())
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = started(kind, config, tmp_path / "signalled")
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=300)
-        (sentence,) = [line for line in errors.splitlines() if "Stopped: " in line]
-        step = int(sentence.partition("stopped at step ")[2].partition(",")[0])
-        assert sentence.endswith(f"stopped at step {step}, saved; Run All continues, as does the same command")
-        assert process.returncode == 1
-        assert read_run(tmp_path / "signalled").status == "stopped"
-        with np.load(tmp_path / "signalled" / "checkpoint.npz") as arrays:
-            assert int(arrays["step" if kind == "warmup" else "environment_step"]) == step
+        assert_stopped_by(number, started(kind, config, tmp_path / "signalled"), kind, tmp_path / "signalled")
     JOBS[kind](config, tmp_path / "signalled", Silent())
     assert_same_end(tmp_path / "whole", tmp_path / "signalled")
 
@@ -153,15 +193,19 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_path, failure):
-    OwnTask.steps, OwnTask.failures = 0, {47: failure}
-    with pytest.raises(ExperimentError, match=FAILURES[failure]) as caught:
-        run_finetune(settings(**OWN), tmp_path, Silent())
-    assert str(caught.value).endswith("(stopped at step 46, saved; Run All continues, as does the same command)")
-    assert "\n" not in str(caught.value)
-    assert (read_run(tmp_path).status, read_run(tmp_path).message) == ("failed", str(caught.value))
-    assert position(tmp_path) == {"environment_step": 46, "episode": 3, "steps_in_episode": 0}
+def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_path):
+    OwnTask.steps = 0
+    # The first in the third episode; each later one at the seventh step of the episode that a resumption begins with.
+    for number, (failure, sentence) in enumerate(FAILURES.items()):
+        OwnTask.failures = {47 + 7 * number: failure}
+        step = 46 + 6 * number
+        with pytest.raises(ExperimentError, match=sentence) as caught:
+            run_finetune(settings(**OWN), tmp_path, Silent())
+        end = f"(stopped at step {step}, saved; Run All continues, as does the same command)"
+        assert str(caught.value).endswith(end)
+        assert "\n" not in str(caught.value)
+        assert (read_run(tmp_path).status, read_run(tmp_path).message) == ("failed", str(caught.value))
+        assert position(tmp_path) == {"environment_step": step, "episode": 3 + number, "steps_in_episode": 0}
     run_finetune(settings(**OWN), tmp_path, Silent())
     assert read_run(tmp_path).status == "finished"
     with np.load(tmp_path / "checkpoint.npz") as arrays:
@@ -170,13 +214,13 @@ def test_whatever_the_environment_does_is_told_and_nothing_of_it_is_stored(tmp_p
 
 
 def test_a_failing_evaluation_loses_nothing_and_is_made_again(tmp_path):
-    config = settings(**OWN | {"evaluation_episodes": 1, "online_steps": 60, "evaluation_interval": 40})
+    config = settings(**OWN | {"evaluation_episodes": 1})
     # Of all steps 40 are in the evaluation before the first step: 20 in each mode.
     OwnTask.steps, OwnTask.failures = 0, {40 + 40 + 3: "exception"}
     with pytest.raises(ExperimentError, match=r"the arm is gone in .* \(stopped at step 40, saved"):
         run_finetune(config, tmp_path, Silent())
     run_finetune(config, tmp_path, Silent())
-    assert read_run(tmp_path).curve("evaluation/return_sampled").environment_step.tolist() == [0, 40, 60]
+    assert read_run(tmp_path).curve("evaluation/return_sampled").environment_step.tolist() == [0, 40, 80, 100]
 
 
 def test_a_task_that_may_be_real_is_never_played_again_after_a_stop(tmp_path):
@@ -189,24 +233,6 @@ def test_a_task_that_may_be_real_is_never_played_again_after_a_stop(tmp_path):
     assert OwnTask.steps == 100
     assert not is_simulation(make(OWN["exp_name"]))
     assert is_simulation(make("Pendulum-v1")) and is_simulation(make("hirol_fixed_gripper"))
-
-
-def test_a_folder_belongs_to_one_run_at_a_time(sources, tmp_path):
-    config = settings(**LONG | {"online_steps": 5_000}, demo_path=str(sources))
-    process = started("finetune", config, tmp_path / "run")
-    try:
-        with pytest.raises(RunError, match=rf"is being written to by process {process.pid} on .*: wait until"):
-            run_finetune(config, tmp_path / "run", Silent())
-        with pytest.raises(RunError, match=rf"process {process.pid}"):
-            run_finetune(config, tmp_path / "run", Silent(), resume=False)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    # A killed process holds nothing.
-    with pytest.raises(Stopped):
-        run_finetune(config, tmp_path / "run", StopAt(1))
-    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]
-    assert len({tuple(row.split(",")[:4]) for row in rows}) == len(rows)
 
 
 def test_half_written_files_of_a_killed_process_are_removed_and_those_of_others_are_not(tmp_path):
@@ -279,6 +305,7 @@ def test_a_finished_warmup_goes_on_for_more_steps_as_if_it_had_never_ended(sourc
     assert rows[0] <= rows[1]
 
 
+@pytest.mark.slow
 def test_fewer_transitions_than_a_batch_are_drawn_with_replacement(sources, tmp_path):
     few = load_sources(str(sources)).select_transitions(np.arange(30))
     write_hil_serl(tmp_path / "few.pkl", few.trajectories())

@@ -96,7 +96,8 @@ def test_a_warmup_that_was_killed_ends_with_the_same_bits(sources, tmp_path):
     assert (whole / "filtered_demos.pkl").read_bytes() == (killed / "filtered_demos.pkl").read_bytes()
 
 
-@pytest.mark.parametrize("sampler", one_fast(SAMPLERS))
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_fine_tuning_run_that_was_killed_ends_with_the_same_bits(warmed_up, tmp_path, sampler):
     config = finetuning(warmed_up, sampler)
     run_finetune(config, tmp_path / "whole", Silent())

@@ -64,6 +64,7 @@ def test_without_early_stopping_the_last_agent_is_the_result(sources):
     assert int(events[-1].agent.updates) == 200
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_demonstrations_are_worth():
     options = ROBOT | {"max_episode_steps": 40}
     config = settings(
@@ -91,7 +92,9 @@ def test_it_learns_what_the_demonstrations_are_worth():
         assert (value[is_demo].mean() > value[~is_demo].mean() + 0.2) == learned
 
 
-@pytest.mark.parametrize("intervals", [(7, 50, 30), (50, 7, 300), (1000, 200, 9), (10, 10, 10)])
+@pytest.mark.parametrize(
+    "intervals", [(7, 50, 30), *(pytest.param(case, marks=pytest.mark.slow) for case in ((50, 7, 300), (1000, 200, 9)))]
+)
 def test_everything_is_recorded_at_its_own_interval_and_at_the_end(sources, intervals):
     log, evaluation, checkpoint = intervals
     config = settings(log_interval=log, warmup_evaluation_interval=evaluation, checkpoint_interval=checkpoint)
