@@ -1,50 +1,49 @@
-"""An agent and a replay full of random data, of a dexterous hand's sizes, for the benchmarks of the learning step."""
+"""An agent and a replay full of random data, of a dexterous hand's sizes, for the benchmarks of learning."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wsrl_kit.agent import sac
-from wsrl_kit.agent.sac import SACConfig
+from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.transition import Transition, packed
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.replay import mixture, storage
+from wsrl_kit.replay import ring
 from wsrl_kit.replay.mixture import Replay
-from wsrl_kit.replay.samplers import Sampler
-from wsrl_kit.agent.transition import Transition
-from wsrl_kit.training.experience import sampler_of
+from wsrl_kit.replay.ring import Ring
 
 OBSERVATION, ACTION, BATCH = 39, 28, 256
-SUBSET = 2
-RATIO, BETA = np.float32(0.5), np.float32(0.7)
+WIDTHS, SUBSET = (256, 256), 2
 TURN_SECONDS = 0.3
 
-create_agent = jax.jit(sac.create, static_argnums=0)
-NORMALISATION = (np.zeros(OBSERVATION, np.float32), np.ones(OBSERVATION, np.float32))
 
-
-def parts(widths: tuple[int, ...], ensemble: int) -> tuple[SACConfig, Sampler]:
-    """What fixes the compiled step: the kit's defaults but for the sizes, by priority, without cloning as online."""
+def agent_of(ensemble: int, seeds: int | None = None) -> tuple[SACConfig, SACState]:
+    """The kit's defaults but for the sizes, without cloning as online; with a leading axis of `seeds` if given."""
     config = WSRLConfig(
-        hidden_sizes=list(widths),
+        hidden_sizes=list(WIDTHS),
         critic_ensemble_size=ensemble,
         critic_subset_size=SUBSET,
         batch_size=BATCH,
         behavior_cloning_weight=0.0,
-        use_prioritized_replay=True,
     )
-    return sac.from_parameters(config, OBSERVATION, ACTION), sampler_of(config)
+    static = sac.from_parameters(config, OBSERVATION, ACTION)
+    zeros, ones = np.zeros(OBSERVATION, np.float32), np.ones(OBSERVATION, np.float32)
+
+    def create(key: jax.Array) -> SACState:
+        return sac.create(static, key, zeros, ones)
+
+    if seeds is None:
+        return static, jax.jit(create)(jax.random.key(0))
+    return static, jax.jit(jax.vmap(create))(jax.random.split(jax.random.key(0), seeds))
 
 
-def full_replay(sampler: Sampler, offline_rows: int, online_rows: int) -> Replay:
-    """Both sides full of random data."""
-    offline, online = (storage.filled(transitions(rows), rows) for rows in (offline_rows, online_rows))
-    replay = mixture.create(sampler, offline, online)
-    # `mixture.create` takes the ring for an empty one.
-    return replay._replace(online_sampler=sampler.insert(replay.online_sampler, jnp.arange(online_rows)))
+def full_replay(offline_rows: int, online_rows: int, seed: int = 0) -> Replay:
+    """Both sides full of random data, prioritized."""
+    sides = [ring.filled(packed(transitions(rows)), rows, prioritized=True) for rows in (offline_rows, online_rows)]
+    return Replay(*(Ring(side, 0.6) for side in sides), seed)
 
 
 def transitions(rows: int) -> Transition:

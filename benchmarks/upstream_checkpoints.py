@@ -33,10 +33,10 @@ def make(kind: str, folder: Path) -> None:
     import jax.numpy as jnp
 
     from wsrl_kit.agent import grasp, sac
+    from wsrl_kit.agent.transition import Transition
     from wsrl_kit.agent.vision import PixelConfig
     from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.hil_serl import checkpoint
-    from wsrl_kit.agent.transition import Transition
     from wsrl_kit.training import learner
     from wsrl_kit.training import start as agents
 

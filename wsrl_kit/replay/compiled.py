@@ -6,6 +6,12 @@ from functools import partial
 from typing import Any
 
 import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LINE = 64
+"""Bytes of a cache line."""
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,3 +26,25 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
         return compile_loop(loop, cache=True)
     except RuntimeError:  # no folder for a cache
         return compile_loop(loop)
+
+
+@intrinsic
+def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Any]:
+    """In compiled loops: has the processor fetch the cache line of `array[index]` from memory, without waiting.
+
+    Args:
+        index: a tuple of integers, one for each dimension.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        memory = context.make_array(signature.args[0])(context, builder, arguments[0])
+        places = cgutils.unpack_tuple(builder, arguments[1])
+        address = cgutils.get_item_pointer(context, builder, signature.args[0], memory, places)
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        instruction = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To read; to all caches; data.
+        builder.call(instruction, [builder.bitcast(address, pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate

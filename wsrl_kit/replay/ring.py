@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, PyTree
 
 from wsrl_kit.replay import frames
-from wsrl_kit.replay.compiled import compiled
+from wsrl_kit.replay.compiled import LINE, compiled, prefetch
 from wsrl_kit.replay.frames import FrameRing, FrameStore, Stacks
-from wsrl_kit.replay.sum_tree import SumTree, find
+from wsrl_kit.replay.sum_tree import AHEAD, SumTree, find
 
 SMALLEST_PRIORITY = np.float32(1e-6)
 """Added to every |TD error| (Schaul et al. 2016, section 3.3)."""
@@ -225,7 +225,11 @@ def _draw(
             place[row] = (first + np.int64(position[row] * held)) % len(rows)
     for batch in range(batches):
         for stratum in range(strata):
-            found, column = place[batch * strata + stratum], begin + stratum
+            row, column = batch * strata + stratum, begin + stratum
+            found = place[row]
+            if row + AHEAD < len(place):
+                for number in range(0, width, LINE // 4):
+                    prefetch(rows, (place[row + AHEAD], number))
             index[batch, column] = found
             if len(nodes):
                 expected[batch, column] = held * (nodes[found] / total)

@@ -7,16 +7,16 @@ rounding errors cannot accumulate.
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from wsrl_kit.replay.compiled import compiled
+from wsrl_kit.replay.compiled import LINE, compiled, prefetch
 
-FANOUT = 16
-"""Children per block: one cache line of float32."""
+FANOUT = LINE // 4
+"""Children per block, which is one cache line."""
 
 _BITS = 4
 """log2 of `FANOUT`."""
 
-_LINE = 64
-"""Bytes of a cache line."""
+AHEAD = 8
+"""Rows of which memory is fetched ahead; measured."""
 
 
 class SumTree:
@@ -32,8 +32,8 @@ class SumTree:
         while sizes[-1] > FANOUT:
             sizes.append(-(-sizes[-1] // FANOUT**2) * FANOUT)
         entries = sum(sizes)
-        memory = np.zeros(entries + _LINE // 4, np.float32)
-        offset = -memory.ctypes.data % _LINE // 4
+        memory = np.zeros(entries + FANOUT, np.float32)
+        offset = -memory.ctypes.data % LINE // 4
         self.nodes: Float32[np.ndarray, " entries"] = memory[offset : offset + entries]
         self.starts: Int64[np.ndarray, " levels"] = np.cumsum([0, *sizes[:-1]])
         self._leaves = leaves
@@ -57,6 +57,15 @@ class SumTree:
 
 
 @compiled
+def _sum(nodes: Float32[np.ndarray, " entries"], first: int) -> np.float32:
+    """Of a block; in pairs, which do not wait for each other."""
+    total = np.float32(0)
+    for child in range(first, first + FANOUT, 4):
+        total += (nodes[child] + nodes[child + 1]) + (nodes[child + 2] + nodes[child + 3])
+    return total
+
+
+@compiled
 def write(
     nodes: Float32[np.ndarray, " entries"],
     starts: Int64[np.ndarray, " levels"],
@@ -64,19 +73,23 @@ def write(
     mass: Float32[np.ndarray, " rows"],
 ) -> None:
     """`SumTree.set`."""
-    for row in range(len(index)):
+    rows = len(index)
+    for row in range(rows):
+        if row + AHEAD < rows:
+            prefetch(nodes, (index[row + AHEAD],))
         nodes[index[row]] = mass[row]
     for level in range(1, len(starts)):
         below, start = starts[level - 1], starts[level]
         blocks = (start - below) >> _BITS
         # All sums of a small level cost less than those of the rows' blocks, one by one.
-        every = blocks <= len(index)
-        for row in range(blocks if every else len(index)):
+        every = blocks <= rows
+        last = -1
+        for row in range(blocks if every else rows):
             block = row if every else index[row] >> (_BITS * level)
-            total = np.float32(0)
-            for child in range(FANOUT):
-                total += nodes[below + block * FANOUT + child]
-            nodes[start + block] = total
+            # Neighbours often share a block, since samples are in order.
+            if block != last:
+                nodes[start + block] = _sum(nodes, below + block * FANOUT)
+                last = block
 
 
 @compiled
@@ -97,6 +110,8 @@ def find(
     # Level by level for all rows, so that the memory's delays overlap.
     for level in range(top, -1, -1):
         for row in range(len(position)):
+            if row + AHEAD < len(position):
+                prefetch(nodes, (starts[level] + index[row + AHEAD] * FANOUT,))
             block = starts[level] + index[row] * FANOUT
             target = position[row]
             child = 0
