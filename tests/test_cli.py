@@ -16,7 +16,7 @@ from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folde
 ROOT = Path(__file__).parents[1]
 
 
-def test_help_and_doctor_wait_neither_for_jax_nor_for_jupyter() -> None:
+def test_help_and_doctor_wait_neither_for_jax_nor_for_figures_nor_for_jupyter() -> None:
     code = (
         "import sys, wsrl_kit.data.doctor\n"
         "from wsrl_kit.notebook.parameters import check_values, read_notebook\n"
@@ -24,7 +24,7 @@ def test_help_and_doctor_wait_neither_for_jax_nor_for_jupyter() -> None:
         "from wsrl_kit.cli import main\n"
         "for file, _ in COMMANDS.values():\n"
         "    read_notebook(template_folder() / file).values\n"
-        "sys.exit(bool({'jax', 'papermill', 'nbformat'} & sys.modules.keys()))"
+        "sys.exit(bool({'jax', 'matplotlib', 'papermill', 'nbformat'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -11,10 +11,11 @@ from matplotlib.colors import to_hex
 
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis import plots
+from wsrl_kit.analysis.config import ReportConfig
 from wsrl_kit.analysis.figures import comparison_figures, learning_curves_figure
 from wsrl_kit.analysis.metrics import ARM_LABELS, QUANTITIES, compare, finished, reduce_runs, values_by_seed
 from wsrl_kit.analysis.plots import COLOURS
-from wsrl_kit.analysis.report import ReportConfig, choose_control, parameter_notes, report, select_runs, write_report
+from wsrl_kit.analysis.report import choose_control, parameter_notes, report, select_runs, write_report
 from wsrl_kit.analysis.statistics import paired_difference, probability_of_improvement
 from wsrl_kit.analysis.tables import plain_table
 from wsrl_kit.errors import ParameterError, RunError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wsrl_kit.analysis.report import ReportConfig
+from wsrl_kit.analysis.config import ReportConfig
 from wsrl_kit.classifier.config import ClassifierConfig
 from wsrl_kit.config.config import RobotSession, SessionConfig, WSRLConfig
 from wsrl_kit.errors import ParameterError

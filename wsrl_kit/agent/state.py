@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -170,6 +171,8 @@ def from_parameters(
     return SACConfig(**(shared | own))
 
 
+# Compiled whole: by themselves, its hundred operations are compiled anew by every process.
+@partial(jax.jit, static_argnums=0)
 def create(
     config: SACConfig,
     key: PRNGKeyArray,

@@ -9,36 +9,17 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from wsrl_kit.analysis.config import Runs
 from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
 from wsrl_kit.analysis.metrics import arm_label, arm_order, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.files import written_whole
-from wsrl_kit.parameters import names_of, parameter, validate
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.run import RunRecord, find_runs, save_figure
 
-Runs = str | list[str] | dict[str, str | list[str]]
 USUAL_CONTROL = "rlpd_all"
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Parameters of a report."""
-
-    runs: Runs = parameter(
-        "runs/ablation",
-        "runs to report: folder, glob, list of these, or {arm: folders}",
-        path=True,
-        group="Report",
-    )
-    control: str | None = parameter(
-        None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"
-    )
-    target: float = parameter(0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0)
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 def select_runs(runs: Runs) -> list[RunRecord]:

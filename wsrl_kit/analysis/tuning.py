@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsrl_kit.analysis.config import SCORES
 from wsrl_kit.analysis.metrics import reduce_run
 from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure, panel_figure, replace_empty_axes
 from wsrl_kit.analysis.report import write_files
@@ -21,13 +22,6 @@ from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
 TRIALS, CONFIRMATION = "trials", "confirmation"
 """Folders of the candidates' runs, and of the ablation of the winner against the default."""
-
-SCORES = {
-    "area_under_curve": "Area under curve",
-    "final_success": "Final success",
-    "final_return": "Final return",
-}
-"""Axis labels of the quantities that may be tuned; more is better."""
 
 BEST_SHOWN = 10
 MARGINAL_POINTS = 8

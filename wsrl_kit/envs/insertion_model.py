@@ -2,7 +2,8 @@
 
 World frame: the nominal hole's mouth, z up, x away from the robot's base. Kinematics and limits: Franka Control
 Interface documentation (Denavit-Hartenberg parameters in Craig's convention); links are capsules of about the real
-masses. No gravity, since the robot compensates it: the force sensor reads zero in free space.
+masses. No gravity, since the robot compensates it: the force sensor reads zero in free space. One robot and five walls
+are not searched for islands of contacts nor by a tree of boxes, which takes 7 % of a step and changes no result.
 
 The cameras look at the peg's tip 90 degrees apart, so that each shows the other's depth. Visual geoms have no mass and
 touch nothing.
@@ -58,7 +59,9 @@ def insertion_model(clearance: float) -> str:
     return f"""
 <mujoco model="franka_insertion">
   <compiler angle="radian"/>
-  <option timestep="{PHYSICS_STEP}" integrator="implicitfast" cone="elliptic" iterations="20" gravity="0 0 0"/>
+  <option timestep="{PHYSICS_STEP}" integrator="implicitfast" cone="elliptic" iterations="20" gravity="0 0 0">
+    <flag island="disable" midphase="disable"/>
+  </option>
   {_visuals()}
   <default>
     <joint armature="0.1" damping="1" axis="0 0 1"/>

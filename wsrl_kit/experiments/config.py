@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wsrl_kit.analysis.tuning import SCORES
+from wsrl_kit.analysis.config import SCORES
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check_distinct, check_some, names_of, parameter, unknown, validate

@@ -102,6 +102,9 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
 
 
 def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: list[Any], sockets: Path) -> None:
+    # papermill's imports reach jsonschema, which reads this package's grammar of web addresses in 3 s if it can import
+    # it. No notebook needs that.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: can't be imported
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from papermill import execute_notebook

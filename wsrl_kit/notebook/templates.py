@@ -12,7 +12,6 @@ from typing import Any
 
 import wsrl_kit
 from wsrl_kit.errors import ParameterError
-from wsrl_kit.files import written_whole
 
 # Commands that run one of the kit's notebooks, with the notebook's parameters as flags.
 COMMANDS = {
@@ -73,6 +72,9 @@ def copy_templates(folder: Path, root: Path) -> Copies:
     Raises:
         ParameterError: the folder holds the templates, or can't be written.
     """
+    # Not for every command's help, which needs no NumPy and takes half as long without.
+    from wsrl_kit.files import written_whole
+
     templates = template_folder()
     if folder.resolve().is_relative_to(templates.resolve()):
         raise ParameterError(f"{folder} holds the notebooks that commands execute: name another folder for copies")

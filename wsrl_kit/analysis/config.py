@@ -1,0 +1,33 @@
+"""Parameters of a report, and the quantities that may be tuned; a command's help reads them, so imports are few."""
+
+from dataclasses import dataclass
+
+from wsrl_kit.parameters import parameter, validate
+
+Runs = str | list[str] | dict[str, str | list[str]]
+
+SCORES = {
+    "area_under_curve": "Area under curve",
+    "final_success": "Final success",
+    "final_return": "Final return",
+}
+"""Axis labels of the quantities that may be tuned; more is better."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Parameters of a report."""
+
+    runs: Runs = parameter(
+        "runs/ablation",
+        "runs to report: folder, glob, list of these, or {arm: folders}",
+        path=True,
+        group="Report",
+    )
+    control: str | None = parameter(
+        None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"
+    )
+    target: float = parameter(0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0)
+
+    def __post_init__(self) -> None:
+        validate(self)
