@@ -24,7 +24,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree, Shaped, UInt8
 
 from wsrl_kit.agent import networks
-from wsrl_kit.agent.networks import Dense, NormalisedTanh, product
+from wsrl_kit.agent.networks import NormalisedTanh
 from wsrl_kit.agent.transition import Images
 from wsrl_kit.data.formats.safe_pickle import load_pickle
 from wsrl_kit.errors import DataError
@@ -81,7 +81,7 @@ class HalvingConvolution(linen.Module):
             ],
             axis=-1,
         )
-        output = product(windows.reshape(-1, windows.shape[-1]), kernel.reshape(-1, self.channels))
+        output = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, self.channels)
         return output.reshape(*windows.shape[:3], self.channels) + bias
 
 
@@ -162,7 +162,9 @@ class CameraEncoder(linen.Module):
     def __call__(self, maps: Float[Array, "batch h w channels"], train: bool) -> Float[Array, "batch width"]:
         features = SpatialLearnedEmbeddings(self.spatial_features)(maps)
         features = linen.Dropout(DROPOUT_RATE, deterministic=not train)(features)
-        return NormalisedTanh(name="LayerNorm_0")(Dense(self.width, linen.initializers.lecun_normal())(features))
+        return NormalisedTanh(name="LayerNorm_0")(
+            linen.Dense(self.width, kernel_init=linen.initializers.lecun_normal())(features)
+        )
 
 
 class PixelEncoder(linen.Module):
@@ -187,7 +189,7 @@ class PixelEncoder(linen.Module):
         encoded = [encoders[camera](_joined(maps[camera]), train) for camera in self.cameras]
         if self.state_width == 0:
             return jnp.concatenate(encoded, axis=-1)
-        state = Dense(self.state_width, linen.initializers.xavier_uniform())(state)
+        state = linen.Dense(self.state_width, kernel_init=linen.initializers.xavier_uniform())(state)
         return jnp.concatenate([*encoded, NormalisedTanh(name="LayerNorm_0")(state)], axis=-1)
 
 
