@@ -41,7 +41,7 @@ lab: $(STAMP)
 BENCH := .venv-bench/bin
 
 bench: .venv-bench/.installed
-	for name in replay learner population end_to_end scale; do $(BENCH)/python benchmarks/$$name.py || exit 1; done
+	for name in replay learner end_to_end; do $(BENCH)/python benchmarks/$$name.py || exit 1; done
 
 .venv-bench/.installed: pyproject.toml requirements.lock benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-bench

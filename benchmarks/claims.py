@@ -26,7 +26,7 @@ from wsrl_kit.analysis.report import finetuning_runs, write_report
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
 from wsrl_kit.analysis.tables import Estimate, cell_text
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.envs.collect import CollectConfig
+from wsrl_kit.envs.config import CollectConfig
 from wsrl_kit.errors import ExperimentError
 from wsrl_kit.experiments.ablation import run_ablation
 from wsrl_kit.experiments.config import AblationConfig

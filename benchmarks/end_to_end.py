@@ -1,17 +1,20 @@
-"""Environment steps a second of fine-tuning on the simulated robot, where the time goes, and how long a start takes.
+"""Where fine-tuning's time goes, where the seconds before its first learning step go, and the main job's time.
 
 The loop is `wsrl_kit.training.finetune.finetune` with the parameters of the ablation's kit arm (UTD 4), for the
 ablation's network (128 x 128, batch 128) and the papers' (256 x 256, batch 256), on one core, as an ablation's workers
 have, and on all. Offline data are 24 scripted and random episodes; evaluations lie outside of what is measured.
 
 For the split, the functions that the loop calls are replaced by ones that wait for their results and add up the time;
-"the rest" is the loop's own time: records, diagnostics, schedules, Python. A transition is added in the same compiled
-call that learns from it; "adding" is what that call takes more than one that only learns, measured apart, in turns on
-equal arrays. The undisturbed loop takes its turns too: "sum" is the split's whole against it.
+"the rest" is the loop's own time: records, diagnostics, schedules, Python. The undisturbed loop takes its turns too:
+"sum" is the split's whole against it.
 
-    --main-job    time `wsrl-kit ablation` with its defaults too, on data collected anew (about five minutes)
+A start is `wsrl-kit finetune` of a warmed-up agent until its first learning step is recorded, with caches of this
+benchmark's own, empty or filled; its parts are those of the job within, in a process of its own.
+
+    --main-job    time `wsrl-kit ablation` with its defaults too, on data collected anew
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -34,7 +37,7 @@ WARM_UP_STEPS = 150
 """Past the first record (step 50), so that everything is compiled."""
 STEPS = 200
 """Environment steps of a turn: whole log intervals."""
-PARTS = ("environment", "learning", "acting", "adding", "the rest")
+PARTS = ("environment", "learning", "acting", "the rest")
 STARTS = 3
 """Fresh processes of each kind."""
 
@@ -80,12 +83,10 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     probe = agents.probe_batch(config, dataset, agents.PROBE_SIZE)
     tree = finetune.initial_tree(config, static, agent, dataset)
     busy = dict.fromkeys(PARTS, 0.0)
-    adding = 0.0
     if split:
-        adding = seconds_of_adding(config, static, tree)
         finetune.act = timed(finetune.act, busy, "acting")
-        finetune.add = timed(finetune.add, busy, "adding")
-        finetune.learn = timed(finetune.learn, busy, "learning")
+        # It returns before learning has ended.
+        finetune.learn = timed(finetune.learn, busy, "learning", lambda run: run.agent)
         environment.step = timed(environment.step, busy, "environment")
         environment.reset = timed(environment.reset, busy, "environment")
     events = finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
@@ -101,8 +102,6 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
         whole = advance(STEPS)
         if not split:
             return {"whole": whole / STEPS}
-        busy["learning"] -= adding * STEPS
-        busy["adding"] += adding * STEPS
         busy["the rest"] = whole - sum(busy.values())
         return {"whole": whole / STEPS} | {part: busy[part] / STEPS for part in PARTS}
 
@@ -110,64 +109,37 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     return measure
 
 
-def timed(function: Callable[..., Any], busy: dict[str, float], part: str) -> Callable[..., Any]:
-    """The function, waiting for its results, its time added to a part's."""
+def timed(
+    function: Callable[..., Any], busy: dict[str, float], part: str, result_of: Callable[[Any], Any] | None = None
+) -> Callable[..., Any]:
+    """The function, waiting for its result or what its second argument then holds, its time added to a part's."""
     import jax
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
         start = time.perf_counter()
-        result = jax.block_until_ready(function(*arguments, **named))
+        result = function(*arguments, **named)
+        jax.block_until_ready(result if result_of is None else result_of(arguments[1]))
         busy[part] += time.perf_counter() - start
         return result
 
     return wrapper
 
 
-def seconds_of_adding(config: Any, static: Any, tree: Any) -> float:
-    """What adding a transition costs within the call that learns: medians of the call with and without, in turns."""
-    import jax
-    import numpy as np
-
-    from wsrl_kit.agent import jax_tools
-    from wsrl_kit.agent.transition import Transition
-    from wsrl_kit.training import learner
-
-    sampler, shape = experience.sampler_of(config), (config.update_to_data_ratio, config.batch_size)
-    key = jax_tools.key(config.seed, "sampling")
-    observation, action = (np.zeros(size, np.float32) for size in (static.observation_size, static.action_size))
-    row = Transition(observation, action, np.float32(0), observation, np.float32(1), np.float32(1), np.float32(0))
-    last = (key, np.int32(0), np.float32(0.5), np.float32(0.5))
-
-    def both(*state: Any) -> Any:
-        return learner.train_step(static, sampler, shape, *state, *last, transition=row)
-
-    def alone(*state: Any) -> Any:
-        return learner.train_step(static, sampler, shape, *state, *last)
-
-    seconds: dict[Any, list[float]] = {both: [], alone: []}
-    # Copied, since each call takes over the arrays that it is given.
-    states = {call: jax.tree.map(jax.numpy.copy, (tree["agent"], tree["replay"])) for call in seconds}
-    for _ in range(101):
-        for call, times in seconds.items():
-            start = time.perf_counter()
-            *state, _ = jax.block_until_ready(call(*states[call]))
-            times.append(time.perf_counter() - start)
-            states[call] = tuple(state)
-    # The first call compiles.
-    return max(0.0, float(np.median(seconds[both][1:]) - np.median(seconds[alone][1:])))
-
-
-IMPORT = """
-import time
-start = time.perf_counter()
-from wsrl_kit.training import jobs
-print(time.perf_counter() - start)
-"""
-
-FIRST_STEP = """
-import json, pathlib, sys
+IN_PARTS = """
+import json, pathlib, sys, time
+began = time.perf_counter()
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.training.jobs import run_finetune
+from wsrl_kit.training import finetune, jobs
+seconds = {"imports": time.perf_counter() - began}
+
+def timed(module, name, part):
+    function = getattr(module, name)
+    def wrapper(*arguments, **named):
+        start = time.perf_counter()
+        result = function(*arguments, **named)
+        seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+        return result
+    setattr(module, name, wrapper)
 
 class FirstStep:
     stop_requested = False
@@ -175,49 +147,75 @@ class FirstStep:
     def update(self, step, total, text):
         self.stop_requested = True
 
+timed(jobs, "_training_environment", "environments")
+timed(jobs, "Evaluator", "environments")
+timed(jobs, "load_offline_data", "data")
+timed(jobs.agents, "start", "agent and checkpoint")
+timed(jobs, "_finetuning_tree", "replay")
+timed(finetune, "evaluate", "first evaluation, diagnosis")
+timed(finetune, "learn", "first learning step")
 try:
-    run_finetune(WSRLConfig(**json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]), FirstStep())
+    jobs.run_finetune(WSRLConfig(**json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]), FirstStep())
 except Exception as error:
     assert "stopped" in str(error), error
+seconds["the rest"] = time.perf_counter() - began - sum(seconds.values())
+print(json.dumps(seconds))
 """
 
 
-def starts() -> Iterator[tuple[str, float]]:
-    """Seconds of fresh processes: importing, and from the command to the end of the first step that learns.
-
-    Programs are kept as users have them kept, in a cache folder of this benchmark's own, empty or filled.
-    """
-    import json
-
+def starts() -> Iterator[tuple[str, dict[str, float]]]:
+    """Seconds of fresh processes by part, and of the whole command, with empty and with filled caches."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-
-    def run(script: str, cache: Path, *arguments: str) -> tuple[float, str]:
-        start = time.perf_counter()
-        command = [sys.executable, "-c", script, *arguments]
-        environment = inherited | {"XDG_CACHE_HOME": str(cache)}
-        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        return time.perf_counter() - start, done.stdout
-
-    # From nothing: a robot without offline data needs no files, and learns from its first transition on.
-    changes = {"offline_data_path": None, "demo_path": None, "initial_offline_ratio": 0.0, "min_offline_ratio": 0.0}
-    parameters = json.dumps(asdict(settings("128 x 128, batch 128", **changes)))
-    for number in tqdm(range(STARTS), desc="starts", leave=False):
-        with tempfile.TemporaryDirectory() as folder:
-            cache = Path(folder) / "cache"
-            yield "import of a job", float(run(IMPORT, cache)[1])
-            for kind in ("no program kept", "programs kept"):
+    with tempfile.TemporaryDirectory() as folder:
+        command("collect", "--out", f"{folder}/data")
+        command("warmup", "--preset=small", f"--offline_data_path={folder}/data", "--out", f"{folder}/warmup")
+        given = {
+            "checkpoint_path": f"{folder}/warmup/warmup.npz",
+            "demo_path": f"{folder}/warmup/filtered_demos.pkl",
+            "log_interval": 1,
+        }
+        parameters = json.dumps(asdict(settings("128 x 128, batch 128", evaluation_episodes=20, **given)))
+        flags = [f"--{name}={value}" for name, value in given.items()]
+        for number in tqdm(range(STARTS), desc="starts", leave=False):
+            cache = Path(folder) / f"cache {number}"
+            kept = inherited | {"XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": str(cache / "loops")}
+            for kind in ("empty caches", "filled caches"):
                 out = Path(folder) / f"{kind} {number}"
-                yield f"to the first learning step, {kind}", run(FIRST_STEP, cache, parameters, str(out))[0]
+                child = [sys.executable, "-c", IN_PARTS, parameters, str(out / "parts")]
+                parts = subprocess.run(child, env=kept, check=True, stdout=subprocess.PIPE, text=True).stdout
+                if kind == "filled caches":
+                    yield kind, json.loads(parts) | {"whole command": until_first_step(flags, out / "command", kept)}
+                    continue
+                empty = kept | {"XDG_CACHE_HOME": f"{cache} too", "NUMBA_CACHE_DIR": f"{cache} too/loops"}
+                yield kind, json.loads(parts) | {"whole command": until_first_step(flags, out / "command", empty)}
+
+
+def until_first_step(flags: list[str], out: Path, environment: Mapping[str, str]) -> float:
+    """Seconds from the command to the first record of a learning step; the run is then killed."""
+    start, metrics = time.perf_counter(), out / "metrics.csv"
+    arguments = ["finetune", "--preset=small", *flags, "--out", str(out)]
+    process = subprocess.Popen([*WSRL_KIT, *arguments], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        while not (metrics.exists() and "training/critic_loss" in metrics.read_text()):
+            if process.poll() is not None:
+                raise SystemExit(f"wsrl-kit {' '.join(arguments)} ended with {process.returncode}")
+            time.sleep(0.02)
+        return time.perf_counter() - start
+    finally:
+        process.kill()
+        process.wait()
+
+
+WSRL_KIT = [sys.executable, "-c", "import sys; from wsrl_kit.cli import main; sys.exit(main())"]
+
+
+def command(*arguments: str) -> None:
+    subprocess.run([*WSRL_KIT, *arguments], check=True, stdout=sys.stderr)
 
 
 def main_job() -> float:
     """Seconds of `wsrl-kit ablation` on freshly collected data, with all its processes, from its command to its end."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def command(name: str, *rest: str) -> None:
-            script = "import sys; from wsrl_kit.cli import main; sys.exit(main())"
-            subprocess.run([sys.executable, "-c", script, name, *rest], check=True, stdout=sys.stderr)
-
         command("collect", "--out", f"{folder}/data")
         start = time.perf_counter()
         command("ablation", f"--offline_data_path={folder}/data", "--out", f"{folder}/ablation")
@@ -234,7 +232,7 @@ def main() -> None:
     if core is None or len(os.sched_getaffinity(0)) > 1:
         cores["all cores"] = None
     raw: dict[str, Any] = {}
-    speed = [["network", "cores", "steps/s", *PARTS, "acting + adding + rest", "sum"]]
+    speed = [["network", "cores", "steps/s", *PARTS, "acting + rest", "sum"]]
     for network in NETWORKS:
         for where, those in cores.items():
             name = f"{network}, {where}"
@@ -252,10 +250,14 @@ def main() -> None:
                 [network, where, f"{1 / undisturbed:.0f}", *parts, f"{overhead:.1%}", f"{whole / undisturbed:.2f}"]
             )
     raw["starts"] = {}
-    for name, seconds in starts():
-        raw["starts"].setdefault(name, []).append(seconds)
-    medians = turns.medians({"starts": raw["starts"]})["starts"]
-    start = [["start of a process", "seconds"], *([name, f"{seconds:.1f}"] for name, seconds in medians.items())]
+    for kind, seconds in starts():
+        for part, value in seconds.items():
+            raw["starts"].setdefault(kind, {}).setdefault(part, []).append(value)
+    found = turns.medians(raw["starts"])
+    start = [
+        ["seconds", *found],
+        *([part, *(f"{found[kind][part]:.1f}" for kind in found)] for part in found["empty caches"]),
+    ]
     tables = {"Fine-tuning, UTD 4, per environment step": speed, "Start": start}
     if with_main_job:
         raw["main job"] = main_job()

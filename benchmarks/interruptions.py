@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     options = parser.parse_args()
-    from wsrl_kit.envs.collect import CollectConfig
+    from wsrl_kit.envs.config import CollectConfig
     from wsrl_kit.runs.progress import Silent
     from wsrl_kit.training.jobs import run_collect
 

@@ -1,12 +1,14 @@
-"""One environment step's learning against what the machine's matrix products allow, and against its peers.
+"""The update of one environment step against what the machine's matrix products allow, and against its peers.
 
-A step samples by ratio and priority, makes UTD critic updates and one actor and temperature update on all their rows,
-and writes the priorities back, in one compiled call. Critics and actor have two hidden layers of 256, the batch is 256,
-an observation has 39 numbers and an action 28; replay holds 100,000 online and 20,000 offline rows. Beside it:
+UTD critic updates of 256 rows and one actor and temperature update on all their rows, in one compiled call, on a batch
+from host memory. Critics and actor have two hidden layers of 256; an observation has 39 numbers and an action 28.
 
-- products: the best float32 rate of NumPy's and XLA's matrix products, over several sizes.
-- limit: the step's own matrix products, same shapes and order, compiled with nothing in between.
-- sbx-rl and stable-baselines3: `train` of their SAC on a full buffer, with as many critic updates.
+- best product: the best float32 rate of NumPy's and XLA's matrix products, over several sizes.
+- products alone: the step's own matrix products, same shapes and order, compiled with nothing in between.
+- sbx-rl and stable-baselines3 (sb3): `train` of their SAC on a full uniform buffer, with as many critic updates and
+  tanh as in the kit. sbx has LayerNorm in its critics only, and updates the actor once, on 256 rows, or UTD times
+  ("each"); sb3 has no LayerNorm and updates the actor UTD times; both take the target's minimum over all critics
+  (kit: over 2). Rates are compared: each by the operations that it needs itself.
 
 Milliseconds are medians over the rounds; rates are needed floating-point operations (`needed_gflop`) by that time.
 """
@@ -26,26 +28,22 @@ from jaxtyping import Float
 from learner_setup import (
     ACTION,
     BATCH,
-    BETA,
-    NORMALISATION,
     OBSERVATION,
-    RATIO,
     SUBSET,
-    create_agent,
+    WIDTHS,
+    agent_of,
     full_replay,
-    parts,
     seconds_each,
     transitions,
     turn_length,
 )
-from turns import Contender, Measure, arguments, compare, machine, medians, show
+from turns import Contender, Measure, arguments, compare, machine, medians, one_core, show
 
-from wsrl_kit.training.learner import train_step
+from wsrl_kit.training.learner import learn
 
-WIDTHS = (256, 256)
 ENSEMBLES = (2, 10)
 UTDS = (1, 4, 20)
-OFFLINE_ROWS, ONLINE_ROWS = 20_000, 100_000
+BUFFER_ROWS = 120_000
 PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "512": (512, 512),
     "1024": (1024, 1024),
@@ -54,15 +52,7 @@ PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "10 x 256": (10, 256, 256),
 }
 
-OFFICIAL = {2: (3.1, 0.078), 10: (12.6, 0.335)}
-"""Official WSRL (jax 0.4.28) at UTD 4, on another machine: GFLOP as counted there, and seconds, by critics."""
-
-OFFICIAL_PRODUCT_RATE = (130.0, 148.0)
-"""GFLOP/s of that machine's best float32 matrix products, two cores."""
-
 ACTOR_EACH = "with an actor update each"
-
-SHARE_GOAL, SHARE_TIMES_OFFICIAL_GOAL, PEER_GOAL = 0.7, 2.5, 1.5
 
 
 def needed_gflop(
@@ -88,17 +78,16 @@ def needed_gflop(
 
 
 def kit(ensemble: int) -> Measure:
-    static, sampler = parts(WIDTHS, ensemble)
-    agent = create_agent(static, jax.random.key(0), *NORMALISATION)
-    replay = full_replay(sampler, OFFLINE_ROWS, ONLINE_ROWS)
-    key, steps = jax.random.key(1), itertools.count()
+    static, agent = agent_of(ensemble)
+    replay, key = full_replay(BUFFER_ROWS // 2, BUFFER_ROWS // 2), jax.random.key(1)
+    batches = {utd: replay.sample(0, (utd, BATCH), 0.5, 0.5)[0] for utd in UTDS}
+    steps = itertools.count()
 
     def run(utd: int, repeats: int) -> None:
-        nonlocal agent, replay
+        nonlocal agent
         for step in itertools.islice(steps, repeats):
-            shape = (utd, BATCH)
-            agent, replay, _ = train_step(static, sampler, shape, agent, replay, key, np.int32(step), RATIO, BETA)
-        jax.block_until_ready((agent, replay))
+            agent, _, _ = learn(static, agent, batches[utd], key, np.int32(step))
+        jax.block_until_ready(agent)
 
     return timed(run, UTDS)
 
@@ -220,7 +209,7 @@ def stable_baselines3(ensemble: int) -> Measure:
 
 
 def peer_options(network: dict[str, Any]) -> dict[str, Any]:
-    return {"buffer_size": OFFLINE_ROWS + ONLINE_ROWS, "batch_size": BATCH, "policy_kwargs": network, "seed": 0}
+    return {"buffer_size": BUFFER_ROWS, "batch_size": BATCH, "policy_kwargs": network, "seed": 0}
 
 
 def peer(models: Mapping[str, tuple[int, Any]]) -> Measure:
@@ -228,8 +217,8 @@ def peer(models: Mapping[str, tuple[int, Any]]) -> Measure:
     from stable_baselines3.common.logger import Logger
 
     buffer = models[str(UTDS[0])][1].replay_buffer
-    rows = transitions(OFFLINE_ROWS + ONLINE_ROWS)
-    for observation, action, reward, next_observation, mask, _ in zip(*rows, strict=True):
+    rows = transitions(BUFFER_ROWS)
+    for observation, action, reward, next_observation, mask in zip(*rows[:5], strict=True):
         buffer.add(observation, next_observation, action, reward, 1 - mask, [{}])
     for _, model in models.values():
         model.replay_buffer = buffer
@@ -295,97 +284,40 @@ def main() -> None:
             f"{error.name} is not installed; run `make bench`, or this with .venv-bench/bin/python"
         ) from None
     entrants = {"kit": kit, "limit": limit, "sbx": sbx, "sb3": stable_baselines3}
-    contenders = [Contender("NumPy", numpy_products), Contender("XLA", xla_products)]
-    for ensemble in ENSEMBLES:
-        contenders += [Contender(f"{name} {ensemble}", prepare, (ensemble,)) for name, prepare in entrants.items()]
-    results = compare(contenders, options.rounds)
-    show(about, tables(medians(results)), results, options.json)
+    found: dict[str, list[list[str]]] = {}
+    raw = {}
+    for where, cores in {"one core": one_core(), "all cores": None}.items():
+        contenders = [Contender("NumPy", numpy_products, (), cores), Contender("XLA", xla_products, (), cores)]
+        for ensemble in ENSEMBLES:
+            contenders += [Contender(f"{n} {ensemble}", prepare, (ensemble,), cores) for n, prepare in entrants.items()]
+        raw[where] = compare(contenders, options.rounds)
+        title, rows = table(medians(raw[where]))
+        found[f"{where.capitalize()}: {title}"] = rows
+    show(about, found, raw, options.json)
 
 
-def tables(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, list[list[str]]]:
-    product_rates = {
-        (library, name): product_gflop(name) / seconds[library][name]
+def table(seconds: Mapping[str, Mapping[str, float]]) -> tuple[str, list[list[str]]]:
+    rates = {
+        f"{library}, {name}": product_gflop(name) / seconds[library][name]
         for library in ("NumPy", "XLA")
         for name in PRODUCTS
     }
-    (library, size), best = max(product_rates.items(), key=lambda item: item[1])
-
-    products = [["size", "NumPy GFLOP/s", "XLA GFLOP/s"]]
-    products += [[name, *(f"{product_rates[side, name]:.0f}" for side in ("NumPy", "XLA"))] for name in PRODUCTS]
-
-    steps = [
-        ["critics, UTD", "kit ms", "needed GFLOP", "GFLOP/s", "of best", "limit ms", "limit of best", "kit / limit"]
-    ]
-    names = ("sbx", "sbx each", "sb3")
-    peers = [["critics, UTD", "kit ms", *(f"{name} ms" for name in names), *(f"{name} / kit" for name in names)]]
-    rates = [["critics, UTD", *(f"{name} GFLOP/s" for name in ("kit", *names)), *(f"kit / {name}" for name in names)]]
-    goals = [["goal", "wanted", "found"]]
+    size, best = max(rates.items(), key=lambda item: item[1])
+    peers = ("sbx", "sbx each", "sb3")
+    headings = ["critics, UTD", "kit ms", "GFLOP", "of best product", "products alone", *(f"kit / {n}" for n in peers)]
+    rows = [headings]
     for ensemble in ENSEMBLES:
         for utd in UTDS:
-            row = f"{ensemble}, {utd}"
             kit, limit, sbx, sb3 = (seconds[f"{name} {ensemble}"][str(utd)] for name in ("kit", "limit", "sbx", "sb3"))
             each = seconds[f"sbx {ensemble}"][f"{utd} {ACTOR_EACH}"]
-            sizes, rows = (OBSERVATION, ACTION, WIDTHS, ensemble), utd * BATCH
-            gflop = needed_gflop(*sizes, SUBSET, rows, rows)
-            # The peers' targets take all critics.
-            few, many = needed_gflop(*sizes, ensemble, rows, BATCH), needed_gflop(*sizes, ensemble, rows, rows)
-            share, reachable = gflop / kit / best, gflop / limit / best
-            beside = [f"{1e3 * limit:.1f}", f"{reachable:.0%}", f"{limit / kit:.0%}"]
-            steps.append([row, f"{1e3 * kit:.1f}", f"{gflop:.2f}", f"{gflop / kit:.0f}", f"{share:.0%}", *beside])
-            rivals = (sbx, each, sb3)
-            peers.append(
-                [row, *(f"{1e3 * time:.1f}" for time in (kit, *rivals)), *(f"{time / kit:.2f}" for time in rivals)]
-            )
-            work = [needed / time for needed, time in zip((few, many, many), rivals, strict=True)]
-            cells = [*(f"{rate:.0f}" for rate in (gflop / kit, *work)), *(f"{gflop / kit / rate:.2f}" for rate in work)]
-            rates.append([row, *cells])
-            at = f"{ensemble} critics, UTD {utd}"
-            if utd == 4:
-                theirs = official_share(ensemble)
-                times = [f">= {SHARE_TIMES_OFFICIAL_GOAL}", f"{share / theirs:.2f}"]
-                goals.append([f"share of best product, {at}", f">= {SHARE_GOAL:.0%}", f"{share:.0%}"])
-                goals.append([f"that / official code's {theirs:.0%}, {at}", *times])
-            goals.append([f"best peer / kit, {at}", f">= {PEER_GOAL}", f"{min(rivals) / kit:.2f}"])
-
-    official = [["critics", "ms", "GFLOP", "GFLOP/s", "share of that machine's products"]]
-    for ensemble, (gflop, time) in OFFICIAL.items():
-        low, high = (gflop / time / rate for rate in reversed(OFFICIAL_PRODUCT_RATE))
-        official.append(
-            [str(ensemble), f"{1e3 * time:.0f}", f"{gflop}", f"{gflop / time:.0f}", f"{low:.0%} to {high:.0%}"]
-        )
-    return {
-        f"Best float32 matrix products: {best:.0f} GFLOP/s ({library}, {size}). {SIZES_NOTE}": products,
-        STEPS_NOTE: steps,
-        OFFICIAL_NOTE: official,
-        PEERS_NOTE: peers,
-        RATES_NOTE: rates,
-        "Goals": goals,
-    }
-
-
-def official_share(ensemble: int) -> float:
-    """Share of that machine's best products, taken in the middle of their range."""
-    gflop, time = OFFICIAL[ensemble]
-    return gflop / time / np.mean(OFFICIAL_PRODUCT_RATE)
-
-
-SIZES_NOTE = "Square, or a batch of square ones."
-STEPS_NOTE = (
-    "One environment step's learning. Needed: 2 per multiply-add of the step's matrix products, nothing elementwise; "
-    "limit: these products alone, compiled in one."
-)
-OFFICIAL_NOTE = (
-    "Official WSRL's step at UTD 4, quoted from another machine (two cores, products at 130 to 148 GFLOP/s) with its "
-    "own count of operations; not measured here."
-)
-PEERS_NOTE = (
-    "SAC of sbx-rl and stable-baselines3 (sb3): UTD critic updates in a call of `train`, uniform replay, tanh as in "
-    "the kit. What differs: sbx has LayerNorm in its critics only; it updates the actor once, on 256 rows (kit: once, "
-    "on UTD x 256), or UTD times on 256 rows (each); sb3 has no LayerNorm and updates the actor UTD times on 256 rows; "
-    "both take the target's minimum over all critics (kit: over 2)."
-)
-
-RATES_NOTE = "The same calls, each by the operations that it needs itself"
+            sizes, count = (OBSERVATION, ACTION, WIDTHS, ensemble), utd * BATCH
+            own = needed_gflop(*sizes, SUBSET, count, count)
+            few, many = needed_gflop(*sizes, ensemble, count, BATCH), needed_gflop(*sizes, ensemble, count, count)
+            shares = [f"{own / time / best:.0%}" for time in (kit, limit)]
+            theirs = zip((few, many, many), (sbx, each, sb3), strict=True)
+            ratios = [f"{own / kit / (needed / time):.2f}" for needed, time in theirs]
+            rows.append([f"{ensemble}, {utd}", f"{1e3 * kit:.1f}", f"{own:.2f}", *shares, *ratios])
+    return f"best product {best:.0f} GFLOP/s ({size}); the last three columns are ratios of rates", rows
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from camera_samples import NAME, record, register, write_demos
-from slow_cases import one_fast
 from training_samples import StopAt, measured, same, same_checkpoint, settings, taken
 from wsrl_kit.agent import sac
 from wsrl_kit.agent.sac import SACConfig, SACState
@@ -126,6 +125,7 @@ def test_training_sees_crops_and_acting_does_not(dataset: Dataset) -> None:
     assert same(first.observation, batch.observation)
 
 
+@pytest.mark.slow
 def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dataset) -> None:
     config = spot(augmentation_padding=0)
     static, agent = fresh(config, dataset)
@@ -152,7 +152,8 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 
-@pytest.mark.parametrize("horizon", one_fast([1, 2], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("horizon", [1, 2])
 def test_a_run_that_sees_goes_on_from_a_checkpoint_to_the_same_bits(horizon: int, tmp_path: Path) -> None:
     config = spot(environment_options={"observation_horizon": horizon})
     dataset = Dataset.from_trajectories(record(20, observation_horizon=horizon))

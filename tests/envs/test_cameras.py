@@ -165,9 +165,6 @@ def test_threads_take_turns_in_drawing(robot):
 def test_another_process_draws_the_same_and_ends_in_peace_without_closing(robot):
     code = f"""
 import hashlib, numpy
-from wsrl_kit.data.sources import load_sources
-from slow_cases import one_fast
-from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 environments = [make({PIXELS!r}) for _ in range(2)]
 for environment in environments:

@@ -73,7 +73,7 @@ def test_every_arm_is_finished_on_the_same_budget(done):
 
 def test_arms_with_warmup_share_that_of_their_seed(done, tmp_path):
     config = replace(done.config, offline_data_path={"demos": ["demos.pkl"]})
-    for job in plan(config, AblationConfig(seeds=[0, 1]), tmp_path, 1024):
+    for job in plan(config, AblationConfig(seeds=[0, 1]), tmp_path):
         shared = tmp_path / "warmup" / f"seed_{job.config.seed}" / "warmup.npz"
         assert job.checkpoint == (shared if "warmup" in job.arm else None)
     starts = {arm: done.run(arm).curve("evaluation/success_sampled").gradient_step[0] for arm in ARMS}
@@ -100,6 +100,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_takes_its_workers_with_it(sources, tmp_path):
     script = tmp_path / "ablation.py"
     script.write_text(PROCESS)
@@ -196,7 +197,7 @@ def test_the_arm_with_demonstrations_needs_a_source_of_that_name(sources, tmp_pa
 
 def test_where_nothing_is_retained_the_warmed_up_arm_goes_on_without_offline_data(sources, tmp_path):
     config = settings(offline_data_path={"demos": str(sources / "demos.pkl")}, retention_ratio=0.0)
-    (decay,) = [job for job in plan(config, AblationConfig(seeds=[0]), tmp_path, 1024) if job.arm == "warmup_decay"]
+    (decay,) = [job for job in plan(config, AblationConfig(seeds=[0]), tmp_path) if job.arm == "warmup_decay"]
     assert decay.config.demo_path is None
 
 

@@ -36,7 +36,7 @@ def compared(**changes: Any) -> AblationConfig:
 def planned(variants: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The jobs of the variants by arm."""
     config = settings(offline_data_path={"demos": ["demos.pkl"]}, retention_ratio=0.3, use_prioritized_replay=True)
-    return {job.arm: job for job in plan(config, compared(variants=variants, **changes), Path("root"), 1024)}
+    return {job.arm: job for job in plan(config, compared(variants=variants, **changes), Path("root"))}
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,7 @@ def test_an_error_of_ours_is_one_sentence(tmp_path: Path) -> None:
     assert (tmp_path / "out/job.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_any_other_error_shows_where_it_came_from(tmp_path: Path) -> None:
     done = run(write_notebook(tmp_path / "job.ipynb", "1 / 0"), "--out", "out", folder=tmp_path)
     assert done.returncode == 1
@@ -167,6 +168,7 @@ def test_a_folder_that_another_process_writes_to_is_left_alone(tmp_path: Path) -
     assert not (tmp_path / "out/job.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_is_no_success(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH, "import os\nos.kill(os.getpid(), 9)")
     done = run(notebook, "--out", "out", folder=tmp_path)
@@ -219,6 +221,7 @@ def test_plain_papermill_works_too(tmp_path: Path) -> None:
     assert "batch_size" in (tmp_path / "out.ipynb").read_text()
 
 
+@pytest.mark.slow
 def test_plain_papermill_refuses_an_unknown_parameter(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
     papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]

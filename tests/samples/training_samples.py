@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from wsrl_kit.agent.transition import Transition, unpacked
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
-from wsrl_kit.envs.collect import CollectConfig
+from wsrl_kit.envs.config import CollectConfig
 from wsrl_kit.envs.make import make
 from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs.loop import Measurement, Snapshot

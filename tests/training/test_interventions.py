@@ -231,6 +231,7 @@ def helped_spot(**changes: Any) -> WSRLConfig:
     return settings(**(task | lengths | {"batch_size": 8, "hidden_sizes": [8], "intervention_capacity": 30} | changes))
 
 
+@pytest.mark.slow
 def test_the_demonstrations_show_what_the_cameras_showed():
     config = helped_spot()
     dataset = Dataset.from_trajectories(record(6, observation_horizon=2))

@@ -13,7 +13,7 @@ from full_disk import files_limited_to
 from training_samples import PENDULUM, ROBOT, StopAt, same_checkpoint, settings
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
-from wsrl_kit.envs.collect import CollectConfig
+from wsrl_kit.envs.config import CollectConfig
 from wsrl_kit.errors import CheckpointError, DataError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run

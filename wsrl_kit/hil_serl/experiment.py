@@ -23,7 +23,7 @@ from wsrl_kit.classifier.config import ClassifierConfig
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.classifier.train import CLASSIFIER_FILE, run_classifier
 from wsrl_kit.config.config import NOBODY, ROBOT, Paths, WSRLConfig
-from wsrl_kit.envs.collect import SOURCES, CollectConfig
+from wsrl_kit.envs.config import SOURCES, CollectConfig
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, camera_shapes, stacked, succeeded
 from wsrl_kit.errors import Stopped

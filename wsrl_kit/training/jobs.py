@@ -17,7 +17,8 @@ from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.data.weights import retain, retention_scores
-from wsrl_kit.envs.collect import SOURCES, CollectConfig, collect
+from wsrl_kit.envs.collect import collect
+from wsrl_kit.envs.config import SOURCES, CollectConfig
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes
