@@ -43,7 +43,7 @@ if QUICK_IMPORTS not in sys.path:
     sys.path.insert(0, QUICK_IMPORTS)
     os.environ["PYTHONPATH"] = os.pathsep.join([QUICK_IMPORTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 6_000
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 15_000
 """The memory maps of this process, and from how many on compiled programs are forgotten; Linux allows 65,530."""
 
 

@@ -98,6 +98,7 @@ def test_a_reward_one_step_away_is_discounted_once() -> None:
     close(values(learn(batch), [0.0, 1.0], [0.2, 0.2]), [DISCOUNT, 1.0])
 
 
+@pytest.mark.slow
 def test_the_policy_finds_the_best_action() -> None:
     state = learn(transitions(ZERO, ACTIONS, 1.0 - (ACTIONS - 0.5) ** 2))
     close(values(state, [0.0] * 4, [-0.9, -0.3, 0.5, 0.9]), [1 - 1.96, 1 - 0.64, 1.0, 1 - 0.16], atol=0.05)

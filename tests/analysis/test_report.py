@@ -167,6 +167,7 @@ def test_one_seed_can_be_reported(tmp_path):
     assert "[" not in (tmp_path / "summary.txt").read_text()
 
 
+@pytest.mark.slow
 def test_runs_without_any_evaluation_make_a_whole_report_that_says_so(tmp_path):
     write_run(tmp_path / "run", "rlpd_all")
     made = write_report(select_runs(str(tmp_path / "run")), tmp_path, "rlpd_all")
@@ -174,6 +175,7 @@ def test_runs_without_any_evaluation_make_a_whole_report_that_says_so(tmp_path):
     assert "not recorded" in {text.get_text() for ax in made.figures["reached_target"].axes for text in ax.texts}
 
 
+@pytest.mark.slow
 def test_a_task_without_success_is_compared_by_its_return(tmp_path):
     for arm in ("rlpd_all", "mine"):
         for seed in range(2):
@@ -260,6 +262,7 @@ def test_a_profile_is_the_share_of_finished_runs_above_each_value(made, ax):
     assert (thresholds[0], thresholds[-1]) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_many_arms_have_no_bands_and_rows_of_their_own(tmp_path):
     names = (*ARM_LABELS, *(f"variant_{index}" for index in range(12 - len(ARM_LABELS))))
     for name in names:

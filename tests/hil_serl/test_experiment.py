@@ -15,6 +15,7 @@ from wsrl_kit.hil_serl.figures import episodes, hil_serl_figure, result_rows
 from wsrl_kit.runs.run import Run, read_run
 
 
+@pytest.mark.slow
 def test_the_operators_are_through_the_server_what_they_are_in_the_simulation() -> None:
     with served() as server:
         options = {"robot_url": server.url, "random_xy_range": 0.0, "deadline": 5.0}

@@ -244,6 +244,7 @@ def test_an_agent_that_upstream_does_not_build_is_refused(tmp_path: Path, change
     assert not (tmp_path / "upstream").exists()
 
 
+@pytest.mark.slow
 def test_pixel_agents_that_hil_serl_does_not_build_are_refused(tmp_path: Path) -> None:
     for changes, shared, reason in (
         ({"encoder": "small", "is_frozen": False}, True, "expected encoder 'resnet10'"),

@@ -91,7 +91,7 @@ def filled(pairs: list[Pair], capacity: int) -> tuple[Ring, list[int]]:
     return side, held
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 3), st.sampled_from([3, 8, 30]), st.booleans())
 def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, capacity: int, is_unique: bool) -> None:
     pairs = data.draw(streams(horizon, is_unique))
@@ -101,7 +101,7 @@ def test_every_held_row_shows_what_was_added(data: st.DataObject, horizon: int, 
     assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 3), st.sampled_from([2, 7]))
 def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, horizon: int, capacity: int) -> None:
     values = st.lists(st.integers(0, 4), min_size=horizon, max_size=horizon).map(stack)
@@ -112,7 +112,7 @@ def test_stacks_in_no_order_of_time_are_shown_as_they_were(data: st.DataObject, 
         assert_shows(shown(side.store, np.array(held) % capacity), [pairs[number] for number in held])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), st.integers(1, 3), st.sampled_from([0, 1, 4, 40]))
 def test_a_ring_that_begins_with_a_dataset_shows_that_and_what_was_added(
     data: st.DataObject, horizon: int, spare: int
@@ -150,7 +150,7 @@ def test_a_frame_that_stays_while_others_change_is_not_taken_for_a_newer_one() -
     assert_shows(shown(side.store, np.array(held)), pairs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 3), st.sampled_from([3, 8, 30]))
 def test_each_frame_is_written_once_and_dropped_rows_are_those_that_lost_one(
     data: st.DataObject, horizon: int, capacity: int
