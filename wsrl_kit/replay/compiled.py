@@ -28,13 +28,8 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
         return compile_loop(loop)
 
 
-@intrinsic
-def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Any]:
-    """In compiled loops: has the processor fetch the cache line of `array[index]` from memory, without waiting.
-
-    Args:
-        index: a tuple of integers, one for each dimension.
-    """
+def _prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Any]:
+    """Types, and the code, of `prefetch`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         memory = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -48,3 +43,7 @@ def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Any]:
         return context.get_dummy_value()
 
     return types.void(array, index), generate
+
+
+prefetch: Callable[..., None] = intrinsic(_prefetch)
+"""In compiled loops, of an array and a tuple of indices: has the processor fetch that cache line, without waiting."""
