@@ -8,8 +8,8 @@ For the split, the functions that the loop calls are replaced by ones that wait 
 "the rest" is the loop's own time: records, diagnostics, schedules, Python. The undisturbed loop takes its turns too:
 "sum" is the split's whole against it.
 
-A start is `wsrl-kit finetune` of a warmed-up agent until its first learning step is recorded, with caches of this
-benchmark's own, empty or filled; its parts are those of the job within, in a process of its own.
+A start is `wsrl-kit finetune` of a warmed-up agent until its first learning step has been taken, with caches of this
+benchmark's own, empty or filled: the command until its job begins, and the job's parts in a process of its own.
 
     --main-job    time `wsrl-kit ablation` with its defaults too, on data collected anew
 """
@@ -159,6 +159,7 @@ try:
 except Exception as error:
     assert "stopped" in str(error), error
 seconds["the rest"] = time.perf_counter() - began - sum(seconds.values())
+del seconds["imports"]
 print(json.dumps(seconds))
 """
 
@@ -168,7 +169,8 @@ def starts() -> Iterator[tuple[str, dict[str, float]]]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     with tempfile.TemporaryDirectory() as folder:
         command("collect", "--out", f"{folder}/data")
-        command("warmup", "--preset=small", f"--offline_data_path={folder}/data", "--out", f"{folder}/warmup")
+        short = ["--warmup_steps=50", "--evaluation_episodes=1"]
+        command("warmup", "--preset=small", *short, f"--offline_data_path={folder}/data", "--out", f"{folder}/warmup")
         given = {
             "checkpoint_path": f"{folder}/warmup/warmup.npz",
             "demo_path": f"{folder}/warmup/filtered_demos.pkl",
@@ -183,26 +185,22 @@ def starts() -> Iterator[tuple[str, dict[str, float]]]:
                 out = Path(folder) / f"{kind} {number}"
                 child = [sys.executable, "-c", IN_PARTS, parameters, str(out / "parts")]
                 parts = subprocess.run(child, env=kept, check=True, stdout=subprocess.PIPE, text=True).stdout
-                if kind == "filled caches":
-                    yield kind, json.loads(parts) | {"whole command": until_first_step(flags, out / "command", kept)}
-                    continue
-                empty = kept | {"XDG_CACHE_HOME": f"{cache} too", "NUMBA_CACHE_DIR": f"{cache} too/loops"}
-                yield kind, json.loads(parts) | {"whole command": until_first_step(flags, out / "command", empty)}
+                seconds = json.loads(parts)
+                yield kind, {"command, kernel, imports": until_the_job(flags, out / "command", kept)} | seconds
 
 
-def until_first_step(flags: list[str], out: Path, environment: Mapping[str, str]) -> float:
-    """Seconds from the command to the first record of a learning step; the run is then killed."""
-    start, metrics = time.perf_counter(), out / "metrics.csv"
-    arguments = ["finetune", "--preset=small", *flags, "--out", str(out)]
+def until_the_job(flags: list[str], out: Path, environment: Mapping[str, str]) -> float:
+    """Seconds from the command to the job in the notebook's kernel, which writes run.json first; it is then killed."""
+    start, arguments = time.perf_counter(), ["finetune", "--preset=small", *flags, "--out", str(out)]
     process = subprocess.Popen([*WSRL_KIT, *arguments], env=environment, stdout=subprocess.DEVNULL)
     try:
-        while not (metrics.exists() and "training/critic_loss" in metrics.read_text()):
+        while not (out / "run.json").exists():
             if process.poll() is not None:
                 raise SystemExit(f"wsrl-kit {' '.join(arguments)} ended with {process.returncode}")
             time.sleep(0.02)
         return time.perf_counter() - start
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
 
 

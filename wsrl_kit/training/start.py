@@ -63,13 +63,30 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
         dataset: normalises observations without finite bounds.
 
     Raises:
-        DataError: sizes or cameras of data and environment differ; or the weights can't be read.
-        ExperimentError: the cameras' image sizes differ.
-        ParameterError: weights for another encoder, or the actions do not fit `gripper`.
+        DataError: as `configure`; or the weights can't be read.
+        ExperimentError, ParameterError: as `configure`; or the weights are for another encoder.
     """
-    space, action_space = state_space(environment), environment.action_space
+    agent_config = configure(config, environment, dataset)
+    center, scale = normalisation(state_space(environment), dataset)
+    state = sac.create(
+        agent_config, jax_tools.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale)
+    )
+    if agent_config.pixels is not None and config.encoder_weights is not None:
+        state = sac.with_trunk(agent_config, state, load_resnet10(Path(config.encoder_weights)))
+    return agent_config, state
+
+
+def configure(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> SACConfig:
+    """The static part of an agent for an environment.
+
+    Raises:
+        DataError: sizes or cameras of data and environment differ.
+        ExperimentError: the cameras' image sizes differ.
+        ParameterError: the actions do not fit `gripper`.
+    """
+    action_space = environment.action_space
     assert isinstance(action_space, gymnasium.spaces.Box)
-    observation_size, action_size = space.shape[0], action_space.shape[0]
+    observation_size, action_size = state_space(environment).shape[0], action_space.shape[0]
     cameras = camera_shapes(environment)
     if dataset is not None:
         found = (dataset.observations.shape[1], dataset.actions.shape[1])
@@ -79,14 +96,7 @@ def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | No
                 f"{config.exp_name} has {observation_size} and {action_size}"
             )
         _check_cameras(config, cameras, dataset)
-    agent_config = sac_config(config, observation_size, action_size, _pixels(config, cameras))
-    center, scale = normalisation(space, dataset)
-    state = sac.create(
-        agent_config, jax_tools.key(config.seed, "initialisation"), jnp.asarray(center), jnp.asarray(scale)
-    )
-    if agent_config.pixels is not None and config.encoder_weights is not None:
-        state = sac.with_trunk(agent_config, state, load_resnet10(Path(config.encoder_weights)))
-    return agent_config, state
+    return sac_config(config, observation_size, action_size, _pixels(config, cameras))
 
 
 def sac_config(
@@ -270,13 +280,15 @@ def check_robot(config: WSRLConfig) -> list[str]:
     """
     with closing(make(config.exp_name, config.environment_options)) as environment:
         facts = preflight(environment)
-        agent_config, agent_state = create(config, environment, None)
+        agent_config = configure(config, environment, None)
         shown = [f"{name} {list(shape)}" for name, shape in camera_shapes(environment).items()]
         facts.append(
             f"observations: {', '.join([f'state [{state_space(environment).shape[0]}]', *shown])}; "
             f"actions: {agent_config.action_size}"
         )
         if config.checkpoint_path is not None:
+            # Shapes alone: to make an agent takes seconds.
+            agent_state = jax.eval_shape(lambda: create(config, environment, None)[1])
             load_warmup(Path(config.checkpoint_path), agent_config, agent_state)
             facts.append(f"{config.checkpoint_path} fits them")
     return facts
