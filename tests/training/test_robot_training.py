@@ -142,8 +142,9 @@ def test_a_robot_out_of_its_box_or_another_agents_checkpoint_stops_before_anythi
     server: FaultyServer, tmp_path: Path
 ) -> None:
     below = {
-        "abs_pose_limit_low": (0.46, -0.04, 0.2, 2.9, -0.2, -0.2),
-        "reset_pose": (0.5, 0.0, 0.205, np.pi, 0.0, 0.0),
+        "abs_pose_limit_low": (0.46, -0.04, 0.23, 2.9, -0.2, -0.2),
+        "abs_pose_limit_high": (0.54, 0.04, 0.3, 3.4, 0.2, 0.2),
+        "reset_pose": (0.5, 0.0, 0.25, np.pi, 0.0, 0.0),
     }
     before = len(server.arm.commands)
     with pytest.raises(RobotError, match="within its safety box before it moves"):
