@@ -51,7 +51,7 @@ def compare(contenders: Sequence[Contender], rounds: int) -> Results:
         for contender in contenders:
             connection, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, contender), daemon=True)
-            process.start()
+            _start(process, contender.cores)
             theirs.close()
             processes.append(process)
             connections.append(connection)
@@ -75,9 +75,17 @@ def medians(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
+def _start(process: Any, cores: frozenset[int] | None) -> None:
+    """Starts it on these cores, which it inherits: NumPy starts its threads before a process could pin itself."""
+    everything = os.sched_getaffinity(0) if cores else None
+    if cores:
+        os.sched_setaffinity(0, cores)
+    process.start()
+    if everything:
+        os.sched_setaffinity(0, everything)
+
+
 def _serve(connection: Connection, contender: Contender) -> None:
-    if contender.cores is not None:
-        os.sched_setaffinity(0, contender.cores)
     try:
         measure = contender.prepare(*contender.arguments)
         connection.send({})
