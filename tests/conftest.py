@@ -36,12 +36,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{COMPILE_FAST} {os.environ.get('XLA_FLAGS', '')}".strip()
-# nbformat imports jsonschema, which builds a grammar of web addresses that no notebook needs, in 3 s, if it finds the
-# package. In this folder it finds one that cannot be imported; processes that tests start inherit it.
-QUICK_IMPORTS = str(Path(__file__).parent / "quick_imports")
-if QUICK_IMPORTS not in sys.path:
-    sys.path.insert(0, QUICK_IMPORTS)
-    os.environ["PYTHONPATH"] = os.pathsep.join([QUICK_IMPORTS, *filter(None, [os.environ.get("PYTHONPATH")])])
+# As in `wsrl_kit.notebook.headless`, for the tests that read notebooks themselves: 3 s of import.
+sys.modules.setdefault("rfc3987_syntax", None)  # None: can't be imported
 
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 15_000
 """The memory maps of this process, and from how many on compiled programs are forgotten; Linux allows 65,530."""

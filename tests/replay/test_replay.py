@@ -15,7 +15,7 @@ from wsrl_kit.replay import compiled as compiled_loops
 from wsrl_kit.replay import ring
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.ring import SMALLEST_PRIORITY, Ring
-from wsrl_kit.replay.sum_tree import FANOUT, SumTree
+from wsrl_kit.replay.sum_tree import FANOUT, SumTree, find
 
 LARGEST_POSITION = 1.0 - 2.0**-53
 
@@ -38,6 +38,13 @@ def assert_frequencies(index: np.ndarray, probability: np.ndarray) -> None:
 # Sum tree
 
 
+def found(tree: SumTree, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leaf at each position of the cumulative mass, and its mass."""
+    index = np.empty(len(position), np.int64)
+    find(tree.nodes, tree.starts, position.copy(), index)
+    return index, tree.masses[index]
+
+
 def tree_of(mass: np.ndarray) -> SumTree:
     tree = SumTree(len(mass))
     tree.set(np.arange(len(mass)), np.asarray(mass, np.float32))
@@ -54,9 +61,9 @@ def test_find_inverts_the_cumulative_mass(mass: list[float], position: list[floa
     if not exact.any():
         return
     target = np.array([*position, 0.0, LARGEST_POSITION])
-    index, found = tree_of(exact).find(target)
-    assert (found > 0).all()
-    np.testing.assert_array_equal(found, exact[index].astype(np.float32))
+    index, held = found(tree_of(exact), target)
+    assert (held > 0).all()
+    np.testing.assert_array_equal(held, exact[index].astype(np.float32))
     upper = np.cumsum(exact)[index] / exact.sum()
     lower = upper - exact[index] / exact.sum()
     assert ((target >= lower - 1e-6) & (target <= upper + 1e-6)).all()
@@ -92,7 +99,7 @@ def test_any_number_of_leaves_finds_its_first_and_last(leaves: int) -> None:
     tree = tree_of(np.ones(leaves))
     assert tree.nodes[tree.starts[-1] :].sum() == leaves
     assert len(tree.nodes) - tree.starts[-1] == FANOUT
-    index, _ = tree.find(np.array([0.0, LARGEST_POSITION]))
+    index, _ = found(tree, np.array([0.0, LARGEST_POSITION]))
     assert index.tolist() == [0, leaves - 1]
 
 
@@ -100,8 +107,8 @@ def test_a_leaf_without_mass_is_never_found() -> None:
     generator = np.random.default_rng(0)
     mass = (generator.exponential(size=5_000) * (generator.random(5_000) < 0.3)).astype(np.float32)
     mass[4_000:] = 0.0
-    _, found = tree_of(mass).find(np.append(np.arange(2**20) / 2**20, LARGEST_POSITION))
-    assert (found > 0).all()
+    _, held = found(tree_of(mass), np.append(np.arange(2**20) / 2**20, LARGEST_POSITION))
+    assert (held > 0).all()
 
 
 # The ring
@@ -282,9 +289,9 @@ def test_priorities_go_back_to_the_side_they_come_from() -> None:
     for side, sign, size in ((replay.offline, 1, OFFLINE), (replay.online, -1, ONLINE)):
         masses = side.tree["masses"]
         assert not masses[size:].any()
-        found = np.unique((np.abs(number[np.sign(number) == sign]) - 1).astype(int))
+        drawn_rows = np.unique((np.abs(number[np.sign(number) == sign]) - 1).astype(int))
         expected = np.ones(size)
-        expected[found] = (101 if sign > 0 else 1) + found
+        expected[drawn_rows] = (101 if sign > 0 else 1) + drawn_rows
         np.testing.assert_allclose(masses[:size], expected, rtol=1e-5)
     largest = [float(side.tree["largest_priority"]) for side in (replay.offline, replay.online)]
     assert largest == pytest.approx([100 + number.max(), -number.min()])

@@ -28,8 +28,6 @@ from wsrl_kit.agent.state import (
 )
 from wsrl_kit.agent.transition import Transition
 
-METRICS = ("grasp_loss", "grasp_q_mean")
-
 
 def choose(config: SACConfig, critic: PyTree, network_input: Float[Array, "batch feature"]) -> Integer[Array, " batch"]:
     """The choice with the highest value."""

@@ -75,7 +75,7 @@ class Replay:
         importance = None
         if self.online.is_prioritized:
             importance = (expected / expected.min()).astype(np.float32) ** np.float32(-beta)
-        images, next_images = self._images(index, count)
+        images, next_images = self.images_of(index, count)
         return Batch(rows, importance, images, next_images), Drawn(index, count)
 
     def update_priorities(self, drawn: Drawn, td_error: Float[np.ndarray, "batches size"]) -> None:
@@ -83,16 +83,13 @@ class Replay:
         for side, columns in self._sides(drawn.offline_rows, td_error.shape[1]):
             side.update_priorities(drawn.places[:, columns].ravel(), td_error[:, columns].ravel())
 
-    def images_of(self, index: Int64[np.ndarray, " rows"]) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
-        """Images of online rows and of their next observations; empty without cameras."""
-        return self._images(index, 0)
+    def images_of(
+        self, index: Int64[np.ndarray, "*batch size"], offline_rows: int = 0
+    ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+        """Images of rows and of next observations, the first `offline_rows` offline ones; empty without cameras."""
+        parts = [(side.store, columns) for side, columns in self._sides(offline_rows, index.shape[-1]) if side.store]
+        return self._frames.gather(index, parts) if parts else ({}, {})
 
     def _sides(self, offline_rows: int, size: int) -> list[tuple[Ring, slice]]:
         parts = ((self.offline, slice(0, offline_rows)), (self.online, slice(offline_rows, size)))
         return [(side, columns) for side, columns in parts if columns.start < columns.stop]
-
-    def _images(
-        self, index: Int64[np.ndarray, "*batch size"], offline_rows: int
-    ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
-        parts = [(side.store, columns) for side, columns in self._sides(offline_rows, index.shape[-1]) if side.store]
-        return self._frames.gather(index, parts) if parts else ({}, {})

@@ -15,6 +15,9 @@ SMALLEST_PRIORITY = np.float32(1e-6)
 """Added to every |TD error| (Schaul et al. 2016, section 3.3)."""
 
 
+_NO_IMAGES: Stacks = {}
+
+
 def empty(capacity: int, width: int, prioritized: bool, example: Stacks | None = None) -> PyTree:
     """The content of a `Ring` without rows.
 
@@ -48,11 +51,11 @@ def filled(
 
 
 def grown(tree: PyTree, larger: PyTree) -> PyTree:
-    """The content of a ring in the arrays of `larger`, an `empty` one (given up); its oldest row comes first."""
+    """The content of a ring in the arrays of `larger` (given up); its oldest row comes first."""
     capacity, size = len(tree["rows"]), int(tree["size"])
     if capacity == len(larger["rows"]):
         return tree
-    order = (int(tree["position"]) - size + np.arange(size)) % capacity
+    order = _newest(int(tree["position"]), size, capacity)
     for name in ("rows", "masses"):
         if name in tree:
             larger[name][:] = 0
@@ -118,17 +121,17 @@ class Ring:
 
     def newest(self, count: int) -> Int64[np.ndarray, " count"]:
         """Places of the newest `count` rows, oldest first."""
-        return (self._position - count + np.arange(count)) % self.capacity
+        return _newest(self._position, count, self.capacity)
 
     def add(
-        self, row: Float32[np.ndarray, " width"], images: Stacks | None = None, next_images: Stacks | None = None
+        self, row: Float32[np.ndarray, " width"], images: Stacks = _NO_IMAGES, next_images: Stacks = _NO_IMAGES
     ) -> None:
         """Adds a row, with the largest priority so far.
 
         Raises:
             DataError: images do not fit the frames held.
         """
-        if self._frames is not None and images is not None and next_images is not None:
+        if self._frames is not None:
             self._frames, lost = frames.add(self._frames, self._position, self.size, images, next_images)
             if lost:
                 self.drop_oldest(lost)
@@ -178,6 +181,11 @@ class Ring:
             held = (index - (self._position - self.size)) % self.capacity < self.size
             index, mass = index[held], mass[held]
         self.sums.set(index, mass)
+
+
+def _newest(position: int, count: int, capacity: int) -> Int64[np.ndarray, " count"]:
+    """Places of `count` rows, oldest first, the last of them before `position`."""
+    return (position - count + np.arange(count)) % capacity
 
 
 _NO_NODES, _NO_STARTS = np.zeros(0, np.float32), np.zeros(0, np.int64)

@@ -47,14 +47,6 @@ class SumTree:
         """Sets the masses of leaves; of equal indices the last counts."""
         write(self.nodes, self.starts, index, mass)
 
-    def find(
-        self, position: Float64[np.ndarray, " rows"]
-    ) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, " rows"]]:
-        """Leaf at each position in [0, 1) of the cumulative mass, and its mass."""
-        index = np.empty(len(position), np.int64)
-        find(self.nodes, self.starts, position.copy(), index)
-        return index, self.nodes[index]
-
 
 @compiled
 def _sum(nodes: Float32[np.ndarray, " entries"], first: int) -> np.float32:
@@ -99,7 +91,10 @@ def find(
     position: Float64[np.ndarray, " rows"],
     index: Int64[np.ndarray, " rows"],
 ) -> float:
-    """`SumTree.find`: writes leaves to `index`, overwrites `position`, and returns the total mass."""
+    """Writes the leaf at each position in [0, 1) of the cumulative mass to `index`; returns the total mass.
+
+    Overwrites `position`.
+    """
     top = len(starts) - 1
     total = 0.0
     for child in range(FANOUT):

@@ -33,9 +33,9 @@ def select_update(agent_config: SACConfig) -> Update:
 
 def transitions(agent_config: SACConfig, batch: Batch) -> Transition:
     """A batch's transitions; their weights are multiplied by the importance weights."""
-    batch_of = unpacked(batch.rows, agent_config.observation_size, agent_config.action_size)
-    weight = batch_of.weight if batch.importance is None else batch_of.weight * batch.importance
-    return batch_of._replace(weight=weight, images=batch.images, next_images=batch.next_images)
+    held = unpacked(batch.rows, agent_config.observation_size, agent_config.action_size)
+    weight = held.weight if batch.importance is None else held.weight * batch.importance
+    return held._replace(weight=weight, images=batch.images, next_images=batch.next_images)
 
 
 def preprocess(agent_config: SACConfig, agent_state: SACState, batch: Transition, key: PRNGKeyArray) -> Transition:

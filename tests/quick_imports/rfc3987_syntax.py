@@ -1,3 +1,0 @@
-"""See `tests/conftest.py`."""
-
-raise ImportError("tests do without it")
