@@ -1,4 +1,4 @@
-"""The command line: notebooks, also under names of their own, `lab`, `doctor`, HIL-SERL's checkpoints, `robot-sim`."""
+"""The command line: notebooks, also by names of their own, `lab`, `doctor`, `advise`, `robot-sim`, HIL-SERL's files."""
 
 import argparse
 import sys
@@ -65,6 +65,8 @@ def _command(arguments: list[str]) -> int:
         default="normalized",
         help="units of the actions in the files: normalized, or task (default: normalized)",
     )
+    advising = commands.add_parser("advise", help="say which of policy and data a warmup made better, and what follows")
+    advising.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished warmup")
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
     exporting.add_argument(
         "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
@@ -99,6 +101,8 @@ def _command(arguments: list[str]) -> int:
         return _serve_robot(options)
     if options.command == "doctor":
         return _doctor(options)
+    if options.command == "advise":
+        return _advise(options.run)
     return _convert(options)
 
 
@@ -231,6 +235,14 @@ def _doctor(options: argparse.Namespace) -> int:
     for report in reports:
         print(render(report))
     return 1 if any(report.problems for report in reports) else 0
+
+
+def _advise(folder: Path) -> int:
+    from wsrl_kit.config.advice import of_run
+    from wsrl_kit.runs.run import read_run
+
+    print(of_run(read_run(folder)))
+    return 0
 
 
 def _convert(options: argparse.Namespace) -> int:

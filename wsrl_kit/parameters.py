@@ -30,7 +30,7 @@ def parameter(
     choices: Sequence[Any] | None = None,
     path: bool = False,
     group: str = "",
-    stage: str | None = None,
+    stage: str | tuple[str, ...] | None = None,
     input_of: tuple[str, ...] = (),
     network: bool = False,
     of_arm: bool = True,
@@ -45,7 +45,7 @@ def parameter(
         minimum, maximum: inclusive; in a list or dict, of every entry.
         path: texts (in a dict the values) are paths; a leading `~` is a home folder.
         group: heading of this and following parameters.
-        stage: the only stage that reads it: "warmup", "retention" or "finetuning".
+        stage: the only stage, or stages, that read it: "warmup", "retention" or "finetuning".
         input_of: kinds of runs that depend on the files it names.
         network: a checkpoint only fits an agent with the same value.
         of_arm: part of an arm's setting, unlike task, data, seed, and step count.

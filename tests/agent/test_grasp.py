@@ -210,14 +210,15 @@ def test_a_fixed_gripper_adds_no_array_anywhere() -> None:
     config = static_of("fixed", 2)
     assert jax.tree.leaves(fresh(config).grasp) == jax.tree.leaves(sac.policy(fresh(config)).grasp_critic) == []
     assert len(jax.tree.leaves(agents.to_transitions(WSRLConfig(), recorded()))) == 7
-    assert (row_width(3, 2, has_penalty=False), row_width(3, 2, has_penalty=True)) == (12, 13)
+    assert (row_width(3, 2, has_penalty=False), row_width(3, 2, has_penalty=True)) == (13, 14)
 
 
 @pytest.mark.parametrize("has_penalty", [False, True])
 def test_a_row_of_replay_holds_the_whole_transition(has_penalty: bool) -> None:
     penalty = {"grasp_penalty": [-1, -2, -3, -4]} if has_penalty else {}
     held = jax.device_get(transitions(np.ones((4, 3)), np.full((4, 2), 0.5), [1, 2, 3, 4], **penalty))
-    held = held._replace(next_observation=np.full((1, 4, 3), 2.0, np.float32), mask=np.zeros((1, 4), np.float32))
+    zeros, cloned = np.zeros((1, 4), np.float32), np.array([[1, 0, 0, 1]], np.float32)
+    held = held._replace(next_observation=np.full((1, 4, 3), 2.0, np.float32), mask=zeros, cloned=cloned)
     rows = packed(held)
     assert rows.shape == (1, 4, row_width(3, 2, has_penalty))
     assert same(unpacked(rows, 3, 2), held)

@@ -28,15 +28,17 @@ def test_the_entropy_gap_is_entropy_less_its_target() -> None:
     np.testing.assert_allclose(losses.entropy_gap(jnp.array([1.0, -4.0]), -3.0), [2.0, 7.0])
 
 
-def test_behavior_cloning_is_the_mean_squared_distance_of_the_action() -> None:
+def test_behavior_cloning_is_the_mean_squared_distance_of_the_action_times_the_mean_magnitude_of_q() -> None:
     action, data_action = jnp.array([[0.5, -1.0], [1.0, 1.0]]), jnp.array([[0.5, 1.0], [0.0, 0.5]])
-    np.testing.assert_allclose(losses.behavior_cloning(action, data_action), [2.0, 0.625])
+    np.testing.assert_allclose(losses.behavior_cloning(action, data_action, jnp.array([-6.0, 2.0])), [8.0, 2.5])
 
 
 def test_no_gradient_flows_through_targets() -> None:
     ones = jnp.ones(3)
     np.testing.assert_array_equal(jax.grad(lambda v: losses.td_target(ones, ones, v, 0.9).sum())(ones), np.zeros(3))
     np.testing.assert_array_equal(jax.grad(lambda p: losses.entropy_gap(p, -1.0).sum())(ones), np.zeros(3))
+    cloning = jax.grad(lambda v: losses.behavior_cloning(jnp.ones((3, 2)), jnp.zeros((3, 2)), v).sum())
+    np.testing.assert_array_equal(cloning(ones), np.zeros(3))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -247,15 +247,18 @@ DENSITY = np.exp(-0.5 * NORMAL**2) / np.sqrt(2 * np.pi)
 @pytest.mark.parametrize(
     ("held", "distance"), [("sampled", np.trapezoid(DENSITY * (np.tanh(NORMAL) - 0.5) ** 2, NORMAL)), ("mean", 0.25)]
 )
-def test_behavior_cloning_adds_the_squared_distance_to_the_data(held: str, distance: float) -> None:
+def test_behavior_cloning_adds_the_squared_distance_to_the_data_in_units_of_q(held: str, distance: float) -> None:
     config = replace(CONFIG, behavior_cloning_action=held)
     batch = batch_of(2048)._replace(action=jnp.full((2048, ACTIONS), 0.5))
-    state = constant_critics(fresh(), [0.0, 0.0])
+    state = constant_critics(fresh(), [-30.0, -50.0])
+    state = state._replace(critic=state.target_critic)
+    own_actions = batch._replace(cloned=jnp.zeros(2048))
     loss = [
-        float(update_actor(config, state, batch, jax.random.key(0), behavior_cloning_weight=weight)[1]["actor_loss"])
-        for weight in (None, 2.0)
+        float(update_actor(config, state, rows, jax.random.key(0), behavior_cloning_weight=weight)[1]["actor_loss"])
+        for rows, weight in ((batch, None), (batch, 2.0), (own_actions, 2.0))
     ]
-    assert loss[1] - loss[0] == pytest.approx(2.0 * distance, rel=0.05)
+    assert loss[1] - loss[0] == pytest.approx(40.0 * 2.0 * distance, rel=0.05)
+    assert loss[2] == loss[0], "the agent's own actions are not cloned"
 
 
 def test_observations_are_normalised_wherever_networks_see_them() -> None:

@@ -1,6 +1,6 @@
 """Variants of an ablation: arms that differ in any parameter, sharing what warmup they can."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from jobs_here import jobs_here
 from training_samples import same_checkpoint, settings
 from wsrl_kit.analysis.report import finetuning_runs, report
+from wsrl_kit.config.advice import followed, read_diagnosis
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.errors import ParameterError
@@ -24,6 +25,7 @@ VARIANTS = {
     "nothing": {"retention_ratio": 0.0},
     "random": {"retention_ratio": 0.5, "retention_priority": "random"},
     "no_cloning": {"behavior_cloning_weight": 0.0},
+    "advised": {"follow_advice": True},
 }
 
 
@@ -41,13 +43,13 @@ def planned(variants: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def grown(sources, tmp_path_factory) -> tuple[WSRLConfig, Path]:
-    """An ablation that began with one variant, and was run again with two more in front of it."""
+    """An ablation that began with one variant, and was run again with more before and after it."""
     config = settings(offline_data_path=str(sources), retention_ratio=0.3)
     root = tmp_path_factory.mktemp("variants")
     with jobs_here():
         run_ablation(config, compared(arms=["nothing"]), root, Silent())
         before = (root / "nothing" / "seed_0" / "run.json").stat().st_mtime_ns
-        run_ablation(config, compared(arms=["random", "nothing", "no_cloning"]), root, Silent())
+        run_ablation(config, compared(arms=["random", "nothing", "no_cloning", "advised"]), root, Silent())
     assert (root / "nothing" / "seed_0" / "run.json").stat().st_mtime_ns == before
     return config, root
 
@@ -62,7 +64,7 @@ def test_an_ablation_grows_and_variants_share_the_warmup_where_it_would_be_the_s
     assert sorted(path.name for path in (root / "warmup").iterdir()) == ["no_cloning", "seed_0"]
     paths = {arm: run_of(root, arm).parameters["checkpoint_path"] for arm in VARIANTS}
     shared, own = (str(root / "warmup" / folder / "warmup.npz") for folder in ("seed_0", "no_cloning/seed_0"))
-    assert paths == {"nothing": shared, "random": shared, "no_cloning": own}
+    assert paths == {"nothing": shared, "random": shared, "no_cloning": own, "advised": shared}
     assert not same_checkpoint(Path(shared), Path(own))
 
 
@@ -70,13 +72,23 @@ def test_each_variant_keeps_what_its_retention_says_of_the_shared_warmup(grown, 
     _, root = grown
     everything = len(load_sources(str(sources)))
     held = {arm: run_of(root, arm).curve("switch/offline_transitions").value.tolist() for arm in VARIANTS}
-    assert held == {"nothing": [0], "random": [everything // 2], "no_cloning": [int(0.3 * everything)]}
+    best = [int(0.3 * everything)]
+    assert held == {"nothing": [0], "random": [everything // 2], "no_cloning": best, "advised": best}
+
+
+def test_a_variant_follows_the_advice_of_its_own_warmup_and_its_run_says_what_that_was(grown):
+    _, root = grown
+    diagnosis = read_diagnosis(read_run(root / "warmup" / "seed_0").summary["diagnosis"])
+    advised = run_of(root, "advised").parameters
+    config = WSRLConfig(**{name: advised[name] for name in advised} | {"frozen_rollout_steps": 0})
+    assert diagnosis.policy is not None
+    assert advised == asdict(followed(config, diagnosis))
 
 
 def test_the_report_names_variants_in_their_order_and_joins_each_to_its_own_warmup(grown):
     _, root = grown
     result = report(root, control="nothing")
-    assert list(result.per_seed["arm"]) == ["random", "nothing", "no_cloning"]
+    assert list(result.per_seed["arm"]) == ["random", "nothing", "no_cloning", "advised"]
     moved = root.rename(root.with_name("moved"))
     try:
         for record in finetuning_runs(moved):
@@ -130,6 +142,8 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "retention_ratio": 0.9,
         "retention_priority": "random",
         "retention_unit": "trajectory",
+        "importance_normalisation": "max",
+        "follow_advice": True,
     }
     assert changes.keys() == {*names_of(WSRLConfig, stage="finetuning"), *names_of(WSRLConfig, stage="retention")}
     assert all(getattr(config, name) != value for name, value in changes.items())

@@ -84,6 +84,8 @@ def test_warmup_writes_its_checkpoint_and_what_is_kept(warmed_up, sources):
     _, folder = warmed_up
     record = read_run(folder)
     assert (record.kind, record.status) == ("warmup", "finished")
+    diagnosis = record.summary.pop("diagnosis")
+    assert diagnosis["policy"] == record.curve("evaluation/success_sampled", "warmup").value[-1]
     transitions = len(load_sources(str(sources)))
     assert record.summary == {
         "gradient_steps": 200,

@@ -52,13 +52,15 @@ def entropy_gap(log_probability: Float[Array, " batch"], target_entropy: float) 
 
 
 def behavior_cloning(
-    action: Float[Array, "batch action"], data_action: Float[Array, "batch action"]
+    action: Float[Array, "batch action"], data_action: Float[Array, "batch action"], value: Float[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """Squared distance of policy and data actions, mean over entries (TD3+BC, Fujimoto and Gu 2021, equation 5).
+    """Squared distance of policy and data actions, mean over entries, times the mean of |Q| over the batch.
 
-    Unlike the likelihood it is finite for actions at the bounds.
+    TD3+BC (Fujimoto and Gu 2021, equations 3 to 5), which divides Q by mean |Q| instead; so rewards of any scale take
+    one weight. Unlike the likelihood it is finite for actions at the bounds.
     """
-    return jnp.mean(jnp.square(action - data_action), axis=-1)
+    scale = lax.stop_gradient(jnp.mean(jnp.abs(value)))
+    return scale * jnp.mean(jnp.square(action - data_action), axis=-1)
 
 
 def conservative_gap(

@@ -256,8 +256,9 @@ def update_actor(
         value = reduced(critic.apply(ensemble(state.critic), network_input, action, False), axis=0)
         per_example = losses.soft_policy(log_probability, value, temperature)
         if behavior_cloning_weight is not None:
-            cloned = {"sampled": action, "mean": jnp.tanh(mean)}[config.behavior_cloning_action]
-            per_example += behavior_cloning_weight * losses.behavior_cloning(cloned, batch.action)
+            imitating = {"sampled": action, "mean": jnp.tanh(mean)}[config.behavior_cloning_action]
+            cloning = losses.behavior_cloning(imitating, batch.action, value)
+            per_example += behavior_cloning_weight * (cloning if batch.cloned is None else batch.cloned * cloning)
         return jnp.mean(batch.weight * per_example), log_probability
 
     def add_part(

@@ -23,6 +23,7 @@ class Transition(NamedTuple):
         weight: loss weight; 1 for online data.
         monte_carlo_return: discounted return to the episode's end; -inf: unknown.
         images, next_images: empty without cameras.
+        cloned: 1: behavior cloning imitates the action; 0: it is the agent's own. None: 1.
         grasp_penalty: 0 or less; None without a learned gripper.
     """
 
@@ -35,6 +36,7 @@ class Transition(NamedTuple):
     monte_carlo_return: Float[Array, "*batch"]
     images: Images = NO_IMAGES
     next_images: Images = NO_IMAGES
+    cloned: Float[Array, "*batch"] | None = None
     grasp_penalty: Float[Array, "*batch"] | None = None
 
 
@@ -44,12 +46,13 @@ MONTE_CARLO_RETURN = -1
 
 def row_width(observation_size: int, action_size: int, has_penalty: bool) -> int:
     """Numbers in a row."""
-    return 2 * observation_size + action_size + has_penalty + 4
+    return 2 * observation_size + action_size + has_penalty + 5
 
 
 def packed(transition: Transition) -> Float32[np.ndarray, "*batch width"]:
-    """Rows of everything but images: observation, next observation, action, [grasp penalty], and four numbers."""
-    numbers = [transition.reward, transition.mask, transition.weight, transition.monte_carlo_return]
+    """Rows of everything but images: observation, next observation, action, [grasp penalty], and five numbers."""
+    cloned = np.ones_like(transition.reward) if transition.cloned is None else transition.cloned
+    numbers = [cloned, transition.reward, transition.mask, transition.weight, transition.monte_carlo_return]
     if transition.grasp_penalty is not None:
         numbers.insert(0, transition.grasp_penalty)
     vectors = [transition.observation, transition.next_observation, transition.action]
@@ -74,5 +77,6 @@ def unpacked(rows: Any, observation_size: int, action_size: int) -> Transition:
         mask=rows[..., -3],
         weight=rows[..., -2],
         monte_carlo_return=rows[..., MONTE_CARLO_RETURN],
-        grasp_penalty=rows[..., -5] if has_penalty else None,
+        cloned=rows[..., -5],
+        grasp_penalty=rows[..., -6] if has_penalty else None,
     )

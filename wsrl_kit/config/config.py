@@ -144,8 +144,15 @@ class WSRLConfig(AgentParameters):
     )
     warmup_evaluation_interval: int = warmup(5_000, "gradient steps between two evaluations in warmup", minimum=1)
 
+    follow_advice: bool = parameter(
+        False,
+        "choose what the warmup's diagnosis advises (wsrl-kit advise) for parameters of the switch that have their "
+        "defaults",
+        stage=("retention", "finetuning"),
+        group="The switch",
+    )
     retention_ratio: float = retention(
-        0.2, "share of the offline data that is kept after warmup", minimum=0.0, maximum=1.0, group="The switch"
+        0.2, "share of the offline data that is kept after warmup", minimum=0.0, maximum=1.0
     )
     retention_priority: str = retention(
         "mix",
@@ -206,6 +213,12 @@ class WSRLConfig(AgentParameters):
     )
     final_priority_beta: float = finetuning(
         1.0, "PER exponent of the importance weights at the last step", minimum=0.0, maximum=1.0
+    )
+    importance_normalisation: str = finetuning(
+        "mean",
+        "what PER's importance weights of an environment step are divided by: their mean, so that losses keep their "
+        "size, or their largest (max)",
+        choices=("mean", "max"),
     )
 
     human: str = finetuning(

@@ -166,6 +166,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "calql": CALQL,
     "hil_serl": HIL_SERL,
     "kit": {},
+    "advised": {"follow_advice": True},
     "small": SMALL,
 }
 """Parameters that differ from the kit's defaults or are stated by the source."""

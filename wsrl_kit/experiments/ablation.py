@@ -140,9 +140,10 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
     if offline == "none" or config.retention_ratio == 0:
         return None
     assert warmup_folder is not None
-    own, shared = ([str(getattr(each, name)) for name in RETENTION] for each in (config, common))
+    own, shared = ({name: getattr(each, name) for name in RETENTION} for each in (config, common))
     kept = warmup_folder / FILTERED_FILE
-    return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *own])))
+    parts = [name if value is True else str(value) for name, value in own.items() if value is not False]
+    return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *parts])))
 
 
 def extends_earlier(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:

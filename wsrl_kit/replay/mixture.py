@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """What learning needs of sampled rows, in `batches` of `size` rows.
 
     Attributes:
-        importance: PER's weights, at most 1; None: uniform.
+        importance: PER's weights; None: uniform.
         images, next_images: camera -> stacks of frames, oldest first; empty without cameras.
     """
 
@@ -36,10 +36,13 @@ class Replay:
 
     Args:
         seed: of all sampling.
+        importance_normalisation: `mean`: PER's weights of a call have mean 1, and the size of a step does not depend on
+            beta; `max`: the largest is 1.
     """
 
-    def __init__(self, offline: Ring, online: Ring, seed: int) -> None:
+    def __init__(self, offline: Ring, online: Ring, seed: int, importance_normalisation: str = "mean") -> None:
         self.offline, self.online = offline, online
+        self._importance_normalisation = importance_normalisation
         self._seed = np.uint64(seed)
         self._frames = FrameBatches()
 
@@ -58,8 +61,8 @@ class Replay:
     def sample(self, step: int, shape: tuple[int, int], ratio: float = 1.0, beta: float = 0.0) -> tuple[Batch, Drawn]:
         """Batches of `offline_count` offline rows, then online rows; each side is stratified by probability.
 
-        PER's importance weight is `(N p) ** -beta` for the row's side, over the call's largest (Schaul et al. 2016,
-        section 3.4).
+        PER's importance weight is `(N p) ** -beta` for the row's side (Schaul et al. 2016, section 3.4, which divides
+        by the largest), over the call's mean or largest.
 
         Args:
             step: with the seed, decides what is drawn.
@@ -74,7 +77,9 @@ class Replay:
             side.draw(self._seed, step, columns, rows, index, expected)
         importance = None
         if self.online.is_prioritized:
+            # Over the smallest first, so that no power overflows.
             importance = (expected / expected.min()).astype(np.float32) ** np.float32(-beta)
+            importance /= importance.mean() if self._importance_normalisation == "mean" else importance.max()
         images, next_images = self.images_of(index, count)
         return Batch(rows, importance, images, next_images), Drawn(index, count)
 

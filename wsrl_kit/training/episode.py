@@ -90,7 +90,8 @@ def take_step(
     next_state, next_frames = split_observation(agent_config, agent_state, observation)
     numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
     row: tuple[Any, ...] = (state, action, reward, next_state, *numbers)
-    transition = Transition(*row)._replace(grasp_penalty=penalty)
+    cloned: Any = np.float32(is_human)
+    transition = Transition(*row)._replace(cloned=cloned, grasp_penalty=penalty)
     return EnvironmentStep(
         action, is_human, float(task_reward), reward, bool(terminated), bool(truncated), info,
         observation, next_state, next_frames, (transition, frames, next_frames),

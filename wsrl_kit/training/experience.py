@@ -86,6 +86,7 @@ class Experience:
             Ring(sides["offline"], alpha, offline),
             Ring(sides["online"], alpha),
             jax_tools.episode_seed(config.seed, "sampling"),
+            config.importance_normalisation,
         )
         self._late: tuple[Drawn, Array] | None = None
         self._sizes = (agent_config.observation_size, agent_config.action_size)
@@ -156,7 +157,7 @@ class Experience:
         places = np.resize(online.newest(held)[::-1], count)
         images, next_images = self._replay.images_of(places)
         rows = unpacked(online.rows[places], *self._sizes)
-        return rows._replace(images=images, next_images=next_images), held
+        return rows._replace(images=images, next_images=next_images, cloned=None), held
 
     def set_returns(self, value: Float[np.ndarray, " rows"]) -> None:
         """Writes the Monte-Carlo returns of the newest online transitions."""

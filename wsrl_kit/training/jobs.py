@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
+from wsrl_kit.config.advice import diagnose, followed
 from wsrl_kit.config.config import PERSON, WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.digests import input_digests
@@ -29,7 +30,7 @@ from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_ta
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import Run
+from wsrl_kit.runs.run import Run, read_run
 from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
@@ -105,8 +106,15 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
             events = warmup.warmup(config, agent_config, tree, dataset, evaluator, lambda: progress.stop_requested)
             result = follow(events, run, progress)
         assert result is not None
-        details = {"exp_name": config.exp_name, "warmup_steps": result.steps, "seed": config.seed}
+        diagnosis = diagnose(dataset, read_run(folder))
+        details = {
+            "exp_name": config.exp_name,
+            "warmup_steps": result.steps,
+            "seed": config.seed,
+            "diagnosis": asdict(diagnosis),
+        }
         agents.save_warmup(target, agent_config, result.agent, agents.probe_batch(config, dataset), details)
+        config = followed(config, diagnosis) if config.follow_advice else config
         kept_transitions = _retain(config, agent_config, result.agent, dataset, target.parent / FILTERED_FILE)
         run.finish(
             {
@@ -115,6 +123,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
                 "checkpoint": str(target),
                 "transitions": len(dataset),
                 "kept_transitions": kept_transitions,
+                "diagnosis": asdict(diagnosis),
             }
         )
     return target
@@ -132,6 +141,7 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
     jax_tools.enable_compilation_cache()
     dataset, agent_config, agent_state = _warmup_start(config)
     agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
+    config = agents.advised(replace(config, checkpoint_path=str(checkpoint_path)))
     return _retain(config, agent_config, agent_state, dataset, target)
 
 
@@ -182,6 +192,7 @@ def run_finetune(
             "human 'person' needs somebody at the pad that 02_robot_finetune.ipynb shows in JupyterLab: run it there, "
             "or give human 'scripted' or 'none'"
         )
+    config = agents.advised(config)
     run = _open(config, folder, "finetune", arm, resume, may_grow=("online_steps",))
     if run.is_finished:
         return

@@ -16,6 +16,7 @@ from wsrl_kit.agent.gripper import FIXED
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.transition import Transition, row_width, unpacked
 from wsrl_kit.agent.vision import PixelConfig, load_resnet10
+from wsrl_kit.config.advice import followed, read_diagnosis
 from wsrl_kit.config.config import SMALLEST_SCALE, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns, stacks_of
 from wsrl_kit.envs.make import make
@@ -54,6 +55,23 @@ def start(
     if probe is None and dataset is not None:
         probe = probe_batch(config, dataset)
     return agent_config, agent_state, probe
+
+
+def advised(config: WSRLConfig) -> WSRLConfig:
+    """With `follow_advice` and a checkpoint, the config with what the checkpoint's diagnosis advises.
+
+    Raises:
+        CheckpointError: missing, damaged, or without a diagnosis.
+    """
+    if not config.follow_advice or config.checkpoint_path is None:
+        return config
+    path = Path(config.checkpoint_path)
+    metadata = checkpoint.read_metadata(path)
+    if "diagnosis" not in metadata:
+        raise CheckpointError(f"{path} holds no diagnosis, as follow_advice needs: expected one written by warmup")
+    with reading(path, CheckpointError, checkpoint.DAMAGED):
+        diagnosis = read_diagnosis(metadata["diagnosis"])
+    return followed(config, diagnosis)
 
 
 def create(config: WSRLConfig, environment: gymnasium.Env, dataset: Dataset | None) -> tuple[SACConfig, SACState]:
@@ -263,7 +281,7 @@ def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[S
 def probe_zeros(config: SACConfig, size: int) -> Transition:
     """A probe batch of zeros."""
     sizes = (config.observation_size, config.action_size)
-    probe = unpacked(jnp.zeros((size, row_width(*sizes, config.learns_gripper))), *sizes)
+    probe = unpacked(jnp.zeros((size, row_width(*sizes, config.learns_gripper))), *sizes)._replace(cloned=None)
     if config.pixels is None:
         return probe
     images = {name: jnp.zeros((size, *config.pixels.image_shape), jnp.uint8) for name in config.pixels.cameras}
