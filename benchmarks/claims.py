@@ -11,17 +11,19 @@ stands in docs/coverage.md; no correction is made for the number of comparisons.
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.metrics import QUANTITIES, finished, finite_curve, reduce_run, values_by_seed
+from wsrl_kit.analysis.metrics import QUANTITIES, SUCCESS, finished, finite_curve, reduce_run, values_by_seed
 from wsrl_kit.analysis.report import finetuning_runs, write_report
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
 from wsrl_kit.analysis.tables import Estimate, cell_text
@@ -60,14 +62,18 @@ TASKS = {
         {"suboptimal_episodes": 80, "random_episodes": 40},
         {"online_steps": 1_000, "evaluation_interval": 50, "frozen_rollout_steps": 250},
     ),
-    "metaworld": Task(
-        "metaworld/coffee-button-v3",
-        {"max_episode_steps": 25, "action_repeat": 4},
-        {"suboptimal_episodes": 80, "random_episodes": 40},
-        {"online_steps": 2_500, "evaluation_interval": 250, "evaluation_episodes": 10},
-    ),
+    **{
+        name: Task(
+            f"metaworld/{name}-v3",
+            {"max_episode_steps": 25, "action_repeat": 4},
+            {"suboptimal_episodes": 80, "random_episodes": 40},
+            {"online_steps": 2_500, "evaluation_interval": 250, "evaluation_episodes": 10},
+        )
+        for name in ("coffee-button", "drawer-open", "window-open", "door-open")
+    },
 }
-"""The third-party tasks, their time limits and budgets were chosen by runs of seed 100, which no table here shows."""
+"""Parameters were chosen on the insertion and drawer-open, options and budgets of Fetch and coffee-button too, all by
+seeds that no table shows; on hard, window-open and door-open nothing was chosen."""
 
 NO_CLONING = {"behavior_cloning_weight": 0.0}
 CONSERVATIVE = {"conservative_weight": 0.005, "cql_actions": 4}
@@ -75,7 +81,10 @@ CONSERVATIVE = {"conservative_weight": 0.005, "cql_actions": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "keep_all": {"retention_ratio": 1.0},
     "keep_random": {"retention_priority": "random"},
-    "uniform_replay": {"use_prioritized_replay": False},
+    "prioritized": {"use_prioritized_replay": True},
+    "prioritized_max": {"use_prioritized_replay": True, "importance_normalisation": "max"},
+    "cloning_ends": {"behavior_cloning_online_weight": 0.0},
+    "advised": {"follow_advice": True},
     "unweighted": {
         "demo_weight": 1.0,
         "source_weights": {},
@@ -109,10 +118,6 @@ CLAIMS = [
     Claim("1", "... in less time", "warmup_decay", "rlpd_all", "seconds_to_target"),
     Claim("1", "... has the higher success over the run", "warmup_decay", "rlpd_all", "area_under_curve"),
     Claim("1", "... and ends better", "warmup_decay", "rlpd_all", "final_success"),
-    Claim("1", "with uniform replay, in fewer steps than RLPD", "uniform_replay", "rlpd_all", "steps_to_target"),
-    Claim("1", "... in fewer gradient steps", "uniform_replay", "rlpd_all", "gradient_steps_to_target"),
-    Claim("1", "... has the higher success over the run", "uniform_replay", "rlpd_all", "area_under_curve"),
-    Claim("1", "... and ends better", "uniform_replay", "rlpd_all", "final_success"),
     Claim("2", "frozen rollouts keep Q up once no data are kept", "warmup_wsrl", "warmup_no_data", "q_kept"),
     Claim("2", "... make the dip less deep", "warmup_wsrl", "warmup_no_data", "dip_depth"),
     Claim("2", "... and success higher over the run", "warmup_wsrl", "warmup_no_data", "area_under_curve"),
@@ -120,28 +125,44 @@ CLAIMS = [
     Claim("3", "... than keeping none", "warmup_decay", "warmup_no_data", "area_under_curve"),
     Claim("3", "... than keeping a random 20 %", "warmup_decay", "keep_random", "area_under_curve"),
     Claim("3", "... than all, at the end", "warmup_decay", "keep_all", "final_success"),
-    Claim("4", "prioritized replay is better than uniform", "warmup_decay", "uniform_replay", "area_under_curve"),
+    Claim("4", "prioritized replay is better than uniform", "prioritized", "warmup_decay", "area_under_curve"),
+    Claim("4", "... at the end", "prioritized", "warmup_decay", "final_success"),
+    Claim("4", "... makes the dip less deep", "prioritized", "warmup_decay", "dip_depth"),
+    Claim(
+        "4",
+        "importance over its mean, not its largest, is better",
+        "prioritized",
+        "prioritized_max",
+        "area_under_curve",
+    ),
     Claim("4", "weights are better than none, at the switch", "warmup_decay", "unweighted", "switch_success"),
     Claim("4", "... and over the run", "warmup_decay", "unweighted", "area_under_curve"),
     Claim("5", "behavior cloning in warmup helps at the switch", "warmup_decay", "no_cloning", "switch_success"),
     Claim("5", "... and at the end", "warmup_decay", "no_cloning", "final_success"),
+    Claim("5", "cloning that goes on online is better than none", "warmup_decay", "cloning_ends", "area_under_curve"),
+    Claim("5", "... makes the dip less deep", "warmup_decay", "cloning_ends", "dip_depth"),
+    Claim("5", "... and the time below it shorter", "warmup_decay", "cloning_ends", "below_switch"),
+    Claim("5", "... at the end", "warmup_decay", "cloning_ends", "final_success"),
     Claim("5", "CQL in warmup helps at the switch", "cql", "no_cloning", "switch_success"),
     Claim("5", "... and at the end", "cql", "no_cloning", "final_success"),
     Claim("5", "Cal-QL in warmup helps at the switch", "calql", "no_cloning", "switch_success"),
     Claim("5", "... and at the end", "calql", "no_cloning", "final_success"),
     Claim("5", "dropout in the critics helps at the switch", "dropout", "no_cloning", "switch_success"),
     Claim("5", "early stopping helps at the switch", "early_stopping", "no_cloning", "switch_success"),
+    Claim(
+        "6",
+        "the advice of the warmup's diagnosis is better than the defaults",
+        "advised",
+        "warmup_decay",
+        "area_under_curve",
+    ),
+    Claim("6", "... at the end", "advised", "warmup_decay", "final_success"),
 ]
-BETTER = {name: quantity.better for name, quantity in QUANTITIES.items()} | {"q_kept": 1}
+BETTER = {name: quantity.better for name, quantity in QUANTITIES.items()} | {"q_kept": 1, "below_switch": -1}
 
 
 def settings(task: Task, data: Path) -> WSRLConfig:
-    # The default when these runs were made; what they say of it is why it no longer is.
-    common = {
-        "exp_name": task.exp_name,
-        "environment_options": task.environment_options,
-        "use_prioritized_replay": True,
-    }
+    common = {"exp_name": task.exp_name, "environment_options": task.environment_options}
     return build(
         WSRLConfig, read_notebook(NOTEBOOK).defaults | common | task.parameters | {"offline_data_path": str(data)}
     )
@@ -177,8 +198,15 @@ def q_kept(record: RunRecord) -> float:
     return float(early.min() / value[0])
 
 
+def below_switch(record: RunRecord) -> float:
+    """Share of the evaluations after the switch that lie 0.15 below it; nan if it was below 0.5."""
+    _, success = finite_curve(record, SUCCESS)
+    return float(np.mean(success[1:] <= success[0] - 0.15)) if success[0] >= 0.5 else math.nan
+
+
 def rows_of(records: Sequence[RunRecord]) -> pd.DataFrame:
-    return pd.DataFrame([reduce_run(record) | {"q_kept": q_kept(record)} for record in records])
+    own = {"q_kept": q_kept, "below_switch": below_switch}
+    return pd.DataFrame([reduce_run(record) | {name: of(record) for name, of in own.items()} for record in records])
 
 
 def judge(claim: Claim, runs: pd.DataFrame) -> tuple[Interval, str] | None:

@@ -79,7 +79,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(notebook: str) -> None:
     described = read_notebook(NOTEBOOKS / notebook)
     with pytest.raises(ParameterError, match="found 'rlpdd': did you mean 'rlpd'"):
         check_values(described, {"preset": "rlpdd"})
-    with pytest.raises(ParameterError, match="found 'x': known are sac, redq, rlpd, wsrl, calql, hil_serl, kit, small"):
+    with pytest.raises(ParameterError, match="found 'x': known are sac, redq, rlpd, wsrl, calql, hil_serl, kit, advised, small"):
         WSRLConfig.of_preset("x")
     with pytest.raises(ParameterError, match="no parameter named discout: did you mean discount"):
         WSRLConfig.of_preset("rlpd", discout=0.9)

@@ -56,7 +56,7 @@ def test_uniform_replay_has_no_beta() -> None:
     assert "PER beta" not in schedules.run_schedules(WSRLConfig(online_steps=100, use_prioritized_replay=False))
 
 
-def test_behavior_cloning_fades_from_its_weight_in_warmup_and_only_after_one() -> None:
+def test_behavior_cloning_stays_or_fades_from_its_weight_in_warmup_and_only_after_one() -> None:
     given = {"behavior_cloning_weight": 8.0, "behavior_cloning_online_weight": 2.0, "behavior_cloning_fade_steps": 3}
     weight = schedules.run_schedules(WSRLConfig(checkpoint_path="warmup.npz", online_steps=5, **given))
     np.testing.assert_allclose(weight["behavior-cloning weight"], [8.0, 6.0, 4.0, 2.0, 2.0], rtol=1e-6)
@@ -64,8 +64,12 @@ def test_behavior_cloning_fades_from_its_weight_in_warmup_and_only_after_one() -
     at_once = given | {"behavior_cloning_fade_steps": 0}
     weight = schedules.run_schedules(WSRLConfig(checkpoint_path="warmup.npz", online_steps=2, **at_once))
     np.testing.assert_array_equal(weight["behavior-cloning weight"], [2.0, 2.0])
-    none = {"behavior_cloning_weight": 8.0, "checkpoint_path": "warmup.npz", "online_steps": 5}
-    assert "behavior-cloning weight" not in schedules.run_schedules(WSRLConfig(**none))
+    held = {"behavior_cloning_weight": 8.0, "checkpoint_path": "warmup.npz", "online_steps": 3}
+    for changes, expected in (({}, [8, 8, 8]), ({"behavior_cloning_fade_steps": 2}, [8, 4, 0])):
+        weight = schedules.run_schedules(WSRLConfig(**held | changes))
+        np.testing.assert_allclose(weight["behavior-cloning weight"], expected, rtol=1e-6)
+    for off in ({"behavior_cloning_online_weight": 0.0}, {"behavior_cloning_weight": 0.0}):
+        assert "behavior-cloning weight" not in schedules.run_schedules(WSRLConfig(**held | off))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class AgentParameters:
 
     behavior_cloning_weight: float = parameter(
         0.1,
-        "weight of the behavior-cloning term of the actor in warmup; 0: no such term",
+        "weight of the behavior-cloning term of the actor in warmup, in units of mean |Q|; 0: no such term",
         minimum=0.0,
         group="Behavior cloning",
     )

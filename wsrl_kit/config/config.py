@@ -176,8 +176,11 @@ class WSRLConfig(AgentParameters):
         5_000, "environment steps of the offline share's decay, if it is linear", minimum=1
     )
     min_offline_ratio: float = finetuning(0.5, "lower bound of the offline share of a batch", minimum=0.0, maximum=1.0)
-    behavior_cloning_online_weight: float = finetuning(
-        0.0, "weight of behavior cloning in fine-tuning, once behavior_cloning_fade_steps have passed", minimum=0.0
+    behavior_cloning_online_weight: float | None = finetuning(
+        None,
+        "weight of behavior cloning in fine-tuning, once behavior_cloning_fade_steps have passed; None: as in warmup, "
+        "or 0 if it fades",
+        minimum=0.0,
     )
     behavior_cloning_fade_steps: int = finetuning(
         0, "environment steps in which behavior cloning fades from its weight in warmup to its weight online", minimum=0
@@ -291,6 +294,12 @@ class WSRLConfig(AgentParameters):
     @property
     def clones_online(self) -> bool:
         """Whether behavior cloning stays on during fine-tuning."""
-        return self.checkpoint_path is not None and bool(
-            self.behavior_cloning_online_weight or self.behavior_cloning_fade_steps
-        )
+        fades = self.behavior_cloning_weight > 0 and self.behavior_cloning_fade_steps > 0
+        return self.checkpoint_path is not None and (fades or self.final_cloning_weight > 0)
+
+    @property
+    def final_cloning_weight(self) -> float:
+        """Weight of behavior cloning once it has faded, if it does."""
+        if self.behavior_cloning_online_weight is not None:
+            return self.behavior_cloning_online_weight
+        return 0.0 if self.behavior_cloning_fade_steps else self.behavior_cloning_weight

@@ -71,7 +71,7 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
         values["conservative weight"] = evaluate(weight, config.online_steps)
     if config.clones_online:
         weight = fading_weight(
-            config.behavior_cloning_weight, config.behavior_cloning_online_weight, config.behavior_cloning_fade_steps
+            config.behavior_cloning_weight, config.final_cloning_weight, config.behavior_cloning_fade_steps
         )
         values["behavior-cloning weight"] = evaluate(weight, config.online_steps)
     return values
