@@ -1,37 +1,43 @@
 """Numbers of one run, computed by hand."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from synthetic_runs import write_finetune
+from wsrl_kit.analysis.config import Targets
 from wsrl_kit.analysis.metrics import (
     QUANTITIES,
+    RETURN,
+    SUCCESS,
     area_under_curve,
     dispersion,
     drawdown,
     early_safety,
     final,
+    measure_of,
     reduce_run,
     reduce_runs,
     restricted,
     steps_to_target,
     switch_dip,
 )
+from wsrl_kit.errors import ParameterError
 from wsrl_kit.runs.run import Run, read_run
 
 STEPS = np.array([0.0, 100.0, 200.0, 300.0, 400.0])
 
 
 def test_steps_to_target_is_the_first_evaluation_at_the_target():
-    assert steps_to_target(STEPS, np.array([0.0, 0.79, 0.8, 0.1, 0.9])) == (200.0, True)
-    assert steps_to_target(STEPS, np.array([0.9, 0.0, 0.0, 0.0, 0.0])) == (0.0, True)
+    assert steps_to_target(STEPS, np.array([0.0, 0.79, 0.8, 0.1, 0.9]), 0.8) == (200.0, True)
+    assert steps_to_target(STEPS, np.array([0.9, 0.0, 0.0, 0.0, 0.0]), 0.8) == (0.0, True)
 
 
 def test_steps_to_target_is_censored_at_the_budget():
-    assert steps_to_target(STEPS, np.full(5, 0.7)) == (400.0, False)
+    assert steps_to_target(STEPS, np.full(5, 0.7), 0.8) == (400.0, False)
 
 
 def test_area_under_curve_is_the_mean_height():
@@ -94,7 +100,60 @@ def test_a_run_is_reduced_to_every_quantity(tmp_path):
     # Its warmup is not there, so that nobody knows how long that took, and there was no human.
     missing = {name for name in QUANTITIES if not np.isfinite(row[name])}
     human = {"interventions", "early_intervention_rate", "late_intervention_rate"}
-    assert missing == {"seconds_to_target"} | human
+    assert missing == {"seconds_to_target"} | human | OF_RETURN
+
+
+OF_RETURN = {"switch_return", "final_return", "final_return_deterministic"}
+
+
+def write_returns(folder, returns, success=float("nan"), **parameters):
+    """A finished run with an evaluation every 100 environment steps and 400 gradient steps."""
+    run = Run.open(folder, kind="finetune", arm="a", seed=0, parameters=parameters)
+    for index, value in enumerate(returns):
+        values = {f"evaluation/return_{mode}": value + shift for mode, shift in (("sampled", 0), ("deterministic", 5))}
+        run.record("online", 100 * index, 400 * index, values | {"evaluation/success_sampled": success})
+    run.finish({})
+    return read_run(folder)
+
+
+def test_a_run_without_success_is_reduced_on_its_return(tmp_path):
+    record = write_returns(tmp_path, [-600.0, -1000.0, -500.0, -300.0, -100.0])
+    row = reduce_run(record, measure=measure_of([record], Targets(target_return=-300.0)))
+    assert (row["steps_to_target"], row["reached_target"], row["gradient_steps_to_target"]) == (300, 1, 1_200)
+    assert row["area_under_curve"] == pytest.approx((-800 - 750 - 400 - 200) / 4)
+    assert (row["switch_return"], row["final_return"], row["final_return_deterministic"]) == (-600, -300, -295)
+    assert (row["dip_depth"], row["recovery_steps"], row["recovered"]) == (400, 200, 1)
+    assert (row["drawdown"], row["dispersion"]) == (400, 225)
+    assert all(np.isnan(row[name]) for name in QUANTITIES if "success" in name)
+    # Nobody said which return is enough.
+    row = reduce_run(record)
+    assert all(np.isnan(row[name]) for name in (*row, "reached_target") if name.endswith("_target"))
+    assert row["area_under_curve"] == pytest.approx((-800 - 750 - 400 - 200) / 4)
+
+
+def test_a_return_of_zero_at_the_switch_can_fall_unlike_no_success(tmp_path):
+    fallen = write_returns(tmp_path / "return", [0.0, -2.0, -1.0])
+    assert (reduce_run(fallen)["dip_depth"], reduce_run(fallen)["recovered"]) == (2, 0)
+    assert np.isnan(reduce_run(write_returns(tmp_path / "success", [0.0, -2.0, -1.0], success=0.0))["dip_depth"])
+
+
+def test_runs_are_measured_by_success_as_soon_as_one_reports_it(tmp_path):
+    without, reporting = write_returns(tmp_path / "without", [5.0]), write_returns(tmp_path / "with", [5.0], 0.0)
+    assert measure_of([without]) == RETURN
+    assert measure_of([without, reporting]) == measure_of([]) == replace(SUCCESS, target=0.8)
+    assert list(reduce_runs([without, reporting])["final_success"].isna()) == [True, False]
+    with pytest.raises(ParameterError, match=r"target_return must be None for runs that report success .* found -3"):
+        measure_of([without, reporting], Targets(target_return=-3.0))
+    # Runs that have not been evaluated yet contradict nobody.
+    assert measure_of([], Targets(target_return=-3.0)) == replace(RETURN, target=-3.0)
+
+
+def test_a_robot_that_is_never_evaluated_is_measured_by_its_training_episodes(tmp_path):
+    run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={"evaluation_episodes": 0})
+    run.record("online", 10, 0, {"training/episode_success": float("nan"), "training/episode_return": 3.0})
+    assert measure_of([read_run(tmp_path)]) == RETURN
+    run.record("online", 20, 0, {"training/episode_success": 1.0, "training/episode_return": 3.0})
+    assert measure_of([read_run(tmp_path)]).name == "success"
 
 
 def timed(folder, seconds, success, checkpoint_path=None):
@@ -170,5 +229,7 @@ def test_what_was_not_recorded_is_nan(tmp_path):
     run = Run.open(tmp_path, kind="finetune", arm="a", seed=0, parameters={})
     run.record("online", 0, 0, {"evaluation/success_sampled": float("nan"), "evaluation/return_sampled": -3.0})
     row = reduce_run(read_run(tmp_path))
-    assert row["final_return"] == -3.0
-    assert all(np.isnan(row[name]) for name in QUANTITIES if name != "final_return")
+    of_one = {"switch_return": -3, "final_return": -3, "area_under_curve": -3} | dict.fromkeys(
+        ("dip_depth", "recovery_steps", "drawdown"), 0
+    )
+    assert {name: row[name] for name in QUANTITIES if not np.isnan(row[name])} == of_one

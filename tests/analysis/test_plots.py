@@ -13,7 +13,7 @@ from wsrl_kit.analysis.figures import (
     source_figure,
     warmup_figure,
 )
-from wsrl_kit.analysis.metrics import QUANTITIES, arm_label, arm_order, reduce_runs, restricted
+from wsrl_kit.analysis.metrics import QUANTITIES, arm_label, arm_order, measure_of, reduce_runs, restricted
 from wsrl_kit.analysis.plots import COLOURS, arm_colours
 from wsrl_kit.analysis.report import finetuning_runs
 from wsrl_kit.analysis.statistics import iqm
@@ -169,7 +169,8 @@ def test_axes_without_a_point_are_a_sentence(tmp_path):
 
 def test_no_figure_is_wider_than_a_page_can_show(records):
     runs = reduce_runs(records)
-    figures = ablation_figures(records, runs) | comparison_figures(records, runs, "rlpd_all")
+    measure = measure_of(records)
+    figures = ablation_figures(records, runs, measure) | comparison_figures(records, runs, "rlpd_all", measure)
     assert {name: figure.get_figwidth() for name, figure in figures.items() if figure.get_figwidth() > 14} == {}
     stability = figures["stability"].axes
     assert len(stability) == 5
@@ -208,6 +209,9 @@ def test_the_figure_of_the_sources_says_what_is_not_known():
     figure = source_figure(rows, {"demos": np.array([1.0, 1.0]), "old": np.array([0.0])})
     texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
     assert texts == [["1", "not known"], ["1,200", "300"], ["0.75", "0.25"], []]
+    rows = [row | {"success_rate": float("nan"), "mean_return": -1193.4} for row in rows]
+    outcome = source_figure(rows).axes[0]
+    assert (outcome.get_xlabel(), outcome.texts[0].get_text()) == ("Mean return", "-1,193")
 
 
 def test_schedules_are_drawn_from_plain_arrays(ax):

@@ -11,13 +11,22 @@ from matplotlib.colors import to_hex
 
 from synthetic_runs import write_ablation, write_finetune
 from wsrl_kit.analysis import plots
-from wsrl_kit.analysis.config import ReportConfig
-from wsrl_kit.analysis.figures import comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import ARM_LABELS, QUANTITIES, compare, finished, reduce_runs, values_by_seed
+from wsrl_kit.analysis.config import Targets
+from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
+from wsrl_kit.analysis.metrics import (
+    ARM_LABELS,
+    QUANTITIES,
+    SUCCESS,
+    compare,
+    finished,
+    measure_of,
+    reduce_runs,
+    values_by_seed,
+)
 from wsrl_kit.analysis.plots import COLOURS
 from wsrl_kit.analysis.report import choose_control, parameter_notes, report, select_runs, write_report
 from wsrl_kit.analysis.statistics import paired_difference, probability_of_improvement
-from wsrl_kit.analysis.tables import plain_table
+from wsrl_kit.analysis.tables import difference_table, plain_table, summary_table
 from wsrl_kit.errors import ParameterError, RunError
 from wsrl_kit.runs.run import Run
 from wsrl_kit.text import for_latex
@@ -85,7 +94,7 @@ def test_the_control_is_an_arm_that_is_there(root):
     ):
         choose_control("x", records)
     with pytest.raises(ParameterError, match="target must be"):
-        ReportConfig(target=1.5)
+        Targets(target=1.5)
 
 
 def test_runs_of_different_tasks_are_refused_with_both_and_where_they_are(tmp_path):
@@ -175,17 +184,69 @@ def test_runs_without_any_evaluation_make_a_whole_report_that_says_so(tmp_path):
     assert "not recorded" in {text.get_text() for ax in made.figures["reached_target"].axes for text in ax.texts}
 
 
-@pytest.mark.slow
-def test_a_task_without_success_is_compared_by_its_return(tmp_path):
+@pytest.fixture(scope="module")
+def unrewarded(tmp_path_factory):
+    """Two arms, two seeds of a task that reports no success; `mine` is ahead by 10 and dips by 100 once."""
+    root = tmp_path_factory.mktemp("returns")
     for arm in ("rlpd_all", "mine"):
         for seed in range(2):
-            run = write_run(tmp_path / arm / str(seed), arm, seed, (np.nan, np.nan))
-            run.record("online", 100, 400, {"evaluation/return_sampled": seed + 10.0 * (arm == "mine")})
+            run = write_run(root / arm / str(seed), arm, seed)
+            for index, value in enumerate((-1000.0, -1100.0 if arm == "mine" else -1000.0, -500.0, -200.0, -200.0)):
+                values = {
+                    "evaluation/success_sampled": np.nan,
+                    "evaluation/return_sampled": value + 10 * (arm == "mine"),
+                }
+                run.record("online", 100 * index, 400 * index, values)
             run.finish({})
-    made = write_report(select_runs(str(tmp_path)), tmp_path, "rlpd_all")
-    shown = made.differences.frame[["quantity", "difference", "probability_better"]]
-    assert shown.to_numpy().tolist() == [["Final return", 10.0, 1.0]]
-    assert made.figures["performance_profiles"].axes[0].get_xlabel() == "Final return"
+    return root
+
+
+def test_a_task_without_success_is_compared_by_its_return(unrewarded, tmp_path):
+    made = write_report(select_runs(str(unrewarded)), tmp_path, "rlpd_all", Targets(target_return=-195.0))
+    assert list(made.summary.shown) == [
+        *("Arm", "Runs", "Reached return -195", "Steps to return -195", "Gradient steps to return -195"),
+        *("Seconds to return -195", "Area under curve", "Final return", "Return at switch", "Dip after switch"),
+        *("Steps to recover", "Drawdown (CVaR)", "Dispersion (IQR)"),
+    ]
+    assert list(made.summary.shown["Dip after switch"]) == ["0.00 [0.00, 0.00]", "100 [100, 100]"]
+    assert list(made.summary.shown["Reached return -195"]) == ["0 of 2", "2 of 2"]
+    differences = made.differences.frame.set_index("quantity")["difference"]
+    assert (differences["Final return"], differences["Area under curve"]) == (10, 10 - 100 / 4)
+    assert any(note.startswith("No run reports success: area, dip") for note in made.summary.notes)
+    assert not any("with success at the switch" in note for note in made.summary.notes)
+    for ax in made.figures["learning_curves"].axes:
+        assert ax.get_ylabel() == "Return"
+        assert -195.0 in {line.get_ydata()[0] for line in ax.lines if len(line.get_ydata())}
+    labels = {name: [ax.get_xlabel() for ax in figure.axes] for name, figure in made.figures.items()}
+    assert [label.partition("\n")[0] for label in labels["sample_efficiency"]] == [
+        *("Steps to return -195", "Area under curve", "Final return")
+    ]
+    assert labels["stability"][:2] == ["Return at switch", "Dip after switch"]
+    assert labels["performance_profiles"] == ["Final return", "Area under curve"]
+    profile = made.figures["performance_profiles"].axes[0].lines[0]
+    assert profile.get_ydata()[[0, -1]].tolist() == [1, 0]
+    assert -301 < profile.get_xdata()[0] < -300 and -290 < profile.get_xdata()[-1] < -289
+    assert made.figures["reached_target"].axes[0].get_ylabel() == "Fraction of runs at return -195"
+
+
+def test_without_a_target_return_nothing_is_said_of_a_target(unrewarded):
+    records = select_runs(str(unrewarded))
+    runs, measure = reduce_runs(records), measure_of(records)
+    headings = [*summary_table(runs, measure).shown, *difference_table(runs, "rlpd_all", measure).frame["quantity"]]
+    figures = ablation_figures(records, runs, measure) | comparison_figures(records, runs, "rlpd_all", measure)
+    headings += [ax.get_xlabel() for name in ("sample_efficiency", "against_control") for ax in figures[name].axes]
+    assert not any("arget" in heading or "teps to return" in heading for heading in headings)
+    assert "reached_target" not in figures
+
+
+def test_runs_without_success_among_others_are_said_and_not_compared(tmp_path):
+    for seed, success in enumerate((0.9, np.nan)):
+        run = write_run(tmp_path / str(seed), "rlpd_all", seed, (success, success))
+        run.record("online", 200, 800, {"evaluation/success_sampled": success, "evaluation/return_sampled": 7.0})
+        run.finish({})
+    made = write_report(select_runs(str(tmp_path)), tmp_path, "rlpd_all", every_figure=False)
+    assert "Measured by success: 1 of 2 runs report none and have no numbers of it." in made.summary.notes
+    assert list(made.summary.shown["Final success"]) == ["0.90"]
 
 
 def test_latex_is_balanced_and_every_row_is_as_wide_as_its_table(made):
@@ -255,7 +316,7 @@ def test_a_failed_run_never_reaches_the_target_and_a_killed_one_is_lost_from_sig
 
 
 def test_a_profile_is_the_share_of_finished_runs_above_each_value(made, ax):
-    plots.performance_profiles(ax, made.per_seed, QUANTITIES["final_success"])
+    plots.performance_profiles(ax, made.per_seed, QUANTITIES["final_success"], SUCCESS)
     thresholds, shares = curve(ax, "rlpd_all")
     values = values_by_seed(finished(made.per_seed), "rlpd_all", "final_success").values()
     assert shares == pytest.approx([np.mean([value > threshold for value in values]) for threshold in thresholds])
@@ -269,8 +330,9 @@ def test_many_arms_have_no_bands_and_rows_of_their_own(tmp_path):
         for seed in range(2):
             write_run(tmp_path / name / str(seed), name, seed, (0.0, 0.3 + 0.1 * seed, 0.9)).finish({})
     records = select_runs(str(tmp_path))
-    figures = comparison_figures(records, reduce_runs(records), "rlpd_all")
-    figures["learning_curves"] = learning_curves_figure(records)
+    measure = measure_of(records)
+    figures = comparison_figures(records, reduce_runs(records), "rlpd_all", measure)
+    figures["learning_curves"] = learning_curves_figure(records, measure)
     for name in ("learning_curves", "reached_target", "performance_profiles"):
         assert not any(ax.collections for ax in figures[name].axes)
     for name, rows in (("against_control", 11), ("stability", 12)):

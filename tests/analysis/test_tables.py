@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from synthetic_runs import ARMS, write_ablation, write_finetune, write_warmup
-from wsrl_kit.analysis.metrics import QUANTITIES, finished, reduce_run, reduce_runs
+from wsrl_kit.analysis.config import Targets
+from wsrl_kit.analysis.metrics import QUANTITIES, finished, measure_of, reduce_run, reduce_runs
 from wsrl_kit.analysis.report import finetuning_runs, report
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval
 from wsrl_kit.analysis.tables import (
@@ -106,7 +107,8 @@ def test_steps_of_runs_that_never_got_there_are_bounds(made):
 
 
 def test_a_difference_to_a_control_that_never_got_there_is_an_upper_bound(ablation):
-    table = difference_table(reduce_runs(finetuning_runs(ablation)), "scratch").shown
+    records = finetuning_runs(ablation)
+    table = difference_table(reduce_runs(records), "scratch", measure_of(records)).shown
     assert set(table.loc[table["Quantity"] == "Steps to 80%", "Arm minus control"].str[:2]) == {"< "}
 
 
@@ -230,21 +232,10 @@ def test_one_seed_has_no_interval(tmp_path):
     assert "n = 1: no interval can be given." in made.summary.notes
 
 
-def test_a_task_without_success_is_compared_by_its_return(tmp_path):
-    for seed in range(2):
-        run = Run.open(tmp_path / str(seed), kind="finetune", arm="rlpd_all", seed=seed, parameters={})
-        for step in (0, 100):
-            values = {"evaluation/success_sampled": float("nan"), "evaluation/return_sampled": float(step)}
-            run.record("online", step, step, values)
-        run.finish({})
-    made = report(tmp_path)
-    assert list(made.summary.shown) == ["Arm", "Runs", "Reached 80%", "Final return"]
-    assert made.figures["learning_curves"].axes[0].get_ylabel() == "Return"
-
-
 def test_without_the_control_there_are_no_differences_and_that_is_said(tmp_path):
     write_ablation(tmp_path, ("scratch",), seeds=2, budget=400)
-    table = difference_table(reduce_runs(finetuning_runs(tmp_path)))
+    records = finetuning_runs(tmp_path)
+    table = difference_table(reduce_runs(records), "rlpd_all", measure_of(records))
     assert table.notes == ("No arm shares a finished seed with the control RLPD, all data.",)
 
 
@@ -255,7 +246,9 @@ def test_a_folder_without_finetuning_is_refused(tmp_path):
 
 
 def test_another_target_is_in_the_headings(ablation):
-    headings = list(summary_table(reduce_runs(finetuning_runs(ablation), 0.5), 0.5).shown)
+    records = finetuning_runs(ablation)
+    measure = measure_of(records, Targets(target=0.5))
+    headings = list(summary_table(reduce_runs(records, measure), measure).shown)
     assert "Reached 50%" in headings
     assert "Steps to 50%" in headings
 

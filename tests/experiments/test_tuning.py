@@ -179,7 +179,7 @@ def test_where_every_candidate_fails_one_of_the_reasons_is_told(tmp_path, monkey
         without_training(monkeypatch, broken="trial_0000")(tuning, tmp_path)
 
 
-def write_tuning(root: Path, failed: bool = False) -> None:
+def write_tuning(root: Path, failed: bool = False, metric: str = "success", scale: float = 1.0) -> None:
     """A tuning of 3 x 2 candidates on seeds 0 and 1, of which the two best have seeds 2 and 3 too."""
     space = {"min_offline_ratio": [0.0, 0.25, 0.5], "hidden_sizes": [[16], [32]]}
     parameters = {"search_space": space, "seeds": [0, 1, 2, 3], "first_seeds": 2, "score": "area_under_curve"}
@@ -195,7 +195,7 @@ def write_tuning(root: Path, failed: bool = False) -> None:
                 continue
             success = ratio + 0.1 * (sizes == [32]) + 0.05 * seed
             for step in (0, 100):
-                run.record("online", step, 4 * step, {"evaluation/success_sampled": success})
+                run.record("online", step, 4 * step, {f"evaluation/{metric}_sampled": scale * success})
             run.finish({})
 
 
@@ -218,6 +218,15 @@ def test_the_report_ranks_candidates_and_pictures_what_each_parameter_does(tmp_p
     (cells,) = report.figures["interaction"].axes
     assert [text.get_text() for text in cells.texts] == ["0.03", "0.28", "0.53", "0.12", "0.38", "0.62"]
     assert (tmp_path / "trials.csv").read_text().count("\n") == 7
+
+
+def test_without_success_the_area_is_that_of_the_return(tmp_path):
+    write_tuning(tmp_path, metric="return", scale=1000.0)
+    report = tuning_report(tmp_path)
+    assert list(report.table.shown["Candidate"][:2]) == ["trial_0005", "trial_0004"]
+    assert report.table.shown["Area under curve"][0].startswith("675 [")
+    (cells,) = report.figures["interaction"].axes
+    assert [text.get_text() for text in cells.texts] == ["25.0", "275", "525", "125", "375", "625"]
 
 
 def test_a_candidate_that_failed_is_named_and_not_ranked(tmp_path):

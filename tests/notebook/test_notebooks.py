@@ -22,9 +22,12 @@ from jobs_here import jobs_here
 from notebooks_here import execute, figures
 from synthetic_runs import write_ablation, write_finetune
 from training_samples import TINY
+from wsrl_kit.analysis.tables import Table
 from wsrl_kit.analysis.tuning import read_trials
 from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
+from wsrl_kit.envs.collect import collect
 from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.hil_serl.checkpoint import import_hil_serl
 from wsrl_kit.notebook.parameters import read_notebook
@@ -295,6 +298,18 @@ def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(sources: 
         assert figures(execute(NOTEBOOKS / notebook, given, tmp_path)) >= 4
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
         assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+
+
+def test_an_ablation_of_a_task_without_success_is_of_its_return(tmp_path: Path) -> None:
+    options = {"max_episode_steps": 20}
+    write_hil_serl(tmp_path / "random.pkl", collect("Pendulum-v1", options, "random", episodes=2, seed=0))
+    given = ABLATION | {"exp_name": "Pendulum-v1", "environment_options": options, "target_return": -1.0}
+    given |= {"offline_data_path": tmp_path / "random.pkl", "arms": ["scratch"], "control": "scratch"}
+    with jobs_here():
+        shown = execute(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
+    (summary,) = [each for each in shown if isinstance(each, Table) and each.title.startswith("Summary")]
+    assert {"Steps to return -1", "Final return", "Return at switch", "Dip after switch"} < set(summary.shown)
+    assert "–" not in set(summary.shown.loc[0])
 
 
 @pytest.mark.slow

@@ -27,7 +27,24 @@ class ReportConfig:
     control: str | None = parameter(
         None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"
     )
-    target: float = parameter(0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What counts as reached in steps-to-target."""
+
+    target: float = parameter(
+        0.8, "success rate that counts as reached in steps-to-target", minimum=0.0, maximum=1.0, group="Targets"
+    )
+    target_return: float | None = parameter(
+        None, "return that counts as reached, for tasks that report no success; None: no steps-to-target there"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+USUAL_TARGETS = Targets()

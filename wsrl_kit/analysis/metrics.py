@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Num
 
+from wsrl_kit.analysis.config import USUAL_TARGETS, Targets
 from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference, probability_of_improvement
 from wsrl_kit.config.config import NOBODY
-from wsrl_kit.runs.run import RunRecord
+from wsrl_kit.errors import ParameterError
+from wsrl_kit.runs.run import Curve, RunRecord
 
-SUCCESS = "evaluation/success_sampled"
 INTERVENTION_RATE = "training/intervention_rate"
 EARLY_STEPS = 500
 NO_SUCCESS_AT_SWITCH = "no success at switch"
@@ -40,11 +41,70 @@ def arm_label(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What all runs of a set are measured by.
+
+    Attributes:
+        label: of the axis.
+        limits: lowest and highest possible value.
+        target_format: of the target in a heading.
+        target: value that counts as reached; None: there are no steps to a target.
+    """
+
+    name: str
+    label: str
+    limits: tuple[float, float]
+    target_format: str
+    target: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of the sampled evaluations."""
+        return f"evaluation/{self.name}_sampled"
+
+    def heading(self, text: str) -> str:
+        """The text with the target's value instead of the word."""
+        return text if self.target is None else text.replace("target", self.target_format.format(self.target))
+
+
+SUCCESS = Measure("success", "Success rate", (0.0, 1.0), "{:.0%}")
+RETURN = Measure("return", "Return", (-math.inf, math.inf), "return {:g}")
+
+
+def measure_of(records: Iterable[RunRecord], targets: Targets = USUAL_TARGETS) -> Measure:
+    """Success if any run reports it, else the return.
+
+    Runs that are never evaluated, such as those of a robot, are measured in their training episodes.
+
+    Raises:
+        ParameterError: a target for the return, of runs that report success.
+    """
+    found = {
+        metric for each in records for (_, metric), curve in each.metrics.items() if np.isfinite(curve.value).any()
+    }
+    measured = [
+        measure
+        for metric in ("evaluation/{}_sampled", "training/episode_{}")
+        for measure in (SUCCESS, RETURN)
+        if metric.format(measure.name) in found
+    ]
+    measure = measured[0] if measured else SUCCESS if targets.target_return is None else RETURN
+    if measure is RETURN:
+        return replace(RETURN, target=targets.target_return)
+    if targets.target_return is not None:
+        raise ParameterError(
+            f"target_return must be None for runs that report success (see target), found {targets.target_return:g}"
+        )
+    return replace(SUCCESS, target=targets.target)
+
+
+@dataclass(frozen=True)
 class Quantity:
     """How one number of a run is shown and compared.
 
     Attributes:
         heading: with the unit.
+        digits: decimals; None: by size.
         better: +1 if more is better, -1 if less is better.
         reached: column that is 0 for a censored run, which holds its budget; "": never censored.
         spent: column of a run's total at its last evaluation; see `restricted`.
@@ -53,7 +113,7 @@ class Quantity:
 
     name: str
     heading: str
-    digits: int
+    digits: int | None
     better: int
     reached: str = ""
     spent: str = ""
@@ -71,15 +131,17 @@ QUANTITIES = {
         Quantity("steps_to_target", "Steps to target", 0, -1, "reached_target"),
         Quantity("gradient_steps_to_target", "Gradient steps to target", 0, -1, "reached_target", "gradient_steps"),
         Quantity("seconds_to_target", "Seconds to target", 0, -1, "reached_target", "seconds"),
-        Quantity("area_under_curve", "Area under curve", 2, +1),
-        Quantity("final_success", "Final success", 2, +1),
-        Quantity("final_success_deterministic", "Final success, deterministic", 2, +1),
-        Quantity("final_return", "Final return", 2, +1),
-        Quantity("switch_success", "Success at switch", 2, +1),
-        Quantity("dip_depth", "Dip after switch", 2, -1, absent=NO_SUCCESS_AT_SWITCH),
+        Quantity("area_under_curve", "Area under curve", None, +1),
+        Quantity("final_success", "Final success", None, +1),
+        Quantity("final_success_deterministic", "Final success, deterministic", None, +1),
+        Quantity("final_return", "Final return", None, +1),
+        Quantity("final_return_deterministic", "Final return, deterministic", None, +1),
+        Quantity("switch_success", "Success at switch", None, +1),
+        Quantity("switch_return", "Return at switch", None, +1),
+        Quantity("dip_depth", "Dip after switch", None, -1, absent=NO_SUCCESS_AT_SWITCH),
         Quantity("recovery_steps", "Steps to recover", 0, -1, "recovered", absent=NO_SUCCESS_AT_SWITCH),
-        Quantity("drawdown", "Drawdown (CVaR)", 2, -1),
-        Quantity("dispersion", "Dispersion (IQR)", 2, -1),
+        Quantity("drawdown", "Drawdown (CVaR)", None, -1),
+        Quantity("dispersion", "Dispersion (IQR)", None, -1),
         Quantity("early_peak_contact_force", "Early peak force (N)", 1, -1),
         Quantity("early_safety_box_clips", "Early box clips", 0, -1),
         Quantity("interventions", "Intervention steps", 0, -1),
@@ -99,15 +161,15 @@ class Dip(NamedTuple):
 
 
 def steps_to_target(
-    environment_step: Num[np.ndarray, " points"], success: Float[np.ndarray, " points"], target: float = 0.8
+    environment_step: Num[np.ndarray, " points"], value: Float[np.ndarray, " points"], target: float
 ) -> tuple[float, bool]:
     """Step of the first evaluation at the target, or the last step, and whether the target was reached."""
-    reached = success >= target
+    reached = value >= target
     return float(environment_step[np.argmax(reached) if reached.any() else -1]), bool(reached.any())
 
 
 def area_under_curve(environment_step: Num[np.ndarray, " points"], value: Float[np.ndarray, " points"]) -> float:
-    """Mean height of the curve, by trapezoids; in [0, 1] for success rates."""
+    """Mean height of the curve, by trapezoids, in the units of its values."""
     span = float(environment_step[-1] - environment_step[0])
     return float(np.trapezoid(value, environment_step) / span) if span else float(value.mean())
 
@@ -186,7 +248,7 @@ def interventions(record: RunRecord, budget: float | None = None) -> tuple[float
 
 def gradient_steps(record: RunRecord, environment_step: float) -> float:
     """Critic updates, warmup included, at the last evaluation up to an environment step."""
-    curve = record.curve(SUCCESS)
+    curve = evaluations(record)
     before = np.searchsorted(curve.environment_step, environment_step, side="right")
     return float(curve.gradient_step[before - 1])
 
@@ -210,11 +272,15 @@ def finite_curve(
     return curve.environment_step[kept].astype(float), curve.value[kept]
 
 
-def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0.8) -> dict[str, Any]:
+def reduce_run(record: RunRecord, budget: float | None = None, measure: Measure | None = None) -> dict[str, Any]:
     """`QUANTITIES` of one run and the columns that they name, up to an environment step; nan where not recorded.
 
     A run without success at the switch has no dip.
+
+    Args:
+        measure: None: of this run alone.
     """
+    measure = measure or measure_of([record])
     row: dict[str, Any] = {"arm": record.arm, "seed": record.seed, "status": record.status}
     row |= {"last_step": last_step(record)}
     row |= dict.fromkeys((*QUANTITIES, "reached_target", "recovered", "gradient_steps", "seconds"), math.nan)
@@ -223,32 +289,35 @@ def reduce_run(record: RunRecord, budget: float | None = None, target: float = 0
     row["offline_megabytes"] = float(held[0]) / 1e6 if len(held) else math.nan
     names = ("interventions", "early_intervention_rate", "late_intervention_rate")
     row |= dict(zip(names, interventions(record, budget), strict=True))
-    steps, success = finite_curve(record, SUCCESS, budget)
+    steps, values = finite_curve(record, measure.metric, budget)
     if len(steps):
-        reached_at, reached = steps_to_target(steps, success, target)
-        row |= {"steps_to_target": reached_at, "reached_target": float(reached)}
-        row |= {"gradient_steps_to_target": gradient_steps(record, reached_at)}
-        row |= {"gradient_steps": gradient_steps(record, float(steps[-1]))}
-        row |= {"seconds_to_target": seconds(record, reached_at), "seconds": seconds(record, float(steps[-1]))}
-        if success[0] > 0:
-            dip = switch_dip(steps, success)
+        if measure.target is not None:
+            reached_at, reached = steps_to_target(steps, values, measure.target)
+            row |= {"steps_to_target": reached_at, "reached_target": float(reached)}
+            row |= {"gradient_steps_to_target": gradient_steps(record, reached_at)}
+            row |= {"seconds_to_target": seconds(record, reached_at)}
+        row |= {"gradient_steps": gradient_steps(record, steps[-1]), "seconds": seconds(record, steps[-1])}
+        if values[0] > measure.limits[0]:
+            dip = switch_dip(steps, values)
             row |= {"dip_depth": dip.depth, "recovery_steps": dip.recovery_steps, "recovered": float(dip.recovered)}
-        row |= {"area_under_curve": area_under_curve(steps, success), "final_success": final(success)}
-        row |= {"switch_success": float(success[0]), "drawdown": drawdown(success), "dispersion": dispersion(success)}
-    for name, metric in (
-        ("final_success_deterministic", "evaluation/success_deterministic"),
-        ("final_return", "evaluation/return_sampled"),
-    ):
-        _, values = finite_curve(record, metric, budget)
-        row[name] = final(values) if len(values) else math.nan
+        row |= {f"switch_{measure.name}": float(values[0]), f"final_{measure.name}": final(values)}
+        row |= {"area_under_curve": area_under_curve(steps, values)}
+        row |= {"drawdown": drawdown(values), "dispersion": dispersion(values)}
+    _, values = finite_curve(record, f"evaluation/{measure.name}_deterministic", budget)
+    row[f"final_{measure.name}_deterministic"] = final(values) if len(values) else math.nan
     return row
 
 
-def reduce_runs(records: Sequence[RunRecord], target: float = 0.8) -> pd.DataFrame:
-    """`reduce_run` of each run, up to the last environment step that all finished runs cover."""
+def reduce_runs(records: Sequence[RunRecord], measure: Measure | None = None) -> pd.DataFrame:
+    """`reduce_run` of each run, up to the last environment step that all finished runs cover.
+
+    Args:
+        measure: None: `measure_of` the runs.
+    """
+    measure = measure or measure_of(records)
     lengths = [last_step(record) for record in records if record.status == "finished"]
     budget = min((length for length in lengths if math.isfinite(length)), default=None)
-    return pd.DataFrame([reduce_run(record, budget, target) for record in records])
+    return pd.DataFrame([reduce_run(record, budget, measure) for record in records])
 
 
 def restricted(runs: pd.DataFrame) -> pd.DataFrame:
@@ -274,8 +343,13 @@ def is_censored(runs: pd.DataFrame, quantity: Quantity) -> pd.Series:
 
 def last_step(record: RunRecord) -> float:
     """Environment step of the last evaluation; nan if there was none."""
-    steps = [record.curve(metric).environment_step for metric in ("evaluation/return_sampled", SUCCESS)]
-    return float(max((each.max() for each in steps if len(each)), default=math.nan))
+    steps = evaluations(record).environment_step
+    return float(steps[-1]) if len(steps) else math.nan
+
+
+def evaluations(record: RunRecord) -> Curve:
+    """A curve with every sampled evaluation of fine-tuning; its values may be nan."""
+    return max((record.curve(measure.metric) for measure in (SUCCESS, RETURN)), key=len)
 
 
 COMPARED = (
@@ -325,9 +399,8 @@ def compare(runs: pd.DataFrame, control: str) -> list[Comparison]:
 
 
 def recorded(runs: pd.DataFrame) -> list[Quantity]:
-    """The quantities that any run recorded; the return only without success."""
-    found = [quantity for quantity in QUANTITIES.values() if runs[quantity.name].notna().any()]
-    return [q for q in found if q.name != "final_return" or QUANTITIES["final_success"] not in found]
+    """The quantities that any run recorded."""
+    return [quantity for quantity in QUANTITIES.values() if runs[quantity.name].notna().any()]
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:

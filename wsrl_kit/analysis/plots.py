@@ -10,7 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from wsrl_kit.analysis.metrics import SUCCESS, Quantity, arm_label, arm_order, finished, is_censored
+from wsrl_kit.analysis.metrics import (
+    SUCCESS,
+    Measure,
+    Quantity,
+    arm_label,
+    arm_order,
+    evaluations,
+    finished,
+    is_censored,
+)
 from wsrl_kit.analysis.statistics import (
     Band,
     Interval,
@@ -106,7 +115,7 @@ def shared_legend(figure: Figure, ax: Axes) -> None:
 
 
 def run_curve(
-    record: RunRecord, metric: str = SUCCESS, against: str = "environment_step"
+    record: RunRecord, metric: str = SUCCESS.metric, against: str = "environment_step"
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """Increasing steps and values of one run; against gradient steps the warmup comes first.
 
@@ -124,22 +133,21 @@ def run_curve(
 def learning_curves(
     ax: Axes,
     records: Sequence[RunRecord],
-    metric: str = SUCCESS,
+    measure: Measure = SUCCESS,
     against: str = "environment_step",
-    label: str = "Success rate",
 ) -> Axes:
     """Each seed thin (dashed if not finished), the IQM of the finished seeds thick with its 95 % band.
 
-    Dotted vertical lines mark the switch; a triangle on the curve marks the end of an arm's frozen rollouts.
+    Dotted vertical lines mark the switch, a dotted horizontal line the target, if there is one; a triangle on the curve
+    marks the end of an arm's frozen rollouts.
 
     Args:
         against: "environment_step" or "gradient_step"; the latter shows the warmup's evaluations left of the switch.
-        label: of the value axis.
     """
     colours = arm_colours(record.arm for record in records)
     for arm in arm_order(colours):
         runs = [record for record in records if record.arm == arm]
-        drawn = [(run, *run_curve(run, metric, against)) for run in runs]
+        drawn = [(run, *run_curve(run, measure.metric, against)) for run in runs]
         drawn = [(run, steps, values) for run, steps, values in drawn if len(steps)]
         complete = [(steps, values) for run, steps, values in drawn if run.status == "finished"]
         for run, steps, values in drawn if len(drawn) <= SHOW_EVERY_SEED else ():
@@ -162,10 +170,18 @@ def learning_curves(
     if any(record.status != "finished" for record in records):
         ax.plot([], [], "--", color=NEUTRAL, linewidth=0.8, label="Run not finished")
     _mark_switch(ax, records, against)
-    ax.set(xlabel=AXIS_LABELS[against], ylabel=label)
-    if "success" in metric:
-        ax.set_ylim(-0.03, 1.03)
+    if measure.target is not None:
+        ax.axhline(measure.target, color=NEUTRAL, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+    ax.set(xlabel=AXIS_LABELS[against])
+    label_values(ax, measure)
     return _step_axis(ax)
+
+
+def label_values(ax: Axes, measure: Measure) -> None:
+    """Name the value axis, and show the whole range of a measure that has one."""
+    ax.set_ylabel(measure.label)
+    if math.isfinite(measure.limits[1]):
+        ax.set_ylim(-0.03, 1.03)
 
 
 def switch_diagnostic(ax: Axes, records: Sequence[RunRecord], quantity: str = "q") -> Axes:
@@ -251,11 +267,13 @@ def source_bars(ax: Axes, names: Sequence[str], values: Float[np.ndarray, " sour
     """One horizontal bar for each offline source, with its number."""
     bars = ax.barh(range(len(names)), np.nan_to_num(values), height=0.6, color=SERIES_COLOURS[0])
     ax.bar_label(
-        bars, ["not known" if math.isnan(v) else f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in values], padding=4
+        bars,
+        ["not known" if math.isnan(v) else f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in values],
+        padding=4,
     )
     ax.set_yticks(range(len(names)), [for_figure(name) for name in names])
     ax.invert_yaxis()
-    ax.margins(x=0.15)
+    ax.margins(x=0.2)
     ax.grid(visible=False)
     ax.set_xlabel(label)
     return ax
@@ -282,9 +300,12 @@ def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: st
     colours = arm_colours(runs["arm"])
     is_bounded = False
     for height, arm in enumerate(colours):
-        own = finished(runs[runs["arm"] == arm]).dropna(subset=quantity.name)
+        evaluated = finished(runs[runs["arm"] == arm])
+        own = evaluated.dropna(subset=quantity.name)
         if own.empty:
-            annotate_missing(ax, height, quantity.absent)
+            annotate_missing(
+                ax, height, quantity.absent if evaluated["switch_success"].notna().any() else "not recorded"
+            )
             continue
         values = own[quantity.name].to_numpy(float)
         hollow = is_censored(own, quantity).to_numpy(bool)
@@ -299,6 +320,7 @@ def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: st
     _name_arms(ax, list(colours))
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel((heading or quantity.heading) + (HOLLOW if is_bounded else ""))
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
@@ -320,7 +342,7 @@ def summary_bars(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
     done = finished(runs).dropna(subset=quantity.name)
     points = [float(iqm(own)) if len(own := _values(done, arm, quantity)) else math.nan for arm in colours]
     bars = ax.barh(range(len(colours)), np.nan_to_num(points), height=0.6, color=list(colours.values()))
-    texts = [quantity.absent if math.isnan(point) else f"{point:.{quantity.digits}f}" for point in points]
+    texts = [quantity.absent if math.isnan(point) else f"{point:.2f}" for point in points]
     ax.bar_label(bars, texts, padding=4)
     _name_arms(ax, list(colours))
     ax.margins(x=0.15)
@@ -333,12 +355,14 @@ def annotate_missing(ax: Axes, height: int | float, sentence: str = "not recorde
     ax.annotate(sentence, (0.02, height), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL, size=8)
 
 
-def performance_profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
-    """Share of an arm's finished runs above every value of a quantity, with its 95 % band."""
+def performance_profiles(ax: Axes, runs: pd.DataFrame, quantity: Quantity, measure: Measure) -> Axes:
+    """Share of an arm's finished runs above every value of a quantity in the measure's units, with its 95 % band."""
     done = finished(runs).dropna(subset=quantity.name)
-    ends = [0.0, 1.0] if "success" in quantity.name or quantity.name == "area_under_curve" or done.empty else []
-    everything = [*done[quantity.name], *ends]
-    thresholds = np.linspace(min(everything), max(everything), 201)
+    ends = [*filter(math.isfinite, measure.limits)]
+    everything = [*done[quantity.name], *ends] or [0.0, 1.0]
+    # A little more than all runs, or the worst run would not be above any value.
+    beyond = 0.0 if ends else 0.03 * (max(everything) - min(everything))
+    thresholds = np.linspace(min(everything) - beyond, max(everything) + beyond, 201)
     for arm in arm_order(done["arm"]):
         _draw_band(ax, runs, arm, thresholds, performance_profile(_values(done, arm, quantity), thresholds))
     if not ax.lines:
@@ -427,7 +451,8 @@ def _draw_band(ax: Axes, runs: pd.DataFrame, arm: str, grid: Float[np.ndarray, "
 
 
 def _mark_switch(ax: Axes, records: Sequence[RunRecord], against: str) -> None:
-    starts = {float(getattr(record.curve(SUCCESS), against)[0]) for record in records if len(record.curve(SUCCESS))}
+    curves = [getattr(evaluations(record), against) for record in records]
+    starts = {float(curve[0]) for curve in curves if len(curve)}
     for start in starts:
         ax.axvline(start, color=NEUTRAL, linestyle=":", linewidth=1.2, zorder=1)
     if (starts and max(starts) > 0) or against == "environment_step":

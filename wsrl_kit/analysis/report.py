@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis.config import Runs
+from wsrl_kit.analysis.config import USUAL_TARGETS, Runs, Targets
 from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
-from wsrl_kit.analysis.metrics import arm_label, arm_order, reduce_runs
+from wsrl_kit.analysis.metrics import arm_label, arm_order, measure_of, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError
@@ -123,7 +123,11 @@ class RunReport:
 
 
 def write_report(
-    records: Sequence[RunRecord], root: Path, control: str, target: float = 0.8, every_figure: bool = True
+    records: Sequence[RunRecord],
+    root: Path,
+    control: str,
+    targets: Targets = USUAL_TARGETS,
+    every_figure: bool = True,
 ) -> RunReport:
     """Compare runs and write summary.txt, .md and .csv, differences.csv, per_seed.csv, report.tex and figures/*.png.
 
@@ -132,15 +136,20 @@ def write_report(
     Args:
         records: fine-tuning runs of one task, one for each arm and seed.
         every_figure: False: only the figures of an ablation.
+
+    Raises:
+        ParameterError: a target for the return, of runs that report success.
+        RunError: the files can't be written.
     """
-    runs = reduce_runs(records, target)
+    measure = measure_of(records, targets)
+    runs = reduce_runs(records, measure)
     summary, differences = (
-        summary_table(runs, target, parameter_notes(records)),
-        difference_table(runs, control, target),
+        summary_table(runs, measure, parameter_notes(records)),
+        difference_table(runs, control, measure),
     )
-    figures = ablation_figures(records, runs, target)
+    figures = ablation_figures(records, runs, measure)
     if every_figure:
-        figures |= comparison_figures(records, runs, control, target)
+        figures |= comparison_figures(records, runs, control, measure)
     texts = {
         "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
         "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
@@ -186,18 +195,20 @@ def _differing(records: Sequence[RunRecord]) -> list[str]:
     return [name for name in shared if any(other[name] != first[name] for other in others)]
 
 
-def report(root: Path, control: str = USUAL_CONTROL, target: float = 0.8) -> RunReport:
+def report(root: Path, control: str = USUAL_CONTROL, targets: Targets = USUAL_TARGETS) -> RunReport:
     """`write_report` on every fine-tuning run under a folder, into that folder; also while runs go on.
 
     Raises:
+        ParameterError: a target for the return, of runs that report success.
         RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
     """
-    return write_report(finetuning_runs(Path(root)), Path(root), control, target, every_figure=False)
+    return write_report(finetuning_runs(Path(root)), Path(root), control, targets, every_figure=False)
 
 
-def live_figure(root: Path) -> Figure:
+def live_figure(root: Path, targets: Targets = USUAL_TARGETS) -> Figure:
     """The learning curves of an ablation so far."""
-    return learning_curves_figure(finetuning(find_runs(root)) if Path(root).is_dir() else [])
+    records = finetuning(find_runs(root)) if Path(root).is_dir() else []
+    return learning_curves_figure(records, measure_of(records, targets))
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:

@@ -15,12 +15,15 @@ from wsrl_kit.analysis.metrics import (
     EARLY_STEPS,
     NO_SUCCESS_AT_SWITCH,
     QUANTITIES,
+    RETURN,
+    Measure,
     Quantity,
     arm_label,
     arm_order,
     censored_sign,
     compare,
     finished,
+    measure_of,
     recorded,
     reduce_run,
     restricted,
@@ -40,7 +43,7 @@ class Estimate(NamedTuple):
     """An interval as a table's cell: decimals (None: by size), and ">" or "<" if the true value lies beyond it."""
 
     interval: Interval
-    digits: int | None = 2
+    digits: int | None = None
     bound: str = ""
 
 
@@ -211,23 +214,25 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     return plain_table(title, [{"quantity": _words(name), "value": _fact(value)} for name, value in facts.items()])
 
 
-def run_table(record: RunRecord, target: float = 0.8) -> Table:
+def run_table(record: RunRecord) -> Table:
     """Every quantity that one fine-tuning run recorded; `> 400` if it had not reached the target by step 400."""
-    run = pd.DataFrame([reduce_run(record, target=target)])
+    measure = measure_of([record])
+    run = pd.DataFrame([reduce_run(record, measure=measure)])
     rows: list[dict[str, Cell]] = []
     for quantity in recorded(run):
         value = Interval(float(run[quantity.name][0]), math.nan, math.nan, 1)
         estimate = Estimate(value, quantity.digits, censored_sign(run, record.arm, quantity))
-        rows.append({"quantity": _heading(quantity, target), "value": estimate})
+        rows.append({"quantity": measure.heading(quantity.heading), "value": estimate})
     end = f", last evaluated at step {run['last_step'][0]:.0f}" if run["last_step"].notna()[0] else ""
     return make_table(f"Result: {record.status}{end}", rows, {"quantity": "Quantity", "value": "Value"})
 
 
-def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequence[str] = ()) -> Table:
+def summary_table(runs: pd.DataFrame, measure: Measure, further_notes: Sequence[str] = ()) -> Table:
     """One row per arm: how many runs, and every quantity that any of them recorded, as IQM [95 % interval].
 
     Only finished runs of `metrics.reduce_runs` count; the notes name the others.
     """
+    has_target = measure.target is not None
     runs = restricted(runs)
     done = finished(runs)
     shown = recorded(done)
@@ -235,22 +240,24 @@ def summary_table(runs: pd.DataFrame, target: float = 0.8, further_notes: Sequen
     for arm in arm_order(runs["arm"]):
         reached = values_by_seed(done, arm, "reached_target").values()
         share = f"{sum(reached):.0f} of {len(reached)}" if reached else "–"
-        rows.append({"arm": arm_label(arm), "n": int((done["arm"] == arm).sum()), "reached_target": share})
+        rows.append({"arm": arm_label(arm), "n": int((done["arm"] == arm).sum())})
+        rows[-1] |= {"reached_target": share} if has_target else {}
         rows[-1] |= {quantity.name: _summarise(done, arm, quantity) for quantity in shown}
-    headings = {"arm": "Arm", "n": "Runs", "reached_target": f"Reached {target:.0%}"}
-    headings |= {quantity.name: _heading(quantity, target) for quantity in shown}
+    headings = {"arm": "Arm", "n": "Runs"} | ({"reached_target": "Reached target"} if has_target else {})
+    headings |= {quantity.name: quantity.heading for quantity in shown}
+    headings = {name: measure.heading(heading) for name, heading in headings.items()}
     counts = {"run": len(done), "arm": done["arm"].nunique(), "seed": done["seed"].nunique()}
     title = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items())
-    return make_table(f"Summary of {title}", rows, headings, (*_notes(runs, shown), *further_notes), shown)
+    return make_table(f"Summary of {title}", rows, headings, (*_notes(runs, shown, measure), *further_notes), shown)
 
 
-def difference_table(runs: pd.DataFrame, control: str = "rlpd_all", target: float = 0.8) -> Table:
+def difference_table(runs: pd.DataFrame, control: str, measure: Measure) -> Table:
     """Every arm against the control, paired by seed: difference, and probability that a run of the arm is better."""
     comparisons = compare(runs, control)
     rows: list[dict[str, Cell]] = [
         {
             "arm": arm_label(arm),
-            "quantity": _heading(quantity, target),
+            "quantity": measure.heading(quantity.heading),
             "pairs": difference.n,
             "difference": Estimate(difference, 0 if quantity.digits == 0 else None, bound),
             "probability_better": Estimate(better),
@@ -288,10 +295,6 @@ def _summarise(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Estimate:
     return Estimate(interval, quantity.digits, censored_sign(runs, arm, quantity))
 
 
-def _heading(quantity: Quantity, target: float) -> str:
-    return quantity.heading.replace("target", f"{target:.0%}")
-
-
 def _words(name: str) -> str:
     """A snake_case name as words."""
     words = name.replace("_", " ")
@@ -306,17 +309,22 @@ def _fact(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _notes(runs: pd.DataFrame, shown: Sequence[Quantity]) -> list[str]:
+def _notes(runs: pd.DataFrame, shown: Sequence[Quantity], measure: Measure) -> list[str]:
     done, arms = finished(runs), arm_order(runs["arm"])
     notes = [
         "IQM over seeds with bootstrap interval over whole runs; steps and seconds: restricted mean, a run that never "
         "gets there counts with the budget. >: the arm has such runs, its mean is larger.",
         f"Early: the first {EARLY_STEPS} online steps. Dip: within the first half of the budget.",
     ]
-    if any(quantity.absent == NO_SUCCESS_AT_SWITCH for quantity in shown):
+    if measure.name == RETURN.name:
+        notes.append("No run reports success: area, dip, drawdown and dispersion are of the return, in its units.")
+    elif QUANTITIES["dip_depth"] in shown:
         notes.append("Dip and steps to recover: over the runs with success at the switch.")
     if QUANTITIES["seconds_to_target"] in shown:
         notes.append("Seconds: wall-clock with warmup and evaluations, spread evenly over a run's environment steps.")
+    unlike = (done[f"final_{measure.name}"].isna() & done["last_step"].notna()).sum()
+    if unlike:
+        notes.append(f"Measured by {measure.name}: {unlike} of {len(done)} runs report none and have no numbers of it.")
     notes += [f"{coverage_caveat(n)}." for n in sorted(set(done["arm"].value_counts()))]
     lengths = done["last_step"].dropna()
     if lengths.nunique() > 1:

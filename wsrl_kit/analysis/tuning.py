@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.config import SCORES
-from wsrl_kit.analysis.metrics import reduce_run
+from wsrl_kit.analysis.metrics import RETURN, measure_of, reduce_run
 from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, new_figure, panel_figure, replace_empty_axes
 from wsrl_kit.analysis.report import write_files
-from wsrl_kit.analysis.statistics import bootstrap_interval, coverage_caveat, iqm
-from wsrl_kit.analysis.tables import Cell, Estimate, Table, make_table
+from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm
+from wsrl_kit.analysis.tables import Cell, Estimate, Table, cell_text, make_table
 from wsrl_kit.errors import RunError
 from wsrl_kit.runs.run import RunRecord, find_runs, read_run
 
@@ -78,6 +78,7 @@ def read_trials(root: Path) -> list[Trial]:
     if "search_space" not in parameters:
         raise RunError(f"{root} must hold a tuning, found a run of kind {read_run(root).kind}")
     records = find_runs(root / TRIALS) if (root / TRIALS).is_dir() else []
+    measure = RETURN if parameters["score"] == "final_return" else measure_of(records)
     by_name: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.kind == "finetune":
@@ -85,7 +86,8 @@ def read_trials(root: Path) -> list[Trial]:
     trials = []
     for name, runs in sorted(by_name.items()):
         values = {parameter: runs[0].parameters[parameter] for parameter in parameters["search_space"]}
-        scores = {run.seed: reduce_run(run)[parameters["score"]] for run in runs if run.status == "finished"}
+        done = [run for run in runs if run.status == "finished"]
+        scores = {run.seed: reduce_run(run, measure=measure)[parameters["score"]] for run in done}
         message = next((run.message for run in runs if run.status == "failed"), "")
         trials.append(Trial(name, values, scores, message))
     return trials
@@ -192,7 +194,8 @@ def parameter_interaction(
     ax.imshow(scores, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(scores) + np.nanmax(scores)) / 2 if np.isfinite(scores).any() else 0.0
     for (row, column), value in np.ndenumerate(scores):
-        text, colour = ("–", NEUTRAL) if math.isnan(value) else (f"{value:.2f}", "w" if value <= middle else "k")
+        colour = NEUTRAL if math.isnan(value) else "w" if value <= middle else "k"
+        text = cell_text(Estimate(Interval(float(value), math.nan, math.nan, 1)))
         ax.annotate(text, (column, row), ha="center", va="center", color=colour)
     ax.set_xticks(range(len(across_values)), [str(value) for value in across_values])
     ax.set_yticks(range(len(down_values)), [str(value) for value in down_values])
