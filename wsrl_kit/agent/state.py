@@ -36,7 +36,9 @@ class SACConfig:
     action_size: int
     hidden_sizes: tuple[int, ...]
     activation: str
+    initialisation: str
     output_scale: float
+    last_hidden_scale: float | None
     critic_ensemble_size: int
     critic_subset_size: int
     shared_critic_output: bool
@@ -288,27 +290,22 @@ def encoder(critic: PyTree) -> PyTree:
 
 def actor_network(config: SACConfig) -> networks.Network:
     """Observation to mean and standard deviation of the action before tanh."""
-    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
-    return networks.Actor(config.continuous_size, *layers)
+    return networks.Actor(config.continuous_size, *_layers(config))
 
 
 def critic_network(config: SACConfig, size: int) -> networks.Network:
     """Observation and action to `size` values."""
-    return networks.CriticEnsemble(
-        size,
-        config.hidden_sizes,
-        config.layer_norm,
-        config.activation,
-        config.output_scale,
-        config.dropout_rate,
-        config.shared_critic_output,
-    )
+    return networks.CriticEnsemble(size, *_layers(config), config.dropout_rate, config.shared_critic_output)
 
 
 def grasp_network(config: SACConfig) -> networks.Network:
     """Observation to a value per gripper choice."""
-    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
-    return networks.ChoiceCritic(gripper.choices(config.gripper), *layers)
+    return networks.ChoiceCritic(gripper.choices(config.gripper), *_layers(config))
+
+
+def _layers(config: SACConfig) -> tuple[tuple[int, ...], bool, str, networks.InitialWeights]:
+    weights = networks.InitialWeights(config.initialisation, config.output_scale, config.last_hidden_scale)
+    return config.hidden_sizes, config.layer_norm, config.activation, weights
 
 
 def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:
