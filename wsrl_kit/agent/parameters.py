@@ -72,6 +72,12 @@ class AgentParameters:
     learning_rate_warmup_steps: int = parameter(
         0, "first gradient steps, in which the learning rates rise linearly from 0", minimum=0
     )
+    temperature_parameterisation: str = parameter(
+        "exponential",
+        "function that turns the learned number into the entropy temperature",
+        choices=("exponential", "softplus"),
+        network=True,
+    )
     initial_temperature: float = parameter(1e-2, "entropy temperature at the first gradient step", minimum=1e-8)
     target_entropy: float | None = parameter(
         None, "target entropy of the policy; None: target_entropy_per_dimension times the size of the action"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, nn
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, networks, vision
@@ -55,6 +55,7 @@ class SACConfig:
     learning_rate_warmup_steps: int
     critic_decay_steps: int
     actor_decay_steps: int
+    temperature_parameterisation: str
     initial_temperature: float
     target_entropy: float
     backup_entropy: bool
@@ -92,6 +93,7 @@ class SACState(NamedTuple):
     Attributes:
         critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}; the
             critics' loss trains all of it, and the target averages all of it.
+        temperature_parameter: the number that is learned, by its parameterisation; see `entropy_temperature`.
         log_multiplier: logarithm of CQL's Lagrange multiplier.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
@@ -101,7 +103,7 @@ class SACState(NamedTuple):
     actor: PyTree
     critic: PyTree
     target_critic: PyTree
-    log_temperature: Float[Array, ""]
+    temperature_parameter: dict[str, Float[Array, ""]]
     log_multiplier: Float[Array, ""]
     actor_optimizer: PyTree
     critic_optimizer: PyTree
@@ -201,16 +203,16 @@ def create(
     if config.learns_gripper:
         values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
         grasp = GraspState(values, jax_tools.copied(values), critic_optimizer(config).init(values))
-    log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
+    temperature_parameter, log_multiplier = _temperature_parameter(config), jnp.zeros(())
     return SACState(
         actor=actor,
         critic=critic,
         target_critic=jax_tools.copied(critic),
-        log_temperature=log_temperature,
+        temperature_parameter=temperature_parameter,
         log_multiplier=log_multiplier,
         actor_optimizer=actor_optimizer(config).init(actor),
         critic_optimizer=critic_optimizer(config).init(critic),
-        temperature_optimizer=temperature_optimizer(config).init(log_temperature),
+        temperature_optimizer=temperature_optimizer(config).init(temperature_parameter),
         multiplier_optimizer=multiplier_optimizer(config).init(log_multiplier),
         updates=jnp.zeros((), jnp.int32),
         observation_center=jnp.asarray(observation_center, jnp.float32),
@@ -218,6 +220,20 @@ def create(
         trunk=trunk,
         grasp=grasp,
     )
+
+
+def entropy_temperature(parameter: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """The entropy temperature of a `temperature_parameter`."""
+    ((parameterisation, value),) = parameter.items()
+    return {"exponential": jnp.exp, "softplus": nn.softplus}[parameterisation](value)
+
+
+def _temperature_parameter(config: SACConfig) -> dict[str, Float[Array, ""]]:
+    parameter = jnp.log(jnp.float32(config.initial_temperature))
+    if config.temperature_parameterisation == "softplus":
+        # log(exp(temperature) - 1), in a form that does not overflow.
+        parameter = config.initial_temperature + jnp.log(-jnp.expm1(-jnp.float32(config.initial_temperature)))
+    return {config.temperature_parameterisation: parameter}
 
 
 def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACState:

@@ -11,7 +11,7 @@ Sources, by letter:
     [W]  WSRL, Zhou et al. 2024, arXiv 2412.07762; [w] its code, experiments/configs and scripts for Adroit
     [h]  HIL-SERL, Luo et al. 2024, arXiv 2410.21845: its code, utils/launcher.py and experiments/config.py
 
-Initial weights are from the code:
+Initial weights and the temperature's parameterisation are from the code:
     [s] softlearning/models/feedforward.py (Keras's defaults), algorithms/sac.py
     [p] rlpd/networks/mlp.py, rlpd/agents/sac/temperature.py
     [q] JaxCQL/model.py with orthogonal_init of conservative_sac_main.py, conservative_sac.py
@@ -23,6 +23,7 @@ Departures of every preset from their code:
     [-20, 2]; SAC's code: a softplus, not clipped);
     - one output layer gives the actor's mean and standard deviation, as in SAC and Cal-QL (others: one each); Cal-QL
     also learns a factor and an offset of the log standard deviation, which start at 1 and -1;
+    - the temperature's loss is linear in the temperature (REDQ and Cal-QL: in its logarithm);
     - actor and critics have the same hidden layers (RLPD: LayerNorm in the critics only; WSRL and Cal-QL on Adroit: 512
     units, three layers in the critics, two in the actor);
     - the actor's step takes the examples of all critic updates since the last (as WSRL; RLPD and REDQ: the last batch);
@@ -63,6 +64,7 @@ SAC: dict[str, Any] = UNWEIGHTED | {
     "critic_learning_rate": 3e-4,  # [S]
     "temperature_learning_rate": 3e-4,  # [S]
     "target_entropy_per_dimension": -1.0,  # [S]
+    "temperature_parameterisation": "exponential",  # [s]; [r], [p] and [q] keep it
     "initial_temperature": 1.0,  # [s]; all but [h] keep it
     "backup_entropy": True,  # [S], equation 3
     "critic_ensemble_size": 2,  # [S]
@@ -123,6 +125,7 @@ WSRL: dict[str, Any] = CALQL | {
     "shared_critic_output": True,  # [w] Critic in networks/actor_critic_nets.py
     "output_scale": 2**0.5,  # [w]: orthogonal_init's for every layer but the last hidden one
     "last_hidden_scale": 0.01,  # [w] kernel_scale_final for Adroit
+    "temperature_parameterisation": "softplus",  # [w]
     "update_to_data_ratio": 4,  # [W]
     "frozen_rollout_steps": 5_000,  # [W], [w] warmup_steps
     "initial_offline_ratio": 0.0,  # [W]: no offline data is kept
@@ -143,6 +146,7 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "critic_learning_rate": 3e-4,  # [h]
     "temperature_learning_rate": 3e-4,  # [h]
     "target_entropy_per_dimension": -0.5,  # [h]
+    "temperature_parameterisation": "softplus",  # [h]
     "initial_temperature": 1e-2,  # [h]
     "backup_entropy": False,  # [h]
     "critic_ensemble_size": 2,  # [h]
