@@ -171,7 +171,7 @@ def _outputs_here(static: Any, agent: Any, inputs: Arrays) -> Arrays:
         "sample": gripper.continuous(static.gripper, sac.act(static, policy, state, noise, images)),
         "value": sac.action_values(static, agent, state, action, images),
         "target_value": sac.action_values(static, target, state, action, images),
-        "temperature": jnp.exp(agent.log_temperature),
+        "temperature": sac_state.entropy_temperature(agent.temperature_parameter),
     }
     if static.learns_gripper:
         maps = sac_state.frozen_features(static, agent, images)

@@ -258,6 +258,7 @@ def _convert(options: argparse.Namespace) -> int:
         gripper = f", gripper {agent.gripper!r}" if agent.learns_gripper else ""
         print(
             f"{options.file} is for fine-tuning with hidden_sizes {list(agent.hidden_sizes)}, critic_ensemble_size "
-            f"{agent.critic_ensemble_size}, shared_critic_output {agent.shared_critic_output}{encoder}{gripper}"
+            f"{agent.critic_ensemble_size}, shared_critic_output {agent.shared_critic_output}, "
+            f"temperature_parameterisation {agent.temperature_parameterisation!r}{encoder}{gripper}"
         )
     return 0

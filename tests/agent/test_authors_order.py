@@ -64,7 +64,7 @@ def test_the_kits_order_leaves_what_is_not_updated_alone() -> None:
     flat = sac.merged(batch)
     critic_only, _, _ = jax.jit(sac.update_critic, static_argnums=0)(CONFIG, state, flat, jax.random.key(0))
     assert_identical(critic_only.actor, state.actor)
-    assert_identical(critic_only.log_temperature, state.log_temperature)
+    assert_identical(critic_only.temperature_parameter, state.temperature_parameter)
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ SIZE, WIDTHS, OBSERVATIONS, ACTIONS, BATCH = 4, (6, 5), 3, 2, 7
 
 
 def ensemble(size: int, shared_output: bool) -> networks.CriticEnsemble:
-    return networks.CriticEnsemble(size, WIDTHS, True, "tanh", 1.0, 0.0, shared_output)
+    return networks.CriticEnsemble(
+        size, WIDTHS, True, "tanh", networks.InitialWeights("xavier", 1.0), 0.0, shared_output
+    )
 
 
 def inputs(seed: int = 0) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 """Facts about weighted SAC: weights, what an update touches, targets, ensembles, seeds, compilation."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -152,7 +153,7 @@ def test_examples_of_zero_weight_change_nothing_whatever_they_hold() -> None:
 def test_a_critic_update_leaves_actor_and_temperature_bit_identical() -> None:
     state = trained()
     new_state, _, _ = update_critic(CONFIG, state, batch_of(BATCH, seed=9), jax.random.key(9))
-    for name in ("actor", "actor_optimizer", "log_temperature", "temperature_optimizer"):
+    for name in ("actor", "actor_optimizer", "temperature_parameter", "temperature_optimizer"):
         assert_identical(getattr(new_state, name), getattr(state, name))
     for name in ("critic", "target_critic", "critic_optimizer", "updates"):
         assert differs(getattr(new_state, name), getattr(state, name))
@@ -163,7 +164,7 @@ def test_an_actor_update_leaves_the_critics_bit_identical() -> None:
     new_state, _ = update_actor(CONFIG, state, batch_of(BATCH, seed=9), jax.random.key(9))
     for name in ("critic", "target_critic", "critic_optimizer", "updates"):
         assert_identical(getattr(new_state, name), getattr(state, name))
-    for name in ("actor", "actor_optimizer", "log_temperature", "temperature_optimizer"):
+    for name in ("actor", "actor_optimizer", "temperature_parameter", "temperature_optimizer"):
         assert differs(getattr(new_state, name), getattr(state, name))
 
 
@@ -182,7 +183,31 @@ def test_the_temperature_falls_where_entropy_is_above_its_target_and_rises_below
         config = replace(CONFIG, target_entropy=target_entropy)
         state = fresh()
         new_state, _ = update_actor(config, state, batch, jax.random.key(0))
-        assert np.sign(new_state.log_temperature - state.log_temperature) == direction
+        temperature, before = (sac_state.entropy_temperature(one.temperature_parameter) for one in (new_state, state))
+        assert np.sign(temperature - before) == direction
+
+
+@pytest.mark.parametrize(
+    ("parameterisation", "temperature_of"),
+    [("exponential", np.exp), ("softplus", lambda value: np.log1p(np.exp(value)))],
+)
+@pytest.mark.parametrize("initial_temperature", [1e-4, 1.0, 50.0])
+def test_the_temperature_starts_as_told_and_its_parameter_takes_adams_step(
+    parameterisation: str, temperature_of: Callable[[float], float], initial_temperature: float
+) -> None:
+    changes = {"initial_temperature": initial_temperature, "temperature_parameterisation": parameterisation}
+    config = replace(CONFIG, **changes, target_entropy=50.0, temperature_learning_rate=0.01)
+    state = fresh(config)
+    before = float(state.temperature_parameter[parameterisation])
+    assert temperature_of(before) == pytest.approx(initial_temperature, rel=1e-5)
+    new_state, metrics = update_actor(config, state, batch_of(BATCH), jax.random.key(0))
+    assert metrics["temperature"] == pytest.approx(initial_temperature, rel=1e-5)
+    # Entropy is below its target. Adam's first step is the learning rate times the gradient's sign.
+    after = float(new_state.temperature_parameter[parameterisation])
+    assert after - before == pytest.approx(0.01, rel=1e-3)
+    slope = initial_temperature if parameterisation == "exponential" else 1 / (1 + np.exp(-before))
+    gradient = new_state.temperature_optimizer[0].mu[parameterisation] / (1 - 0.9)
+    assert gradient == pytest.approx(slope * float(metrics["entropy"] - 50.0), rel=1e-4)
 
 
 # Targets
@@ -303,10 +328,10 @@ def test_every_decaying_learning_rate_reaches_zero_at_the_end_of_the_run() -> No
             assert_moved(before.critic, state.critic)
         before, (state, _) = state, update_actor(config, state, batch, key)
         assert_moved(before.actor, state.actor)
-        assert_moved(before.log_temperature, state.log_temperature)
+        assert_moved(before.temperature_parameter, state.temperature_parameter)
     assert_close(update_critic(config, state, batch, key)[0].critic, state.critic, 1e-8)
     after, _ = update_actor(config, state, batch, key)
-    assert_close((after.actor, after.log_temperature), (state.actor, state.log_temperature), 1e-8)
+    assert_close((after.actor, after.temperature_parameter), (state.actor, state.temperature_parameter), 1e-8)
 
 
 # Composition

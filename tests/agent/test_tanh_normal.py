@@ -46,7 +46,7 @@ def test_values_and_gradients_stay_finite_where_the_action_rounds_to_its_bound(m
 
 @pytest.mark.parametrize("scale", [1e3, -1e3])
 def test_an_actor_driven_far_keeps_its_deviation_in_range_and_its_gradient_finite(scale: float) -> None:
-    actor = networks.Actor(2, (8,), layer_norm=True, activation="tanh", output_scale=0.01)
+    actor = networks.Actor(2, (8,), layer_norm=True, activation="tanh", weights=networks.InitialWeights("xavier", 0.01))
     observation = jnp.ones((3, 4))
     far = jax.tree.map(lambda leaf: leaf + scale, actor.init(jax.random.key(0), observation))
     _, standard_deviation = actor.apply(far, observation)

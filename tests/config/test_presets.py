@@ -40,6 +40,23 @@ def test_wsrl_is_the_published_protocol() -> None:
     )
 
 
+def test_published_methods_state_their_initial_weights_and_temperature() -> None:
+    names = ("initialisation", "output_scale", "temperature_parameterisation", "initial_temperature")
+    stated = {
+        name: (*(values[parameter] for parameter in names), values.get("last_hidden_scale"))
+        for name, values in PRESETS.items()
+        if name not in ("kit", "small")
+    }
+    assert stated == {
+        "sac": ("xavier", 1.0, "exponential", 1.0, None),
+        "redq": ("xavier", 1.0, "exponential", 1.0, None),
+        "rlpd": ("xavier", 1.0, "exponential", 1.0, None),
+        "wsrl": ("orthogonal", 2**0.5, "softplus", 1.0, 0.01),
+        "calql": ("orthogonal", 0.01, "exponential", 1.0, None),
+        "hil_serl": ("xavier", 1.0, "softplus", 0.01, None),
+    }
+
+
 def test_rlpd_samples_symmetrically_and_redq_knows_no_data() -> None:
     rlpd, redq = WSRLConfig.of_preset("rlpd"), WSRLConfig.of_preset("redq")
     assert (rlpd.initial_offline_ratio, rlpd.min_offline_ratio, rlpd.offline_ratio_schedule) == (0.5, 0.5, "constant")

@@ -219,6 +219,11 @@ def test_a_warmup_checkpoint_gives_agent_and_probe_back(warmup_file: Path) -> No
         (3, {"critic_ensemble_size": 5}, "was made with critic_ensemble_size 2, but this run has"),
         (3, {"layer_norm": False}, "was made with layer_norm True, but this run has layer_norm False"),
         (3, {"shared_critic_output": True}, "was made with shared_critic_output False, but this run has"),
+        (
+            3,
+            {"temperature_parameterisation": "softplus"},
+            "was made with temperature_parameterisation exponential, but",
+        ),
     ],
 )
 def test_a_warmup_checkpoint_of_another_network_is_refused(

@@ -60,13 +60,13 @@ def update(
 
 def _zero_gradient_actor_step(config: SACConfig, state: SACState) -> SACState:
     actor, own_optimizer = zero_gradient_step(actor_optimizer(config), state.actor_optimizer, state.actor)
-    log_temperature, temperatures_optimizer = zero_gradient_step(
-        temperature_optimizer(config), state.temperature_optimizer, state.log_temperature
+    temperature_parameter, temperatures_optimizer = zero_gradient_step(
+        temperature_optimizer(config), state.temperature_optimizer, state.temperature_parameter
     )
     return state._replace(
         actor=actor,
         actor_optimizer=own_optimizer,
-        log_temperature=log_temperature,
+        temperature_parameter=temperature_parameter,
         temperature_optimizer=temperatures_optimizer,
     )
 

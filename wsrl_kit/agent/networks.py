@@ -4,6 +4,7 @@ Stated gains of hand-written derivatives are for a whole update with two critics
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -86,6 +87,29 @@ STANDARD_DEVIATION_RANGE = (1e-5, 5.0)
 """HIL-SERL's bounds of the actor's standard deviation (before tanh)."""
 
 
+@dataclass(frozen=True)
+class InitialWeights:
+    """Rule and scales of the layers' initial weights, as in `AgentParameters`; biases start at 0."""
+
+    rule: str
+    output_scale: float
+    last_hidden_scale: float | None = None
+
+    def hidden(self, is_last: bool) -> linen.initializers.Initializer:
+        """Initialiser of a hidden layer."""
+        scale = self.last_hidden_scale if is_last else None
+        return self._scaled({"xavier": 1.0, "orthogonal": 2**0.5}[self.rule] if scale is None else scale)
+
+    def output(self) -> linen.initializers.Initializer:
+        """Initialiser of an output layer."""
+        return self._scaled(self.output_scale)
+
+    def _scaled(self, scale: float) -> linen.initializers.Initializer:
+        if self.rule == "orthogonal":
+            return linen.initializers.orthogonal(scale)
+        return linen.initializers.variance_scaling(scale, "fan_avg", "uniform")
+
+
 class HiddenLayers(linen.Module):
     """Dense, dropout, LayerNorm, activation, once per width: the order of HIL-SERL and RLPD.
 
@@ -96,6 +120,7 @@ class HiddenLayers(linen.Module):
     widths: Sequence[int]
     layer_norm: bool
     activation: str
+    weights: InitialWeights
     dropout_rate: float = 0.0
     linear_end: bool = False
 
@@ -104,7 +129,7 @@ class HiddenLayers(linen.Module):
         hidden = inputs
         last = len(self.widths) - 1
         for index, width in enumerate(self.widths):
-            hidden = linen.Dense(width, kernel_init=linen.initializers.xavier_uniform())(hidden)
+            hidden = linen.Dense(width, kernel_init=self.weights.hidden(index == last))(hidden)
             if self.dropout_rate > 0:
                 hidden = linen.Dropout(self.dropout_rate, deterministic=not train)(hidden)
             if index < last or not self.linear_end:
@@ -119,10 +144,6 @@ class HiddenLayers(linen.Module):
         return {"tanh": jnp.tanh, "relu": linen.relu}[self.activation](hidden)
 
 
-def _output_initialiser(scale: float) -> linen.initializers.Initializer:
-    return linen.initializers.variance_scaling(scale, "fan_avg", "uniform")
-
-
 class Actor(linen.Module):
     """Mean and standard deviation (diagonal, state-dependent) of the action before tanh."""
 
@@ -130,15 +151,15 @@ class Actor(linen.Module):
     widths: Sequence[int]
     layer_norm: bool
     activation: str
-    output_scale: float
+    weights: InitialWeights
 
     @linen.compact
     def __call__(
         self, observation: Float[Array, "batch observation"]
     ) -> tuple[Float[Array, "batch action"], Float[Array, "batch action"]]:
-        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation)(observation, train=False)
+        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, self.weights)(observation, train=False)
         # One layer for both: two narrow products take longer than one.
-        output = linen.Dense(2 * self.action_size, kernel_init=_output_initialiser(self.output_scale))(hidden)
+        output = linen.Dense(2 * self.action_size, kernel_init=self.weights.output())(hidden)
         mean, log_standard_deviation = jnp.split(output, 2, axis=-1)
         # Clipped before exp, whose overflow would make the gradient NaN.
         return mean, jnp.exp(jnp.clip(log_standard_deviation, *jnp.log(jnp.array(STANDARD_DEVIATION_RANGE))))
@@ -150,13 +171,14 @@ class Critic(linen.Module):
     widths: Sequence[int]
     layer_norm: bool
     activation: str
-    output_scale: float
+    weights: InitialWeights
     dropout_rate: float
 
     @linen.compact
     def __call__(self, inputs: Float[Array, "batch input"], train: bool) -> Float[Array, " batch"]:
-        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, self.dropout_rate)(inputs, train)
-        return linen.Dense(1, kernel_init=_output_initialiser(self.output_scale))(hidden).squeeze(-1)
+        layers = (self.widths, self.layer_norm, self.activation, self.weights)
+        hidden = HiddenLayers(*layers, self.dropout_rate)(inputs, train)
+        return linen.Dense(1, kernel_init=self.weights.output())(hidden).squeeze(-1)
 
 
 class ChoiceCritic(linen.Module):
@@ -166,12 +188,13 @@ class ChoiceCritic(linen.Module):
     widths: Sequence[int]
     layer_norm: bool
     activation: str
-    output_scale: float
+    weights: InitialWeights
 
     @linen.compact
     def __call__(self, observation: Float[Array, "batch observation"]) -> Float[Array, "batch choices"]:
-        hidden = HiddenLayers(self.widths, self.layer_norm, self.activation, linear_end=True)(observation, train=False)
-        return linen.Dense(self.choices, kernel_init=_output_initialiser(self.output_scale))(hidden)
+        layers = (self.widths, self.layer_norm, self.activation, self.weights)
+        hidden = HiddenLayers(*layers, linear_end=True)(observation, train=False)
+        return linen.Dense(self.choices, kernel_init=self.weights.output())(hidden)
 
 
 SHARED_OUTPUT = "shared_output"
@@ -185,7 +208,7 @@ class CriticEnsemble(linen.Module):
     widths: Sequence[int]
     layer_norm: bool
     activation: str
-    output_scale: float
+    weights: InitialWeights
     dropout_rate: float
     shared_output: bool = False
 
@@ -197,11 +220,11 @@ class CriticEnsemble(linen.Module):
         # transposes what it gives and what comes back.
         inputs = jnp.concatenate([observation, action], axis=-1)
         inputs = jnp.broadcast_to(inputs, (self.size, *inputs.shape))
-        hidden_layers = (self.widths, self.layer_norm, self.activation)
+        layers = (self.widths, self.layer_norm, self.activation, self.weights)
         if not self.shared_output:
-            return self._each(Critic)(*hidden_layers, self.output_scale, self.dropout_rate)(inputs, train)
-        hidden = self._each(HiddenLayers)(*hidden_layers, self.dropout_rate)(inputs, train)
-        output = linen.Dense(1, kernel_init=_output_initialiser(self.output_scale), name=SHARED_OUTPUT)
+            return self._each(Critic)(*layers, self.dropout_rate)(inputs, train)
+        hidden = self._each(HiddenLayers)(*layers, self.dropout_rate)(inputs, train)
+        output = linen.Dense(1, kernel_init=self.weights.output(), name=SHARED_OUTPUT)
         return output(hidden.reshape(-1, hidden.shape[-1])).reshape(hidden.shape[:-1])
 
     def _each(self, module: type[linen.Module]) -> type[linen.Module]:

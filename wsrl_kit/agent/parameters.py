@@ -35,8 +35,20 @@ class AgentParameters:
     activation: str = parameter(
         "tanh", "activation function of the hidden layers", choices=("tanh", "relu"), network=True
     )
+    initialisation: str = parameter(
+        "xavier",
+        "initial weights of actor and critics: Xavier's uniform rule, or orthogonal with gain sqrt(2)",
+        choices=("xavier", "orthogonal"),
+    )
     output_scale: float = parameter(
-        0.01, "scale (variance) of the initial weights of the output layers of actor and critics", minimum=0.0
+        0.01,
+        "scale of the initial output weights of actor and critics: their variance (xavier) or gain (orthogonal)",
+        minimum=0.0,
+    )
+    last_hidden_scale: float | None = parameter(
+        None,
+        "scale (as in output_scale) of the initial weights of the last hidden layer; None: like other hidden layers",
+        minimum=0.0,
     )
     dropout_rate: float = parameter(
         0.0, "dropout rate in the critics' hidden layers (DroQ); 0: no dropout", minimum=0.0, maximum=0.9
@@ -59,6 +71,12 @@ class AgentParameters:
     )
     learning_rate_warmup_steps: int = parameter(
         0, "first gradient steps, in which the learning rates rise linearly from 0", minimum=0
+    )
+    temperature_parameterisation: str = parameter(
+        "exponential",
+        "function that turns the learned number into the entropy temperature",
+        choices=("exponential", "softplus"),
+        network=True,
     )
     initial_temperature: float = parameter(1e-2, "entropy temperature at the first gradient step", minimum=1e-8)
     target_entropy: float | None = parameter(

@@ -28,6 +28,7 @@ from wsrl_kit.agent.state import (
     critic_optimizer,
     encoder,
     ensemble,
+    entropy_temperature,
     features,
     from_parameters,
     frozen_features,
@@ -240,7 +241,7 @@ def update_actor(
             backpropagation and fit the processor's caches (27 % faster with 10 critics).
     """
     batch = batch._replace(action=gripper.continuous(config.gripper, batch.action))
-    temperature = jnp.exp(state.log_temperature)
+    temperature = entropy_temperature(state.temperature_parameter)
     critic = critic_network(config, config.critic_ensemble_size)
     reduced = ENSEMBLE_REDUCTIONS[config.actor_value]
 
@@ -275,21 +276,21 @@ def update_actor(
     log_probability = log_probability.reshape(-1)
     actor, optimizer = step(actor_optimizer(config), gradient, state.actor_optimizer, state.actor)
 
-    def temperature_loss(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
+    def temperature_loss(parameter: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
         gap = losses.entropy_gap(log_probability, config.target_entropy)
-        return jnp.mean(batch.weight * jnp.exp(log_temperature) * gap)
+        return jnp.mean(batch.weight * entropy_temperature(parameter) * gap)
 
-    log_temperature, new_temperature_optimizer = step(
+    temperature_parameter, new_temperature_optimizer = step(
         temperature_optimizer(config),
-        jax.grad(temperature_loss)(state.log_temperature),
+        jax.grad(temperature_loss)(state.temperature_parameter),
         state.temperature_optimizer,
-        state.log_temperature,
+        state.temperature_parameter,
     )
     metrics = {"actor_loss": jnp.mean(loss_value), "temperature": temperature, "entropy": -jnp.mean(log_probability)}
     new_state = state._replace(
         actor=actor,
         actor_optimizer=optimizer,
-        log_temperature=log_temperature,
+        temperature_parameter=temperature_parameter,
         temperature_optimizer=new_temperature_optimizer,
     )
     return new_state, metrics
@@ -405,5 +406,5 @@ def _target(config: SACConfig, state: SACState, batch: Transition, next_action: 
     next_value = jnp.take_along_axis(candidate_values, best, axis=1)[:, 0]
     if config.backup_entropy:
         log_probability = jnp.take_along_axis(next_action.log_probability, best, axis=1)[:, 0]
-        next_value = next_value - jnp.exp(state.log_temperature) * log_probability
+        next_value = next_value - entropy_temperature(state.temperature_parameter) * log_probability
     return losses.td_target(batch.reward, batch.mask, next_value, config.discount)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, nn
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, networks, vision
@@ -36,7 +36,9 @@ class SACConfig:
     action_size: int
     hidden_sizes: tuple[int, ...]
     activation: str
+    initialisation: str
     output_scale: float
+    last_hidden_scale: float | None
     critic_ensemble_size: int
     critic_subset_size: int
     shared_critic_output: bool
@@ -53,6 +55,7 @@ class SACConfig:
     learning_rate_warmup_steps: int
     critic_decay_steps: int
     actor_decay_steps: int
+    temperature_parameterisation: str
     initial_temperature: float
     target_entropy: float
     backup_entropy: bool
@@ -90,6 +93,7 @@ class SACState(NamedTuple):
     Attributes:
         critic: leading axis over critics. With images {"ensemble", "encoder": {"maps", "trunks" unless frozen}}; the
             critics' loss trains all of it, and the target averages all of it.
+        temperature_parameter: the number that is learned, by its parameterisation; see `entropy_temperature`.
         log_multiplier: logarithm of CQL's Lagrange multiplier.
         updates: critic updates so far.
         observation_center, observation_scale: networks see `(observation - center) / scale`.
@@ -99,7 +103,7 @@ class SACState(NamedTuple):
     actor: PyTree
     critic: PyTree
     target_critic: PyTree
-    log_temperature: Float[Array, ""]
+    temperature_parameter: dict[str, Float[Array, ""]]
     log_multiplier: Float[Array, ""]
     actor_optimizer: PyTree
     critic_optimizer: PyTree
@@ -199,16 +203,16 @@ def create(
     if config.learns_gripper:
         values = grasp_network(config).init(jax.random.fold_in(key, 3), observation)
         grasp = GraspState(values, jax_tools.copied(values), critic_optimizer(config).init(values))
-    log_temperature, log_multiplier = jnp.log(jnp.float32(config.initial_temperature)), jnp.zeros(())
+    temperature_parameter, log_multiplier = _temperature_parameter(config), jnp.zeros(())
     return SACState(
         actor=actor,
         critic=critic,
         target_critic=jax_tools.copied(critic),
-        log_temperature=log_temperature,
+        temperature_parameter=temperature_parameter,
         log_multiplier=log_multiplier,
         actor_optimizer=actor_optimizer(config).init(actor),
         critic_optimizer=critic_optimizer(config).init(critic),
-        temperature_optimizer=temperature_optimizer(config).init(log_temperature),
+        temperature_optimizer=temperature_optimizer(config).init(temperature_parameter),
         multiplier_optimizer=multiplier_optimizer(config).init(log_multiplier),
         updates=jnp.zeros((), jnp.int32),
         observation_center=jnp.asarray(observation_center, jnp.float32),
@@ -216,6 +220,20 @@ def create(
         trunk=trunk,
         grasp=grasp,
     )
+
+
+def entropy_temperature(parameter: dict[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """The entropy temperature of a `temperature_parameter`."""
+    ((parameterisation, value),) = parameter.items()
+    return {"exponential": jnp.exp, "softplus": nn.softplus}[parameterisation](value)
+
+
+def _temperature_parameter(config: SACConfig) -> dict[str, Float[Array, ""]]:
+    parameter = jnp.log(jnp.float32(config.initial_temperature))
+    if config.temperature_parameterisation == "softplus":
+        # log(exp(temperature) - 1), in a form that does not overflow.
+        parameter = config.initial_temperature + jnp.log(-jnp.expm1(-jnp.float32(config.initial_temperature)))
+    return {config.temperature_parameterisation: parameter}
 
 
 def with_trunk(config: SACConfig, state: SACState, parameters: PyTree) -> SACState:
@@ -288,27 +306,22 @@ def encoder(critic: PyTree) -> PyTree:
 
 def actor_network(config: SACConfig) -> networks.Network:
     """Observation to mean and standard deviation of the action before tanh."""
-    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
-    return networks.Actor(config.continuous_size, *layers)
+    return networks.Actor(config.continuous_size, *_layers(config))
 
 
 def critic_network(config: SACConfig, size: int) -> networks.Network:
     """Observation and action to `size` values."""
-    return networks.CriticEnsemble(
-        size,
-        config.hidden_sizes,
-        config.layer_norm,
-        config.activation,
-        config.output_scale,
-        config.dropout_rate,
-        config.shared_critic_output,
-    )
+    return networks.CriticEnsemble(size, *_layers(config), config.dropout_rate, config.shared_critic_output)
 
 
 def grasp_network(config: SACConfig) -> networks.Network:
     """Observation to a value per gripper choice."""
-    layers = (config.hidden_sizes, config.layer_norm, config.activation, config.output_scale)
-    return networks.ChoiceCritic(gripper.choices(config.gripper), *layers)
+    return networks.ChoiceCritic(gripper.choices(config.gripper), *_layers(config))
+
+
+def _layers(config: SACConfig) -> tuple[tuple[int, ...], bool, str, networks.InitialWeights]:
+    weights = networks.InitialWeights(config.initialisation, config.output_scale, config.last_hidden_scale)
+    return config.hidden_sizes, config.layer_norm, config.activation, weights
 
 
 def actor_optimizer(config: SACConfig) -> optax.GradientTransformation:

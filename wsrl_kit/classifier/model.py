@@ -156,7 +156,8 @@ def _logits(
 
 def _head(config: RewardClassifier) -> networks.Network:
     # A critic of the encoded observation: the same layers, and their one output is the logit.
-    return networks.Critic(config.hidden_sizes, True, "relu", 1.0, config.dropout_rate)
+    weights = networks.InitialWeights("xavier", output_scale=1.0)
+    return networks.Critic(config.hidden_sizes, True, "relu", weights, config.dropout_rate)
 
 
 def _optimizer(config: RewardClassifier) -> optax.GradientTransformation:

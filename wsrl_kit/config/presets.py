@@ -4,22 +4,31 @@ The data are the user's to give (`demo_path`: none for sac, redq and wsrl; all o
 demonstrations for hil_serl).
 
 Sources, by letter:
-    [S]  SAC, Haarnoja et al. 2018, arXiv 1812.05905, appendix
-    [R]  REDQ, Chen et al. 2021, arXiv 2101.05982, appendix
+    [S]  SAC, Haarnoja et al. 2018, arXiv 1812.05905, appendix; [s] its code, rail-berkeley/softlearning
+    [R]  REDQ, Chen et al. 2021, arXiv 2101.05982, appendix; [r] its code, redq/algos/core.py and redq_sac.py
     [P]  RLPD, Ball et al. 2023, arXiv 2302.02948; [p] its code, configs/ and the README's command for Adroit
     [Q]  Cal-QL, Nakamoto et al. 2023, arXiv 2303.05479; [q] its code, scripts/run_adroit.sh and defaults
     [W]  WSRL, Zhou et al. 2024, arXiv 2412.07762; [w] its code, experiments/configs and scripts for Adroit
     [h]  HIL-SERL, Luo et al. 2024, arXiv 2410.21845: its code, utils/launcher.py and experiments/config.py
 
+Initial weights and the temperature's parameterisation are from the code:
+    [s] softlearning/models/feedforward.py (Keras's defaults), algorithms/sac.py
+    [p] rlpd/networks/mlp.py, rlpd/agents/sac/temperature.py
+    [q] JaxCQL/model.py with orthogonal_init of conservative_sac_main.py, conservative_sac.py
+    [w] wsrl/common/initialization.py, networks/mlp.py, networks/actor_critic_nets.py, networks/lagrange.py
+    [h] serl_launcher/common/common.py (default_init), networks/lagrange.py
+
 Departures of every preset from their code:
-    - hidden layers: Xavier's uniform rule (RLPD's and HIL-SERL's; WSRL: orthogonal, the last at scale 0.01), output
-    layers: `output_scale`; standard deviations are clipped to [1e-5, 5] (HIL-SERL's);
+    - standard deviations are clipped to [1e-5, 5] (HIL-SERL's; WSRL: [1e-5, 10]; REDQ, RLPD, Cal-QL: the logarithm to
+    [-20, 2]; SAC's code: a softplus, not clipped);
+    - one output layer gives the actor's mean and standard deviation, as in SAC and Cal-QL (others: one each); Cal-QL
+    also learns a factor and an offset of the log standard deviation, which start at 1 and -1;
+    - the temperature's loss is linear in the temperature (REDQ and Cal-QL: in its logarithm);
     - actor and critics have the same hidden layers (RLPD: LayerNorm in the critics only; WSRL and Cal-QL on Adroit: 512
     units, three layers in the critics, two in the actor);
     - the actor's step takes the examples of all critic updates since the last (as WSRL; RLPD and REDQ: the last batch);
     the temperature's step takes that step's actions (WSRL's code: others, at the next observations);
     - a network that is not updated rests (`official_update_order`: the authors' way, see `authors_order`);
-    - each critic has its own last layer (WSRL's code: one for all, as `shared_critic_output`);
     - CQL's term covers all critics (WSRL's code: a random two); its multiplier steps once per actor step;
     - examples are drawn in strata, and a time limit bootstraps (HIL-SERL's code: it does not);
     - with cameras: the critics' loss alone trains the encoder (HIL-SERL: the actor's trains its state part too);
@@ -47,14 +56,16 @@ SAC: dict[str, Any] = UNWEIGHTED | {
     "hidden_sizes": [256, 256],  # [S]
     "activation": "relu",  # [S]
     "layer_norm": False,  # [S] has none
-    "output_scale": 1.0,  # [p] Xavier's rule for every layer
+    "initialisation": "xavier",  # [s]; [r] and [p] keep it
+    "output_scale": 1.0,  # [s], [r], [p]: Xavier's rule for every layer
     "discount": 0.99,  # [S]
     "target_update_rate": 0.005,  # [S]
     "actor_learning_rate": 3e-4,  # [S]
     "critic_learning_rate": 3e-4,  # [S]
     "temperature_learning_rate": 3e-4,  # [S]
     "target_entropy_per_dimension": -1.0,  # [S]
-    "initial_temperature": 1.0,  # [p]
+    "temperature_parameterisation": "exponential",  # [s]; [r], [p] and [q] keep it
+    "initial_temperature": 1.0,  # [s]; all but [h] keep it
     "backup_entropy": True,  # [S], equation 3
     "critic_ensemble_size": 2,  # [S]
     "critic_subset_size": 2,  # [S]
@@ -84,6 +95,8 @@ RLPD: dict[str, Any] = REDQ | {
 }
 
 CALQL: dict[str, Any] = SAC | {
+    "initialisation": "orthogonal",  # [q]
+    "output_scale": 0.01,  # [q]
     "warmup_steps": 20_000,  # [q]: 20 epochs of 1,000 updates
     "conservative_loss": "calql",  # [Q]
     "conservative_weight": 1.0,  # [q] cql_min_q_weight
@@ -109,6 +122,10 @@ WSRL: dict[str, Any] = CALQL | {
     "critic_ensemble_size": 10,  # [W]
     "critic_subset_size": 2,  # [W]
     "layer_norm": True,  # [W], in both networks
+    "shared_critic_output": True,  # [w] Critic in networks/actor_critic_nets.py
+    "output_scale": 2**0.5,  # [w]: orthogonal_init's for every layer but the last hidden one
+    "last_hidden_scale": 0.01,  # [w] kernel_scale_final for Adroit
+    "temperature_parameterisation": "softplus",  # [w]
     "update_to_data_ratio": 4,  # [W]
     "frozen_rollout_steps": 5_000,  # [W], [w] warmup_steps
     "initial_offline_ratio": 0.0,  # [W]: no offline data is kept
@@ -121,6 +138,7 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "hidden_sizes": [256, 256],  # [h]
     "activation": "tanh",  # [h]
     "layer_norm": True,  # [h]
+    "initialisation": "xavier",  # [h]
     "output_scale": 1.0,  # [h] Xavier's rule for every layer
     "discount": 0.97,  # [h]
     "target_update_rate": 0.005,  # [h]
@@ -128,6 +146,7 @@ HIL_SERL: dict[str, Any] = UNWEIGHTED | {
     "critic_learning_rate": 3e-4,  # [h]
     "temperature_learning_rate": 3e-4,  # [h]
     "target_entropy_per_dimension": -0.5,  # [h]
+    "temperature_parameterisation": "softplus",  # [h]
     "initial_temperature": 1e-2,  # [h]
     "backup_entropy": False,  # [h]
     "critic_ensemble_size": 2,  # [h]

@@ -3,7 +3,7 @@
 Both agents compute the same functions. What differs:
     - HIL-SERL's networks see raw states, ours normalised states; an export folds the normalisation into a layer.
     - HIL-SERL's actor has one last layer for the mean and one for the log standard deviation; ours has one for both.
-    - HIL-SERL's temperature is the softplus of a parameter, ours the exponential.
+    - HIL-SERL's temperature is the softplus of a parameter, ours by default the exponential; an import keeps softplus.
     - HIL-SERL's target copies every parameter, but only critics and encoder are used; ours copies only these.
 
 Training goes on from the same point, but not on the same path: Adam's steps depend on the form of the parameters.
@@ -62,24 +62,6 @@ def unnormalised_moment(
     return np.concatenate([rows.astype(np.float32), rest], axis=-2), bias
 
 
-def softplus_argument(log_temperature: float) -> float:
-    """The argument at which softplus is the temperature."""
-    temperature = np.exp(log_temperature)
-    # log(exp(temperature) - 1), in a form that does not overflow.
-    return float(temperature + np.log(-np.expm1(-temperature)))
-
-
-def log_softplus(argument: float) -> float:
-    """The log temperature of HIL-SERL's parameter."""
-    return float(np.log(np.logaddexp(0.0, argument)))
-
-
-def temperature_slope(log_temperature: float) -> float:
-    """Gradient by HIL-SERL's parameter, divided by the gradient by the log temperature."""
-    temperature = np.exp(log_temperature)
-    return float(-np.expm1(-temperature) / temperature)
-
-
 Arrays = dict[str, np.ndarray]
 """Parameters, or a moment of each, by name."""
 
@@ -91,7 +73,8 @@ OPTIMIZERS = {
 }
 """Our optimizers by the networks of HIL-SERL's agents; only agents with learned grippers have a grasp critic."""
 
-OUR_TEMPERATURE, TEMPERATURE = "log_temperature", "modules_temperature/lagrange"
+OUR_TEMPERATURE, TEMPERATURE = "temperature_parameter/softplus", "modules_temperature/lagrange"
+EXPONENTIAL = "temperature_parameter/exponential"
 OUR_ENCODER, ENCODER = "critic/encoder/maps/params/", "modules_actor/encoder/"
 OUR_TRUNK, OUR_TRAINED_TRUNK = (f"{place}/{SHARED_TRUNK}/params/" for place in ("trunk", "critic/encoder/trunks"))
 TRUNK = "/pretrained_encoder/"
@@ -133,7 +116,7 @@ PARAMETER_PLACES = {
 TARGET_PLACES = {"critic/": "target_critic/", "grasp_critic/": "grasp/target/"}
 
 FIELDS = {
-    *("actor", "critic", "target_critic", "grasp", "trunk", OUR_TEMPERATURE, "updates"),
+    *("actor", "critic", "target_critic", "grasp", "trunk", "temperature_parameter", "updates"),
     *("actor_optimizer", "critic_optimizer", "temperature_optimizer"),
     *("observation_center", "observation_scale"),
     # An agent without CQL needs no multiplier.
@@ -169,16 +152,15 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
         agent: the arrays of a `SACState` by a checkpoint's names; none is `unsupported`.
         cameras: HIL-SERL's `image_keys`, in their order; ours are sorted.
     """
+    agent = agent if OUR_TEMPERATURE in agent else _with_softplus(agent)
     center, scale = (agent[f"observation_{part}"].astype(np.float64) for part in ("center", "scale"))
     here = _at(agent, PARAMETER_PLACES)
     parameters = _hil_serl_parameters(here, cameras, center, scale)
-    slope = temperature_slope(float(agent[OUR_TEMPERATURE]))
 
     def moment(kind: str, power: int) -> Arrays:
         found = _hil_serl_names(_at(agent, _moment_places(kind)), cameras)
         # HIL-SERL never trains the trunk, but a momentum that is not 0 would move it.
         found = {name: np.zeros_like(array) if TRUNK in name else found[name] for name, array in parameters.items()}
-        found[TEMPERATURE] = np.asarray(found[TEMPERATURE] * slope**power, np.float32)
         for layer in _first_layers(found):
             found |= _layer(layer, *unnormalised_moment(*_parts(found, layer), power, center, scale))
         return found
@@ -198,21 +180,15 @@ def from_agent(agent: Arrays, cameras: Sequence[str]) -> Learned:
 
 
 def to_agent(learned: Learned, cameras: Sequence[str]) -> Arrays:
-    """The arrays of a `SACState` that `from_agent` maps to `learned`; CQL's multiplier is left out.
+    """The arrays of a `SACState` that `from_agent` maps to `learned`, with softplus; CQL's multiplier is left out.
 
     Args:
         cameras: HIL-SERL's `image_keys`, in their order.
     """
-    log_temperature = log_softplus(float(learned.parameters[TEMPERATURE]))
-    slope = temperature_slope(log_temperature)
-
-    def here(arrays: Arrays, temperature: float) -> Arrays:
-        return _kit_names(arrays | {TEMPERATURE: np.asarray(temperature, np.float32)}, cameras)
-
-    agent = _placed(here(learned.parameters, log_temperature), PARAMETER_PLACES)
-    agent |= _placed(here(learned.target, log_temperature), TARGET_PLACES)
-    for kind, power, moment in (("mu", 1, learned.first_moment), ("nu", 2, learned.second_moment)):
-        agent |= _placed(here(moment, float(moment[TEMPERATURE]) / slope**power), _moment_places(kind))
+    agent = _placed(_kit_names(learned.parameters, cameras), PARAMETER_PLACES)
+    agent |= _placed(_kit_names(learned.target, cameras), TARGET_PLACES)
+    for kind, moment in (("mu", learned.first_moment), ("nu", learned.second_moment)):
+        agent |= _placed(_kit_names(moment, cameras), _moment_places(kind))
     for network, steps in learned.steps.items():
         # Part 1 counts the steps of the learning rate's schedule.
         for part in (0, 1):
@@ -278,7 +254,20 @@ def _cameras(parameters: Arrays, encoder: str) -> set[str]:
 
 def _moment_places(kind: str) -> dict[str, str]:
     places = {f"{network}/": f"{OPTIMIZERS[network]}/0/{kind}/" for network in ("actor", "critic", "grasp_critic")}
-    return places | {OUR_TEMPERATURE: f"{OPTIMIZERS['temperature']}/0/{kind}"}
+    return places | {OUR_TEMPERATURE: f"{OPTIMIZERS['temperature']}/0/{kind}/softplus"}
+
+
+def _with_softplus(agent: Arrays) -> Arrays:
+    """The agent with the parameter, and its moments, at which softplus is the temperature."""
+    temperature = np.exp(float(agent[EXPONENTIAL]))
+    # log(exp(temperature) - 1), in a form that does not overflow; and the ratio of the gradients.
+    parameter, slope = temperature + np.log(-np.expm1(-temperature)), -np.expm1(-temperature) / temperature
+    optimizer = f"{OPTIMIZERS['temperature']}/0"
+    moments = {
+        f"{optimizer}/{kind}/softplus": np.asarray(agent[f"{optimizer}/{kind}/exponential"] * slope**power, np.float32)
+        for kind, power in (("mu", 1), ("nu", 2))
+    }
+    return agent | {OUR_TEMPERATURE: np.asarray(parameter, np.float32)} | moments
 
 
 def _at(agent: Arrays, places: Mapping[str, str]) -> Arrays:
@@ -332,7 +321,6 @@ def _hil_serl_parameters(
     here: Arrays, cameras: Sequence[str], center: Float[np.ndarray, " state"], scale: Float[np.ndarray, " state"]
 ) -> Arrays:
     there = _hil_serl_names(here, cameras)
-    there[TEMPERATURE] = np.asarray(softplus_argument(float(there[TEMPERATURE])), np.float32)
     for layer in _first_layers(there):
         there |= _layer(layer, *unnormalised(*_parts(there, layer), center, scale))
     return there

@@ -285,6 +285,7 @@ def _agent_config(source: Path, leaves: Leaves, cameras: Sequence[str]) -> SACCo
         critic_ensemble_size=length(critic),
         critic_subset_size=length(critic),
         shared_critic_output=bool(cameras),
+        temperature_parameterisation="softplus",
     )
     pixels = PixelConfig(tuple(sorted(cameras)), IMAGE_SIZE, IMAGE_SIZE) if cameras else None
     action_size = length("modules_actor/Dense_0/bias") + gripper.COUNTS[setup]
