@@ -106,7 +106,7 @@ def test_an_installed_wheel_has_the_commands_the_notebooks_and_the_simulated_rob
     shutil.rmtree(source)
     run(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--no-compile", wheel)
     (packages,) = environment.glob("lib/*/site-packages")
     # What the kit needs, from the environment of the tests; the kit itself lies before it on the path.
     (packages / "needed.pth").write_text(sysconfig.get_path("purelib"))

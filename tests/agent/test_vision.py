@@ -65,10 +65,12 @@ def split(flat: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"params": nested(trunk)}, {"params": nested(rest)}
 
 
+create_trunks = jax.jit(partial(vision.create_trunks, SMALL))
+create_encoder = jax.jit(partial(vision.create_encoder, SMALL), static_argnums=1)
+
+
 def small_parts() -> tuple[dict[str, Any], Any]:
-    trunks = vision.create_trunks(SMALL, jax.random.key(0))
-    encoder = jax.jit(partial(vision.create_encoder, SMALL), static_argnums=1)(jax.random.key(1), 5)
-    return trunks, encoder
+    return create_trunks(jax.random.key(0)), create_encoder(jax.random.key(1), 5)
 
 
 def small_images(*batch: int) -> dict[str, jax.Array]:

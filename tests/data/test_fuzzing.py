@@ -1,6 +1,6 @@
 """Damaged files of every format: one sentence or success, in bounded time and memory.
 
-`pytest tests/data/test_fuzzing.py -n 0 --fuzz-inputs=100000` reads as many; the default is 150.
+`pytest tests/data/test_fuzzing.py -n 0 --fuzz-inputs=100000` reads as many; the default is 100.
 """
 
 import pytest

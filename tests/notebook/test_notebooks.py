@@ -1,7 +1,7 @@
 """Every notebook, executed with tiny parameters, and what it leaves on disk.
 
-The first and the last are executed by the command line, in kernels of their own, the others in this process; more of
-them by the command line, and longer, where the marker `slow` says so.
+The first is executed by the command line, in a kernel of its own, the others in this process; more of them by the
+command line, and longer, where the marker `slow` says so.
 """
 
 import ast
@@ -24,12 +24,14 @@ from synthetic_runs import write_ablation, write_finetune
 from training_samples import TINY
 from wsrl_kit.analysis.tables import Table
 from wsrl_kit.analysis.tuning import read_trials
+from wsrl_kit.cli import main
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.hil_serl.checkpoint import import_hil_serl
+from wsrl_kit.notebook import headless
 from wsrl_kit.notebook.parameters import read_notebook
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.run import RunRecord, find_runs, read_run
@@ -293,11 +295,18 @@ def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(sources: 
     assert figures(shown) == 7
     # Other notebooks of ablations differ in their variants alone: with the same ones they find these runs.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")}
-    for notebook in ("05_ablate_replay.ipynb", "06_regularisers.ipynb"):
-        (tmp_path / "figures" / "learning_curves.png").unlink()
-        assert figures(execute(NOTEBOOKS / notebook, given, tmp_path)) >= 4
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
-        assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+    (tmp_path / "figures" / "learning_curves.png").unlink()
+    assert figures(execute(NOTEBOOKS / "05_ablate_replay.ipynb", given, tmp_path)) >= 4
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
+    assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
+
+
+def test_the_two_notebooks_of_variants_have_the_same_cells_after_their_parameters() -> None:
+    replay, regularisers = (
+        [cell.source for cell in nbformat.read(NOTEBOOKS / name, 4).cells if cell.cell_type == "code"]
+        for name in ("05_ablate_replay.ipynb", "06_regularisers.ipynb")
+    )
+    assert replay[1:] == regularisers[1:]
 
 
 def test_an_ablation_of_a_task_without_success_is_of_its_return(tmp_path: Path) -> None:
@@ -320,23 +329,30 @@ def test_an_ablation_of_all_arms_in_worker_processes(sources: Path, tmp_path: Pa
     assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
 
 
-def test_a_report_on_any_runs_leaves_its_tables_and_figures(tmp_path: Path) -> None:
+def test_a_report_on_any_runs_leaves_its_tables_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs, output = tmp_path / "runs", tmp_path / "report"
     write_ablation(runs, ("rlpd_all", "warmup_decay"), seeds=2, budget=600)
     write_finetune(runs / "warmup_decay" / "seed_2", "warmup_decay", 2, last_step=200)
-    command = [str(Path(sys.executable).parent / "wsrl-kit"), "report", f"{runs}/*/seed_*", "--control", "rlpd_all"]
-    done = subprocess.run([*command, "--out", str(output)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "seed 2 running after step 200" in done.stdout
+    shown: list[Any] = []
+
+    def run_here(notebook: Path, given: dict[str, Any], output_dir: Path) -> Path:
+        shown.extend(execute(notebook, given, output_dir))
+        return output_dir / notebook.name
+
+    monkeypatch.setattr(headless, "run_notebook", run_here)
+    assert main(["report", f"{runs}/*/seed_*", "--control=rlpd_all", "--out", str(output)]) == 0
+    assert "seed 2 running after step 200" in capsys.readouterr().out
     record = read_run(output)
     assert (record.kind, record.status, record.summary) == ("report", "finished", {"runs": 5, "control": "rlpd_all"})
     with open(output / "per_seed.csv") as file:
         assert len(list(csv.DictReader(file))) == 5
     with open(output / "summary.csv") as file:
         assert [row["n"] for row in csv.DictReader(file)] == ["2", "2"]
-    for name in ("summary.txt", "summary.md", "differences.csv", "report.tex", "90_report.html"):
+    for name in ("summary.txt", "summary.md", "differences.csv", "report.tex"):
         assert (output / name).stat().st_size > 0
-    assert figures_shown(output / "90_report.ipynb") == len(list((output / "figures").glob("*.png"))) == 8
+    assert figures(shown) == len(list((output / "figures").glob("*.png"))) == 8
     # One run of another task among them, and there is no report.
     write_finetune(runs / "rlpd_all" / "seed_2", "rlpd_all", 2, exp_name="Pendulum-v1")
     sentence = f"found hirol_fixed_gripper in {runs}/rlpd_all/seed_0 and Pendulum-v1 in {runs}/rlpd_all/seed_2"

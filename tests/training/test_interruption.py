@@ -87,6 +87,19 @@ def assert_stopped_by(number: signal.Signals, process: "subprocess.Popen[str]", 
         assert int(arrays["step" if kind == "warmup" else "environment_step"]) == step
 
 
+class SignalAt(StopAt):
+    """Progress at whose step this process gets SIGTERM."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(10**9)
+        self._signal_step = step
+
+    def update(self, step: int, total: int, text: str) -> None:
+        super().update(step, total, text)
+        if step == self._signal_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_process_that_was_killed_and_one_that_was_stopped_lose_nothing(sources, tmp_path):
     config = settings(**LONG | {"online_steps": 400}, demo_path=str(sources))
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
@@ -109,7 +122,10 @@ def test_a_process_that_was_killed_and_one_that_was_stopped_lose_nothing(sources
         process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
     assert read_run(folder).status == "running"
-    assert_stopped_by(signal.SIGTERM, started("finetune", config, folder), "finetune", folder)
+    known = position(folder)["environment_step"]
+    with pytest.raises(Stopped, match=rf"stopped at step {known + 5}, saved"):
+        run_finetune(config, folder, SignalAt(known + 5))
+    assert (read_run(folder).status, position(folder)["environment_step"]) == ("stopped", known + 5)
     run_finetune(config, folder, Silent())
     assert_same_end(whole, folder)
     forces = read_run(whole).curve("training/peak_contact_force").value
