@@ -107,7 +107,7 @@ class AgentParameters:
     )
 
     behavior_cloning_weight: float = parameter(
-        0.1,
+        1.0,
         "weight of the behavior-cloning term of the actor in warmup, in units of mean |Q|; 0: no such term",
         minimum=0.0,
         group="Behavior cloning",
