@@ -66,7 +66,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     from wsrl_kit.envs.collect import collect
     from wsrl_kit.envs.make import make
     from wsrl_kit.runs.loop import Step
-    from wsrl_kit.training import finetune
+    from wsrl_kit.training import actor, finetune
     from wsrl_kit.training import start as agents
     from wsrl_kit.training.evaluation import Evaluator
 
@@ -84,7 +84,7 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     tree = finetune.initial_tree(config, static, agent, dataset)
     busy = dict.fromkeys(PARTS, 0.0)
     if split:
-        finetune.act = timed(finetune.act, busy, "acting")
+        actor.InlineActor._action = timed(actor.InlineActor._action, busy, "acting")
         # It returns before learning has ended.
         finetune.learn = timed(finetune.learn, busy, "learning", lambda run: run.agent)
         environment.step = timed(environment.step, busy, "environment")

@@ -148,7 +148,7 @@ def test_features_kept_of_a_frozen_trunk_are_those_it_would_compute(dataset: Dat
     np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
     # What acting looks at is the same too.
     environment = make(config.exp_name, config.environment_options)
-    state, shown = split_observation(static, agent, environment.reset(seed=0)[0])
+    state, shown = split_observation(static, sac.policy(agent), environment.reset(seed=0)[0])
     assert shown["front"].dtype == np.float32 and state.shape == (2,)
 
 

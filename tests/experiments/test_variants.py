@@ -143,6 +143,8 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "retention_priority": "random",
         "retention_unit": "trajectory",
         "importance_normalisation": "max",
+        "learner": "thread",
+        "learner_lag": 3,
         "follow_advice": True,
     }
     assert changes.keys() == {*names_of(WSRLConfig, stage="finetuning"), *names_of(WSRLConfig, stage="retention")}

@@ -92,6 +92,15 @@ def taken(events: Iterable[Any]) -> list[Any]:
     return [Snapshot(host(event.tree)) if isinstance(event, Snapshot) else event for event in events]
 
 
+def snapshots(events: list[Any]) -> list[Any]:
+    return [event.tree for event in events if isinstance(event, Snapshot)]
+
+
+def last(events: list[Any]) -> Any:
+    assert isinstance(events[-1], Snapshot)
+    return events[-1].tree
+
+
 def measured(events: list[Any], metric: str) -> dict[int, float]:
     """Values of a metric by environment step (fine-tuning) or gradient step (warmup)."""
     return {

@@ -9,24 +9,27 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
-from training_samples import PENDULUM, host, measured, offline_data, same, settings, start_finetune, stored, taken
+from training_samples import (
+    PENDULUM,
+    host,
+    last,
+    measured,
+    offline_data,
+    same,
+    settings,
+    snapshots,
+    start_finetune,
+    stored,
+    taken,
+)
 from wsrl_kit.agent import sac
 from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.make import make
-from wsrl_kit.runs.loop import Measurement, Snapshot, Step
+from wsrl_kit.runs.loop import Measurement, Step
 from wsrl_kit.training import finetune
 from wsrl_kit.training.evaluation import Evaluator
 
 PRIORITIZED = {"use_prioritized_replay": True}
-
-
-def snapshots(events: list[Any]) -> list[Any]:
-    return [event.tree for event in events if isinstance(event, Snapshot)]
-
-
-def last(events: list[Any]) -> Any:
-    assert isinstance(events[-1], Snapshot)
-    return events[-1].tree
 
 
 @pytest.mark.parametrize(("frozen", "random"), [(50, 0), pytest.param(0, 50, marks=pytest.mark.slow), (25, 50)])

@@ -59,6 +59,9 @@ NOBODY = "none"
 PERSON = "person"
 """`human`: a person at the pad of a notebook."""
 
+THREAD = "thread"
+"""`learner`: learning runs beside the robot's control loop."""
+
 TASK_UNITS = "task"
 """`action_units`: data files hold actions in the task's own units."""
 
@@ -203,6 +206,15 @@ class WSRLConfig(AgentParameters):
     )
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
     update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
+    learner: str = finetuning(
+        "inline",
+        "where learning runs: inline, between the steps, or beside them (thread), so that the robot does not wait; the "
+        "default with a robot_url is thread",
+        choices=("inline", THREAD),
+    )
+    learner_lag: int = finetuning(
+        10, "steps that acting may be ahead of learning in a thread, before the robot holds and waits", minimum=1
+    )
     random_steps: int = finetuning(0, "first environment steps, with uniformly random actions", minimum=0)
     replay_capacity: int = finetuning(200_000, "online transitions that replay keeps", minimum=1)
     use_prioritized_replay: bool = finetuning(
@@ -257,8 +269,8 @@ class WSRLConfig(AgentParameters):
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:
         """Fills values that are None or missing from the preset that `preset` names.
 
-        A `robot_url` sets the experiment `hirol_robot` and, unless given, no evaluations: one robot can't be evaluated
-        beside its training.
+        A `robot_url` sets the experiment `hirol_robot` and, unless given, a learner's thread and no evaluations: one
+        robot can't be evaluated beside its training.
 
         Raises:
             ParameterError: there is no such preset.
@@ -266,7 +278,8 @@ class WSRLConfig(AgentParameters):
         given = {name: value for name, value in values.items() if value is not None}
         if "robot_url" in given:
             options = given.get("environment_options", {}) | {"robot_url": given["robot_url"]}
-            given = {"evaluation_episodes": 0} | given | {"exp_name": ROBOT, "environment_options": options}
+            robot: dict[str, Any] = {"evaluation_episodes": 0, "learner": THREAD}
+            given = robot | given | {"exp_name": ROBOT, "environment_options": options}
         return preset(given.get("preset", "kit")) | given
 
     @classmethod

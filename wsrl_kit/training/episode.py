@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.sac import Policy, SACConfig
 from wsrl_kit.agent.transition import Transition
 from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config.config import WSRLConfig
@@ -38,6 +38,7 @@ class EnvironmentStep(NamedTuple):
         observation: the next one, from the environment.
         state: its flat state.
         frames: its images, as replay stores them.
+        before: the observation that was acted on, if successes are confirmed.
     """
 
     action: Float32[np.ndarray, " action"]
@@ -51,6 +52,7 @@ class EnvironmentStep(NamedTuple):
     state: Float32[np.ndarray, " observation"]
     frames: Frames
     stored: StoredStep
+    before: Any = None
 
     @property
     def ends(self) -> bool:
@@ -60,7 +62,7 @@ class EnvironmentStep(NamedTuple):
 def take_step(
     config: WSRLConfig,
     agent_config: SACConfig,
-    agent_state: SACState,
+    policy: Policy,
     environment: gymnasium.Env,
     state: Float32[np.ndarray, " observation"],
     frames: Frames,
@@ -87,7 +89,7 @@ def take_step(
         for name, value in {"reward": reward, "grasp penalty": penalty}.items():
             if value is not None and not np.isfinite(value):
                 raise ExperimentError(f"the {name} is {value} for learning: expected a finite number (float32)")
-    next_state, next_frames = split_observation(agent_config, agent_state, observation)
+    next_state, next_frames = split_observation(agent_config, policy, observation)
     numbers = (np.float32(not terminated), np.float32(1.0), np.float32(-np.inf))
     row: tuple[Any, ...] = (state, action, reward, next_state, *numbers)
     cloned: Any = np.float32(is_human)
@@ -101,7 +103,7 @@ def take_step(
 def repeat_steps(
     config: WSRLConfig,
     agent_config: SACConfig,
-    agent_state: SACState,
+    policy: Policy,
     environment: gymnasium.Env,
     state: Float32[np.ndarray, " observation"],
     frames: Frames,
@@ -119,7 +121,7 @@ def repeat_steps(
         return None
     repeated: list[EnvironmentStep] = []
     for action, reward, next_state in zip(known.action, known.reward, known.next_observation, strict=True):
-        step = take_step(config, agent_config, agent_state, environment, state, frames, action)
+        step = take_step(config, agent_config, policy, environment, state, frames, action)
         if step is None or step.ends or step.reward != reward or not np.array_equal(step.state, next_state):
             return None
         repeated.append(step)

@@ -4,10 +4,10 @@ Read from `finetune` down: it plays episodes; `play_episode` repeats `act`, `lea
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import gymnasium
 import jax
@@ -16,19 +16,18 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Float64, PRNGKeyArray, PyTree
 
-from wsrl_kit.agent import gripper, jax_tools, sac
-from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
+from wsrl_kit.agent import jax_tools, sac
+from wsrl_kit.agent.sac import Policy, SACConfig, SACState, TermWeights
 from wsrl_kit.agent.transition import Transition
 from wsrl_kit.classifier.data import LABELS
 from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config import schedules
-from wsrl_kit.config.config import PERSON, WSRLConfig
+from wsrl_kit.config.config import PERSON, THREAD, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.make import is_simulation
 from wsrl_kit.envs.wrappers import observation_horizon
-from wsrl_kit.errors import DivergenceError
 from wsrl_kit.replay.frames import FrameStore
 from wsrl_kit.runs.loop import (
     EnvironmentFailed,
@@ -41,7 +40,8 @@ from wsrl_kit.runs.loop import (
     environment_failed,
     stopped,
 )
-from wsrl_kit.training import evaluation, experience
+from wsrl_kit.training import experience
+from wsrl_kit.training.actor import Actor, ActorStopped, InlineActor, ThreadedActor
 from wsrl_kit.training.divergence import check_divergence
 from wsrl_kit.training.episode import (
     EnvironmentStep,
@@ -49,12 +49,9 @@ from wsrl_kit.training.episode import (
     InterventionLog,
     MetricWindow,
     empty_window,
-    repeat_steps,
-    take_step,
 )
 from wsrl_kit.training.evaluation import Evaluator
-from wsrl_kit.training.experience import Experience, Frames
-from wsrl_kit.training.sight import split_observation
+from wsrl_kit.training.experience import Experience
 from wsrl_kit.training.start import PROBE_SIZE, learning_reward, sac_config
 
 LOGGER = logging.getLogger("wsrl_kit")
@@ -75,6 +72,7 @@ class RunState:
     """Everything that fine-tuning changes.
 
     Attributes:
+        actor: takes the steps; not in checkpoints.
         environment_step, episode: counts since the switch.
         steps_in_episode: steps of an interrupted episode, to repeat; else 0.
         evaluated: step of the last evaluation; -1: none.
@@ -85,6 +83,7 @@ class RunState:
 
     agent: SACState
     memory: Experience
+    actor: Actor
     environment_step: int
     episode: int
     steps_in_episode: int
@@ -232,7 +231,7 @@ def finetune(
     probe: Transition | None,
     offline_frames: FrameStore | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Acts and learns for `online_steps` environment steps. Yields a `Snapshot` of the final agent last.
 
     The first `random_steps` actions are uniform; for `frozen_rollout_steps` the policy acts unchanged. Neither phase
@@ -251,10 +250,13 @@ def finetune(
     """
     config = online(config)
     setup = _setup(config, agent_config, environment, evaluator, probe, stop_requested)
+    environment_step = int(tree["environment_step"])
+    actor = _actor(setup, sac.policy(tree["agent"]), environment_step)
     run = RunState(
         agent=tree["agent"],
         memory=Experience(config, agent_config, tree, offline_frames),
-        environment_step=int(tree["environment_step"]),
+        actor=actor,
+        environment_step=environment_step,
         episode=int(tree["episode"]),
         steps_in_episode=int(tree["steps_in_episode"]),
         evaluated=int(tree["evaluated"]),
@@ -263,33 +265,31 @@ def finetune(
         largest_reward=max(float(tree["largest_reward"]), 0.0 if probe is None else float(jnp.abs(probe.reward).max())),
     )
     next_checkpoint = run.environment_step + config.checkpoint_interval
-    while run.environment_step < config.online_steps:
-        is_stopping = stop_requested()
-        if run.environment_step >= next_checkpoint or is_stopping:
-            yield snapshot(setup, run)
-            next_checkpoint = run.environment_step + config.checkpoint_interval
-        if is_stopping:
-            raise stopped(run.environment_step)
-        yield from play_episode(setup, run)
-    yield snapshot(setup, run)
+    with closing(actor):
+        while run.environment_step < config.online_steps:
+            if stop_requested():
+                actor.stop()
+            if run.environment_step >= next_checkpoint or actor.has_stopped:
+                yield snapshot(setup, run)
+                next_checkpoint = run.environment_step + config.checkpoint_interval
+            if actor.has_stopped:
+                raise stopped(run.environment_step)
+            yield from play_episode(setup, run)
+        yield snapshot(setup, run)
+
+
+def _actor(setup: Setup, policy: Policy, environment_step: int) -> Actor:
+    config = setup.config
+    inline = InlineActor(config, setup.agent_config, setup.environment, setup.acting_key, policy, environment_step)
+    return ThreadedActor(inline, config.learner_lag) if config.learner == THREAD else inline
 
 
 @dataclass
 class Episode:
-    """The current episode.
-
-    Attributes:
-        random_actions: generator for the first `random_steps` steps.
-        observation: the current one, from the environment.
-        state, frames: the current observation, from `split_observation`.
-    """
+    """The current episode."""
 
     record: EpisodeRecord
     interventions: InterventionLog
-    random_actions: np.random.Generator
-    observation: Any = None
-    state: Float32[np.ndarray, " observation"] = field(default_factory=lambda: np.zeros(0, np.float32))
-    frames: Frames = field(default_factory=dict)
     terminated: bool = False
     has_ended: bool = False
 
@@ -301,41 +301,35 @@ class Episode:
         """Adds one step; `is_known`: a repeated one."""
         self.interventions.include(step.is_human, step.stored, is_known)
         self.record.include(step.task_reward, step.info)
-        self.observation, self.state, self.frames = step.observation, step.state, step.frames
         self.terminated, self.has_ended = step.terminated, step.ends
 
 
 def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
     """One episode: evaluation if due, reset, then `act`, `learn` and `record` until it ends."""
     config = setup.config
-    episode = Episode(
-        EpisodeRecord(config.confirm_success),
-        InterventionLog(run.memory),
-        np.random.default_rng(jax_tools.episode_seed(config.seed, "acting", run.episode)),
-    )
+    episode = Episode(EpisodeRecord(config.confirm_success), InterventionLog(run.memory))
     try:
         if evaluation_is_due(setup, run):
             yield evaluate(setup, run)
-        if not begin(setup, run, episode):
+        if not begin(run, episode):
             LOGGER.warning("the task did not repeat the episode that was stopped, which counts as truncated")
             run.episode += 1
             return
         while not episode.has_ended and run.environment_step < config.online_steps:
-            action = act(setup, run, episode)
-            # Copied, since the environment may use its arrays again.
-            before = jax.tree.map(np.array, episode.observation) if config.confirm_success else None
-            agent_config = setup.agent_config(run.environment_step)
-            step = take_step(config, agent_config, run.agent, setup.environment, episode.state, episode.frames, action)
+            step = run.actor.step()
             if step is None:
                 # Contact with the robot was lost: the step is not stored, and the next episode begins.
                 break
-            learn(setup, run, step)
-            episode.include(step)
-            yield from record(setup, run, step, before)
-            if not episode.has_ended and run.environment_step < config.online_steps and setup.stop_requested():
+            if isinstance(step, ActorStopped):
                 yield from stop(setup, run, episode)
-            if evaluation_is_due(setup, run):
-                yield evaluate(setup, run)
+            else:
+                learn(setup, run, step)
+                episode.include(step)
+                yield from record(setup, run, step)
+                if not episode.has_ended and run.environment_step < config.online_steps and setup.stop_requested():
+                    run.actor.stop()
+                elif evaluation_is_due(setup, run):
+                    yield evaluate(setup, run)
     except EnvironmentFailed as failure:
         # What was learned so far is kept; the run resumes with the next episode.
         episode.interventions.end()
@@ -351,44 +345,13 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
         yield _measured(run, episode.record.metrics | episode.interventions.metrics)
 
 
-def begin(setup: Setup, run: RunState, episode: Episode) -> bool:
-    """Resets the environment and repeats an interrupted episode; False if the task does not repeat it."""
-    config, agent_config = setup.config, setup.agent_config(run.environment_step)
-    with environment_acts():
-        seed = jax_tools.episode_seed(config.seed, "episodes", run.episode)
-        episode.observation, _ = setup.environment.reset(seed=seed)
-    episode.state, episode.frames = split_observation(agent_config, run.agent, episode.observation)
-    if not run.steps_in_episode:
-        return True
+def begin(run: RunState, episode: Episode) -> bool:
+    """Begins an episode, or repeats an interrupted one; False if the task does not repeat it."""
     count, run.steps_in_episode = run.steps_in_episode, 0
-    known, start = run.memory.newest(count), (episode.state, episode.frames)
-    repeated = repeat_steps(config, agent_config, run.agent, setup.environment, *start, known, count)
-    if repeated is None:
-        return False
-    for step_number, step in enumerate(repeated, run.environment_step - len(repeated)):
+    repeated = run.actor.begin(run.episode, run.memory.newest(count), count)
+    for step in repeated or []:
         episode.include(step, is_known=True)
-        if step_number < config.random_steps:
-            episode.random_actions.uniform(-1.0, 1.0, agent_config.action_size)
-    return True
-
-
-def act(setup: Setup, run: RunState, episode: Episode) -> Float32[np.ndarray, " action"]:
-    """The next action: uniform for `random_steps` steps, then sampled from the policy.
-
-    Raises:
-        DivergenceError: the action is not finite.
-    """
-    agent_config, step = setup.agent_config(run.environment_step), np.int32(run.environment_step)
-    if step < setup.config.random_steps:
-        drawn = episode.random_actions.uniform(-1.0, 1.0, agent_config.action_size).astype(np.float32)
-        return gripper.rounded(agent_config.gripper, drawn)
-    images = {name: frames[None] for name, frames in episode.frames.items()}
-    policy, scale = sac.policy(run.agent), np.ones(1, np.float32)
-    batch = evaluation.act(agent_config, policy, setup.acting_key, step, episode.state[None], scale, images)
-    action = np.asarray(batch)[0]
-    if not np.isfinite(action).all():
-        raise DivergenceError(f"learning diverged: the policy's action is {action.tolist()}")
-    return action
+    return repeated is not None
 
 
 def learn(setup: Setup, run: RunState, step: EnvironmentStep) -> None:
@@ -399,34 +362,33 @@ def learn(setup: Setup, run: RunState, step: EnvironmentStep) -> None:
     run.offline_ratio = float(ratio)
     if at < setup.first_update:
         run.memory.add(step.stored)
-        return
-    run.agent, run.metrics = run.memory.learn(
-        setup.agent_config(at),
-        run.agent,
-        setup.sampling_key,
-        at,
-        ratio,
-        setup.betas[at],
-        setup.term_weights(at),
-        step.stored,
-    )
+    else:
+        run.agent, run.metrics = run.memory.learn(
+            setup.agent_config(at),
+            run.agent,
+            setup.sampling_key,
+            at,
+            ratio,
+            setup.betas[at],
+            setup.term_weights(at),
+            step.stored,
+        )
+    run.actor.learned(run.agent)
 
 
-def record(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Iterator[Event]:
-    """Counts and reports the step: a judged success, progress, and metrics at intervals.
-
-    Args:
-        before: the previous observation, if successes are confirmed.
-    """
+def record(setup: Setup, run: RunState, step: EnvironmentStep) -> Iterator[Event]:
+    """Counts and reports the step: a judged success, progress, and metrics at intervals."""
     config, at = setup.config, run.environment_step
     run.window.include(step.info)
     run.environment_step += 1
     if CONFIRMED in step.info:
-        yield _judged(setup, run, step, before)
+        yield _judged(setup, run, step)
     yield Step(run.environment_step, config.online_steps, "fine-tuning")
     if run.environment_step % config.log_interval == 0:
         values = {f"training/{name}": value for name, value in _learning_metrics(setup, run).items()}
         values["training/offline_ratio"] = run.offline_ratio
+        if config.learner == THREAD:
+            values["training/steps_ahead"] = float(run.actor.steps_ahead)
         if config.use_prioritized_replay:
             values["training/priority_beta"] = float(setup.betas[at])
         yield _measured(run, values | run.window.pop() | _diagnose(setup, run))
@@ -481,11 +443,11 @@ def _learning_metrics(setup: Setup, run: RunState) -> dict[str, float]:
     return values
 
 
-def _judged(setup: Setup, run: RunState, step: EnvironmentStep, before: Any) -> Output:
+def _judged(setup: Setup, run: RunState, step: EnvironmentStep) -> Output:
     """A confirmed or denied success, as a file for training the next classifier."""
     is_success = step.info[CONFIRMED]
     # Nothing ended here: the label speaks of the step's result.
-    label, rewards, observations = LABELS[is_success], [float(is_success)], [before, step.observation]
+    label, rewards, observations = LABELS[is_success], [float(is_success)], [step.before, step.observation]
     horizon = setup.observation_horizon
     trajectory = trajectory_of(observations, [step.action], rewards, False, True, is_success, label, horizon)
     name = f"{JUDGED}/{run.environment_step:08d}_{label}.pkl"

@@ -211,7 +211,8 @@ def run_finetune(
             events = finetune.finetune(
                 config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
             )
-            follow(events, run, progress, frame_files.save)
+            # Closed before the environment, in which an actor's thread may still act.
+            follow(stack.enter_context(closing(events)), run, progress, frame_files.save)
         run.finish({"environment_steps": config.online_steps})
         if arm:
             # The frames of a whole ablation would fill the disk.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float32, PyTree, Shaped, UInt8
 
 from wsrl_kit.agent import jax_tools, vision
-from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.agent.sac import Policy, SACConfig, SACState
 from wsrl_kit.agent.transition import Images
 from wsrl_kit.agent.vision import PixelConfig, random_crops
 from wsrl_kit.config.config import WSRLConfig
@@ -32,13 +32,13 @@ def keeps_features(config: PixelConfig) -> bool:
 
 
 def split_observation(
-    agent_config: SACConfig, agent_state: SACState, observation: Any
+    agent_config: SACConfig, policy: Policy, observation: Any
 ) -> tuple[Float32[np.ndarray, " observation"], dict[str, Shaped[np.ndarray, "horizon ..."]]]:
     """The state, and the images as replay keeps them, by camera; empty without cameras."""
     state, images = parts(observation)
     if agent_config.pixels is None or not keeps_features(agent_config.pixels):
         return state, images
-    return state, jax.device_get(_features(agent_config.pixels, agent_state.trunk, images))
+    return state, jax.device_get(_features(agent_config.pixels, policy.trunk, images))
 
 
 def example(agent_config: SACConfig, agent_state: SACState) -> dict[str, Shaped[np.ndarray, "horizon ..."]]:
