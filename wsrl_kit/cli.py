@@ -184,7 +184,8 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     summary = out / "summary.txt"
     if summary.exists():
         print(f"\n{summary.read_text()}")
-    written = [path for pattern in ("*.csv", "*.tex", "figures/*") for path in sorted(out.glob(pattern))]
+    patterns = ("*.pkl", "*.npz", "*.csv", "*.tex", "figures/*")
+    written = [path for pattern in patterns for path in sorted(out.glob(pattern))]
     results = [executed, executed.with_suffix(".html"), *written]
     print("\n".join(["", *(str(path) for path in results)]))
     return 0
