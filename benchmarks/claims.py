@@ -200,7 +200,7 @@ def q_kept(record: RunRecord) -> float:
 
 def below_switch(record: RunRecord) -> float:
     """Share of the evaluations after the switch that lie 0.15 below it; nan if it was below 0.5."""
-    _, success = finite_curve(record, SUCCESS)
+    _, success = finite_curve(record, SUCCESS.metric)
     return float(np.mean(success[1:] <= success[0] - 0.15)) if success[0] >= 0.5 else math.nan
 
 
