@@ -101,11 +101,11 @@ def test_a_lost_run_ends_with_the_same_bytes_and_one_that_fails_thrice_is_told(l
     arms = ("first", "second", "dies", "raises", "bad")
     failures = run_jobs(counting_jobs(tmp_path, *arms), local, progress)
     assert progress.is_done
-    assert sorted(failures) == [
-        "bad seed 0: the file is damaged",
-        "dies seed 0: its worker died in each of 3 attempts, killed or out of memory",
-        "raises seed 0: MemoryError: too large",
-    ]
+    bad, dies, raises = sorted(failures)
+    assert bad == "bad seed 0: the file is damaged"
+    # Begun more often where Dask blamed it for a death while it was still waiting.
+    assert re.fullmatch(r"dies seed 0: its workers died, killed or out of memory; it was begun [3-6] times", dies)
+    assert raises == "raises seed 0: MemoryError: too large"
     for arm in ("first", "second"):
         assert metrics(tmp_path, arm) == counted(tmp_path, arm)
     host = socket.gethostname()
@@ -136,7 +136,7 @@ class Fake:
     def __init__(self, worker: Callable[..., str]) -> None:
         self._worker = worker
 
-    def run(self, answer: Callable[..., str], *arguments: str) -> dict[str, str]:
+    def run(self, answer: Callable[..., str], *arguments: str, on_error: str) -> dict[str, str]:
         return {"tcp://node:1": self._worker(answer, *arguments)}
 
 
@@ -240,9 +240,8 @@ def worker_process(address: str, folder: Path, *options: str, path: Path = KIT) 
 
 
 def test_without_a_scheduler_or_a_worker_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CONNECT_SECONDS", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(RunError, match=f"^no Dask scheduler can be reached at {address} within 1 s .*dask scheduler"):
+    with pytest.raises(RunError, match=f"^no Dask scheduler can be reached at {address} .*refused.*: start one with"):
         connected(EngineConfig(scheduler=address), tmp_path).__enter__()
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"

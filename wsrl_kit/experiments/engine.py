@@ -22,12 +22,12 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import filelock
 
@@ -47,6 +47,7 @@ from wsrl_kit.errors import (
 from wsrl_kit.experiments.config import EngineConfig
 from wsrl_kit.runs.progress import Progress
 from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked, versions
+from wsrl_kit.text import one_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -61,6 +62,9 @@ POLL_SECONDS = 2.0  # between two reports of progress
 CONNECT_SECONDS = 10.0  # that a scheduler, or its first worker, may take to answer
 STOP_SECONDS = 45.0  # that all runs together may take to save; the headless runner kills after 60
 LOCK_SECONDS = 120.0  # that a run waits for a lost worker to leave its folder
+AHEAD = 1000
+"""Runs that a scheduler is told of at a time, so that it is not busy with ten thousand at once."""
+
 SHOWN_RUNS = 8
 """Runs that a report of progress names."""
 
@@ -200,19 +204,20 @@ def _client_of(scheduler: Any) -> Iterator["Client"]:
     """A client of a scheduler with at least one worker."""
     from distributed import Client
 
-    if isinstance(scheduler, Client):
-        yield scheduler
-        return
     address = getattr(scheduler, "scheduler_address", scheduler)
+    is_own = not isinstance(scheduler, Client)
     try:
-        client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
+        if isinstance(scheduler, str):
+            # Dask would try a closed port again and again.
+            parts = urlsplit(scheduler)
+            socket.create_connection((parts.hostname, parts.port), CONNECT_SECONDS).close()
+        client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS) if is_own else scheduler
     except (OSError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no answer"
         raise RunError(
-            f"no Dask scheduler can be reached at {address} within {CONNECT_SECONDS:.0f} s ({reason}): start one with "
-            "`dask scheduler`, and give the address that it prints"
+            f"no Dask scheduler can be reached at {address} ({one_line(str(error))}): start one with `dask scheduler`, "
+            "and give the address that it prints"
         ) from error
-    with client:
+    with client if is_own else nullcontext():
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError as error:
@@ -315,6 +320,7 @@ def run_jobs(jobs: Sequence[Job], client: "Client", progress: Progress, resume: 
     warming = {job.checkpoint for job in waiting if job.kind == "warmup"}
     steps = {job.folder: job.steps_done() for job in jobs}
     total, before = sum(job.steps for job in jobs), sum(steps.values())
+    by_folder = {str(job.folder): job for job in jobs}
     failures: list[str] = []
     running: dict[Future[str], Job] = {}
     ended: queue.SimpleQueue[Future[str]] = queue.SimpleQueue()
@@ -326,13 +332,16 @@ def run_jobs(jobs: Sequence[Job], client: "Client", progress: Progress, resume: 
                     "the Dask scheduler is gone; every run keeps its last checkpoint: run it again to resume"
                 )
             ready = [job for job in waiting if job.kind == "warmup" or job.checkpoint not in warming]
-            waiting = [job for job in waiting if job.kind != "warmup" and job.checkpoint in warming]
+            ready = ready[: AHEAD - len(running)]
+            begun = {job.folder for job in ready}
+            waiting = [job for job in waiting if job.folder not in begun]
             for job in ready:
                 future = tasks.submit(job)
                 running[future] = job
                 future.add_done_callback(ended.put)
             for future in _taken(ended):
                 job = running.pop(future)
+                tasks.places.pop(str(job.folder), None)
                 try:
                     failure = tasks.failure(future, job)
                 except CancelledError:
@@ -345,7 +354,7 @@ def run_jobs(jobs: Sequence[Job], client: "Client", progress: Progress, resume: 
                     warming.discard(job.checkpoint)
                     if failure:
                         waiting = [later for later in waiting if later.checkpoint != job.checkpoint]
-            active = [(job, place) for job in running.values() if (place := tasks.places.get(str(job.folder)))]
+            active = [(by_folder[folder], place) for folder, place in list(tasks.places.items())]
             steps |= {job.folder: job.steps_done() for job, _ in active}
             done = sum(steps.values())
             doing = _doing(len(jobs) - len(waiting) - len(running), len(jobs), active)
@@ -427,10 +436,14 @@ class _Tasks:
             # Dask also blames runs that were only waiting for the worker that died.
             if self._begun[str(job.folder)] < ATTEMPTS:
                 raise CancelledError
-            return f"its worker died in each of {self._begun[str(job.folder)]} attempts, killed or out of memory"
+            return f"its workers died, killed or out of memory; it was begun {self._begun[str(job.folder)]} times"
         if error is not None:
             return str(error) if isinstance(error, WSRLKitError) else f"{type(error).__name__}: {error}"
-        return future.result()
+        try:
+            return future.result(timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            # Lost with its worker. The run is finished, and will say so again.
+            raise CancelledError from None
 
     def stop(self, futures: list["Future[str]"]) -> list[str]:
         """Lets every run save and end; returns the folders of those that have not ended in time."""
