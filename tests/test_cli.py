@@ -24,7 +24,7 @@ def test_help_and_doctor_wait_neither_for_jax_nor_for_figures_nor_for_jupyter() 
         "from wsrl_kit.cli import main\n"
         "for file, _ in COMMANDS.values():\n"
         "    read_notebook(template_folder() / file).values\n"
-        "sys.exit(bool({'jax', 'matplotlib', 'papermill', 'nbformat'} & sys.modules.keys()))"
+        "sys.exit(bool({'jax', 'matplotlib', 'papermill', 'nbformat', 'distributed'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from wsrl_kit.analysis.report import report
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
-from wsrl_kit.errors import DataError, ParameterError, RunError, Stopped
+from wsrl_kit.errors import DataError, ParameterError, RunError
 from wsrl_kit.experiments import engine
 from wsrl_kit.experiments.ablation import plan, run_ablation
 from wsrl_kit.experiments.config import AblationConfig
@@ -124,32 +126,27 @@ class KillsAWorker(StopAt):
     def __init__(self, run: Path) -> None:
         super().__init__(10**9)
         self._run = run
-        self._killed = False
+        self.has_killed = False
 
     def update(self, step: int, total: int, text: str) -> None:
         super().update(step, total, text)
-        if not self._killed and (self._run / "run.json").exists():
+        if not self.has_killed and (self._run / "run.json").exists():
             (worker,) = workers_of(psutil.Process())
             worker.kill()
-            self._killed = True
+            self.has_killed = True
 
 
-def test_a_lost_worker_and_a_stop_are_said_and_resumed(sources, tmp_path, monkeypatch):
-    config = settings(offline_data_path=str(sources))
+def test_the_run_of_a_lost_worker_goes_on_in_another_and_ends_with_the_same_bytes(done, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
     progress = KillsAWorker(tmp_path / "scratch" / "seed_0")
-    with pytest.raises(RunError, match="^a worker process died, killed or out of memory; run it again to resume$"):
-        run_ablation(config, ONE_RUN, tmp_path, progress)
-    assert "run 1 of 1: scratch seed 0, compiling" in progress.texts
-    assert read_run(tmp_path).status == "failed"
-    with pytest.raises(Stopped):
-        run_ablation(config, ONE_RUN, tmp_path, StopAt(0))
-    assert read_run(tmp_path).status == "stopped"
-    assert not multiprocessing.active_children()
-    with jobs_here():
-        run_ablation(config, ONE_RUN, tmp_path, Silent())
+    run_ablation(done.config, ONE_RUN, tmp_path, progress)
+    assert progress.has_killed
+    place = re.escape(socket.gethostname()) + r":\w+"
+    assert any(re.fullmatch(rf"run 1 of 1: scratch seed 0 \({place}\), compiling", text) for text in progress.texts)
     assert read_run(tmp_path).status == "finished"
-    assert read_run(tmp_path / "scratch" / "seed_0").status == "finished"
+    metrics = [root / "scratch" / "seed_0" / "metrics.csv" for root in (tmp_path, done.root)]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
+    assert not multiprocessing.active_children()
 
 
 def test_running_it_again_changes_nothing(done):

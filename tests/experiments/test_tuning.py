@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_tpe_goes_on_after_a_stop_and_suggests_the_same_again_from_the_same_scor
     progress = StopAt(1)
     with pytest.raises(Stopped):
         run_tuning(config, tuning, tmp_path, progress)
-    assert progress.texts[0].startswith("stage 1 of 3, 1 candidates on 1 seeds: run ")
+    assert any(text.startswith("stage 1 of 3, 1 candidates on 1 seeds: run ") for text in progress.texts)
     assert read_run(tmp_path).status == "stopped"
     run_tuning(config, tuning, tmp_path, Silent())
     trials = read_trials(tmp_path)
@@ -108,7 +109,7 @@ def without_training(
     stages: list[tuple[int, list[int]]] = []
     done = itertools.count(1)
 
-    def run_jobs(jobs: Any, workers: int, progress: Any) -> list[str]:
+    def run_jobs(jobs: Any, client: None, progress: Any) -> list[str]:
         finetunes = [job for job in jobs if job.kind == "finetune"]
         stages.append((len({job.arm for job in finetunes}), sorted({job.config.seed for job in finetunes})))
         for job in finetunes:
@@ -127,6 +128,7 @@ def without_training(
                 raise KeyboardInterrupt
         return []
 
+    monkeypatch.setattr(tuning_module, "connected", lambda *arguments, **options: nullcontext())
     monkeypatch.setattr(tuning_module, "run_jobs", run_jobs)
     monkeypatch.setattr(tuning_module, "with_files", lambda config: (config, 10))
 

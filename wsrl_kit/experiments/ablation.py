@@ -9,18 +9,23 @@ from wsrl_kit.config.config import Paths, WSRLConfig
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.sources import expand
 from wsrl_kit.errors import DataError, RunError
-from wsrl_kit.experiments.config import ARMS, AblationConfig, naming
-from wsrl_kit.experiments.engine import Job, finished, run_jobs
+from wsrl_kit.experiments.config import ARMS, AblationConfig, EngineConfig, naming
+from wsrl_kit.experiments.engine import Job, connected, finished, run_jobs
 from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import Run, read_run
-from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, load_offline_data
+from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, Run, read_run
+from wsrl_kit.training.inputs import load_offline_data
 
 RETENTION = names_of(WSRLConfig, stage="retention")
 
 
 def run_ablation(
-    config: WSRLConfig, ablation: AblationConfig, root: Path, progress: Progress, resume: bool = True
+    config: WSRLConfig,
+    ablation: AblationConfig,
+    root: Path,
+    progress: Progress,
+    resume: bool = True,
+    cluster: Any = None,
 ) -> None:
     """Runs every unfinished arm and seed in `root/<arm>/seed_<n>`, and their warmups in `root/warmup`.
 
@@ -30,15 +35,15 @@ def run_ablation(
     Args:
         config: parameters that all arms share.
         resume: False starts every run anew.
+        cluster: a Dask cluster or client whose workers do the runs, instead of an address in `scheduler`.
 
     Raises:
         Stopped: the user stopped it; finished runs are kept, the others resume.
-        RunError: a run failed (the others are finished first), or a worker process died.
+        RunError: a run failed (the others are finished first), or the workers can't do the runs.
         WSRLKitError: the data or parameters are bad.
     """
     config, transitions = with_files(config)
-    # The number of worker processes may change between sessions.
-    compared = {name: value for name, value in asdict(ablation).items() if name != "worker_processes"}
+    compared = {name: value for name, value in asdict(ablation).items() if name not in names_of(EngineConfig)}
     parameters = asdict(config) | compared
     inputs = input_digests(config, "ablation")
     if resume and finished(root, parameters, inputs):
@@ -56,7 +61,8 @@ def run_ablation(
         resume=same,
     )
     with outcome_recorded(run, progress) as progress:
-        failures = run_jobs(jobs, ablation.worker_processes, progress, resume)
+        with connected(ablation, root, len(jobs), cluster) as client:
+            failures = run_jobs(jobs, client, progress, resume)
         if failures:
             raise RunError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
         run.finish({"runs": len(jobs), "transitions": transitions})

@@ -1,4 +1,4 @@
-"""What is compared: arms and their variants, and what a tuning searches."""
+"""What is compared: arms and their variants, what a tuning searches, and where runs are done."""
 
 import importlib.util
 import math
@@ -56,7 +56,29 @@ COMMON = names_of(WSRLConfig, of_arm=False)
 
 
 @dataclass(frozen=True)
-class AblationConfig:
+class EngineConfig:
+    """Where runs are done. They end with the same bytes anywhere, so it may change between sessions."""
+
+    worker_processes: int = parameter(
+        0, "number of runs at the same time on this machine; 0: one per core, or per GPU", group="Workers", minimum=0
+    )
+    scheduler: str | None = parameter(
+        None, "address of a Dask scheduler whose workers do the runs, as tcp://host:8786; None: this machine does them"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.scheduler is not None and not re.fullmatch(r"(tcp|tls)://\S+:\d+", self.scheduler):
+            raise ParameterError(f"scheduler must be an address such as tcp://host:8786, found {self.scheduler!r}")
+        if self.scheduler is not None and self.worker_processes:
+            raise ParameterError(
+                f"worker_processes is for runs on this machine, and scheduler for runs elsewhere, found "
+                f"{self.worker_processes} and {self.scheduler!r}: give one of them"
+            )
+
+
+@dataclass(frozen=True)
+class AblationConfig(EngineConfig):
     """What is compared.
 
     Raises:
@@ -74,10 +96,9 @@ class AblationConfig:
     base_arm: str = parameter("warmup_decay", "arm that variants without `like` start from", choices=tuple(ARMS))
     seeds: list[int] = parameter([0, 1, 2, 3, 4], "seeds: every arm runs once per seed", minimum=0)
     control: str = parameter("rlpd_all", "arm or variant with which the others are compared")
-    worker_processes: int = parameter(0, "number of runs at the same time; 0: one per core", minimum=0)
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
         check_distinct("arms", self.arms)
         check_distinct("seeds", self.seeds)
         variants = {name: _checked_variant(name, variant) for name, variant in self.variants.items()}
@@ -126,7 +147,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class TuningConfig:
+class TuningConfig(EngineConfig):
     """What is tuned, and how many runs that may take.
 
     Raises:
@@ -155,10 +176,9 @@ class TuningConfig:
         minimum=0,
     )
     score: str = parameter("area_under_curve", "quantity that tuning maximises", choices=tuple(SCORES))
-    worker_processes: int = parameter(0, "number of runs at the same time; 0: one per core", minimum=0)
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
         check_distinct("seeds", self.seeds)
         if self.first_seeds > len(self.seeds):
             raise ParameterError(f"first_seeds must be at most {len(self.seeds)}, found {self.first_seeds}")

@@ -15,8 +15,9 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError
 from wsrl_kit.experiments.ablation import plan, run_ablation, with_files
-from wsrl_kit.experiments.config import AblationConfig, TuningConfig
-from wsrl_kit.experiments.engine import finished, run_jobs
+from wsrl_kit.experiments.config import AblationConfig, EngineConfig, TuningConfig
+from wsrl_kit.experiments.engine import connected, finished, run_jobs
+from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
 
@@ -24,7 +25,14 @@ STUDY_FILE = "study.log"
 """Optuna's journal of the search, beside the trials."""
 
 
-def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: Progress, resume: bool = True) -> None:
+def run_tuning(
+    config: WSRLConfig,
+    tuning: TuningConfig,
+    root: Path,
+    progress: Progress,
+    resume: bool = True,
+    cluster: Any = None,
+) -> None:
     """Runs every unfinished candidate in `root/trials/<candidate>/seed_<n>`, then the confirmation.
 
     All candidates run on the first seeds, the finalists on all seeds. None of Optuna's pruners does this: they compare
@@ -35,19 +43,21 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
     Args:
         config: parameters that all candidates share.
         resume: False deletes an earlier tuning in the folder.
+        cluster: a Dask cluster or client whose workers do the runs, instead of an address in `scheduler`.
 
     Raises:
         Stopped: the user stopped it; finished runs are kept, the others resume.
-        RunError: every candidate has a failed run, or a worker process died.
+        RunError: every candidate has a failed run, or the workers can't do the runs.
         WSRLKitError: the data or parameters are bad.
     """
     config, transitions = with_files(config)
-    parameters = asdict(config) | {name: value for name, value in asdict(tuning).items() if name != "worker_processes"}
+    searched = {name: value for name, value in asdict(tuning).items() if name not in names_of(EngineConfig)}
+    parameters = asdict(config) | searched
     inputs = input_digests(config, "tuning")
     if resume and finished(root, parameters, inputs):
         return
     run = Run.open(root, kind="tuning", arm="", seed=0, parameters=parameters, inputs=inputs, resume=resume)
-    with outcome_recorded(run, progress) as progress:
+    with outcome_recorded(run, progress) as progress, connected(tuning, root, cluster=cluster) as client:
         if not resume:
             for folder in (TRIALS, CONFIRMATION):
                 shutil.rmtree(root / folder, ignore_errors=True)
@@ -61,7 +71,7 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
             ablation = AblationConfig(arms=list(names), variants=variants, base_arm=tuning.base_arm, seeds=seeds)
             jobs = plan(config, ablation, root / TRIALS)
             name = f"{next(stages)}, {len(names)} candidates on {len(seeds)} seeds"
-            run_jobs(jobs, tuning.worker_processes, ProgressRelay(progress, name))
+            run_jobs(jobs, client, ProgressRelay(progress, name))
 
         first = tuning.seeds[: tuning.first_seeds]
         for batch in tuning.batches:
@@ -80,11 +90,9 @@ def run_tuning(config: WSRLConfig, tuning: TuningConfig, root: Path, progress: P
                 base_arm=tuning.base_arm,
                 seeds=tuning.confirmation_seeds,
                 control="default",
-                worker_processes=tuning.worker_processes,
             )
-            run_ablation(
-                config, ablation, root / CONFIRMATION, ProgressRelay(progress, f"{next(stages)}, confirmation")
-            )
+            confirmation = ProgressRelay(progress, f"{next(stages)}, confirmation")
+            run_ablation(config, ablation, root / CONFIRMATION, confirmation, cluster=client)
         run.finish({"winner": winner, "candidates": len(candidates), "transitions": transitions})
 
 

@@ -38,6 +38,8 @@ STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
 OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
 """Folders that the run itself writes."""
+WARMUP_FILE, FILTERED_FILE = "warmup.npz", "filtered_demos.pkl"
+"""What a warmup leaves for fine-tuning: the agent, and the data that retention kept."""
 ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
 

@@ -30,14 +30,11 @@ from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_ta
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import Run, read_run
+from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, Run, read_run
 from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.inputs import load_offline_data
-
-WARMUP_FILE = "warmup.npz"
-FILTERED_FILE = "filtered_demos.pkl"
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
