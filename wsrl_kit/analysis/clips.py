@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Polygon
+from matplotlib.ticker import MaxNLocator
 from scipy.spatial.transform import Rotation
 
 from wsrl_kit.analysis.metrics import arm_label, finite_curve, measure_of, switch_dip
@@ -45,6 +46,7 @@ MOST_ACTIONS = 8
 """Beyond this number of entries an action's norm is drawn."""
 _WIDTH, _HEIGHT, _DPI = 9.6, 8.4, 100
 """Of a page, inches; an even number of pixels, as MP4 needs."""
+_ENCODER = {"crf": "23", "preset": "veryfast"}
 _PEG_COLOUR, _HOLE_COLOUR = SERIES_COLOURS[1], SERIES_COLOURS[0]
 
 
@@ -126,7 +128,7 @@ def write_clip(folder: Path, path: Path | None = None) -> Clip:
         with written_whole(path, RunError) as temporary:
             image.imsave(temporary, np.concatenate([page.frame(page.length - 1) for page in drawn]), format="png")
     played = [episode.playback for each in episodes.values() for episode in each]
-    remarks += [playback.trouble for playback in played if playback.trouble][:1]
+    remarks += [f"drawn from poses: {playback.trouble}" for playback in played if playback.trouble][:1]
     if not all(playback.is_exact for playback in played):
         remarks.append("an episode ended in another state than recorded: this processor or MuJoCo rounds otherwise")
     return Clip(path, shown, remarks)
@@ -279,6 +281,7 @@ class _Page:
         actions = panel(3, "Action")
         _draw_actions(actions, trace.actions, action_names, has_legend=column == 0)
         actions.set_xlabel("Step", fontsize=8)
+        actions.xaxis.set_major_locator(MaxNLocator(integer=True))
         cursors = []
         for _, ax in panels:
             ax.set_xlim(0, len(trace))
@@ -331,7 +334,7 @@ class _Drawing:
             (side, "z (mm), from the side", (-35.0, 100.0)),
             (top, "y (mm), from above", (-40.0, 40.0)),
         ):
-            ax.set(xlim=(-75.0, 75.0), ylim=limits, aspect="equal")
+            ax.set(xlim=(-60.0, 60.0), ylim=limits, aspect="equal")
             ax.set_ylabel(label, fontsize=8)
             ax.tick_params(labelsize=8)
             ax.spines[["top", "right"]].set_visible(False)
@@ -370,9 +373,8 @@ def _draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: S
         names = [str(index) for index in range(count)]
     for index, name in enumerate(names):
         # Rotations of a robot's six entries, dashed, share the colours of its translations.
-        round_, colour = divmod(index, 3)
-        style = ("-", "--", ":")[round_]
-        width = 1.3 if round_ == 0 else 0.9
+        group, colour = divmod(index, 3)
+        style, width = (("-", 1.2), ("--", 0.6), (":", 0.6))[group]
         ax.step(
             np.arange(len(actions)), actions[:, index], style, where="post", color=SERIES_COLOURS[colour],
             linewidth=width, label=name,
@@ -442,7 +444,7 @@ def _write_mp4(path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]]
         written_whole(path, RunError) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options={"crf": "23"})
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=_ENCODER)
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = round(_WIDTH * _DPI), round(_HEIGHT * _DPI)
         for frame in frames:

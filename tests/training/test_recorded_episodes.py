@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from training_samples import offline_data, settings, start_warmup
@@ -31,8 +32,8 @@ def test_values_are_the_agents_of_what_it_saw_and_did() -> None:
             seen.append(observation)
             observation, _, terminated, truncated, _ = environment.step(action)
         assert (terminated or truncated) and np.array_equal(observation, trace.last_state)
-        expected = np.asarray(sac.action_values(static, agent, np.stack(seen), trace.actions)).mean(axis=0)
-        np.testing.assert_allclose(trace.values, expected, rtol=1e-4, atol=1e-5)
+        expected = sac.action_values(static, agent, jnp.stack(seen), jnp.asarray(trace.actions)).mean(axis=0)
+        np.testing.assert_allclose(trace.values, np.asarray(expected), rtol=1e-4, atol=1e-5)
     evaluator.close()
 
 
