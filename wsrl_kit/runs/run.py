@@ -211,7 +211,7 @@ class Run:
         # run.json is replaced last: a crash before that leaves the earlier run, emptied, which is still a valid run.
         with _writing(self.folder):
             outputs = (
-                path for name in ("figures/*.png", "traces/*.npz", "videos/*") for path in self.folder.glob(name)
+                path for name in ("figures/*.png", "traces/*.npz", "videos/clip.*") for path in self.folder.glob(name)
             )
             for path in [self.checkpoint_path, *outputs]:
                 path.unlink(missing_ok=True)
