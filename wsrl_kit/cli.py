@@ -1,4 +1,4 @@
-"""The command line: notebooks, also by names of their own, `lab`, `doctor`, `advise`, `robot-sim`, HIL-SERL's files."""
+"""The command line: notebooks, also by own names, `lab`, `doctor`, `advise`, `watch`, `robot-sim`, HIL-SERL's files."""
 
 import argparse
 import sys
@@ -67,6 +67,16 @@ def _command(arguments: list[str]) -> int:
     )
     advising = commands.add_parser("advise", help="say which of policy and data a warmup made better, and what follows")
     advising.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished warmup")
+    watching = commands.add_parser("watch", help="make a clip of what a run's policy did, from its recorded episodes")
+    watching.add_argument(
+        "run", type=user_path, metavar="RUN", help="folder of a warmup or fine-tuning, also a running one"
+    )
+    watching.add_argument(
+        "--out",
+        type=user_path,
+        metavar="FILE",
+        help="file to write: .mp4, or .png for still pictures (default: RUN/videos/clip.mp4)",
+    )
     exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
     exporting.add_argument(
         "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
@@ -103,6 +113,8 @@ def _command(arguments: list[str]) -> int:
         return _doctor(options)
     if options.command == "advise":
         return _advise(options.run)
+    if options.command == "watch":
+        return _watch(options.run, options.out)
     return _convert(options)
 
 
@@ -243,6 +255,16 @@ def _advise(folder: Path) -> int:
     from wsrl_kit.runs.run import read_run
 
     print(of_run(read_run(folder)))
+    return 0
+
+
+def _watch(folder: Path, out: Path | None) -> int:
+    from wsrl_kit.analysis.clips import write_clip
+
+    clip = write_clip(folder, out)
+    for remark in clip.remarks:
+        print(f"remark: {remark}", file=sys.stderr)
+    print("\n".join([*(moment.title for moment in clip.moments), str(clip.path)]))
     return 0
 
 

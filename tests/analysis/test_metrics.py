@@ -60,11 +60,11 @@ def test_dip_and_recovery():
 
 
 def test_no_dip_is_depth_zero_and_recovers_at_once():
-    assert switch_dip(STEPS, np.array([0.0, 0.1, 0.2, 0.3, 0.4])) == (0.0, 0.0, True)
+    assert switch_dip(STEPS, np.array([0.0, 0.1, 0.2, 0.3, 0.4])) == (0.0, 0.0, True, 0.0)
 
 
 def test_recovery_is_censored_at_the_budget():
-    assert switch_dip(STEPS, np.array([0.6, 0.1, 0.2, 0.3, 0.5])) == (0.5, 400.0, False)
+    assert switch_dip(STEPS, np.array([0.6, 0.1, 0.2, 0.3, 0.5])) == (0.5, 400.0, False, 100.0)
 
 
 def test_a_late_collapse_is_no_dip_of_the_switch():

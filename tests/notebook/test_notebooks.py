@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
+from IPython.display import Video
 
 from jobs_here import jobs_here
 from notebooks_here import execute, figures
@@ -111,6 +112,8 @@ def test_finetuning_goes_on_from_the_warmup(warmup: tuple[Path, list[Any]], tmp_
     assert len(record.curve("switch/q_offline_probe")) == 1 + 100 // 7
     assert figures(shown) == 3
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
+    (clip,) = [each for each in shown if isinstance(each, Video)]
+    assert clip.embed and Path(clip.filename) == tmp_path / "videos" / "clip.mp4"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from unittest import mock
 import nbformat
 from matplotlib.figure import Figure
 
+from wsrl_kit.analysis import clips
 from wsrl_kit.notebook.parameters import check_values, read_notebook
 
 
@@ -22,6 +23,7 @@ def execute(notebook: Path, given: dict[str, Any], output_dir: Path) -> list[Any
     with (
         mock.patch("IPython.display.display", lambda *objects: shown.extend(objects)),
         mock.patch("wsrl_kit.notebook.live.display", shown.append),
+        mock.patch.object(clips, "MOST_PICTURES", 3),
     ):
         for cell in nbformat.read(notebook, as_version=4).cells:
             if cell.cell_type == "code":

@@ -158,6 +158,7 @@ class Dip(NamedTuple):
     depth: float
     recovery_steps: float
     recovered: bool
+    lowest_step: float
 
 
 def steps_to_target(
@@ -191,6 +192,7 @@ def switch_dip(
     Returns:
         depth: at least 0.
         recovery_steps: until the first value is reached again; the budget if it never is.
+        lowest_step: environment step of the lowest value.
     """
     window = (environment_step[-1] - environment_step[0]) / 2.0 if window is None else window
     inside = environment_step <= environment_step[0] + window
@@ -199,7 +201,7 @@ def switch_dip(
     back = np.flatnonzero(value[lowest:] >= value[0])
     recovered = len(back) > 0
     end = environment_step[lowest + back[0]] if recovered else environment_step[-1]
-    return Dip(depth, float(end - environment_step[0]), recovered)
+    return Dip(depth, float(end - environment_step[0]), recovered, float(environment_step[lowest]))
 
 
 def drawdown(value: Float[np.ndarray, " points"], alpha: float = 0.05) -> float:

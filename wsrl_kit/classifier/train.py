@@ -21,7 +21,7 @@ from wsrl_kit.data.dataset import Dataset, stacks_of
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
-from wsrl_kit.runs.loop import GradientPlan, follow, gradient_loop, initial_tree, resumed
+from wsrl_kit.runs.loop import Evaluation, GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 
@@ -147,9 +147,9 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
                 state, loss = _update(classifier, state, batch, key, np.int32(step))
             return state, {"loss": float(loss)}
 
-        def evaluate(state: ClassifierState, count: int) -> tuple[float, dict[str, float]]:
+        def evaluate(state: ClassifierState, count: int) -> Evaluation:
             values = _validation_metrics(probabilities(classifier, state, dataset, validation), is_success)
-            return values["validation/loss"], values
+            return Evaluation(values["validation/loss"], values)
 
         plan = GradientPlan(
             steps=config.classifier_steps,

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, UInt8
 from scipy.spatial.transform import Rotation
 
-from wsrl_kit.envs.insertion_model import CAMERAS, HOME, LARGEST_IMAGE, PHYSICS_STEP, insertion_model
+from wsrl_kit.envs.insertion_model import CAMERAS, HOME, LARGEST_IMAGE, OUTSIDE, PHYSICS_STEP, insertion_model
 from wsrl_kit.envs.rendering import Cameras, mujoco
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError
@@ -92,6 +92,8 @@ OBSERVATION_HIGH = np.array(
 OBSERVATION_LOW = -OBSERVATION_HIGH
 OBSERVATION_LOW[[0, 6]] = 0.0, _SAFETY_LOW[2]
 _PHYSICS_STEPS = round(CONTROL_STEP / PHYSICS_STEP)
+_VIEW_SIZE, _VIEW_SAMPLES = 400, 4
+"""Of the outside camera's images: pixels, and colours averaged for each."""
 
 
 class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, "6"]]):
@@ -114,8 +116,13 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
     info: `success`; `contact_force`, N, the peak sum of normal forces on the peg over 25 physics steps;
     `safety_box_clipped`.
 
-    `reset(seed=s)` fixes the outcome of given actions, bit by bit.
+    `reset(seed=s)` fixes the outcome of given actions, bit by bit. `render()` is the view of an outside camera; the
+    first call raises ExperimentError without OpenGL.
     """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP)}  # noqa: RUF012
+    render_mode = "rgb_array"
+    action_names = ("x", "y", "z", "rotation x", "rotation y", "rotation z")
 
     def __init__(self, options: InsertionOptions | None = None) -> None:
         self.options = options or InsertionOptions()
@@ -138,6 +145,7 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         self._observation = np.zeros(19)
         # The last observation, for a script.
         self.state = np.zeros(19, np.float32)
+        self._outside: Cameras | None = None
 
     @property
     def hole_position(self) -> Float[np.ndarray, "3"]:
@@ -194,6 +202,17 @@ class InsertionEnv(gymnasium.Env[Float32[np.ndarray, "19"], Float32[np.ndarray, 
         raw[10:13] = self._torque
         raw[13:19] = self._velocity
         return np.minimum(np.maximum(raw, OBSERVATION_LOW), OBSERVATION_HIGH).astype(np.float32)
+
+    def render(self) -> UInt8[np.ndarray, "size size 3"]:
+        """The robot as the outside camera sees it, RGB."""
+        if self._outside is None:
+            self._outside = Cameras(self.model, (OUTSIDE,), _VIEW_SIZE, _VIEW_SAMPLES)
+        return self._outside.draw(self.data)[OUTSIDE]
+
+    def close(self) -> None:
+        if self._outside is not None:
+            self._outside.close()
+            self._outside = None
 
     def _move_tip(self, pose: Float[np.ndarray, "6"]) -> None:
         """Sets the joints for a tip at `pose` (m, rotation vector in rad), by Gauss-Newton from home."""

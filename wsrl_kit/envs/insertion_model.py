@@ -5,13 +5,13 @@ Interface documentation (Denavit-Hartenberg parameters in Craig's convention); l
 masses. No gravity, since the robot compensates it: the force sensor reads zero in free space. One robot and five walls
 are not searched for islands of contacts nor by a tree of boxes, which takes 7 % of a step and changes no result.
 
-The cameras look at the peg's tip 90 degrees apart, so that each shows the other's depth. Visual geoms have no mass and
-touch nothing.
+The hand's cameras look at the peg's tip 90 degrees apart, so that each shows the other's depth. An outside camera looks
+at the hole, for people. Visual geoms have no mass and touch nothing.
 """
 
 from math import cos, pi, sin
 
-PEG_WIDTH = 0.020
+PEG_WIDTH, PEG_LENGTH = 0.020, 0.050
 """m."""
 HOLE_DEPTH = 0.030
 """m."""
@@ -19,6 +19,8 @@ PHYSICS_STEP = 0.004
 """s."""
 CAMERAS = ("wrist_1", "wrist_2")
 """On the hand."""
+OUTSIDE = "outside"
+"""Beside the table; no policy sees its images."""
 LARGEST_IMAGE = 256
 """Largest height and width, pixels."""
 HOME = (0.0, 0.0467, 0.0, -2.3765, 0.0, 2.4232, pi / 4)
@@ -32,11 +34,13 @@ _TRANSLATION_CLIP, _ROTATION_CLIP = 0.008, 0.1
 
 BASE_TO_HOLE = (0.5, 0.0, 0.15)
 """From the robot's base to the origin, m; both have the same axes."""
-_FLANGE, _HAND_LENGTH, _PEG_LENGTH = 0.107, 0.103, 0.050
+_FLANGE, _HAND_LENGTH = 0.107, 0.103
 # Cameras and the point below the tip that they look at, in the peg's frame (z up, tip at -5 cm), m. The field of view,
 # degrees, is the narrowest that shows the hole at every default reset; one of 128 pixels is then 0.8 mm at the tip.
 _CAMERA_POSITIONS = ((0.08, 0.08, 0.05), (0.08, -0.08, 0.05))
 _CAMERA_TARGET, _FIELD_OF_VIEW = (0.0, 0.0, -0.08), 39
+# In the world frame. From the front the hand, 20 cm wide and 6 cm deep, hides neither peg nor hole.
+_OUTSIDE_POSITION, _OUTSIDE_TARGET, _OUTSIDE_FIELD_OF_VIEW = (0.36, -0.13, 0.2), (0.0, 0.0, 0.02), 27
 # Per link: alpha (rad), a (m), d (m), lower and upper joint limit (rad), torque limit (N m), mass (kg).
 _LINKS = (
     (0, 0, 0.333, -2.8973, 2.8973, 87, 4.97),
@@ -70,6 +74,7 @@ def insertion_model(clearance: float) -> str:
   <worldbody>
     <light pos="0.6 0.3 1.2" dir="-0.6 -0.3 -1.2" directional="true" diffuse="0.5 0.5 0.5" specular="0.1 0.1 0.1"/>
     <site name="hole_frame"/>
+    {_camera(OUTSIDE, _OUTSIDE_POSITION, _OUTSIDE_TARGET, _OUTSIDE_FIELD_OF_VIEW)}
     {_hole(clearance)}
     <body name="base" pos="{-BASE_TO_HOLE[0]} {-BASE_TO_HOLE[1]} {-BASE_TO_HOLE[2]}">
       <geom type="cylinder" size="0.08" fromto="0 0 0 0 0 0.2"/>
@@ -145,30 +150,31 @@ def _rim(half: float) -> str:
     return f'{geoms}<geom type="box" material="dark" mass="0" {bottom}/>'
 
 
-def _cameras() -> str:
-    """In the peg's frame, upright."""
-    cameras = ""
-    for name, position in zip(CAMERAS, _CAMERA_POSITIONS, strict=True):
-        x, y, z = (here - there for here, there in zip(position, _CAMERA_TARGET, strict=True))
-        # A camera looks along -z of its frame; x is to the right: up x back, up: back x right.
-        right, up = (-y, x, 0.0), (-x * z, -y * z, x * x + y * y)
-        axes, place = " ".join(map(str, right + up)), " ".join(map(str, position))
-        cameras += f'<camera name="{name}" pos="{place}" xyaxes="{axes}" fovy="{_FIELD_OF_VIEW}"/>'
-    return cameras
+def _camera(name: str, position: tuple[float, ...], target: tuple[float, ...], field_of_view: float) -> str:
+    """Upright in the frame of its body."""
+    x, y, z = (here - there for here, there in zip(position, target, strict=True))
+    # A camera looks along -z of its frame; x is to the right: up x back, up: back x right.
+    right, up = (-y, x, 0.0), (-x * z, -y * z, x * x + y * y)
+    axes, place = " ".join(map(str, right + up)), " ".join(map(str, position))
+    return f'<camera name="{name}" pos="{place}" xyaxes="{axes}" fovy="{field_of_view}"/>'
 
 
 def _arm() -> str:
     """The links from base to peg, nested from the last inwards."""
+    cameras = "".join(
+        _camera(name, position, _CAMERA_TARGET, _FIELD_OF_VIEW)
+        for name, position in zip(CAMERAS, _CAMERA_POSITIONS, strict=True)
+    )
     chain = f"""
       <body name="hand" pos="0 0 {_FLANGE}" euler="0 0 {-pi / 4}">
         <geom type="box" material="hand" size="0.03 0.1 {_HAND_LENGTH / 2}" pos="0 0 {_HAND_LENGTH / 2}" mass="0.73"/>
         <body name="peg" pos="0 0 {_HAND_LENGTH}" euler="{pi} 0 0">
           <geom type="box" contype="1" mass="0.1" material="peg"
-            size="{PEG_WIDTH / 2} {PEG_WIDTH / 2} {_PEG_LENGTH / 2}" pos="0 0 {-_PEG_LENGTH / 2}"/>
-          {_cameras()}
+            size="{PEG_WIDTH / 2} {PEG_WIDTH / 2} {PEG_LENGTH / 2}" pos="0 0 {-PEG_LENGTH / 2}"/>
+          {cameras}
           <site name="wrist"/>
-          <site name="peg_zone" type="box" size="0.02 0.02 0.05" pos="0 0 {-_PEG_LENGTH / 2}"/>
-          <site name="tcp" pos="0 0 {-_PEG_LENGTH}"/>
+          <site name="peg_zone" type="box" size="0.02 0.02 0.05" pos="0 0 {-PEG_LENGTH / 2}"/>
+          <site name="tcp" pos="0 0 {-PEG_LENGTH}"/>
         </body>
       </body>"""
     next_origin = (0.0, 0.0, _FLANGE)

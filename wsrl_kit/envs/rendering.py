@@ -131,14 +131,19 @@ class Cameras:
     """Draws square images by several cameras of one model; any thread may draw, one at a time.
 
     Args:
-        size: height and width, pixels; within the model's `offwidth` and, for all cameras together, `offheight`.
+        size: height and width, pixels.
+        samples: colours that are averaged for a pixel, for smooth edges; 0: one.
 
     Raises:
         ExperimentError: no OpenGL library works.
     """
 
-    def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int) -> None:
+    def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int, samples: int = 0) -> None:
         self._model = model
+        # Of the frame buffer that `MjrContext` makes below.
+        model.vis.quality.offsamples = samples
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, size * len(names))
         self._scene = mujoco.MjvScene(model, maxgeom=_MOST_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = model.vis.quality.shadowsize > 0
         self._options = mujoco.MjvOption()

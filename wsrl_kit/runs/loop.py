@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,21 @@ class TrainingResult:
     agent: Any
     steps: int
     stopped_early: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation in `gradient_loop`.
+
+    Attributes:
+        error: for early stopping.
+        values: metrics.
+        outputs: files for the run's folder.
+    """
+
+    error: float
+    values: dict[str, float]
+    outputs: Sequence[Output] = ()
 
 
 Event = Measurement | Snapshot | Step | Output | TrainingResult
@@ -160,7 +175,7 @@ def gradient_loop(
     plan: GradientPlan,
     tree: PyTree,
     take_steps: Callable[[Any, int, int], tuple[Any, dict[str, float]]],
-    evaluate: Callable[[Any, int], tuple[float, dict[str, float]]],
+    evaluate: Callable[[Any, int], Evaluation],
     copy: Callable[[Any], Any],
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
@@ -170,7 +185,7 @@ def gradient_loop(
         tree: from `initial_tree` or an interrupted run's last `Snapshot`; given up.
         take_steps: (agent (given up), first step, end) -> (agent, last metrics). Results must not depend on the number
             of steps per call.
-        evaluate: (agent, evaluation count) -> (error for early stopping, metrics).
+        evaluate: of an agent, given the count of earlier evaluations.
         stop_requested: asked about twice a second.
 
     Raises:
@@ -209,14 +224,15 @@ def gradient_loop(
             raise stopped(step)
         if is_evaluation_due():
             try:
-                error, values = evaluate(agent, evaluations)
+                evaluation = evaluate(agent, evaluations)
             except EnvironmentFailed as failure:
                 yield snapshot()
                 raise environment_failed(failure, step) from failure.__cause__
-            yield Measurement("warmup", 0, step, values)
+            yield Measurement("warmup", 0, step, evaluation.values)
+            yield from evaluation.outputs
             evaluated, evaluations, without_improvement = step, evaluations + 1, without_improvement + 1
-            if error < best_error:
-                best_agent, best_error, without_improvement = copy(agent), error, 0
+            if evaluation.error < best_error:
+                best_agent, best_error, without_improvement = copy(agent), evaluation.error, 0
             stopped_early = plan.patience > 0 and without_improvement >= plan.patience
         if is_due(plan.checkpoint_interval) or stopped_early:
             yield snapshot()

@@ -4,6 +4,8 @@
     metrics.csv     phase,environment_step,gradient_step,metric,value; append-only
     checkpoint.npz  written by training
     figures/*.png
+    traces/*.npz    episodes of each evaluation, to play again (`runs/traces.py`)
+    videos/*.mp4
     .lock           held by the one process that writes here
 
 `metrics.csv` holds no clock: a resumed run ends with the same bytes as an uninterrupted one.
@@ -36,7 +38,7 @@ from wsrl_kit.text import printable
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
-OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged")
+OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "traces", "videos")
 """Folders that the run itself writes."""
 WARMUP_FILE, FILTERED_FILE = "warmup.npz", "filtered_demos.pkl"
 """What a warmup leaves for fine-tuning: the agent, and the data that retention kept."""
@@ -210,7 +212,10 @@ class Run:
                     raise RunError(f"{self.folder} holds a {path.name} but no run.json: expected a run or a new folder")
         # run.json is replaced last: a crash before that leaves the earlier run, emptied, which is still a valid run.
         with _writing(self.folder):
-            for path in [self.checkpoint_path, *self.folder.glob("figures/*.png")]:
+            outputs = (
+                path for name in ("figures/*.png", "traces/*.npz", "videos/clip.*") for path in self.folder.glob(name)
+            )
+            for path in [self.checkpoint_path, *outputs]:
                 path.unlink(missing_ok=True)
             _replace(self.metrics_path, HEADER)
 

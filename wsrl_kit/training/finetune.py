@@ -50,7 +50,7 @@ from wsrl_kit.training.episode import (
     MetricWindow,
     empty_window,
 )
-from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.evaluation import Evaluator, traces_output
 from wsrl_kit.training.experience import Experience
 from wsrl_kit.training.start import PROBE_SIZE, learning_reward, sac_config
 
@@ -310,7 +310,7 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
     episode = Episode(EpisodeRecord(config.confirm_success), InterventionLog(run.memory))
     try:
         if evaluation_is_due(setup, run):
-            yield evaluate(setup, run)
+            yield from evaluate(setup, run)
         if not begin(run, episode):
             LOGGER.warning("the task did not repeat the episode that was stopped, which counts as truncated")
             run.episode += 1
@@ -329,7 +329,7 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
                 if not episode.has_ended and run.environment_step < config.online_steps and setup.stop_requested():
                     run.actor.stop()
                 elif evaluation_is_due(setup, run):
-                    yield evaluate(setup, run)
+                    yield from evaluate(setup, run)
     except EnvironmentFailed as failure:
         # What was learned so far is kept; the run resumes with the next episode.
         episode.interventions.end()
@@ -418,19 +418,20 @@ def evaluation_is_due(setup: Setup, run: RunState) -> bool:
     return run.evaluated < run.environment_step and is_due
 
 
-def evaluate(setup: Setup, run: RunState) -> Measurement:
-    """Runs evaluation episodes; at the switch also measures the offline data and diagnoses values."""
+def evaluate(setup: Setup, run: RunState) -> Iterator[Event]:
+    """Runs evaluation episodes and keeps traces; at the switch also measures the offline data and diagnoses values."""
     count = -(-run.environment_step // setup.config.evaluation_interval)
     with environment_acts():
-        values = setup.evaluator.evaluate(setup.agent_config(run.environment_step - 1), run.agent, count)
+        values, traces = setup.evaluator.evaluate(setup.agent_config(run.environment_step - 1), run.agent, count)
     run.evaluated = run.environment_step
-    if run.environment_step > 0:
-        return _measured(run, values)
-    held = {
-        "switch/offline_transitions": float(run.memory.replay.offline.size),
-        "switch/offline_bytes": float(run.memory.replay.offline.bytes_held),
-    }
-    return _measured(run, held | values | _diagnose(setup, run))
+    if run.environment_step == 0:
+        held = {
+            "switch/offline_transitions": float(run.memory.replay.offline.size),
+            "switch/offline_bytes": float(run.memory.replay.offline.bytes_held),
+        }
+        values = held | values | _diagnose(setup, run)
+    yield _measured(run, values)
+    yield from traces_output("online", run.environment_step, traces)
 
 
 def _measured(run: RunState, values: dict[str, float]) -> Measurement:

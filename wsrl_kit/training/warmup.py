@@ -18,10 +18,10 @@ from wsrl_kit.replay.frames import FrameBatches, FrameStore
 from wsrl_kit.replay.mixture import Replay
 from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs import loop
-from wsrl_kit.runs.loop import Event, GradientPlan, environment_acts
+from wsrl_kit.runs.loop import EnvironmentFailed, Evaluation, Event, GradientPlan, environment_acts, environment_failed
 from wsrl_kit.training import learner
 from wsrl_kit.training.divergence import check_divergence
-from wsrl_kit.training.evaluation import Evaluator
+from wsrl_kit.training.evaluation import Evaluator, traces_output
 from wsrl_kit.training.sight import dataset_frames
 from wsrl_kit.training.start import learning_reward, to_transitions
 
@@ -100,11 +100,21 @@ def warmup(
         check_divergence(config, values, largest_reward, start)
         return agent_state, values
 
-    def evaluate(agent_state: SACState, count: int) -> tuple[float, dict[str, float]]:
+    def evaluate(agent_state: SACState, count: int) -> Evaluation:
         error = float(np.mean(np.abs(dataset_td_errors(config, agent_config, agent_state, holdout, holdout_store))))
         with environment_acts():
-            return error, {"training/holdout_td_error": error} | evaluator.evaluate(agent_config, agent_state, count)
+            values, traces = evaluator.evaluate(agent_config, agent_state, count)
+        outputs = traces_output("warmup", int(agent_state.updates), traces)
+        return Evaluation(error, {"training/holdout_td_error": error} | values, outputs)
 
+    if int(tree["step"]) == 0:
+        # One episode of the fresh agent, to look at beside the later ones.
+        try:
+            with environment_acts():
+                fresh = evaluator.one_episode(agent_config, tree["agent"])
+        except EnvironmentFailed as failure:
+            raise environment_failed(failure, 0) from failure.__cause__
+        yield from traces_output("warmup", 0, fresh)
     plan = GradientPlan(
         steps=config.warmup_steps,
         log_interval=config.log_interval,
