@@ -231,20 +231,27 @@ def verdicts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     for claim in CLAIMS:
         cells = []
         for rows in tables.values():
-            judged = judge(claim, finished(rows))
-            if judged is None:
+            if (judged := judge(claim, finished(rows))) is None:
                 cells.append("not run")
                 continue
             difference, verdict = judged
             shown = verdict if verdict == "undecided" else f"**{verdict}**"
             cells.append(f"{cell_text(Estimate(difference, DIGITS.get(claim.quantity, 2)))}, {shown}")
+        if set(cells) == {"not run"}:
+            continue
         what = f"{claim.text} ({claim.quantity.replace('_', ' ')}: {claim.arm} - {claim.control})"
         yield f"| {claim.number} | {what} | {' | '.join(cells)} |"
 
 
 def forest(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Every claim about a success rate, a dot and an interval per task; to the right of 0 the claim holds."""
-    shown = [claim for claim in CLAIMS if claim.quantity not in DIGITS and claim.quantity != "q_kept"]
+    shown = [
+        claim
+        for claim in CLAIMS
+        if claim.quantity not in DIGITS
+        and claim.quantity != "q_kept"
+        and any(judge(claim, finished(rows)) for rows in tables.values())
+    ]
     figure, (ax,) = plots.new_figure(width=9.0, height=0.42 * len(shown) + 1.2)
     for task, (name, colour) in enumerate(zip(tables, plots.SERIES_COLOURS, strict=False)):
         for height, claim in enumerate(shown):
@@ -279,7 +286,7 @@ def main() -> None:
     tables: dict[str, pd.DataFrame] = {}
     for name in TASKS:
         if (options.root / name / "runs" / "run.json").exists():
-            records = finetuning_runs(options.root / name / "runs")
+            records = [run for run in finetuning_runs(options.root / name / "runs") if run.status == "finished"]
             report = write_report(records, options.root / name, "rlpd_all")
             tables[name] = rows_of(records)
             print(f"## {name}\n\n{report.summary.to_markdown()}")
