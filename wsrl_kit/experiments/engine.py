@@ -603,10 +603,6 @@ def _claimed(places: Sequence[str]) -> str:
                 if error.errno != errno.EADDRINUSE:
                     raise
             else:
-                _CLAIMS.append(claim)
+                claim.detach()  # stays open as long as this process lives
                 return place
     raise AssertionError
-
-
-_CLAIMS: list[socket.socket] = []
-"""Held as long as the process lives."""
