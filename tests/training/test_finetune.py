@@ -151,7 +151,7 @@ def test_values_are_followed_through_the_switch_on_a_probe(sources):
         assert list(measured(events, f"switch/{name}_offline_probe")) == [0, *logged]
         assert list(measured(events, f"switch/{name}_online")) == logged
     assert measured(events, "switch/offline_transitions") == {0: len(dataset)}
-    bytes_each = 4 * (19 + 6 + 1 + 19 + 1 + 1 + 1)
+    bytes_each = 4 * (19 + 6 + 1 + 19 + 1 + 1 + 1 + 1)
     assert measured(events, "switch/offline_bytes") == {0: len(dataset) * bytes_each}
     assert not measured(taken(start_finetune(config, dataset)), "switch/q_offline_probe")
 

@@ -138,15 +138,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(sources, tmp_
         assert first.read_bytes() != other.read_bytes()
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("kind", JOBS)
 def test_a_finished_run_is_left_as_it_is(sources, tmp_path, kind):
     config = settings(offline_data_path=str(sources), demo_path=str(sources))
     JOBS[kind](config, tmp_path, Silent())
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     JOBS[kind](config, tmp_path, Silent())
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
     with pytest.raises(
         RunError, match=r"discount was 0.97, is 0.9\): set them as they were .* would delete the earlier run"
     ):
         JOBS[kind](replace(config, discount=0.9), tmp_path, Silent())
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
