@@ -192,10 +192,9 @@ def run(name: str, root: Path, arms: list[str]) -> None:
 
 
 def q_kept(record: RunRecord) -> float:
-    """Lowest mean value of the offline probe in the first half of the run, as a share of that at the switch."""
+    """Lowest mean value of the offline probe in the first half of the run, over that at the switch; nan without one."""
     steps, value = finite_curve(record, "switch/q_offline_probe")
-    early = value[steps <= steps[-1] / 2]
-    return float(early.min() / value[0])
+    return float(value[steps <= steps[-1] / 2].min() / value[0]) if len(steps) else math.nan
 
 
 def below_switch(record: RunRecord) -> float:
