@@ -114,7 +114,7 @@ def test_a_lost_run_ends_with_the_same_bytes_and_one_that_fails_thrice_is_told(l
 
 
 def test_a_stop_saves_every_run_where_it_is(local: Any, tmp_path: Path) -> None:
-    jobs = counting_jobs(tmp_path, "first", "second", "third", steps=10_000)
+    jobs = counting_jobs(tmp_path, "first", "second", "third", steps=10**9)
     with pytest.raises(Stopped, match="^stopped, every run saved where it was"):
         run_jobs(jobs, local, StopsAt(tmp_path / "second"))
     for arm in ("first", "second"):
