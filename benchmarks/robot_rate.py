@@ -68,6 +68,7 @@ def served(size: int) -> Iterator[str]:
         assert process.stdout is not None
         yield next(word for line in process.stdout for word in line.split() if word.startswith("http"))
         process.terminate()
+        process.communicate()
 
 
 def measure(learner: str, steps: int, size: int, batch_size: int) -> str:
