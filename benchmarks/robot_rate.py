@@ -1,6 +1,6 @@
 """Whether a robot keeps its 10 Hz while the policy learns from images: learning inline, and beside the control loop.
 
-    python benchmarks/robot_rate.py                # 1,000 steps each, about five minutes
+    python benchmarks/robot_rate.py                # 1,000 steps each
     python benchmarks/robot_rate.py --steps 100
 
 The robot is simulated, served over HTTP by a process of its own in real time. An overrun is a control step that came
@@ -30,17 +30,17 @@ WARM_UP_STEPS = 20
 
 
 class Counted(gymnasium.Wrapper):
-    """Counts late steps and holds."""
+    """Counts steps, late steps and holds."""
 
     def __init__(self, environment: gymnasium.Env) -> None:
         super().__init__(environment)
-        self.steps, self.overruns, self.holds = 0, 0, 0
+        self.counts = np.zeros(3, int)
         self._before = 0
         robot: Any = environment.unwrapped
         hold = robot.hold
 
         def counted_hold() -> None:
-            self.holds += 1
+            self.counts[2] += 1
             self._before = 0
             hold()
 
@@ -53,8 +53,7 @@ class Counted(gymnasium.Wrapper):
     def step(self, action: Any) -> Any:
         result = self.env.step(action)
         late = result[4].get("overruns", self._before)
-        self.steps += 1
-        self.overruns += max(0, late - self._before)
+        self.counts[:2] += 1, max(0, late - self._before)
         self._before = late
         return result
 
@@ -85,13 +84,12 @@ def measure(learner: str, steps: int, size: int, batch_size: int) -> str:
         with closing(Counted(make(config.exp_name, config.environment_options))) as environment:
             static, agent = agents.create(config, environment, None)
             tree = finetune.initial_tree(config, static, agent, None)
-            counts = [np.zeros(3, int)]
+            before = environment.counts.copy()
             with closing(finetune.finetune(config, static, tree, environment, Evaluator(config), None)) as events:
                 for event in events:
                     if isinstance(event, Step) and event.step == WARM_UP_STEPS:
-                        counts.append(np.array([environment.steps, environment.overruns, environment.holds]))
-            counts.append(np.array([environment.steps, environment.overruns, environment.holds]))
-    taken, overruns, holds = counts[-1] - counts[-2]
+                        before = environment.counts.copy()
+    taken, overruns, holds = environment.counts - before
     return f"| {learner} | {taken} | {overruns} | {holds} |"
 
 

@@ -6,7 +6,7 @@ weight, poor policies and data are a regime of their own, and the parameters tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import check_some, field_default
+from wsrl_kit.parameters import check_some
 from wsrl_kit.runs.run import RunRecord
 
 CLEAR_DIFFERENCE = 0.1
@@ -150,6 +150,6 @@ def advise(diagnosis: Diagnosis, online_steps: int) -> Advice:
 
 def followed(config: WSRLConfig, diagnosis: Diagnosis) -> WSRLConfig:
     """The config with advised values in place of defaults; values that were changed stay."""
-    defaults = {field.name: field_default(field) for field in fields(WSRLConfig)}
-    advised = advise(diagnosis, config.online_steps).parameters.items()
-    return replace(config, **{name: value for name, value in advised if getattr(config, name) == defaults[name]})
+    defaults, advised = WSRLConfig(), advise(diagnosis, config.online_steps).parameters
+    unchanged = {name for name in advised if getattr(config, name) == getattr(defaults, name)}
+    return replace(config, **{name: advised[name] for name in unchanged})

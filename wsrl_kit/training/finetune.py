@@ -1,6 +1,6 @@
 """Stage 2, fine-tuning: the robot acts and learns, from a warmed-up or fresh agent.
 
-Read from `finetune` down: it plays episodes; `play_episode` repeats `act`, `learn` and `record`.
+Read from `finetune` down: it plays episodes; `play_episode` repeats the actor's `step`, `learn` and `record`.
 """
 
 import logging
@@ -305,7 +305,7 @@ class Episode:
 
 
 def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
-    """One episode: evaluation if due, reset, then `act`, `learn` and `record` until it ends."""
+    """One episode: evaluation if due, reset, then the actor's `step`, `learn` and `record` until it ends."""
     config = setup.config
     episode = Episode(EpisodeRecord(config.confirm_success), InterventionLog(run.memory))
     try:
