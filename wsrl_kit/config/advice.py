@@ -27,6 +27,9 @@ POOR = 0.2
 OVERFITTED = 1.2
 """Growth of the held-out TD error, from its lowest to the last, above which warmup was too long."""
 
+FROZEN_EPISODES = 10
+"""Episodes of the data's length that a policy better than the data acts before it learns."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -37,6 +40,7 @@ class Diagnosis:
         policy: mean of the last evaluation, sampled actions; None: there was none.
         policy_before: of the evaluation before.
         data: mean over the offline episodes by their loss weight.
+        data_episode_steps: mean length of these episodes, likewise.
         clear_difference: see `CLEAR_DIFFERENCE`.
         holdout_growth: last held-out TD error over the lowest.
     """
@@ -45,6 +49,7 @@ class Diagnosis:
     policy: float | None
     policy_before: float | None
     data: float
+    data_episode_steps: float
     clear_difference: float
     holdout_growth: float | None
 
@@ -84,7 +89,7 @@ def of_run(warmup: RunRecord) -> Advice:
             "without a diagnosis"
         )
     with reading(warmup.folder / "run.json", RunError):
-        return advise(read_diagnosis(stored), int(warmup.parameters["online_steps"]))
+        return advise(read_diagnosis(stored))
 
 
 def diagnose(dataset: Dataset, warmup: RunRecord) -> Diagnosis:
@@ -103,6 +108,7 @@ def diagnose(dataset: Dataset, warmup: RunRecord) -> Diagnosis:
         policy=float(evaluated[-1]) if len(evaluated) else None,
         policy_before=float(evaluated[-2]) if len(evaluated) > 1 else None,
         data=float(np.average(values, weights=weight)),
+        data_episode_steps=float(np.average(dataset.episode_lengths, weights=weight)),
         clear_difference=clear_difference,
         holdout_growth=float(holdout[-1] / holdout.min()) if len(holdout) and holdout.min() > 0 else None,
     )
@@ -117,8 +123,8 @@ def read_diagnosis(stored: Mapping[str, Any]) -> Diagnosis:
     return Diagnosis(**check_some(Diagnosis, stored, "fact"))
 
 
-def advise(diagnosis: Diagnosis, online_steps: int) -> Advice:
-    """The regime of a diagnosis, and the parameters that follow for a run of `online_steps`."""
+def advise(diagnosis: Diagnosis) -> Advice:
+    """The regime of a diagnosis, and the parameters that follow."""
     policy, data, clear = diagnosis.policy, diagnosis.data, diagnosis.clear_difference
     if policy is None:
         reason = "No evaluation episodes were run, so nobody knows what the policy can do: the defaults stay."
@@ -130,7 +136,7 @@ def advise(diagnosis: Diagnosis, online_steps: int) -> Advice:
         reasons = [f"Policy and data are both poor ({found}): nothing to preserve, so cloning ends at the switch."]
     elif policy > data + clear:
         regime = "policy"
-        parameters = {"frozen_rollout_steps": online_steps // 10}
+        parameters = {"frozen_rollout_steps": round(FROZEN_EPISODES * diagnosis.data_episode_steps)}
         reasons = [f"The policy is better than the data ({found}): its own episodes come first, without learning."]
     elif policy < data - clear:
         regime, parameters = "data", {"retention_ratio": 1.0}
@@ -150,6 +156,6 @@ def advise(diagnosis: Diagnosis, online_steps: int) -> Advice:
 
 def followed(config: WSRLConfig, diagnosis: Diagnosis) -> WSRLConfig:
     """The config with advised values in place of defaults; values that were changed stay."""
-    defaults, advised = WSRLConfig(), advise(diagnosis, config.online_steps).parameters
+    defaults, advised = WSRLConfig(), advise(diagnosis).parameters
     unchanged = {name for name in advised if getattr(config, name) == getattr(defaults, name)}
     return replace(config, **{name: advised[name] for name in unchanged})
