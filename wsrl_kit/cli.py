@@ -29,126 +29,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="wsrl-kit", description=wsrl_kit.__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    described = _add_notebooks(commands, arguments[:1])
+    for add in (_add_lab, _add_doctor, _add_advise, _add_watch, _add_hil_serl, _add_robot):
+        add(commands)
+    options, rest = parser.parse_known_args(arguments)
+    if described is not None:
+        return _run(described.path, _flags(options, rest, described), options.out)
+    if options.command == "lab":
+        return _lab(options.folder, arguments[1:])
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options.do(options)
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
     run.add_argument("notebook", type=user_path, help="the notebook to execute")
     run.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook"
     )
     _add_out(run)
+    run.set_defaults(do=lambda options: _run(options.notebook, dict(options.p), options.out))
+
+
+def _add_notebooks(commands: Any, wanted: list[str]) -> Notebook | None:
+    """The commands that are notebooks; returns the wanted one, which alone is read for its parameters."""
+    described = None
     for name, (notebook, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, allow_abbrev=False)
         _add_out(command)
         if name == "report":
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
-        if arguments[:1] == [name]:
+        if wanted == [name]:
             described = read_notebook(template_folder() / notebook)
             _add_parameters(command, described)
-    lab = commands.add_parser(
-        "lab",
-        help="open copies of the notebooks in JupyterLab",
-        epilog="Further arguments, such as --no-browser, go to JupyterLab.",
-        allow_abbrev=False,
-    )
-    lab.add_argument(
-        "folder",
-        nargs="?",
-        type=user_path,
-        metavar="DIR",
-        help="folder of the copies; notebooks in it are kept (default: lab)",
-    )
-    doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
-    doctor.add_argument("--exp_name", help="task of the data; says what does not fit the task")
-    doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
-    doctor.add_argument(
-        "--action_units",
-        default="normalized",
-        help="units of the actions in the files: normalized, or task (default: normalized)",
-    )
-    advising = commands.add_parser("advise", help="say which of policy and data a warmup made better, and what follows")
-    advising.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished warmup")
-    watching = commands.add_parser("watch", help="make a clip of what a run's policy did, from its recorded episodes")
-    watching.add_argument(
-        "run", type=user_path, metavar="RUN", help="folder of a warmup or fine-tuning, also a running one"
-    )
-    watching.add_argument(
-        "--out",
-        type=user_path,
-        metavar="FILE",
-        help="file to write: .mp4, or .png for still pictures (default: RUN/videos/clip.mp4)",
-    )
-    exporting = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
-    exporting.add_argument(
-        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
-    )
-    exporting.add_argument(
-        "folder", type=user_path, metavar="DIR", help="folder to write, for HIL-SERL's --checkpoint_path"
-    )
-    importing = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
-    importing.add_argument(
-        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of HIL-SERL, or the folder that holds it"
-    )
-    importing.add_argument(
-        "file", type=user_path, metavar="FILE", help="file to write, for the checkpoint_path of fine-tuning"
-    )
-    for command in (exporting, importing):
-        command.add_argument(
-            "--cameras", metavar="NAME,NAME", help="names of the cameras in the order of HIL-SERL's image_keys"
-        )
-
-    _add_robot(commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot"))
-
-    options, rest = parser.parse_known_args(arguments)
-    if options.command in COMMANDS:
-        return _run(described.path, _flags(options, rest, described), options.out)
-    if options.command == "lab":
-        return _lab(options.folder, arguments[1:])
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if options.command == "run":
-        return _run(options.notebook, dict(options.p), options.out)
-    if options.command == "robot-sim":
-        return _serve_robot(options)
-    if options.command == "doctor":
-        return _doctor(options)
-    if options.command == "advise":
-        return _advise(options.run)
-    if options.command == "watch":
-        return _watch(options.run, options.out)
-    return _convert(options)
+    return described
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=user_path, help="folder of the run; an unfinished run in it is resumed")
-
-
-def _add_robot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 opens the server to the network (default: 127.0.0.1)",
-    )
-    parser.add_argument("--port", default="5000", help="port to listen on; 0: any free port (default: 5000)")
-    parser.add_argument(
-        "--speed", default="1.0", help="simulated seconds per second; 0: time moves only by commands (default: 1.0)"
-    )
-    parser.add_argument(
-        "--exp_name",
-        default="hirol_fixed_gripper_pixels",
-        help="simulated robot to serve (default: hirol_fixed_gripper_pixels, with cameras)",
-    )
-    parser.add_argument("--environment_options", default="{}", help="options of the simulated robot, a dict")
-
-
-def _serve_robot(options: argparse.Namespace) -> int:
-    from wsrl_kit.parameters import check, parse
-    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
-
-    given = check("environment_options", parse(options.environment_options, dict), dict)
-    speed = check("speed", parse(options.speed, float), float)
-    port = check("port", parse(options.port, int), int, {"minimum": 0, "maximum": 65535})
-    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port))
-    return 0
 
 
 def _add_parameters(parser: argparse.ArgumentParser, notebook: Notebook) -> None:
@@ -203,6 +123,22 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     return 0
 
 
+def _add_lab(commands: Any) -> None:
+    lab = commands.add_parser(
+        "lab",
+        help="open copies of the notebooks in JupyterLab",
+        epilog="Further arguments, such as --no-browser, go to JupyterLab.",
+        allow_abbrev=False,
+    )
+    lab.add_argument(
+        "folder",
+        nargs="?",
+        type=user_path,
+        metavar="DIR",
+        help="folder of the copies; notebooks in it are kept (default: lab)",
+    )
+
+
 def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
     """Opens copies of the notebooks; relative paths in them begin at the current folder, as those of commands do."""
     from jupyterlab.labapp import LabApp
@@ -225,6 +161,19 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
         arguments += [f"--ContentsManager.hide_globs={name}" for name in (template_folder().name, "__pycache__")]
     LabApp.launch_instance([*arguments, *options])
     return 0
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
+    doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
+    doctor.add_argument("--exp_name", help="task of the data; says what does not fit the task")
+    doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
+    doctor.add_argument(
+        "--action_units",
+        default="normalized",
+        help="units of the actions in the files: normalized, or task (default: normalized)",
+    )
+    doctor.set_defaults(do=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -250,38 +199,119 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if any(report.problems for report in reports) else 0
 
 
-def _advise(folder: Path) -> int:
+def _add_advise(commands: Any) -> None:
+    advise = commands.add_parser("advise", help="say which of policy and data a warmup made better, and what follows")
+    advise.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished warmup")
+    advise.set_defaults(do=_advise)
+
+
+def _advise(options: argparse.Namespace) -> int:
     from wsrl_kit.config.advice import of_run
     from wsrl_kit.runs.run import read_run
 
-    print(of_run(read_run(folder)))
+    print(of_run(read_run(options.run)))
     return 0
 
 
-def _watch(folder: Path, out: Path | None) -> int:
+def _add_watch(commands: Any) -> None:
+    watch = commands.add_parser("watch", help="make a clip of what a run's policy did, from its recorded episodes")
+    watch.add_argument(
+        "run", type=user_path, metavar="RUN", help="folder of a warmup or fine-tuning, also a running one"
+    )
+    watch.add_argument(
+        "--out",
+        type=user_path,
+        metavar="FILE",
+        help="file to write: .mp4, or .png for still pictures (default: RUN/videos/clip.mp4)",
+    )
+    watch.set_defaults(do=_watch)
+
+
+def _watch(options: argparse.Namespace) -> int:
     from wsrl_kit.analysis.clips import write_clip
 
-    clip = write_clip(folder, out)
+    clip = write_clip(options.run, options.out)
     for remark in clip.remarks:
         print(f"remark: {remark}", file=sys.stderr)
     print("\n".join([*(moment.title for moment in clip.moments), str(clip.path)]))
     return 0
 
 
-def _convert(options: argparse.Namespace) -> int:
+def _add_hil_serl(commands: Any) -> None:
+    export = commands.add_parser("export-hil-serl", help="hand an agent back to HIL-SERL, training state included")
+    export.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of a warmup, or checkpoint.npz of a run"
+    )
+    export.add_argument(
+        "folder", type=user_path, metavar="DIR", help="folder to write, for HIL-SERL's --checkpoint_path"
+    )
+    export.set_defaults(do=_export)
+    take_over = commands.add_parser("import-hil-serl", help="take over an agent of HIL-SERL's as a warmup checkpoint")
+    take_over.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT", help="checkpoint of HIL-SERL, or the folder that holds it"
+    )
+    take_over.add_argument(
+        "file", type=user_path, metavar="FILE", help="file to write, for the checkpoint_path of fine-tuning"
+    )
+    take_over.set_defaults(do=_import)
+    for command in (export, take_over):
+        command.add_argument(
+            "--cameras", metavar="NAME,NAME", help="names of the cameras in the order of HIL-SERL's image_keys"
+        )
+
+
+def _export(options: argparse.Namespace) -> int:
     from wsrl_kit.hil_serl import checkpoint
 
-    cameras = options.cameras.split(",") if options.cameras else None
-    if options.command == "export-hil-serl":
-        call = checkpoint.export(options.checkpoint, options.folder, cameras)
-        print(f"{options.folder} is restored by the agent of {call}")
-    else:
-        agent = checkpoint.import_hil_serl(options.checkpoint, options.file, cameras)
-        encoder = ", encoder 'resnet10_frozen'" if agent.pixels else ""
-        gripper = f", gripper {agent.gripper!r}" if agent.learns_gripper else ""
-        print(
-            f"{options.file} is for fine-tuning with hidden_sizes {list(agent.hidden_sizes)}, critic_ensemble_size "
-            f"{agent.critic_ensemble_size}, shared_critic_output {agent.shared_critic_output}, "
-            f"temperature_parameterisation {agent.temperature_parameterisation!r}{encoder}{gripper}"
-        )
+    call = checkpoint.export(options.checkpoint, options.folder, _cameras(options))
+    print(f"{options.folder} is restored by the agent of {call}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from wsrl_kit.hil_serl import checkpoint
+
+    agent = checkpoint.import_hil_serl(options.checkpoint, options.file, _cameras(options))
+    encoder = ", encoder 'resnet10_frozen'" if agent.pixels else ""
+    gripper = f", gripper {agent.gripper!r}" if agent.learns_gripper else ""
+    print(
+        f"{options.file} is for fine-tuning with hidden_sizes {list(agent.hidden_sizes)}, critic_ensemble_size "
+        f"{agent.critic_ensemble_size}, shared_critic_output {agent.shared_critic_output}, "
+        f"temperature_parameterisation {agent.temperature_parameterisation!r}{encoder}{gripper}"
+    )
+    return 0
+
+
+def _cameras(options: argparse.Namespace) -> list[str] | None:
+    return options.cameras.split(",") if options.cameras else None
+
+
+def _add_robot(commands: Any) -> None:
+    robot = commands.add_parser("robot-sim", help="serve HIL-SERL's robot API from the simulated robot")
+    robot.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 opens the server to the network (default: 127.0.0.1)",
+    )
+    robot.add_argument("--port", default="5000", help="port to listen on; 0: any free port (default: 5000)")
+    robot.add_argument(
+        "--speed", default="1.0", help="simulated seconds per second; 0: time moves only by commands (default: 1.0)"
+    )
+    robot.add_argument(
+        "--exp_name",
+        default="hirol_fixed_gripper_pixels",
+        help="simulated robot to serve (default: hirol_fixed_gripper_pixels, with cameras)",
+    )
+    robot.add_argument("--environment_options", default="{}", help="options of the simulated robot, a dict")
+    robot.set_defaults(do=_serve_robot)
+
+
+def _serve_robot(options: argparse.Namespace) -> int:
+    from wsrl_kit.parameters import check, parse
+    from wsrl_kit.robot.server import RobotServer, serve, simulated_arm
+
+    given = check("environment_options", parse(options.environment_options, dict), dict)
+    speed = check("speed", parse(options.speed, float), float)
+    port = check("port", parse(options.port, int), int, {"minimum": 0, "maximum": 65535})
+    serve(RobotServer(simulated_arm(options.exp_name, given, speed), options.host, port))
     return 0
