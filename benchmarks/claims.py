@@ -81,8 +81,8 @@ CONSERVATIVE = {"conservative_weight": 0.005, "cql_actions": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "keep_all": {"retention_ratio": 1.0},
     "keep_random": {"retention_priority": "random"},
-    "prioritized": {"use_prioritized_replay": True},
-    "prioritized_max": {"use_prioritized_replay": True, "importance_normalisation": "max"},
+    "uniform": {"use_prioritized_replay": False},
+    "prioritized_max": {"importance_normalisation": "max"},
     "cloning_ends": {"behavior_cloning_online_weight": 0.0},
     "advised": {"follow_advice": True},
     "unweighted": {
@@ -125,13 +125,13 @@ CLAIMS = [
     Claim("3", "... than keeping none", "warmup_decay", "warmup_no_data", "area_under_curve"),
     Claim("3", "... than keeping a random 20 %", "warmup_decay", "keep_random", "area_under_curve"),
     Claim("3", "... than all, at the end", "warmup_decay", "keep_all", "final_success"),
-    Claim("4", "prioritized replay is better than uniform", "prioritized", "warmup_decay", "area_under_curve"),
-    Claim("4", "... at the end", "prioritized", "warmup_decay", "final_success"),
-    Claim("4", "... makes the dip less deep", "prioritized", "warmup_decay", "dip_depth"),
+    Claim("4", "prioritized replay is better than uniform", "warmup_decay", "uniform", "area_under_curve"),
+    Claim("4", "... at the end", "warmup_decay", "uniform", "final_success"),
+    Claim("4", "... makes the dip less deep", "warmup_decay", "uniform", "dip_depth"),
     Claim(
         "4",
         "importance over its mean, not its largest, is better",
-        "prioritized",
+        "warmup_decay",
         "prioritized_max",
         "area_under_curve",
     ),

@@ -25,7 +25,7 @@ def test_defaults_are_those_that_users_know() -> None:
         "demo_weight": 2.0,
         "success_weight_bonus": 1.5,
         "retention_ratio": 0.2,
-        "use_prioritized_replay": False,
+        "use_prioritized_replay": True,
         "priority_alpha": 0.6,
         "initial_priority_beta": 0.4,
         "final_priority_beta": 1.0,

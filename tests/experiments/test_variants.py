@@ -37,7 +37,7 @@ def compared(**changes: Any) -> AblationConfig:
 
 def planned(variants: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The jobs of the variants by arm."""
-    config = settings(offline_data_path={"demos": ["demos.pkl"]}, retention_ratio=0.3, use_prioritized_replay=True)
+    config = settings(offline_data_path={"demos": ["demos.pkl"]}, retention_ratio=0.3)
     return {job.arm: job for job in plan(config, compared(variants=variants, **changes), Path("root"))}
 
 
@@ -129,7 +129,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "behavior_cloning_online_weight": 0.3,
         "behavior_cloning_fade_steps": 5,
         "replay_capacity": 50,
-        "use_prioritized_replay": True,
+        "use_prioritized_replay": False,
         "priority_alpha": 0.1,
         "initial_priority_beta": 0.9,
         "final_priority_beta": 0.9,

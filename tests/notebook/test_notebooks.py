@@ -376,7 +376,7 @@ def ablated(notebook: str, variants: dict[str, Any], sources: Path, folder: Path
 
 @pytest.mark.slow
 def test_replay_and_retention_are_ablated_from_one_warmup(sources: Path, tmp_path: Path) -> None:
-    variants = {"proportional": {"use_prioritized_replay": True}, "keep_random": {"retention_priority": "random"}}
+    variants = {"keep_random": {"retention_priority": "random"}, "uniform": {"use_prioritized_replay": False}}
     first, second = ablated("05_ablate_replay.ipynb", variants, sources, tmp_path)
     assert first.parameters["checkpoint_path"] == second.parameters["checkpoint_path"]
     kept = [load_sources(record.parameters["demo_path"]) for record in (first, second)]
