@@ -292,6 +292,7 @@ def start(config: WSRLConfig, resumed_from: Path | None = None) -> Iterator[Any]
     return finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_learned_gripper_resumes_to_the_same_bits(tmp_path: Path) -> None:
     config = settings(**RUN, random_steps=10, reward_scale=2.0)
     events = taken(start(config))

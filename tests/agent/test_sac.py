@@ -11,6 +11,7 @@ import optax
 import pytest
 from jaxtyping import PyTree
 
+from slow_cases import one_fast
 from wsrl_kit.agent import sac
 from wsrl_kit.agent import state as sac_state
 from wsrl_kit.agent.sac import SACConfig, SACState
@@ -191,7 +192,7 @@ def test_the_temperature_falls_where_entropy_is_above_its_target_and_rises_below
     ("parameterisation", "temperature_of"),
     [("exponential", np.exp), ("softplus", lambda value: np.log1p(np.exp(value)))],
 )
-@pytest.mark.parametrize("initial_temperature", [1e-4, 1.0, 50.0])
+@pytest.mark.parametrize("initial_temperature", one_fast([1e-4, 1.0, 50.0]))
 def test_the_temperature_starts_as_told_and_its_parameter_takes_adams_step(
     parameterisation: str, temperature_of: Callable[[float], float], initial_temperature: float
 ) -> None:

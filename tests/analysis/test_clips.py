@@ -123,10 +123,14 @@ def test_a_clip_has_a_frame_for_each_step_and_moves(tmp_path: Path, success: Tra
 
 
 @pytest.mark.usefixtures("no_opengl")
-def test_without_opengl_peg_and_hole_are_drawn(run: Path) -> None:
-    clip = write_clip(run, run / "drawn.png")
-    assert any("OpenGL" in remark for remark in clip.remarks)
-    page = image.imread(clip.path)
+def test_the_command_names_its_moments_and_draws_peg_and_hole_without_opengl(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", str(run), "--out", str(run / "drawn.png")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.split("\n")[-2] == str(run / "drawn.png") and "At the switch" in shown.out
+    assert "OpenGL" in shown.err
+    page = image.imread(run / "drawn.png")
     assert page.shape[:2] == (4 * 840, 960)
     peg = (np.abs(page[..., :3] - [0.87, 0.49, 0.2]).max(axis=-1) < 0.12).sum()
     assert peg > 4_000
@@ -145,15 +149,6 @@ def test_contact_begins_with_a_force(success: Trace) -> None:
     assert first is not None and (playback.forces[: first - 1] < 1.0).all() and playback.forces[first - 1] >= 1.0
     assert contact(replace(playback, forces=None)) is None
     assert contact(replace(playback, forces=np.zeros(3))) is None
-
-
-def test_the_command_writes_a_clip_and_names_its_moments(
-    run: Path, no_opengl: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["watch", str(run), "--out", str(run / "here.png")]) == 0
-    shown = capsys.readouterr()
-    assert shown.out.split("\n")[-2] == str(run / "here.png") and "At the switch" in shown.out
-    assert "OpenGL" in shown.err
 
 
 def test_what_can_not_be_shown_is_said_in_one_sentence(
@@ -247,8 +242,10 @@ def test_a_run_that_is_written_or_deleted_meanwhile(run: Path, no_opengl: None, 
 
 
 def test_without_an_encoder_there_are_still_pictures(
-    run: Path, no_opengl: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, success: Trace, no_opengl: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run = write_run(tmp_path, {0: [success]})
+
     def unknown(*arguments: str) -> None:
         raise av.codec.codec.UnknownCodecError("libx264")
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slow_cases import one_fast
 from wsrl_kit.analysis.statistics import (
     COVERAGE,
     align,
@@ -159,7 +160,7 @@ def simulation():
     return module
 
 
-@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("n", one_fast([5, 3]))
 def test_coverage_is_what_is_printed(simulation, n):
     trials = 200
     measured = [

@@ -136,6 +136,7 @@ class KillsAWorker(StopAt):
             self.has_killed = True
 
 
+@pytest.mark.slow
 def test_the_run_of_a_lost_worker_goes_on_in_another_and_ends_with_the_same_bytes(done, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
     progress = KillsAWorker(tmp_path / "scratch" / "seed_0")
