@@ -111,7 +111,7 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     try:
         executed = run_notebook(notebook, given, out)
     except Interrupted as interrupted:
-        print(f"wsrl-kit: {interrupted}; --out {out} continues the run", file=sys.stderr)
+        print(f"wsrl-kit: {interrupted}; the same command with --out {out} continues", file=sys.stderr)
         return 128 + interrupted.number
     summary = out / "summary.txt"
     if summary.exists():

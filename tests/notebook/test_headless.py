@@ -116,6 +116,20 @@ def test_an_error_of_ours_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_refusal_leaves_the_notebook_of_the_run_that_is_there(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    assert run(notebook, "--out", "out", folder=tmp_path).returncode == 0
+    before = (tmp_path / "out/job.ipynb").read_bytes()
+    refusing = "from wsrl_kit.errors import RunError\nraise RunError('out holds a run with other parameters')"
+    done = run(write_notebook(tmp_path / "job.ipynb", CONFIG, refusing), "--out", "out", folder=tmp_path)
+    assert done.returncode == 1 and "other parameters" in done.stderr
+    assert (tmp_path / "out/job.ipynb").read_bytes() == before
+    failing = write_notebook(tmp_path / "job.ipynb", CONFIG, "1 / 0")
+    assert "see out/job.ipynb" in run(failing, "--out", "out", folder=tmp_path).stderr
+    assert (tmp_path / "out/job.ipynb").read_bytes() != before
+
+
+@pytest.mark.slow
 def test_any_other_error_shows_where_it_came_from(tmp_path: Path) -> None:
     done = run(write_notebook(tmp_path / "job.ipynb", "1 / 0"), "--out", "out", folder=tmp_path)
     assert done.returncode == 1

@@ -15,7 +15,7 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import check_some
+from wsrl_kit.parameters import check_some, names_of
 from wsrl_kit.runs.run import RunRecord
 
 CLEAR_DIFFERENCE = 0.1
@@ -70,9 +70,14 @@ class Advice:
 
     def __str__(self) -> str:
         lines = list(self.reasons)
-        if self.parameters:
-            given = " ".join(f"--{name}={value}" for name, value in self.parameters.items())
-            lines.append(f"Advised for fine-tuning: {given} (all of it by --preset=advised)")
+        for name, value in self.parameters.items():
+            if name in names_of(WSRLConfig, stage="retention"):
+                lines.append(
+                    f"Advised for warmup: --{name}={value} (or --preset=advised there); or give fine-tuning the "
+                    "offline data themselves as --demo_path."
+                )
+            else:
+                lines.append(f"Advised for fine-tuning: --{name}={value} (or --preset=advised there).")
         return "\n".join(lines)
 
 
@@ -129,7 +134,7 @@ def advise(diagnosis: Diagnosis) -> Advice:
     if policy is None:
         reason = "No evaluation episodes were run, so nobody knows what the policy can do: the defaults stay."
         return Advice("unknown", (reason,), {})
-    found = f"{diagnosis.measure} {policy:.2f} against {data:.2f} of the data"
+    found = f"{diagnosis.measure} {policy:.2f} against {data:.2f} of the data, by their weights"
     parameters: dict[str, Any]
     if diagnosis.measure == "success" and max(policy, data) < POOR:
         regime, parameters = "poor", {"behavior_cloning_online_weight": 0.0}

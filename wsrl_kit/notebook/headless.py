@@ -26,6 +26,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 GRACE_SECONDS = 60.0
 
 
+RECORD = "run.json"
+"""By which a run's folder says how the run ended."""
+
+
 class Interrupted(BaseException):
     """A signal asked for the end of the run, whose notebook is kept as far as it was executed."""
 
@@ -68,7 +72,16 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
     executed = output_dir / notebook.name
     _bound_threads()
     os.environ.pop(NOTEBOOK_VARIABLE, None)  # inherited when a notebook's cell starts the command
-    _execute(notebook, executed, values)
+    record = output_dir / RECORD
+    before, kept = _content(record), _content(executed)
+    try:
+        _execute(notebook, executed, values)
+    except errors.WSRLKitError as error:
+        is_refusal = type(error).__name__ == getattr(error.__cause__, "ename", None)
+        if is_refusal and before is not None and kept is not None and _content(record) == before:
+            # Nothing was done to the run that is in the folder: its notebook stays, too.
+            executed.write_bytes(kept)
+        raise
     _check_finished(output_dir)
     _write_html(executed)
     return executed
@@ -94,7 +107,8 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
         try:
             threading.Thread(target=work, name="papermill", daemon=True).start()
             ended.wait()
-        except Interrupted:
+        except Interrupted as interrupted:
+            print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
             _end_kernel(kernels, ended)
             raise
     if failures:
@@ -122,7 +136,9 @@ def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: 
             super().__init__(transport="ipc", connection_file=str(sockets / "kernel.json"), **options)
             kernels.append(self)
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    # What a kernel's end looks like from here is told in our own words.
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
     execute_notebook(
         notebook,
         executed,
@@ -180,8 +196,12 @@ def _explain(error: BaseException, executed: Path) -> errors.WSRLKitError:
     return errors.RunError(f"{executed.name} could not be executed: {type(error).__name__}: {error}")
 
 
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
 def _check_finished(output_dir: Path) -> None:
-    record = output_dir / "run.json"
+    record = output_dir / RECORD
     try:
         status = json.loads(record.read_text())["status"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -104,14 +104,15 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
             result = follow(events, run, progress)
         assert result is not None
         diagnosis = diagnose(dataset, read_run(folder))
+        config = followed(config, diagnosis) if config.follow_advice else config
         details = {
             "exp_name": config.exp_name,
             "warmup_steps": result.steps,
             "seed": config.seed,
             "diagnosis": asdict(diagnosis),
+            "retention_ratio": config.retention_ratio,
         }
         agents.save_warmup(target, agent_config, result.agent, agents.probe_batch(config, dataset), details)
-        config = followed(config, diagnosis) if config.follow_advice else config
         kept_transitions = _retain(config, agent_config, result.agent, dataset, target.parent / FILTERED_FILE)
         run.finish(
             {
