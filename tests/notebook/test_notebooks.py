@@ -364,6 +364,20 @@ def test_a_report_on_any_runs_leaves_its_tables_and_figures(
     assert not (tmp_path / "refused" / "run.json").exists()
 
 
+def test_exploring_writes_the_table_of_all_runs_and_the_curves_of_the_first(tmp_path: Path) -> None:
+    write_ablation(tmp_path / "runs", ("rlpd_all",), seeds=2, budget=400)
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "run.json").write_text("")
+    given = {"runs_folder": tmp_path / "runs", "smoothing": 0.5}
+    shown = execute(NOTEBOOKS / "91_explore.ipynb", given, tmp_path / "out")
+    (table,) = (each for each in shown if isinstance(each, Table))
+    assert table.frame["folder"].tolist()[0] == "broken"
+    assert len(table.frame) == 5
+    assert figures(shown) == len(list((tmp_path / "out" / "figures").glob("curves.png"))) == 1
+    assert "broken: " in (tmp_path / "out" / "summary.txt").read_text()
+    assert (read_run(tmp_path / "out").status, read_run(tmp_path / "out").summary) == ("finished", {"runs": 5})
+
+
 def ablated(notebook: str, variants: dict[str, Any], sources: Path, folder: Path) -> list[Any]:
     """The runs that an ablation of two variants leaves, once its report is there too."""
     given = ABLATION | {"offline_data_path": str(sources), "variants": variants}
