@@ -11,6 +11,7 @@ import ipywidgets
 import pytest
 
 from synthetic_runs import write_finetune, write_warmup
+from widgets_here import find, press, widgets
 from wsrl_kit.analysis.overview import RunFolders
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import RunError
@@ -22,19 +23,6 @@ from wsrl_kit.notebook.templates import COMMANDS, template_folder
 from wsrl_kit.runs.run import Run, read_run
 
 SUCCESS = "evaluation/success_sampled"
-
-
-def widgets(box: ipywidgets.Widget) -> list[Any]:
-    return [box, *(inner for child in getattr(box, "children", ()) for inner in widgets(child))]
-
-
-def press(box: ipywidgets.Widget, label: str) -> None:
-    (button,) = (w for w in widgets(box) if isinstance(w, ipywidgets.Button) and w.description == label)
-    button.click()
-
-
-def find(box: ipywidgets.Widget, kind: type, label: str = "") -> Any:
-    return next(w for w in widgets(box) if type(w) is kind and getattr(w, "description", "") == label)
 
 
 def ticked(box: ipywidgets.Widget) -> dict[str, bool]:

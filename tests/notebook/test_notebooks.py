@@ -82,7 +82,8 @@ def test_collecting_leaves_three_sources_of_the_asked_size(tmp_path: Path) -> No
     assert dataset.episode_success[demos].tolist() == [1.0, 1.0, 1.0]
     assert read_run(tmp_path).summary["transitions"] == len(dataset)
     assert (tmp_path / "figures" / "sources.png").stat().st_size > 0
-    assert figures_shown(tmp_path / "00_collect_data.ipynb") == 1
+    assert figures_shown(tmp_path / "00_collect_data.ipynb") == 2
+    assert (tmp_path / "figures" / "episode.png").stat().st_size > 0
     assert (tmp_path / "00_collect_data.html").stat().st_size > 0
 
 
@@ -94,8 +95,8 @@ def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(sources: Path, w
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
     kept = load_sources(str(folder / "filtered_demos.pkl"))
     assert len(kept) == len(load_sources(str(sources))) // 2 == record.summary["kept_transitions"]
-    assert figures(shown) == 3
-    for figure in ("warmup", "sources"):
+    assert figures(shown) == 4
+    for figure in ("warmup", "sources", "episode"):
         assert (folder / "figures" / f"{figure}.png").stat().st_size > 0
 
 
@@ -137,7 +138,7 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     episodes = {"demo_episodes": 2, "suboptimal_episodes": 2, "random_episodes": 1}
     data, warmup, online = (tmp_path / name for name in ("data", "warmup", "online"))
     run_notebook(NOTEBOOKS / "00_collect_data.ipynb", task | episodes, data)
-    assert figures_shown(data / "00_collect_data.ipynb") == 2
+    assert figures_shown(data / "00_collect_data.ipynb") == 3
     dataset = load_sources(str(data))
     assert {name: frames.shape[1:] for name, frames in dataset.images.items()} == {
         "wrist_1": (16, 16, 3),
@@ -146,7 +147,7 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     learning = task | {"hidden_sizes": [16], "batch_size": 8, "evaluation_episodes": 1, "augmentation_padding": 1}
     steps = {"warmup_steps": 6, "warmup_evaluation_interval": 6, "log_interval": 3}
     run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", learning | steps | {"offline_data_path": str(data)}, warmup)
-    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 4
+    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 5
     assert (warmup / "figures" / "cameras.png").stat().st_size > 0
     kept = {"checkpoint_path": str(warmup / "warmup.npz"), "demo_path": str(warmup / "filtered_demos.pkl")}
     steps = {"online_steps": 10, "evaluation_interval": 10, "log_interval": 5, "update_to_data_ratio": 1}

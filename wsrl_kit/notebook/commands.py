@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ def continue_run(run: RunRecord) -> str:
         raise RunError(f"{run.folder} holds a {run.kind} run: the command that began it continues it")
     if run.arm:
         raise RunError(f"{run.folder} is part of a larger experiment, as arm {run.arm}: its command continues it")
-    notebook = _notebook(run.kind)
+    notebook = notebook_of(run.kind)
     steps = "warmup_steps" if run.kind == "warmup" else "online_steps"
     more = f"# it is finished: a larger {steps} goes on\n" if run.status == "finished" else ""
-    return more + _command_and_cell(run.kind, notebook, _given(run, notebook), run.folder)
+    return more + _command_and_cell(run.kind, notebook, given(run.parameters, notebook), run.folder)
 
 
 def finetune_from(run: RunRecord) -> str:
@@ -37,8 +38,8 @@ def finetune_from(run: RunRecord) -> str:
     checkpoint, kept = run.folder / WARMUP_FILE, run.folder / FILTERED_FILE
     if not checkpoint.exists():
         raise RunError(f"{run.folder} holds no {WARMUP_FILE} to fine-tune from: expected a finished warmup")
-    notebook = _notebook("finetune")
-    values = _given(run, notebook) | {"checkpoint_path": str(checkpoint)}
+    notebook = notebook_of("finetune")
+    values = given(run.parameters, notebook) | {"checkpoint_path": str(checkpoint)}
     values |= {"demo_path": str(kept)} if kept.exists() else {}
     return _command_and_cell("finetune", notebook, values, Path(f"{run.folder}-finetune"))
 
@@ -55,14 +56,21 @@ def report_on(runs: Sequence[RunRecord]) -> str:
     return shlex.join(["wsrl-kit", "report", *folders, "--out", "runs/report"])
 
 
-def _notebook(command: str) -> Notebook:
+def cell_of(config: Any, command: str) -> str:
+    """The parameters cell of a command's notebook with the values of a config."""
+    notebook = notebook_of(command)
+    return as_cell(notebook, given(asdict(config), notebook))
+
+
+def notebook_of(command: str) -> Notebook:
+    """The notebook that a command executes."""
     return read_notebook(template_folder() / COMMANDS[command][0])
 
 
-def _given(run: RunRecord, notebook: Notebook) -> dict[str, Any]:
-    """The run's parameters that the notebook has, where they differ from what it would take."""
-    usual = json.loads(json.dumps(notebook.values))
-    known = {name: value for name, value in run.parameters.items() if name in notebook.fields}
+def given(parameters: Mapping[str, Any], notebook: Notebook) -> dict[str, Any]:
+    """Those of a run's parameters that the notebook has, where they differ from what it would take."""
+    usual, parameters = json.loads(json.dumps([notebook.values, parameters]))
+    known = {name: value for name, value in parameters.items() if name in notebook.fields}
     return {name: value for name, value in known.items() if value != usual.get(name)}
 
 

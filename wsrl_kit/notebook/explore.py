@@ -107,7 +107,9 @@ class Explorer:
         self._cells = [ipywidgets.HTML(layout=Layout(flex="1")) for _ in range(ROWS)]
         self._lines = [ipywidgets.HBox(pair) for pair in zip(self._ticks, self._cells, strict=True)]
         self._rows, self._place, self._status = ipywidgets.VBox(), ipywidgets.Label(), ipywidgets.HTML()
-        self._image = ipywidgets.Image(format="png", layout=Layout(max_width="100%", display="none"))
+        self._image = ipywidgets.Image(
+            format="png", layout=Layout(max_width="100%", align_self="flex-start", display="none")
+        )
         chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
         for widget in (*self._ticks, *chosen):
             widget.observe(lambda change: self._changed(change["owner"]), "value")

@@ -314,5 +314,5 @@ def _drawn(draw: Callable[[], Figure]) -> bytes | None:
 def png(figure: Figure) -> bytes:
     """The figure as PNG, of a size for a notebook's page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
