@@ -100,9 +100,10 @@ def test_what_is_no_whole_run_is_listed_and_never_raises(tmp_path: Path) -> None
     assert table["status"]["good"] == "finished"
     assert table["message"].drop("good").str.len().gt(0).all()
     assert folders.metrics(["truncated", "no_metrics", "gone"]) == []
-    for name in table.index.drop("good"):
+    for name in [*table.index.drop("good")] * 2:
         with pytest.raises(RunError):
             folders.record(name, SUCCESS)
+    assert folders.table().set_index("folder").equals(table)
     shutil.rmtree(tmp_path / "good")
     assert "good" not in folders.table()["folder"].tolist()
     with pytest.raises(RunError, match="must be a folder of runs"):

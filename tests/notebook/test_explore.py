@@ -65,6 +65,11 @@ def test_what_happens_on_disk_is_seen_and_choices_stay(runs: Path) -> None:
     shown = explorer(runs)
     box = shown.box
     find(box, ipywidgets.SelectMultiple, "arms").value = [""]
+    press(box, "Continue ...")
+    told = find(box, ipywidgets.Textarea).value
+    assert "wsrl-kit finetune --out" in told and "seed_1 is part of a larger experiment" in told
+    press(box, "Report ...")
+    assert find(box, ipywidgets.Textarea).value.startswith("wsrl-kit report ")
     picture = bytes(find(box, ipywidgets.Image).value)
     assert picture.startswith(b"\x89PNG")
     write_finetune(runs / "new", "new_arm", 0, budget=400)

@@ -55,8 +55,7 @@ class RunFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._tails: dict[Path, _Growing] = {}
-        self._rows: dict[Path, dict[str, Any]] = {}
+        self._tails: dict[Path, tuple[_Growing, dict[str, float]]] = {}
         self._curves: dict[tuple[Path, str], tuple[_Growing, dict[str, Curve]]] = {}
 
     def table(self) -> pd.DataFrame:
@@ -97,7 +96,8 @@ class RunFolders:
             RunError: there is no run, or it is damaged.
         """
         path = self.root / folder
-        growing, curves = self._curves.setdefault((path, metric), (_Growing(path / "metrics.csv"), {}))
+        # Kept only once it was read without an error: what is damaged is read anew, and said again.
+        growing, curves = self._curves.pop((path, metric), (_Growing(path / "metrics.csv"), {}))
         with reading(growing.path, RunError):
             block, is_new = growing.read()
             if is_new:
@@ -109,11 +109,12 @@ class RunFolders:
                     environment, gradient = (np.array([*map(int, column)], np.int64) for column in columns[1:3])
                     found = Curve(environment, gradient, np.array([*map(float, columns[4])]))
                     curves[phase] = _joined(curves[phase], found) if phase in curves else found
+        self._curves[path, metric] = growing, curves
         metrics = {(phase, metric): curve for phase, curve in curves.items()}
         return replace(read_run(path, with_metrics=False), metrics=metrics)
 
     def _row(self, folder: Path) -> dict[str, Any]:
-        """The folder's row, with what was known before where that can't be read now."""
+        """The folder's row of the table."""
         row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | dict.fromkeys(("kind", "arm", "seed", "message"), "")
         row["folder"] = str(folder.relative_to(self.root))
         try:
@@ -134,8 +135,7 @@ class RunFolders:
 
     def _last_values(self, folder: Path) -> dict[str, float]:
         """Steps of the last row, and the last success and return."""
-        tail = self._tails.setdefault(folder, _Growing(folder / "metrics.csv", TAIL_BYTES))
-        known = self._rows.setdefault(folder, {})
+        tail, known = self._tails.pop(folder, (_Growing(folder / "metrics.csv", TAIL_BYTES), {}))
         with reading(tail.path, RunError):
             block, is_new = tail.read()
             if is_new:
@@ -148,6 +148,7 @@ class RunFolders:
                         break
             if len(last := tail.last_line.split(b",")) == 5 and tail.last_line != HEADER.encode():
                 known |= {"environment_step": float(last[1]), "gradient_step": float(last[2])}
+        self._tails[folder] = tail, known
         return known
 
 

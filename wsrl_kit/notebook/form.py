@@ -90,7 +90,8 @@ class Form:
         usual = self._notebook.values
         changes = [f"{name}: {_text(usual.get(name))} -> {_text(value)}" for name, value in PRESETS[chosen].items()]
         heading = f"<b>preset {chosen}</b> sets what is not given:<br>" if changes else ""
-        self._differences.value = heading + "<br>".join(map(html.escape, changes))
+        lines = heading + "<br>".join(map(html.escape, changes))
+        self._differences.value = f"<div style='line-height:1.3'>{lines}</div>"
         try:
             check_values(self._notebook, self._values)
             self._status.value = ""

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets
 from ipywidgets import Layout
@@ -27,17 +28,20 @@ def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]
         deleted: called after a deletion.
     """
     text = ipywidgets.Textarea(layout=Layout(width="100%", height="16em", display="none"))
-    question = ipywidgets.HBox()
+    question = ipywidgets.VBox()
 
     def say(sentence: str, *buttons: ipywidgets.Button) -> None:
-        question.children = (ipywidgets.HTML(html.escape(printable(sentence))), *buttons)
+        question.children = (ipywidgets.HTML(html.escape(printable(sentence))), ipywidgets.HBox(buttons))
 
-    def tell(commands: Callable[[list[RunRecord]], list[str]]) -> None:
-        try:
-            told = commands(chosen) if (chosen := runs()) else ["# tick a run first"]
-        except RunError as error:
-            told = [f"# {error}"]
-        text.value, text.layout.display = "\n\n".join(told), ""
+    def tell(command: Callable[[Any], str], of_all: bool = False) -> None:
+        """The command for each run, or for all of them together."""
+        told, chosen = [], runs()
+        for run in [chosen] * bool(chosen) if of_all else chosen:
+            try:
+                told.append(command(run))
+            except RunError as error:
+                told.append(f"# {error}")
+        text.value, text.layout.display = "\n\n".join(told) or "# tick a run first", ""
 
     def ask() -> None:
         chosen = runs()
@@ -64,9 +68,9 @@ def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]
 
     buttons = [
         ipywidgets.Label("With the ticked runs:"),
-        button("Continue ...", lambda: tell(lambda all: [*map(continue_run, all)]), "the command that goes on"),
-        button("Fine-tune ...", lambda: tell(lambda all: [*map(finetune_from, all)]), "the command for checkpoints"),
-        button("Report ...", lambda: tell(lambda all: [report_on(all)]), "the command for a report"),
+        button("Continue ...", lambda: tell(continue_run), "the command that goes on"),
+        button("Fine-tune ...", lambda: tell(finetune_from), "the command for checkpoints"),
+        button("Report ...", lambda: tell(report_on, of_all=True), "the command for a report"),
         button("Delete ...", ask, "asks before it deletes"),
     ]
     return ipywidgets.VBox([ipywidgets.HBox(buttons), question, text])
