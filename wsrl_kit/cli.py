@@ -1,11 +1,11 @@
-"""The command line: notebooks, also by own names, `lab`, `doctor`, `advise`, `watch`, `robot-sim`, HIL-SERL's files."""
+"""The command line: notebooks, also by own names, data files, runs, `lab`, `robot-sim`, and HIL-SERL's files."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import wsrl_kit
@@ -14,6 +14,10 @@ from wsrl_kit.notebook.parameters import MORE, Notebook, read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
 from wsrl_kit.parameters import user_path
 from wsrl_kit.text import printable
+
+if TYPE_CHECKING:
+    from wsrl_kit.data.conventions import Conventions
+    from wsrl_kit.data.sources import Paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +35,7 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     described = _add_notebooks(commands, arguments[:1])
-    for add in (_add_lab, _add_doctor, _add_advise, _add_watch, _add_hil_serl, _add_robot):
+    for add in (_add_lab, _add_data, _add_advise, _add_watch, _add_hil_serl, _add_robot):
         add(commands)
     options, rest = parser.parse_known_args(arguments)
     if described is not None:
@@ -163,40 +167,82 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _add_doctor(commands: Any) -> None:
+def _add_data(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="report what data files hold and what is wrong with them")
-    doctor.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
-    doctor.add_argument("--exp_name", help="task of the data; says what does not fit the task")
-    doctor.add_argument("--environment_options", default="{}", help="options of the task, a dict")
-    doctor.add_argument(
-        "--action_units",
-        default="normalized",
-        help="units of the actions in the files: normalized, or task (default: normalized)",
-    )
     doctor.set_defaults(do=_doctor)
+    browse = commands.add_parser("browse", help="list the episodes of data files, and draw one of each source")
+    browse.add_argument(
+        "--out",
+        type=user_path,
+        default=Path("runs/browse"),
+        metavar="DIR",
+        help="folder of episodes.csv and figures (default: runs/browse)",
+    )
+    browse.set_defaults(do=_browse)
+    for command in (doctor, browse):
+        command.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
+        command.add_argument("--exp_name", help="task of the data; doctor says what does not fit the task")
+        command.add_argument("--environment_options", default="{}", help="options of the task, a dict")
+        command.add_argument(
+            "--action_units",
+            default="normalized",
+            help="units of the actions in the files: normalized, or task (default: normalized)",
+        )
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.doctor import examine_all, render
-    from wsrl_kit.data.sources import Paths
-    from wsrl_kit.parameters import check, parse
 
-    # A single one may spell a list or a dict.
-    paths: Paths = parse(options.files[0], Paths) if len(options.files) == 1 else options.files
-    given = check("environment_options", parse(options.environment_options, dict), dict)
-    task, reading = None, Conventions(given.get("success_key"))
+    paths, reading = _data(options)
+    task = None
     if options.exp_name is not None:
-        from wsrl_kit.training.inputs import conventions, describe
+        from wsrl_kit.training.inputs import describe
 
-        task = describe(options.exp_name, given)
-        reading = conventions(options.exp_name, given, options.action_units)
-    elif options.action_units != "normalized":
-        raise ParameterError(f"action_units {options.action_units!r} needs the task's bounds: give exp_name")
+        task = describe(options.exp_name, _environment_options(options))
     reports = examine_all(paths, conventions=reading, task=task)
     for report in reports:
         print(render(report))
     return 1 if any(report.problems for report in reports) else 0
+
+
+def _browse(options: argparse.Namespace) -> int:
+    from wsrl_kit.analysis.episodes import episode_table, read_files, write_episodes
+    from wsrl_kit.config.config import WSRLConfig
+
+    paths, reading = _data(options)
+    usual = WSRLConfig()
+    weights = {**usual.source_weights, "demos": usual.demo_weight}
+    table = episode_table(read_files(paths, reading), weights, usual.success_weight_bonus, usual.quality_weighting)
+    write_episodes(table, options.out, reading)
+    counts = table.groupby("source", sort=False).size()
+    print("\n".join(f"{source}: {count} episodes" for source, count in counts.items()))
+    print("\n".join(map(str, [options.out / "episodes.csv", *sorted((options.out / "figures").glob("*.png"))])))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> tuple["Paths", "Conventions"]:
+    """Data files as a command names them, and how to read them."""
+    from wsrl_kit.data.conventions import Conventions
+    from wsrl_kit.data.sources import Paths
+    from wsrl_kit.parameters import parse
+
+    # A single one may spell a list or a dict.
+    paths: Paths = parse(options.files[0], Paths) if len(options.files) == 1 else options.files
+    given = _environment_options(options)
+    if options.exp_name is not None:
+        from wsrl_kit.training.inputs import conventions
+
+        return paths, conventions(options.exp_name, given, options.action_units)
+    if options.action_units != "normalized":
+        raise ParameterError(f"action_units {options.action_units!r} needs the task's bounds: give exp_name")
+    return paths, Conventions(given.get("success_key"))
+
+
+def _environment_options(options: argparse.Namespace) -> dict[str, Any]:
+    from wsrl_kit.parameters import check, parse
+
+    given: dict[str, Any] = check("environment_options", parse(options.environment_options, dict), dict)
+    return given
 
 
 def _add_advise(commands: Any) -> None:

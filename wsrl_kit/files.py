@@ -4,6 +4,8 @@ A name in a file may hold terminal commands, a small file may declare terabytes,
 inside `reading` and calls `check_size` before it allocates.
 """
 
+import functools
+import hashlib
 import json
 import math
 import os
@@ -145,6 +147,24 @@ def remove_partial(folder: Path) -> None:
     """Removes half-written files of killed processes."""
     for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
+
+
+def digest(paths: list[Path]) -> str:
+    """A digest of the content of files and folders, in order."""
+    whole = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            status = file.stat()
+            whole.update(_of_file(file, status.st_size, status.st_mtime_ns))
+    return whole.hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_file(path: Path, size: int, modified: int) -> bytes:
+    """Cached until size or time change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

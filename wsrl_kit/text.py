@@ -25,6 +25,13 @@ def one_line(text: str, limit: int = LONGEST_SENTENCE) -> str:
     return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[-limit // 3 :]}"
 
 
+def duration(seconds: float) -> str:
+    """`0:07`, `12:30`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def for_figure(text: str) -> str:
     """Escapes matplotlib's formulas."""
     return text.replace("$", r"\$")

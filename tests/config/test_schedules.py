@@ -1,5 +1,7 @@
 """Schedules against their formulas, on the host and traced."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +105,19 @@ def test_the_learning_rate_of_a_run_goes_on_after_the_warmup_and_ends_at_zero() 
     share = schedules.run_schedules(WSRLConfig(**run, checkpoint_path="w.npz"))["learning rate / peak"]
     np.testing.assert_allclose(share, 1 - (40 + 4 * np.arange(40)) / 200, rtol=1e-5)
     assert schedules.run_schedules(WSRLConfig(**run))["learning rate / peak"][0] == 1.0
+
+
+def test_the_offline_share_counts_whole_examples_of_real_batches() -> None:
+    config = WSRLConfig(
+        online_steps=40,
+        batch_size=10,
+        offline_decay_rate=0.9,
+        min_offline_ratio=0.15,
+        frozen_rollout_steps=5,
+        demo_path="x",
+    )
+    counts = [int(10 * max(0.15, 0.9**step) + 1e-3) for step in range(40)]
+    assert schedules.offline_share(config, 7, 9) == pytest.approx(np.mean(counts[7:16]) / 10)
+    assert schedules.offline_share(config, 0, 40) == pytest.approx(np.mean(counts[5:]) / 10)
+    assert np.isnan(schedules.offline_share(config, 0, 5))
+    assert schedules.offline_share(replace(config, demo_path=None), 0, 40) == 0

@@ -82,7 +82,8 @@ def test_collecting_leaves_three_sources_of_the_asked_size(tmp_path: Path) -> No
     assert dataset.episode_success[demos].tolist() == [1.0, 1.0, 1.0]
     assert read_run(tmp_path).summary["transitions"] == len(dataset)
     assert (tmp_path / "figures" / "sources.png").stat().st_size > 0
-    assert figures_shown(tmp_path / "00_collect_data.ipynb") == 1
+    assert figures_shown(tmp_path / "00_collect_data.ipynb") == 2
+    assert (tmp_path / "figures" / "episode.png").stat().st_size > 0
     assert (tmp_path / "00_collect_data.html").stat().st_size > 0
 
 
@@ -94,8 +95,8 @@ def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(sources: Path, w
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
     kept = load_sources(str(folder / "filtered_demos.pkl"))
     assert len(kept) == len(load_sources(str(sources))) // 2 == record.summary["kept_transitions"]
-    assert figures(shown) == 3
-    for figure in ("warmup", "sources"):
+    assert figures(shown) == 4
+    for figure in ("warmup", "sources", "episode"):
         assert (folder / "figures" / f"{figure}.png").stat().st_size > 0
 
 
@@ -137,7 +138,7 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     episodes = {"demo_episodes": 2, "suboptimal_episodes": 2, "random_episodes": 1}
     data, warmup, online = (tmp_path / name for name in ("data", "warmup", "online"))
     run_notebook(NOTEBOOKS / "00_collect_data.ipynb", task | episodes, data)
-    assert figures_shown(data / "00_collect_data.ipynb") == 2
+    assert figures_shown(data / "00_collect_data.ipynb") == 3
     dataset = load_sources(str(data))
     assert {name: frames.shape[1:] for name, frames in dataset.images.items()} == {
         "wrist_1": (16, 16, 3),
@@ -146,7 +147,7 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     learning = task | {"hidden_sizes": [16], "batch_size": 8, "evaluation_episodes": 1, "augmentation_padding": 1}
     steps = {"warmup_steps": 6, "warmup_evaluation_interval": 6, "log_interval": 3}
     run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", learning | steps | {"offline_data_path": str(data)}, warmup)
-    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 4
+    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 5
     assert (warmup / "figures" / "cameras.png").stat().st_size > 0
     kept = {"checkpoint_path": str(warmup / "warmup.npz"), "demo_path": str(warmup / "filtered_demos.pkl")}
     steps = {"online_steps": 10, "evaluation_interval": 10, "log_interval": 5, "update_to_data_ratio": 1}
@@ -362,6 +363,20 @@ def test_a_report_on_any_runs_leaves_its_tables_and_figures(
     with pytest.raises(WSRLKitError, match=f"^all runs of a report must be of one task, {re.escape(sentence)}$"):
         execute(NOTEBOOKS / "90_report.ipynb", {"runs": f"{runs}/*/seed_*"}, tmp_path / "refused")
     assert not (tmp_path / "refused" / "run.json").exists()
+
+
+def test_exploring_writes_the_table_of_all_runs_and_the_curves_of_the_first(tmp_path: Path) -> None:
+    write_ablation(tmp_path / "runs", ("rlpd_all",), seeds=2, budget=400)
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "run.json").write_text("")
+    given = {"runs_folder": tmp_path / "runs", "smoothing": 0.5}
+    shown = execute(NOTEBOOKS / "91_explore.ipynb", given, tmp_path / "out")
+    (table,) = (each for each in shown if isinstance(each, Table))
+    assert table.frame["folder"].tolist()[0] == "broken"
+    assert len(table.frame) == 5
+    assert figures(shown) == len(list((tmp_path / "out" / "figures").glob("curves.png"))) == 1
+    assert "broken: " in (tmp_path / "out" / "summary.txt").read_text()
+    assert (read_run(tmp_path / "out").status, read_run(tmp_path / "out").summary) == ("finished", {"runs": 5})
 
 
 def ablated(notebook: str, variants: dict[str, Any], sources: Path, folder: Path) -> list[Any]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from full_disk import files_limited_to
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs.run import Run, find_runs, read_run
+from wsrl_kit.runs.run import Run, delete_run, find_runs, read_run
 
 PARAMETERS = {"batch_size": 256, "hidden_sizes": [64, 64], "discount": 0.97, "checkpoint_path": None}
 
@@ -256,3 +256,30 @@ def test_starting_anew_never_replaces_a_run_of_another_kind(tmp_path: Path) -> N
     with pytest.raises(RunError, match=r"holds a warmup run: expected a collect run or a new folder"):
         Run.open(tmp_path, kind="collect", arm="", seed=0, parameters={}, resume=False)
     assert read_run(tmp_path).curve("loss", "warmup").value.tolist() == [1.0]
+
+
+def test_a_run_is_deleted_whole_unless_it_is_written_to_or_holds_something_else(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run")
+    for name in ("warmup.npz", "01_offline_warmup.ipynb", "01_offline_warmup.html", "figures/a.png", "frames/0/x"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).touch()
+    with pytest.raises(RunError, match="is being written to by process"):
+        delete_run(run.folder)
+    run.stop()
+    for name in ("notes.txt", "data"):
+        (run.folder / name).mkdir()
+        with pytest.raises(RunError, match=f"holds {name}, which no run writes: delete it by hand"):
+            delete_run(run.folder)
+        (run.folder / name).rmdir()
+    (tmp_path / "link").symlink_to(run.folder)
+    with pytest.raises(RunError, match="found a link to one"):
+        delete_run(tmp_path / "link")
+    (run.folder / "traces").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="holds traces, which no run writes"):
+        delete_run(run.folder)
+    (run.folder / "traces").unlink()
+    assert len(list(run.folder.rglob("*"))) > 8
+    delete_run(run.folder)
+    assert not run.folder.exists()
+    with pytest.raises(RunError, match="must hold a run, found no run.json"):
+        delete_run(tmp_path)

@@ -11,6 +11,7 @@ import nbformat
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis import clips
+from wsrl_kit.notebook import browse, knobs, live
 from wsrl_kit.notebook.parameters import check_values, read_notebook
 
 
@@ -22,7 +23,9 @@ def execute(notebook: Path, given: dict[str, Any], output_dir: Path) -> list[Any
     shown: list[Any] = []
     with (
         mock.patch("IPython.display.display", lambda *objects: shown.extend(objects)),
-        mock.patch("wsrl_kit.notebook.live.display", shown.append),
+        mock.patch.object(live, "display", shown.append),
+        mock.patch.object(browse, "display", shown.append),
+        mock.patch.object(knobs, "display", shown.append),
         mock.patch.object(clips, "MOST_PICTURES", 3),
     ):
         for cell in nbformat.read(notebook, as_version=4).cells:

@@ -279,7 +279,7 @@ class _Page:
             force.plot(steps, playback.forces, color=SERIES_COLOURS[0], linewidth=1.3)
         panel(2, "Q").plot(steps - 1, trace.values, color=SERIES_COLOURS[2], linewidth=1.3)
         actions = panel(3, "Action")
-        _draw_actions(actions, trace.actions, action_names, has_legend=column == 0)
+        draw_actions(actions, trace.actions, action_names, has_legend=column == 0)
         actions.set_xlabel("Step", fontsize=8)
         actions.xaxis.set_major_locator(MaxNLocator(integer=True))
         cursors = []
@@ -364,7 +364,7 @@ def contact(playback: Playback) -> int | None:
     return int(touching[0]) + 1 if len(touching) else None
 
 
-def _draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Sequence[str], has_legend: bool) -> None:
+def draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Sequence[str], has_legend: bool) -> None:
     """Each entry of the action; of many entries the norm."""
     count = actions.shape[1]
     if count > MOST_ACTIONS:

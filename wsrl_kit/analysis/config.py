@@ -47,4 +47,19 @@ class Targets:
         validate(self)
 
 
+@dataclass(frozen=True)
+class ExploreConfig:
+    """Which runs are looked at, and how their curves are drawn."""
+
+    runs_folder: str = parameter("runs", "folder with runs at any depth", path=True, group="Runs")
+    metric: str = parameter("evaluation/success_sampled", "metric whose curves are drawn, as metrics.csv names it")
+    against: str = parameter("environment_step", "steps of the curves", choices=("environment_step", "gradient_step"))
+    smoothing: float = parameter(
+        0.0, "weight of the past in the curves' exponential moving mean; 0: none", minimum=0.0, maximum=0.99
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
 USUAL_TARGETS = Targets()

@@ -1,5 +1,6 @@
 """Schedules: traced functions from a count to a value, so that nothing annealed recompiles."""
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -75,6 +76,15 @@ def run_schedules(config: WSRLConfig) -> dict[str, Float[np.ndarray, " steps"]]:
         )
         values["behavior-cloning weight"] = evaluate(weight, config.online_steps)
     return values
+
+
+def offline_share(config: WSRLConfig, first: int, steps: int) -> float:
+    """Share of offline examples in all batches of `steps` environment steps from `first` on; nan without a batch."""
+    if config.demo_path is None:
+        return 0.0
+    ratio = run_schedules(config)["offline ratio"][max(first, config.frozen_rollout_steps) : first + steps]
+    # Whole examples, as `Replay.offline_count` gives them.
+    return float(np.floor(config.batch_size * ratio + 1e-3).mean() / config.batch_size) if len(ratio) else math.nan
 
 
 def evaluate(schedule: Schedule, steps: int) -> Float[np.ndarray, " steps"]:

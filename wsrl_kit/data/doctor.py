@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
+from wsrl_kit.data.labels import apply_labels, read_labels, summary
 from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
@@ -109,13 +110,19 @@ def examine(
         return FileReport(name, "", {"transitions": "0"}, (str(error),) if is_problem else (), is_empty=not is_problem)
     except DataError as error:
         return FileReport(name, "", {}, (str(error),))
-    found = [*recording.problems, *value_problems(recording)]
+    found, labels = [*recording.problems, *value_problems(recording)], ""
+    refused: tuple[str, ...] = ()
+    try:
+        given = read_labels(Path(path))
+        recording, labels = apply_labels(Path(path), recording, given), summary(given)
+    except DataError as error:
+        refused = (str(error),)
     if len(broken := recording.gaps):
         found.append(
             f"{len(broken)} gap(s): the observation after transition {broken[0]} is not the one it led to, though no "
             "end of an episode is recorded there (it is read as truncated)"
         )
-    problems = [f"{name}: {problem}." for problem in found]
+    problems = [*(f"{name}: {problem}." for problem in found), *refused]
     remarks: list[str] = []
     if task is not None:
         if difference := recording.layout.difference(task.layout):
@@ -124,7 +131,7 @@ def examine(
     return FileReport(
         name,
         recording.format,
-        _facts(repair_timeouts(recording, timeout_length)),
+        _facts(repair_timeouts(recording, timeout_length)) | ({"labels": labels} if labels else {}),
         tuple(problems),
         recording.layout,
         tuple(remarks),

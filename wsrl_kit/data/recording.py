@@ -257,7 +257,11 @@ def without_last_steps(recording: Recording, rows: Integer[np.ndarray, " episode
     truncated, success = recording.truncated.copy(), recording.success.copy()
     truncated[before] = True
     success[before] = np.fmax(success[before], success[before + 1])
-    recording = replace(recording, truncated=truncated, success=success)
+    return without_rows(replace(recording, truncated=truncated, success=success), rows)
+
+
+def without_rows(recording: Recording, rows: Integer[np.ndarray, " row"]) -> Recording:
+    """The recording without some rows; whether their neighbours end is the caller's."""
     kept: dict[str, Any] = {name: np.delete(array, rows, axis=0) for name, array in recording.arrays().items()}
     infos = {name: np.delete(array, rows) for name, array in recording.infos.items()}
     return replace(recording, **kept, infos=infos)

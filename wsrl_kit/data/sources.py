@@ -16,6 +16,7 @@ from wsrl_kit.data.formats.hil_serl import read_hil_serl
 from wsrl_kit.data.formats.lerobot import read_lerobot
 from wsrl_kit.data.formats.minari import read_minari
 from wsrl_kit.data.formats.npz import read_npz
+from wsrl_kit.data.labels import SUFFIX, apply_labels, read_labels
 from wsrl_kit.data.recording import Recording, join, repair_timeouts, to_dataset, value_problems, with_source
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
@@ -56,6 +57,16 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
                 "a LeRobotDataset or the kit's npz."
             )
         return reader(path, cameras)
+
+
+def read_labelled(path: Path, cameras: Sequence[str] | None = None, conventions: Conventions = AS_WRITTEN) -> Recording:
+    """`read_recording`, as the conventions and the labels beside the file have it.
+
+    Raises:
+        DataError: as `read_recording`, or the labels are damaged or of other data.
+    """
+    recording = interpret(read_recording(path, cameras), conventions)
+    return apply_labels(path, recording, read_labels(path))
 
 
 def load_sources(
@@ -156,7 +167,7 @@ def _expand_one(path: Path) -> list[Path]:
             return dumps
         # Other things lie in a folder too (notes, figures): they are told apart by content.
         inside = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
-        files = [entry for entry in inside if _is_data(entry)]
+        files = [entry for entry in inside if not entry.name.endswith(SUFFIX) and _is_data(entry)]
         if not files:
             raise DataError(f"The folder {path} holds no data file of a known format.")
         return files
@@ -165,7 +176,8 @@ def _expand_one(path: Path) -> list[Path]:
         is_minari = path.parts[-2:] == _MINARI_FILE.parts and path.with_name("metadata.json").exists()
         return [path.parent.parent if is_minari else path]
     if glob.has_magic(str(path)):
-        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=_natural)
+        found = (Path(match) for match in glob.glob(str(path), recursive=True))
+        matches = sorted((match for match in found if not match.name.endswith(SUFFIX)), key=_natural)
         if not matches:
             raise DataError(f"No file matches {path}.")
         return [file for match in matches for file in _expand_one(match)]
@@ -244,7 +256,7 @@ def _read_strictly(
     conventions: Conventions,
     inspect: Callable[[Path, Recording], object] | None,
 ) -> Recording:
-    recording = interpret(read_recording(path, cameras), conventions)
+    recording = read_labelled(path, cameras, conventions)
     if inspect is not None:
         inspect(path, recording)
     problems = [*recording.problems, *value_problems(recording)]

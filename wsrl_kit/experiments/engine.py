@@ -33,7 +33,7 @@ import filelock
 
 import wsrl_kit
 from wsrl_kit.config.config import WSRLConfig
-from wsrl_kit.data.digests import digest, input_digests
+from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import (
     CheckpointError,
     DataError,
@@ -45,6 +45,7 @@ from wsrl_kit.errors import (
     WSRLKitError,
 )
 from wsrl_kit.experiments.config import EngineConfig
+from wsrl_kit.files import digest
 from wsrl_kit.runs.progress import Progress
 from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked, versions
 from wsrl_kit.text import one_line

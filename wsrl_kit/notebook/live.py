@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.errors import Stopped, WSRLKitError
 from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.text import duration
 
 DRAW_SECONDS = 2.0  # between two drawings of the live figure
 STATUS_SECONDS = 0.2  # between two changes of the live status
@@ -98,9 +99,9 @@ class Training:
         else:
             print(COMPILING, flush=True)
             self._job(self.progress)
-            png = _png(self._draw()) if self._draw else None
-            if png:
-                display(Image(png))
+            picture = _drawn(self._draw) if self._draw else None
+            if picture:
+                display(Image(picture))
         return self
 
     async def finished(self) -> None:
@@ -169,13 +170,13 @@ class _Pace:
     def __str__(self) -> str:
         """`step 300 of 1,000 (0:52 left), 0:31 elapsed`."""
         now = time.monotonic()
-        elapsed = f"{_duration(now - self._start)} elapsed"
+        elapsed = f"{duration(now - self._start)} elapsed"
         if not self.total:
             return f"{COMPILING}, {elapsed}"
         left, silence = self._left(), now - self._last
-        steps = f"step {self.step:,} of {self.total:,}" + (f" ({_duration(left)} left)" if left else "")
+        steps = f"step {self.step:,} of {self.total:,}" + (f" ({duration(left)} left)" if left else "")
         is_silent = silence >= SILENT_SECONDS and not self.has_ended
-        waiting = f", the last report {_duration(silence)} ago" if is_silent else ""
+        waiting = f", the last report {duration(silence)} ago" if is_silent else ""
         return f"{steps}, {elapsed}{waiting}"
 
     def _left(self) -> float:
@@ -292,9 +293,9 @@ class _Panel:
         if self._draw is None:
             return
         try:
-            png, self._trouble = _png(self._draw()), ""
-            if png:
-                self._figure.value = png
+            picture, self._trouble = _drawn(self._draw), ""
+            if picture:
+                self._figure.value = picture
                 self._box.children = (*self._box.children[:2], self._figure)
         except Exception as error:  # a training must not end for a figure
             self._trouble = f"the figure could not be drawn: {error}"
@@ -304,17 +305,14 @@ class _Panel:
         self._next_news = now + max(STATUS_SECONDS, 4 * (now - start))
 
 
-def _duration(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _png(figure: Figure) -> bytes | None:
+def _drawn(draw: Callable[[], Figure]) -> bytes | None:
     """The figure as PNG; None if its axes hold no data."""
-    if not any(ax.has_data() for ax in figure.axes):
-        return None
+    figure = draw()
+    return png(figure) if any(ax.has_data() for ax in figure.axes) else None
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, of a size for a notebook's page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

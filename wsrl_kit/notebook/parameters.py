@@ -35,6 +35,7 @@ class Notebook:
 
     Attributes:
         path: the notebook's file.
+        cell: source of its parameters cell.
         defaults: value of every variable of its parameters cell.
         annotations: type of every variable of its parameters cell; `Any` where the cell does not say.
         classes: the parameter dataclasses that the notebook builds.
@@ -42,6 +43,7 @@ class Notebook:
     """
 
     path: Path
+    cell: str
     defaults: dict[str, Any]
     annotations: dict[str, Any]
     classes: tuple[type[Any], ...]
@@ -120,7 +122,7 @@ def read_notebook(path: Path) -> Notebook:
     defaults, annotations = _read_cell(sources[0], path)
     text = "\n".join(sources)
     call = re.search(r"lambda progress: run_(\w+)\(", text)
-    return Notebook(path, defaults, annotations, _classes(text, path), call[1] if call else "")
+    return Notebook(path, sources[0], defaults, annotations, _classes(text, path), call[1] if call else "")
 
 
 def _classes(code: str, path: Path) -> tuple[type[Any], ...]:
@@ -139,6 +141,18 @@ def _classes(code: str, path: Path) -> tuple[type[Any], ...]:
 
 
 _IMPORT = r"^from (wsrl_kit(?:\.\w+)*) import (?:\(([^)]*)\)|(.*))$"
+
+
+def as_cell(notebook: Notebook, values: Mapping[str, Any]) -> str:
+    """The notebook's parameters cell with other values; those without a line of their own are set in `more`."""
+    lines, rest = [], {**values}
+    for line in notebook.cell.splitlines():
+        parts = re.match(r"(\w+)(.*?) = .*?(  #.*)?$", line)
+        if parts and (parts[1] in rest or (parts[1] == MORE and rest)):
+            value = rest if parts[1] == MORE else rest.pop(parts[1])
+            line = f"{parts[1]}{parts[2]} = {value!r}{parts[3] or ''}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def check_values(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:

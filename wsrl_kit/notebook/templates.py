@@ -34,6 +34,7 @@ COMMANDS = {
         "run HIL-SERL from end to end: demonstrations, classifier, warmup, human, export",
     ),
     "report": ("90_report.ipynb", "tables and figures of any runs"),
+    "explore": ("91_explore.ipynb", "a table of all runs under a folder, and their curves"),
 }
 
 RECORD = ".wsrl-kit.json"

@@ -19,6 +19,8 @@ import json
 import math
 import os
 import platform
+import re
+import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -355,8 +357,11 @@ def save_figure(path: Path, figure: Figure) -> None:
         figure.savefig(temporary, format="png")
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path, with_metrics: bool = True) -> RunRecord:
     """Reads a run's folder, also while the run is being written.
+
+    Args:
+        with_metrics: False: leaves `metrics` empty, and metrics.csv alone.
 
     Raises:
         RunError: there is no run, or it is damaged.
@@ -366,7 +371,7 @@ def read_run(folder: Path) -> RunRecord:
     content: dict[str, Any] = {
         name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
     }
-    return RunRecord(folder=folder, metrics=_read_metrics(folder / "metrics.csv"), **content)
+    return RunRecord(folder=folder, metrics=_read_metrics(folder / "metrics.csv") if with_metrics else {}, **content)
 
 
 def find_runs(root: Path) -> list[RunRecord]:
@@ -466,12 +471,68 @@ def refuse_locked(folder: Path) -> None:
         run.close()
 
 
-def _holder(folder: Path) -> str:
+def delete_run(folder: Path) -> None:
+    """Deletes the folder of a run that nobody writes to; `run.json` goes last, so that it can be repeated.
+
+    Raises:
+        RunError: no run, being written to, holds anything that runs do not write, or can't be deleted; in all but the
+            last case nothing is deleted.
+    """
+    _read_json(folder)
+    if folder.is_symlink():
+        raise RunError(f"{folder} must be a run's folder, found a link to one: delete it by hand")
+    run = Run(folder, {"parameters": {}})
+    with _deleting(folder):
+        run._take()
+        try:
+            entries = sorted(folder.iterdir(), key=lambda entry: entry.name == "run.json")
+            for entry in entries:
+                is_own = entry.name in OWN_FOLDERS if entry.is_dir() else _OWN(entry.name)
+                if entry.is_symlink() or not is_own:
+                    raise RunError(f"{folder} holds {printable(entry.name)}, which no run writes: delete it by hand")
+            for entry in entries:
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name != ".lock":
+                    entry.unlink()
+        finally:
+            run.close()
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+# What warmup and fine-tuning write, and the notebook that a command executed with them.
+_OWN = re.compile(
+    rf"\.lock|run\.json|metrics\.csv|checkpoint\.npz|{WARMUP_FILE}|{FILTERED_FILE}|0[12]_\w+\.(ipynb|html)|\..+\.partial"
+).fullmatch
+
+
+def was_killed(folder: Path) -> bool:
+    """Whether a run that says it is running does not: its process was on this machine and is no more."""
+    process = _process(folder)
     try:
+        if os.name != "posix" or process["host"] != socket.gethostname():
+            return False
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        pass
+    return False
+
+
+def _holder(folder: Path) -> str:
+    process = _process(folder)
+    known = "pid" in process and "host" in process
+    return f"process {process['pid']} on {process['host']}" if known else "another process"
+
+
+def _process(folder: Path) -> dict[str, Any]:
+    """The process that wrote `run.json`; {} if that does not say."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         process = json.loads((folder / "run.json").read_text())["process"]
-        return f"process {process['pid']} on {process['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return process if isinstance(process, dict) else {}
+    return {}
 
 
 def _plain(value: Any) -> Any:
@@ -498,3 +559,11 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{path} can't be written: {error.strerror or error}; all recorded before is intact") from error
+
+
+@contextlib.contextmanager
+def _deleting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder} can't be deleted as a whole: {error.strerror or error}") from error

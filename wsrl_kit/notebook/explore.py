@@ -1,0 +1,221 @@
+"""All runs under a folder in a notebook: a live table, and one metric of the runs that are ticked."""
+
+import asyncio
+import html
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from IPython.display import display
+from ipywidgets import Layout
+from matplotlib.figure import Figure
+
+from wsrl_kit.analysis.overview import RunFolders, overlay_figure, overview_table, shown_row
+from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL
+from wsrl_kit.analysis.tables import Table
+from wsrl_kit.errors import RunError
+from wsrl_kit.notebook.live import png
+from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.run_actions import button, run_actions
+from wsrl_kit.runs.run import RunRecord
+from wsrl_kit.text import printable
+
+REFRESH_SECONDS = 3.0  # between two looks at the folders, or three times as long as a look takes
+FIRST_TICKED = 10  # runs that are ticked at first
+ROWS = 20  # of a page of the table
+WIDTHS = {
+    "folder": "4fr", "kind": "1fr", "arm": "2fr", "seed": "3em", "status": "6em", "step": "10em", "success": "5em",
+    "return": "5em", "left": "5em",
+}  # fmt: skip
+_GRID = f"display:grid; gap:0.6em; line-height:1.3; grid-template-columns:{' '.join(WIDTHS.values())}"
+_NAMES = "".join(f"<span>{name}</span>" for name in WIDTHS)
+_HEADINGS = f"<div style='{_GRID}; font-weight:bold; margin-left:32px'>{_NAMES}</div>"
+
+
+def explore(root: Path, metric: str, against: str, smoothing: float, live: bool | None = None) -> tuple[Table, Figure]:
+    """All runs under a folder as they are now: as a table, and the metric of the first ones as curves.
+
+    Args:
+        metric, against, smoothing: of `overlay_figure`.
+        live: True: also shows widgets that follow the runs; None: if a front end is attached.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    folders = RunFolders(root)
+    frame = folders.table()
+    if not is_headless() if live is None else live:
+        explorer = Explorer(folders, metric, against, smoothing)
+        display(explorer.box)
+        _follow(explorer)
+    records, _ = _records(folders, frame["folder"][:FIRST_TICKED], metric)
+    return overview_table(frame, root), overlay_figure(records, metric, against, smoothing)
+
+
+def _records(folders: RunFolders, names: Iterable[str], metric: str) -> tuple[dict[str, RunRecord], list[str]]:
+    """Readable runs by folder, and what is wrong with the others."""
+    found, troubles = {}, []
+    for name in names:
+        try:
+            found[name] = folders.record(name, metric)
+        except RunError as error:
+            troubles.append(str(error))
+    return found, troubles
+
+
+_following: set[asyncio.Task[None]] = set()
+
+
+def _follow(explorer: "Explorer") -> None:
+    """Refreshes the explorer as long as the kernel lives; one that was shown before stays as it is."""
+    for task in list(_following):
+        task.cancel()
+
+    async def refresh() -> None:
+        while True:
+            start = time.monotonic()
+            explorer.refresh()
+            await asyncio.sleep(max(REFRESH_SECONDS, 3 * (time.monotonic() - start)))
+
+    task = asyncio.get_running_loop().create_task(refresh())
+    _following.add(task)
+    task.add_done_callback(_following.discard)
+
+
+class Explorer:
+    """The widgets, in `box`.
+
+    Args:
+        metric, against, smoothing: at first.
+    """
+
+    def __init__(self, folders: RunFolders, metric: str, against: str, smoothing: float) -> None:
+        self._folders, self._frame, self._page = folders, pd.DataFrame(), 0
+        self._ticked: list[str] | None = None
+        self._drawn: tuple[Any, ...] = (None,)
+        self._troubles: list[str] = []
+        self._is_setting = False
+        self._words = ipywidgets.Text(placeholder="words, such as: running warmup", description="only")
+        self._arms, self._seeds = (ipywidgets.SelectMultiple(description=name, rows=5) for name in ("arms", "seeds"))
+        self._metric = ipywidgets.Dropdown(options=[metric], value=metric, description="metric")
+        self._against = ipywidgets.Dropdown(options=list(AXIS_LABELS), value=against, description="against")
+        self._smoothing = ipywidgets.FloatSlider(smoothing, min=0.0, max=0.99, step=0.01, description="smoothing")
+        self._ticks = [ipywidgets.Checkbox(indent=False, layout=Layout(width="24px")) for _ in range(ROWS)]
+        self._cells = [ipywidgets.HTML(layout=Layout(flex="1")) for _ in range(ROWS)]
+        self._lines = [ipywidgets.HBox(pair) for pair in zip(self._ticks, self._cells, strict=True)]
+        self._rows, self._place, self._status = ipywidgets.VBox(), ipywidgets.Label(), ipywidgets.HTML()
+        self._image = ipywidgets.Image(
+            format="png", layout=Layout(max_width="100%", align_self="flex-start", display="none")
+        )
+        chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
+        for widget in (*self._ticks, *chosen):
+            widget.observe(lambda change: self._changed(change["owner"]), "value")
+        buttons = [
+            button("Tick all", lambda: self._tick(True)),
+            button("Untick all", lambda: self._tick(False)),
+            button("Previous", lambda: self._turn(-1)),
+            button("Next", lambda: self._turn(1)),
+        ]
+        self.box = ipywidgets.VBox(
+            [
+                self._status,
+                ipywidgets.HBox(chosen[:3]),
+                ipywidgets.HTML(_HEADINGS),
+                self._rows,
+                ipywidgets.HBox([*buttons, self._place]),
+                ipywidgets.HBox(chosen[3:]),
+                self._image,
+                run_actions(self._ticked_runs, self.refresh),
+            ]
+        )
+
+    def refresh(self) -> None:
+        """Looks at the folders, and shows what has changed."""
+        try:
+            frame = self._folders.table()
+        except RunError as error:
+            self._status.value = html.escape(str(error))
+            return
+        if frame.equals(self._frame):
+            return
+        self._frame, folders = frame, list(frame["folder"])
+        self._ticked = folders[:FIRST_TICKED] if self._ticked is None else [n for n in self._ticked if n in folders]
+        self._is_setting = True
+        for widget, column in ((self._arms, "arm"), (self._seeds, "seed")):
+            hidden = {value for _, value in widget.options} - {*widget.value}
+            values = sorted(set(frame[column]), key=lambda text: (len(text), text))
+            widget.options = [(printable(value) or "(none)", value) for value in values]
+            widget.value = [value for value in values if value not in hidden]
+        metric = self._metric.value
+        self._metric.options = sorted({*self._folders.metrics(self._ticked), metric})
+        self._metric.value = metric
+        self._is_setting = False
+        self._show()
+
+    def _changed(self, widget: ipywidgets.Widget) -> None:
+        if self._is_setting:
+            return
+        if widget in self._ticks:
+            name = self._shown[self._ticks.index(widget)]["folder"]
+            others = [each for each in self._ticked or () if each != name]
+            self._ticked = [*others, name] if widget.value else others
+        self._show()
+
+    def _turn(self, pages: int) -> None:
+        self._page += pages
+        self._show()
+
+    def _tick(self, is_ticked: bool) -> None:
+        """All runs that words, arms and seeds leave, on all pages."""
+        self._ticked = list(self._kept()["folder"]) if is_ticked else []
+        self._show()
+
+    def _kept(self) -> pd.DataFrame:
+        frame = self._frame
+        kept = frame["arm"].isin(self._arms.value) & frame["seed"].isin(self._seeds.value)
+        texts = pd.Series([" ".join(map(str, row)).lower() for row in frame.to_numpy()], frame.index, dtype=str)
+        for word in self._words.value.lower().split():
+            kept &= texts.str.contains(word, regex=False)
+        return frame[kept]
+
+    def _ticked_runs(self) -> list[RunRecord]:
+        return list(_records(self._folders, self._ticked or (), self._metric.value)[0].values())
+
+    def _show(self) -> None:
+        """The page of the table, and the curves of the ticked runs."""
+        kept, metric = self._kept(), self._metric.value
+        pages = max(1, -(-len(kept) // ROWS))
+        self._page = min(max(self._page, 0), pages - 1)
+        self._shown = kept[self._page * ROWS : (self._page + 1) * ROWS].to_dict("records")
+        ticked = [name for name in self._ticked or () if name in set(kept["folder"])]
+        self._is_setting = True
+        for tick, cells, row in zip(self._ticks, self._cells, self._shown, strict=False):
+            tick.value, cells.value = row["folder"] in ticked, _html(shown_row(row))
+        self._is_setting = False
+        self._rows.children = self._lines[: len(self._shown)]
+        self._place.value = f"page {self._page + 1} of {pages}"
+        self._draw(ticked, metric, self._against.value, self._smoothing.value)
+        counts = ", ".join(f"{count} {status}" for status, count in self._frame["status"].value_counts().items())
+        shown = f"; {len(kept)} of them are listed" if len(kept) < len(self._frame) else ""
+        facts = [f"{len(self._frame)} runs under {self._folders.root}: {counts or 'none yet'}{shown}", *self._troubles]
+        self._status.value = "<br>".join(html.escape(printable(fact)) for fact in facts)
+
+    def _draw(self, names: list[str], metric: str, against: str, smoothing: float) -> None:
+        """The curves, unless they are drawn already."""
+        wanted = (self._frame, names, metric, against, smoothing)
+        if self._drawn[0] is not self._frame or self._drawn[1:] != wanted[1:]:
+            self._drawn = wanted
+            records, self._troubles = _records(self._folders, names, metric)
+            self._image.value = png(overlay_figure(records, metric, against, smoothing))
+            # Not before there is a picture: a browser shows an image without one as broken.
+            self._image.layout.display = ""
+
+
+def _html(cells: dict[str, str]) -> str:
+    """A row of the table; a message stands below it."""
+    columns = "".join(f"<span style='overflow-wrap:anywhere'>{html.escape(cells[name])}</span>" for name in WIDTHS)
+    message = f"<div style='color:{NEUTRAL}'>{html.escape(cells['message'])}</div>" if cells["message"] else ""
+    return f"<div style='{_GRID}'>{columns}</div>{message}"
