@@ -12,7 +12,7 @@ from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.advice import diagnose, followed
-from wsrl_kit.config.config import PERSON, WSRLConfig
+from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
@@ -35,6 +35,7 @@ from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.inputs import load_offline_data
+from wsrl_kit.training.remote import SPOOL, Link, RemoteLearning
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
@@ -195,21 +196,29 @@ def run_finetune(
         return
     with outcome_recorded(run, progress) as progress:
         with ExitStack() as stack:
+            is_remote = is_scheduler(config.learner)
+            # First, so that nothing moves before the learner is found.
+            link = stack.enter_context(closing(Link(config.learner))) if is_remote else None
             # Closed also on errors and stops, which tells a robot to hold.
             environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
-            evaluator = stack.enter_context(closing(Evaluator(config)))
             dataset = None
             if config.demo_path is not None:
                 cameras = tuple(camera_shapes(environment))
                 dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
             agent_config, agent_state, probe = agents.start(config, environment, dataset)
             tree = _finetuning_tree(config, run, agent_config, agent_state, dataset)
-            frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
-            events = finetune.finetune(
-                config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
-            )
+            save = frame_files.save
+            if link is None:
+                evaluator = stack.enter_context(closing(Evaluator(config)))
+                frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
+                events = finetune.finetune(
+                    config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
+                )
+            else:
+                learning = RemoteLearning(link, config, agent_config, tree, environment, probe, run)
+                events, save = learning.events(lambda: progress.stop_requested), learning.save
             # Closed before the environment, in which an actor's thread may still act.
-            follow(stack.enter_context(closing(events)), run, progress, frame_files.save)
+            follow(stack.enter_context(closing(events)), run, progress, save)
         run.finish({"environment_steps": config.online_steps})
         if arm:
             # The frames of a whole ablation would fill the disk.
@@ -227,7 +236,8 @@ def _finetuning_tree(
     tree = finetune.initial_tree(config, agent_config, agent_state, dataset)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
-        shutil.rmtree(run.folder / finetune.JUDGED, ignore_errors=True)
+        for folder in (finetune.JUDGED, SPOOL):
+            shutil.rmtree(run.folder / folder, ignore_errors=True)
         return resumed(run, tree)
     earlier_steps = checkpoint.read_metadata(run.checkpoint_path).get("online_steps", config.online_steps)
     if earlier_steps >= config.online_steps:
