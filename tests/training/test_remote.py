@@ -39,6 +39,13 @@ from wsrl_kit.training.remote_learner import Request
 RESOURCE = {"learner": 1}
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes take a while to start on a loaded machine."""
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(scheduler, "IMPORT_SECONDS", 300.0)
+
+
 def workers_here(count: int = 1, resources: dict[str, int] | None = None) -> LocalCluster:
     """A scheduler, and workers in threads of this process."""
     return LocalCluster(
@@ -138,19 +145,12 @@ def refused(folder: Path, port: int, sentence: str) -> None:
 
 def test_without_one_learner_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 2.0)
-    refused(tmp_path / "none", free_port(), "^no Dask scheduler can be reached at tcp://.*refused.*: start one with")
+    # One run, which may find its learner at another address.
+    refused(tmp_path, free_port(), "^no Dask scheduler can be reached at tcp://.*refused.*: start one with")
     with workers_here() as cluster:
-        refused(
-            tmp_path / "without",
-            port_of(cluster),
-            "^no worker of .* the resource learner: .* --resources learner=1`$",
-        )
+        refused(tmp_path, port_of(cluster), "^no worker of .* the resource learner: .* --resources learner=1`$")
     with workers_here(2, RESOURCE) as cluster:
-        refused(
-            tmp_path / "two",
-            port_of(cluster),
-            "^2 workers of the scheduler at .* expected one for one robot",
-        )
+        refused(tmp_path, port_of(cluster), "^2 workers of the scheduler at .* expected one for one robot")
 
 
 def test_a_policy_of_another_network_is_refused() -> None:
@@ -239,7 +239,7 @@ def test_a_cut_network(there: tuple[Network, Any], tmp_path: Path, seconds: int)
     progress = WhileCut(network, 100, seconds)
     run_finetune(config, tmp_path, progress)
     # The steps that it may take, and those that it had taken and not told.
-    assert progress.seen[-1] - progress.seen[0] <= 2 * config.learner_lag
+    assert max(progress.seen) - min(progress.seen) <= 2 * config.learner_lag
     row(f"network cut for {seconds} s", config, tmp_path, begun)
 
 

@@ -1,7 +1,7 @@
 """Runs from parameters to finished folder, as notebooks and ablation call them."""
 
 import shutil
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from wsrl_kit.envs.config import SOURCES, CollectConfig
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes
-from wsrl_kit.errors import ParameterError, Stopped
+from wsrl_kit.errors import ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
@@ -262,12 +262,21 @@ def _open(
         kind=kind,
         arm=arm,
         seed=config.seed,
-        parameters=asdict(config),
+        parameters=asdict(config) | {"learner": _recorded_learner(config, folder)},
         inputs=input_digests(config, kind),
         may_grow=may_grow,
         outputs=outputs,
         resume=resume,
     )
+
+
+def _recorded_learner(config: WSRLConfig, folder: Path) -> str:
+    """The learner that the run's parameters name: a run may continue with a learner at another address."""
+    with suppress(RunError):
+        earlier = read_run(folder).parameters.get("learner")
+        if is_scheduler(config.learner) and isinstance(earlier, str) and is_scheduler(earlier):
+            return earlier
+    return config.learner
 
 
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:

@@ -279,8 +279,8 @@ class Learner:
             outcome = (type(error).__name__, str(error))
         except BaseException as error:
             outcome = (RunError.__name__, one_line(f"the learner failed with {type(error).__name__}: {error}"))
-        self._policy = self._agent = None
         with self._lock:
+            self._policy = self._agent = None
             self._outcome = outcome
         self._news.set()
 
