@@ -288,7 +288,7 @@ def test_five_killed_robots(there: tuple[Network, Any], tmp_path: Path) -> None:
 
 
 def last_step(folder: Path) -> int:
-    with suppress(OSError, IndexError):
+    with suppress(OSError, ValueError, IndexError):
         return int((folder / "metrics.csv").read_text().rsplit("\n", 2)[-2].split(",")[1])
     return 0
 
