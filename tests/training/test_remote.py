@@ -182,7 +182,10 @@ class Watched(Spot):
 @pytest.mark.slow
 def test_images_arrive_as_they_were_while_replay_overwrites_its_oldest(here: int, tmp_path: Path) -> None:
     gymnasium.register("wsrl_kit_tests/Watched-v0", Watched, max_episode_steps=8)
-    changes = {"environment_options": {"observation_horizon": 2}, "demo_path": str(write_demos(tmp_path, 5))}
+    changes = {
+        "environment_options": {"observation_horizon": 2},
+        "demo_path": str(write_demos(tmp_path, 5, observation_horizon=2)),
+    }
     lengths = {"online_steps": 120, "frozen_rollout_steps": 110, "replay_capacity": 40}
     config = remote_settings(here, exp_name="wsrl_kit_tests/Watched-v0", batch_size=8, **lengths, **changes)
     run_finetune(config, tmp_path / "run", Silent())
