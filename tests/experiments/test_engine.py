@@ -6,11 +6,9 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-import wsrl_kit
 from counting_runs import counting_jobs
+from dask_samples import KIT, cluster, free_port, is_listening, process, scheduler_process, wait_for, worker_process
 from jobs_here import AtOnce, jobs_here
 from training_samples import StopAt, settings
 from wsrl_kit.errors import ParameterError, RunError, Stopped
@@ -29,10 +27,7 @@ from wsrl_kit.experiments.config import AblationConfig, EngineConfig
 from wsrl_kit.experiments.engine import connected, run_jobs
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
-
-KIT = Path(wsrl_kit.__file__).parent.parent
-SAMPLES = Path(__file__).parents[1] / "samples"
-DASK = Path(sys.executable).parent / "dask"
+from wsrl_kit.training import scheduler
 
 
 class Does(StopAt):
@@ -206,39 +201,6 @@ def test_a_bad_choice_of_workers_is_one_sentence(values: dict[str, Any], sentenc
         AblationConfig(**values)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def process(*command: str, folder: Path, path: Path = KIT) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in another folder, with the kit from `path`, ended with its children in the end."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (path, SAMPLES)))}
-    with (
-        (folder / "log.txt").open("ab") as log,
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as started,
-    ):
-        try:
-            yield started
-        finally:
-            with suppress(psutil.NoSuchProcess):
-                for each in [*psutil.Process(started.pid).children(recursive=True), started]:
-                    with suppress(psutil.NoSuchProcess):
-                        each.kill()
-
-
-def scheduler_process(port: int, folder: Path, *options: str) -> Any:
-    command = [DASK, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0"]
-    return process(*map(str, command), *options, folder=folder)
-
-
-def worker_process(address: str, folder: Path, *options: str, path: Path = KIT) -> Any:
-    command = [DASK, "worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--dashboard-address", "127.0.0.1:0"]
-    return process(*map(str, command), *options, folder=folder, path=path)
-
-
 def test_without_a_scheduler_or_a_worker_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(RunError, match=f"^no Dask scheduler can be reached at {address} .*refused.*: start one with"):
@@ -247,32 +209,10 @@ def test_without_a_scheduler_or_a_worker_nothing_is_started(tmp_path: Path, monk
     address = f"tcp://127.0.0.1:{port}"
     with scheduler_process(port, tmp_path):
         wait_for(lambda: is_listening(port))
-        monkeypatch.setattr(engine, "CONNECT_SECONDS", 2.0)
+        monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 2.0)
         with pytest.raises(RunError, match=f"^the Dask scheduler at {address} has no worker: .*dask worker {address}"):
             connected(EngineConfig(scheduler=address), tmp_path).__enter__()
     assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(is_true: Callable[[], object], seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@contextmanager
-def cluster(folder: Path, workers: int = 2, port: int | None = None) -> Iterator[str]:
-    """The address of a scheduler with workers, all of them processes in another folder than this one."""
-    port = port or free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    with scheduler_process(port, folder), worker_process(address, folder, "--nworkers", str(workers)):
-        wait_for(lambda: is_listening(port))
-        yield address
 
 
 CLIENT = """
@@ -299,7 +239,7 @@ def client_process(folder: Path, *arguments: str) -> Any:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take a while to start on a loaded machine."""
-    monkeypatch.setattr(engine, "CONNECT_SECONDS", 300.0)
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 300.0)
 
 
 @pytest.mark.slow

@@ -6,28 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
-import jax
 import numpy as np
 import pytest
 
+from remote_samples import learned_inline
 from robot_samples import served
 from training_samples import PENDULUM, StopAt, last, measured, same, settings, start_finetune, taken
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.agent.transition import unpacked
 from wsrl_kit.config.config import THREAD, WSRLConfig
-from wsrl_kit.config.schedules import run_schedules
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, Stopped
 from wsrl_kit.parameters import build
-from wsrl_kit.replay.ring import Ring
 from wsrl_kit.runs.loop import Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
-from wsrl_kit.training import experience
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.actor import ActorStopped, InlineActor, ThreadedActor
 from wsrl_kit.training.episode import EnvironmentStep
-from wsrl_kit.training.experience import Experience
 from wsrl_kit.training.jobs import run_finetune
 
 BESIDE = {"learner": THREAD, "evaluation_episodes": 0} | PENDULUM
@@ -41,19 +37,7 @@ def test_learning_in_a_thread_is_learning_inline_from_the_same_transitions() -> 
     assert int(found["agent"].updates) == (config.online_steps - config.random_steps) * config.update_to_data_ratio
     assert max(measured(events, "training/steps_ahead").values()) <= 5
 
-    static, agent = agents.create(config, make(config.exp_name, config.environment_options), None)
-    memory = Experience(config, static, experience.initial_tree(config, static, agent, None), None)
-    online = Ring(found["replay"]["online"])
-    rows = unpacked(online.rows[online.newest(online.size)], static.observation_size, static.action_size)
-    beta = np.zeros(config.online_steps, np.float32)
-    for step, ratio in enumerate(run_schedules(config)["offline ratio"]):
-        stored = (jax.tree.map(lambda column, step=step: column[step], rows), {}, {})
-        if step < config.random_steps:
-            memory.add(stored)
-        else:
-            given = (jax_tools.key(config.seed, "sampling"), step, memory.offline_ratio(ratio), beta[step])
-            agent, _ = memory.learn(static, agent, *given, sac.NO_TERMS, stored)
-    assert same(agent, found["agent"])
+    assert same(learned_inline(config, found), found["agent"])
 
 
 def actor_of(config: WSRLConfig, environment: gymnasium.Env, lag: int) -> tuple[ThreadedActor, sac.SACState]:

@@ -1,5 +1,6 @@
 """Parameters of warmup and fine-tuning runs, and of all notebooks."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any
 
 from wsrl_kit.agent.parameters import AgentParameters
 from wsrl_kit.config.presets import PRESETS, preset
+from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, unknown, validate
 
 
@@ -59,8 +61,17 @@ NOBODY = "none"
 PERSON = "person"
 """`human`: a person at the pad of a notebook."""
 
+INLINE = "inline"
+"""`learner`: learning runs between the robot's steps."""
+
 THREAD = "thread"
 """`learner`: learning runs beside the robot's control loop."""
+
+
+def is_scheduler(text: str) -> bool:
+    """Whether a text is the address of a Dask scheduler."""
+    return re.fullmatch(r"(tcp|tls)://\S+:\d+", text) is not None
+
 
 TASK_UNITS = "task"
 """`action_units`: data files hold actions in the task's own units."""
@@ -207,13 +218,13 @@ class WSRLConfig(AgentParameters):
     batch_size: int = parameter(256, "examples per critic update", minimum=1)
     update_to_data_ratio: int = parameter(4, "critic updates per environment step (UTD)", minimum=1)
     learner: str = finetuning(
-        "inline",
-        "where learning runs: inline, between the steps, or beside them (thread), so that the robot does not wait; the "
-        "default with a robot_url is thread",
-        choices=("inline", THREAD),
+        INLINE,
+        "where learning runs: inline, between the steps; in a thread beside them, so that the robot does not wait (the "
+        "default with a robot_url); or on another machine, by the address of a Dask scheduler such as tcp://host:8786 "
+        "(docs/remote_learner.md)",
     )
     learner_lag: int = finetuning(
-        10, "steps that acting may be ahead of learning in a thread, before the robot holds and waits", minimum=1
+        10, "steps that acting may be ahead of learning, unless it is inline, before the robot holds", minimum=1
     )
     random_steps: int = finetuning(0, "first environment steps, with uniformly random actions", minimum=0)
     replay_capacity: int = finetuning(200_000, "online transitions that replay keeps", minimum=1)
@@ -264,6 +275,13 @@ class WSRLConfig(AgentParameters):
     )
     log_interval: int = parameter(100, "steps between two records of the training metrics", minimum=1)
     checkpoint_interval: int = parameter(1_000, "steps between two checkpoints of the run", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learner not in (INLINE, THREAD) and not is_scheduler(self.learner):
+            raise ParameterError(
+                f"learner must be {INLINE!r}, {THREAD!r} or an address such as tcp://host:8786, found {self.learner!r}"
+            )
 
     @staticmethod
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:

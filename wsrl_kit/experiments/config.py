@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wsrl_kit.analysis.config import SCORES
-from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.config.config import WSRLConfig, is_scheduler
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.parameters import check_distinct, check_some, names_of, parameter, unknown, validate
 
@@ -68,7 +68,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        if self.scheduler is not None and not re.fullmatch(r"(tcp|tls)://\S+:\d+", self.scheduler):
+        if self.scheduler is not None and not is_scheduler(self.scheduler):
             raise ParameterError(f"scheduler must be an address such as tcp://host:8786, found {self.scheduler!r}")
         if self.scheduler is not None and self.worker_processes:
             raise ParameterError(

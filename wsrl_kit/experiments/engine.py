@@ -11,7 +11,6 @@ import importlib.metadata
 import itertools
 import logging
 import os
-import platform
 import queue
 import signal
 import socket
@@ -22,16 +21,15 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import filelock
 
-import wsrl_kit
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.errors import (
@@ -47,8 +45,8 @@ from wsrl_kit.errors import (
 from wsrl_kit.experiments.config import EngineConfig
 from wsrl_kit.files import digest
 from wsrl_kit.runs.progress import Progress
-from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked, versions
-from wsrl_kit.text import one_line
+from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked
+from wsrl_kit.training.scheduler import CONNECT_SECONDS, check_versions, client_of, kit_versions
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -60,7 +58,6 @@ SAME_AGAIN = (ParameterError, DataError, CheckpointError, ExperimentError, Diver
 """Errors that a second attempt would meet again; any other may be the worker's: a full disk, no memory."""
 
 POLL_SECONDS = 2.0  # between two reports of progress
-CONNECT_SECONDS = 10.0  # that a scheduler, or its first worker, may take to answer
 STOP_SECONDS = 45.0  # that all runs together may take to save; the headless runner kills after 60
 LOCK_SECONDS = 120.0  # that a run waits for a lost worker to leave its folder
 AHEAD = 1000
@@ -164,8 +161,9 @@ def connected(config: EngineConfig, root: Path, most: int | None = None, cluster
         with _local_client(count if most is None else max(1, min(count, most))) as client:
             yield client
     else:
-        with _client_of(scheduler) as client:
-            _check_versions(client)
+        with client_of(scheduler) as client:
+            for address, found in client.run(kit_versions, on_error="return").items():
+                check_versions(address, found)
             _check_folder(client, root)
             yield client
 
@@ -198,59 +196,6 @@ def _local_client(count: int) -> Iterator["Client"]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-@contextmanager
-def _client_of(scheduler: Any) -> Iterator["Client"]:
-    """A client of a scheduler with at least one worker."""
-    from distributed import Client
-
-    address = getattr(scheduler, "scheduler_address", scheduler)
-    is_own = not isinstance(scheduler, Client)
-    try:
-        if isinstance(scheduler, str):
-            # Dask would try a closed port again and again.
-            parts = urlsplit(scheduler)
-            socket.create_connection((parts.hostname, parts.port), CONNECT_SECONDS).close()
-        client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS) if is_own else scheduler
-    except (OSError, TypeError) as error:
-        raise RunError(
-            f"no Dask scheduler can be reached at {address} ({one_line(str(error))}): start one with `dask scheduler`, "
-            "and give the address that it prints"
-        ) from error
-    with client if is_own else nullcontext():
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise RunError(
-                f"the Dask scheduler at {address} has no worker: start some on each machine with "
-                f"`dask worker {address} --nworkers auto --nthreads 1`"
-            ) from error
-        yield client
-
-
-def _check_versions(client: "Client") -> None:
-    own = kit_versions()
-    for address, found in client.run(kit_versions, on_error="return").items():
-        if isinstance(found, BaseException):
-            raise RunError(
-                f"the worker {address} can't import this version of the kit ({found}): install on the worker what is "
-                "installed here"
-            )
-        for name in own | found:
-            if own.get(name) != found.get(name):
-                raise RunError(
-                    f"the worker {address} has {name} {found.get(name)}, expected {own.get(name)} as here: install on "
-                    "the worker what is installed here"
-                )
-
-
-@functools.cache
-def kit_versions() -> dict[str, str]:
-    """Versions of what the bytes of a run depend on, with a digest of the kit's source."""
-    source = digest(sorted(Path(wsrl_kit.__file__).parent.rglob("*.py")))
-    python = ".".join(platform.python_version_tuple()[:2])
-    return versions() | {"python": python, "source of the kit with digest": source}
 
 
 def _check_folder(client: "Client", root: Path) -> None:

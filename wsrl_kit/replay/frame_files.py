@@ -4,6 +4,7 @@ New blocks are written before the checkpoint, and old ones deleted after it, so 
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, object]) -> None:
                 slots = np.arange(first, end) % frame_ring.slots(ring)
                 frames = {camera: leaf[slots] for camera, leaf in ring.store.frames.items()}
                 checkpoint.save(target, frames, {})
-    checkpoint.save(path, _with_rings(tree, {side: _without_frames(ring) for side, ring in rings.items()}), metadata)
+    checkpoint.save(path, without_frames(tree), metadata)
     for side, ring in rings.items():
         needed = {_file_name(first, end) for first, end in _blocks(ring)}
         for other in path.with_name(FOLDERS[side]).glob("*.npz"):
@@ -49,7 +50,7 @@ def load(path: Path, template: PyTree) -> PyTree:
         CheckpointError: as `checkpoint.load`, or a block is missing or damaged.
     """
     rings = _rings(template)
-    tree = checkpoint.load(path, _with_rings(template, {side: _without_frames(ring) for side, ring in rings.items()}))
+    tree = checkpoint.load(path, without_frames(template))
     found = _rings(tree)
     return _with_rings(
         tree, {side: _filled(path.with_name(FOLDERS[side]), found[side], ring) for side, ring in rings.items()}
@@ -66,6 +67,37 @@ def _filled(folder: Path, restored: FrameRing, ring: FrameRing) -> FrameRing:
         for camera, leaf in frames.items():
             leaf[slots] = block[camera]
     return restored
+
+
+def without_frames(tree: PyTree) -> PyTree:
+    """The tree without the frames that `new_frames` tells apart by when they were written."""
+    return _with_rings(tree, {side: _without_frames(ring) for side, ring in _rings(tree).items()})
+
+
+def written(tree: PyTree) -> dict[str, int]:
+    """Frames written so far, by side."""
+    return {side: int(ring.written) for side, ring in _rings(tree).items()}
+
+
+def new_frames(tree: PyTree, since: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
+    """By side and camera, a copy of the frames held that were written after the first `since`."""
+    found = {}
+    for side, ring in _rings(tree).items():
+        places = frame_ring.slots(ring)
+        numbers = np.arange(max(since[side], int(ring.written) - places), int(ring.written))
+        found[side] = {camera: leaf[numbers % places] for camera, leaf in ring.store.frames.items()}
+    return found
+
+
+def with_new_frames(tree: PyTree, newer: PyTree, frames: Mapping[str, Mapping[str, np.ndarray]]) -> PyTree:
+    """A `newer` tree `without_frames`, with the frames of `tree` (given up) and its own `new_frames`."""
+    newer_rings, rings = _rings(newer), {}
+    for side, ring in _rings(tree).items():
+        end, places = int(newer_rings[side].written), frame_ring.slots(ring)
+        for camera, leaf in ring.store.frames.items():
+            leaf[np.arange(end - len(frames[side][camera]), end) % places] = frames[side][camera]
+        rings[side] = newer_rings[side]._replace(store=newer_rings[side].store._replace(frames=ring.store.frames))
+    return _with_rings(newer, rings)
 
 
 def remove(path: Path) -> None:

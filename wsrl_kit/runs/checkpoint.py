@@ -1,6 +1,7 @@
 """Pytrees of arrays in one file: written atomically, read without running code, checked by shape."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def save(path: Path, tree: PyTree, metadata: dict[str, Any]) -> None:
     Raises:
         CheckpointError: it can't be written; an earlier file is untouched.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
+    arrays = named_arrays(tree)
     arrays[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     with written_whole(path, CheckpointError) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -50,23 +51,34 @@ def load(path: Path, template: PyTree, prefix: str = "") -> PyTree:
     Raises:
         CheckpointError: no such file, damaged, or a leaf differs.
     """
-    arrays = read(path, prefix)
+    return fitted(str(path), read(path, prefix), template)
+
+
+def fitted(source: str, arrays: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
+    """Arrays by name, in the structure of `template`, as `load` returns them.
+
+    Args:
+        source: where they come from, for error messages.
+
+    Raises:
+        CheckpointError: a leaf differs.
+    """
     leaves = []
     for name, leaf in named_leaves(template):
         # Only numbers of Python's own have no shape.
         wanted = leaf if hasattr(leaf, "shape") else np.asarray(leaf)
         if name not in arrays:
-            raise CheckpointError(f"{path} has no {name}: expected a checkpoint of the configured network")
+            raise CheckpointError(f"{source} has no {name}: expected a checkpoint of the configured network")
         found = arrays[name]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise CheckpointError(
-                f"{path} holds {name} as {found.dtype}{list(found.shape)}, "
+                f"{source} holds {name} as {found.dtype}{list(found.shape)}, "
                 f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
             )
         leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else found)
     extra = set(arrays) - {name for name, _ in named_leaves(template)} - {METADATA}
     if extra:
-        raise CheckpointError(f"{path} holds {min(extra)}, which the configured network does not have")
+        raise CheckpointError(f"{source} holds {min(extra)}, which the configured network does not have")
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
@@ -83,6 +95,11 @@ def read(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
         if METADATA not in found:
             raise CheckpointError(f"{path} is not a checkpoint of wsrl_kit: it has no metadata")
         return {name: array for name, array in found.items() if array is not None}
+
+
+def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    """A tree's leaves by name, in host memory; `fitted` reads them back."""
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree)}
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:

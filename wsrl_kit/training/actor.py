@@ -1,11 +1,14 @@
-"""Who acts in fine-tuning: the loop itself, between its updates, or a thread that does not wait for them."""
+"""Who acts in fine-tuning: the loop itself, between its updates, or a thread that does not wait for them.
+
+A robot on another machine is the third: `remote_learner.Learner`.
+"""
 
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import jax
@@ -32,16 +35,46 @@ class ActorStopped:
 STOPPED = ActorStopped()
 
 
+@runtime_checkable
+class Actor(Protocol):
+    """Takes the steps of one episode after another."""
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps that were taken and not returned."""
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether `step` has nothing left to return."""
+
+    def begin(self, episode: int, known: Transition, count: int) -> list[EnvironmentStep] | None:
+        """Begins an episode with the `count` steps that were `known` when it was interrupted.
+
+        Returns:
+            Those steps, or None if the task did not repeat them.
+        """
+
+    def step(self) -> EnvironmentStep | ActorStopped | None:
+        """The next step; None if the episode was cut, as when contact with the robot is lost."""
+
+    def learned(self, agent: SACState) -> None:
+        """Tells that the agent has learned from the step that was returned last."""
+
+    def stop(self) -> None:
+        """Takes no further steps; `step` first returns those that were taken."""
+
+    def close(self) -> None:
+        """Ends the actor, not the environment."""
+
+
 @dataclass
 class InlineActor:
-    """Takes the steps of one episode after another, each when it is asked for.
+    """Takes each step when it is asked for.
 
     Attributes:
         agent_config: by environment step.
         policy: acts next.
         environment_step: since the switch.
-        steps_ahead: steps that were taken and not returned.
-        has_stopped: whether `step` has nothing left to return.
     """
 
     config: WSRLConfig
@@ -58,11 +91,6 @@ class InlineActor:
     _frames: Frames = field(default_factory=dict)
 
     def begin(self, episode: int, known: Transition, count: int) -> list[EnvironmentStep] | None:
-        """Begins an episode with the `count` steps that were `known` when it was interrupted.
-
-        Returns:
-            Those steps, or None if the task did not repeat them.
-        """
         config, agent_config = self.config, self.agent_config(self.environment_step)
         self._random_actions = np.random.default_rng(jax_tools.episode_seed(config.seed, "acting", episode))
         with environment_acts():
@@ -80,7 +108,6 @@ class InlineActor:
         return repeated
 
     def step(self) -> EnvironmentStep | ActorStopped | None:
-        """The next step; None if contact with the robot was lost."""
         if self.has_stopped:
             return STOPPED
         config, agent_config = self.config, self.agent_config(self.environment_step)
@@ -96,15 +123,12 @@ class InlineActor:
         return step._replace(before=before)
 
     def learned(self, agent: SACState) -> None:
-        """Tells that the agent has learned from the step that was returned last."""
         self.policy = sac.policy(agent)
 
     def stop(self) -> None:
-        """Takes no further steps; `step` first returns those that were taken."""
         self.has_stopped = True
 
     def close(self) -> None:
-        """Ends the actor, not the environment."""
         self.stop()
 
     def _see(self, step: EnvironmentStep) -> None:
@@ -138,10 +162,13 @@ class ThreadedActor:
     Args:
         inner: acts; the thread's own once the first episode has begun.
         lag: at least 1.
+        keep: called with each step before the next one is taken.
     """
 
-    def __init__(self, inner: InlineActor, lag: int) -> None:
-        self._inner, self._slots = inner, threading.Semaphore(lag)
+    def __init__(
+        self, inner: InlineActor, lag: int, keep: Callable[[EnvironmentStep | None], None] = lambda step: None
+    ) -> None:
+        self._inner, self._slots, self._keep = inner, threading.Semaphore(lag), keep
         self._taken: queue.SimpleQueue[EnvironmentStep | BaseException | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -172,12 +199,24 @@ class ThreadedActor:
 
     def learned(self, agent: SACState) -> None:
         if agent is not self._agent:
-            # A copy, since the next update takes over the agent's buffers; waited for here, since the actor must not. A
-            # trunk never changes.
-            policy = jax_tools.copied(sac.policy(agent)._replace(trunk=()))
-            self._inner.policy = jax.block_until_ready(policy)._replace(trunk=self._inner.policy.trunk)
+            # A copy, since the next update takes over the agent's buffers; waited for here, since the actor must not.
+            self.policy = jax.block_until_ready(jax_tools.copied(sac.policy(agent)._replace(trunk=())))
             self._agent = agent
-        self._slots.release()
+        self.allow(1)
+
+    @property
+    def policy(self) -> Policy:
+        """Acts next; a trunk never changes, and need not be given again."""
+        return self._inner.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._inner.policy = policy._replace(trunk=self._inner.policy.trunk)
+
+    def allow(self, steps: int) -> None:
+        """Lets the actor take further steps, since learning has caught up with as many."""
+        if steps:
+            self._slots.release(steps)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -208,11 +247,12 @@ class ThreadedActor:
                     self._inner.begin(episode, known, 0)
                 step = self._inner.step()
                 assert not isinstance(step, ActorStopped)
+                self._keep(step)
                 # Copied, since the environment may use its arrays again before learning sees them.
                 self._taken.put(None if step is None else step._replace(**_copied(step)))
                 has_ended = step is None or step.ends
                 if step is None:
-                    self._slots.release()
+                    self.allow(1)
         except BaseException as error:
             self._taken.put(error)
 
@@ -230,8 +270,6 @@ class ThreadedActor:
             waited = True
         return False
 
-
-Actor = InlineActor | ThreadedActor
 
 _PATIENCE = 0.05
 """Seconds between two looks for a stop."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.agent.transition import MONTE_CARLO_RETURN, Transition, packed, row_width, unpacked
-from wsrl_kit.config.config import NOBODY, ROBOT, WSRLConfig
+from wsrl_kit.config.config import NOBODY, ROBOT, WSRLConfig, is_scheduler
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.replay import ring
 from wsrl_kit.replay.frames import FrameStore
@@ -41,10 +41,15 @@ def intervention_rows(config: WSRLConfig) -> int:
 def offline_frames(
     config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, offline: Dataset | None
 ) -> FrameStore | None:
-    """Frames of the offline data, not copied; None if `initial_tree` copied them, for interventions to join."""
-    if offline is None or intervention_rows(config):
+    """Frames of the offline data, not copied; None if `initial_tree` copied them."""
+    if offline is None or _copies_frames(config):
         return None
     return dataset_frames(agent_config, agent_state, offline)
+
+
+def _copies_frames(config: WSRLConfig) -> bool:
+    """Whether offline frames are part of the tree: for interventions to join, or for a learner elsewhere."""
+    return intervention_rows(config) > 0 or is_scheduler(config.learner)
 
 
 def initial_tree(config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, offline: Dataset | None) -> PyTree:
@@ -56,7 +61,7 @@ def initial_tree(config: WSRLConfig, agent_config: SACConfig, agent_state: SACSt
     if offline is None:
         offline_side = ring.empty(rows, width, prioritized, stack if spare else None)
     else:
-        store = dataset_frames(agent_config, agent_state, offline) if spare else None
+        store = dataset_frames(agent_config, agent_state, offline) if _copies_frames(config) else None
         offline_side = ring.filled(packed(to_transitions(config, offline)), rows, prioritized, store)
     capacity = min(config.replay_capacity, config.online_steps)
     return {"replay": {"offline": offline_side, "online": ring.empty(capacity, width, prioritized, stack)}}

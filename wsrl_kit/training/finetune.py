@@ -17,12 +17,12 @@ from jax import Array
 from jaxtyping import Float, Float32, Float64, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import jax_tools, sac
-from wsrl_kit.agent.sac import Policy, SACConfig, SACState, TermWeights
+from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.agent.transition import Transition
 from wsrl_kit.classifier.data import LABELS
 from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config import schedules
-from wsrl_kit.config.config import PERSON, THREAD, WSRLConfig
+from wsrl_kit.config.config import INLINE, PERSON, THREAD, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.collect import trajectory_of
@@ -148,7 +148,7 @@ class Setup:
     """Everything that fine-tuning does not change.
 
     Attributes:
-        agent_configs: with all loss terms, and without CQL's.
+        agent_config: by environment step; see `agent_config_of`.
         faded: first step without CQL's term.
         first_update: first step that learns.
         offline_ratios, betas: by environment step.
@@ -157,8 +157,7 @@ class Setup:
     """
 
     config: WSRLConfig
-    agent_configs: tuple[SACConfig, SACConfig]
-    environment: gymnasium.Env
+    agent_config: Callable[[int], SACConfig]
     evaluator: Evaluator
     probe: Transition | None
     stop_requested: Callable[[], bool]
@@ -168,14 +167,10 @@ class Setup:
     betas: Float32[np.ndarray, " steps"]
     conservative_weights: Float32[np.ndarray, " steps"] | None
     cloning_weights: Float32[np.ndarray, " steps"] | None
-    acting_key: PRNGKeyArray
     sampling_key: PRNGKeyArray
     diagnosis_key: PRNGKeyArray
     observation_horizon: int
     can_repeat: bool
-
-    def agent_config(self, step: int) -> SACConfig:
-        return self.agent_configs[step >= self.faded]
 
     def term_weights(self, step: int) -> TermWeights:
         conservative, cloning = self.conservative_weights, self.cloning_weights
@@ -185,40 +180,48 @@ class Setup:
         )
 
 
+def agent_config_of(config: WSRLConfig, agent_config: SACConfig) -> Callable[[int], SACConfig]:
+    """By environment step: the agent's parameters with all loss terms, later without CQL's."""
+    sizes = (agent_config.observation_size, agent_config.action_size, agent_config.pixels)
+    whole = sac_config(config, *sizes)
+    without = sac_config(replace(config, conservative_loss="none"), *sizes)
+    faded = _faded(config)
+    return lambda step: without if step >= faded else whole
+
+
+def _faded(config: WSRLConfig) -> int:
+    fades_out = "conservative weight" in schedules.run_schedules(config) and config.conservative_online_weight == 0
+    return config.conservative_fade_steps if fades_out else config.online_steps
+
+
 def _setup(
     config: WSRLConfig,
     agent_config: SACConfig,
-    environment: gymnasium.Env,
     evaluator: Evaluator,
     probe: Transition | None,
+    horizon: int,
+    can_repeat: bool,
     stop_requested: Callable[[], bool],
 ) -> Setup:
-    sizes = (agent_config.observation_size, agent_config.action_size, agent_config.pixels)
     schedule = schedules.run_schedules(config)
-    ratios, conservative = schedule["offline ratio"], schedule.get("conservative weight")
-    fades_out = conservative is not None and config.conservative_online_weight == 0
+    ratios = schedule["offline ratio"]
     return Setup(
         config=config,
-        agent_configs=(
-            sac_config(config, *sizes),
-            sac_config(replace(config, conservative_loss="none"), *sizes),
-        ),
-        environment=environment,
+        agent_config=agent_config_of(config, agent_config),
         evaluator=evaluator,
         probe=probe,
         stop_requested=stop_requested,
-        faded=config.conservative_fade_steps if fades_out else config.online_steps,
+        faded=_faded(config),
         first_update=max(config.frozen_rollout_steps, config.random_steps),
         offline_ratios=ratios,
         # Uniform samples need no importance weights.
         betas=schedule.get("PER beta", np.zeros_like(ratios)),
-        conservative_weights=conservative,
+        conservative_weights=schedule.get("conservative weight"),
         cloning_weights=schedule.get("behavior-cloning weight"),
-        acting_key=jax_tools.key(config.seed, "acting"),
         sampling_key=jax_tools.key(config.seed, "sampling"),
         diagnosis_key=jax_tools.key(config.seed, "diagnosis"),
-        observation_horizon=observation_horizon(environment),
-        can_repeat=is_simulation(environment) and config.human != PERSON,
+        observation_horizon=horizon,
+        can_repeat=can_repeat,
     )
 
 
@@ -248,10 +251,43 @@ def finetune(
         DivergenceError: the critics' values are beyond any possible return.
         WSRLKitError: the environment failed; after a last `Snapshot`.
     """
+    horizon, can_repeat = observation_horizon(environment), is_simulation(environment) and config.human != PERSON
+    inner = inline_actor(config, agent_config, tree, environment)
+    actor = ThreadedActor(inner, config.learner_lag) if config.learner == THREAD else inner
+    yield from learn_from(
+        actor, config, agent_config, tree, evaluator, probe, horizon, can_repeat, offline_frames, stop_requested
+    )
+
+
+def inline_actor(config: WSRLConfig, agent_config: SACConfig, tree: PyTree, environment: gymnasium.Env) -> InlineActor:
+    """Acts with the agent of a tree, from the tree's environment step on."""
     config = online(config)
-    setup = _setup(config, agent_config, environment, evaluator, probe, stop_requested)
+    key, environment_step = jax_tools.key(config.seed, "acting"), int(tree["environment_step"])
+    by_step = agent_config_of(config, agent_config)
+    return InlineActor(config, by_step, environment, key, sac.policy(tree["agent"]), environment_step)
+
+
+def learn_from(
+    actor: Actor,
+    config: WSRLConfig,
+    agent_config: SACConfig,
+    tree: PyTree,
+    evaluator: Evaluator,
+    probe: Transition | None,
+    horizon: int,
+    can_repeat: bool = False,
+    offline_frames: FrameStore | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Generator[Event, None, None]:
+    """The loop of `finetune`, with the steps of any actor.
+
+    Args:
+        horizon: observations in one that the actor sees.
+        can_repeat: whether the actor can repeat an interrupted episode.
+    """
+    config = online(config)
+    setup = _setup(config, agent_config, evaluator, probe, horizon, can_repeat, stop_requested)
     environment_step = int(tree["environment_step"])
-    actor = _actor(setup, sac.policy(tree["agent"]), environment_step)
     run = RunState(
         agent=tree["agent"],
         memory=Experience(config, agent_config, tree, offline_frames),
@@ -276,12 +312,6 @@ def finetune(
                 raise stopped(run.environment_step)
             yield from play_episode(setup, run)
         yield snapshot(setup, run)
-
-
-def _actor(setup: Setup, policy: Policy, environment_step: int) -> Actor:
-    config = setup.config
-    inline = InlineActor(config, setup.agent_config, setup.environment, setup.acting_key, policy, environment_step)
-    return ThreadedActor(inline, config.learner_lag) if config.learner == THREAD else inline
 
 
 @dataclass
@@ -387,7 +417,7 @@ def record(setup: Setup, run: RunState, step: EnvironmentStep) -> Iterator[Event
     if run.environment_step % config.log_interval == 0:
         values = {f"training/{name}": value for name, value in _learning_metrics(setup, run).items()}
         values["training/offline_ratio"] = run.offline_ratio
-        if config.learner == THREAD:
+        if config.learner != INLINE:
             values["training/steps_ahead"] = float(run.actor.steps_ahead)
         if config.use_prioritized_replay:
             values["training/priority_beta"] = float(setup.betas[at])

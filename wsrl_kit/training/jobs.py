@@ -1,7 +1,7 @@
 """Runs from parameters to finished folder, as notebooks and ablation call them."""
 
 import shutil
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.advice import diagnose, followed
-from wsrl_kit.config.config import PERSON, WSRLConfig
+from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
@@ -23,7 +23,7 @@ from wsrl_kit.envs.config import SOURCES, CollectConfig
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes
-from wsrl_kit.errors import ParameterError, Stopped
+from wsrl_kit.errors import ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
@@ -35,6 +35,7 @@ from wsrl_kit.training import experience, finetune, warmup
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.inputs import load_offline_data
+from wsrl_kit.training.remote import SPOOL, Link, RemoteLearning
 
 
 def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
@@ -196,21 +197,29 @@ def run_finetune(
         return
     with outcome_recorded(run, progress) as progress:
         with ExitStack() as stack:
+            is_remote = is_scheduler(config.learner)
+            # First, so that nothing moves before the learner is found.
+            link = stack.enter_context(closing(Link(config.learner))) if is_remote else None
             # Closed also on errors and stops, which tells a robot to hold.
             environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
-            evaluator = stack.enter_context(closing(Evaluator(config)))
             dataset = None
             if config.demo_path is not None:
                 cameras = tuple(camera_shapes(environment))
                 dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
             agent_config, agent_state, probe = agents.start(config, environment, dataset)
             tree = _finetuning_tree(config, run, agent_config, agent_state, dataset)
-            frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
-            events = finetune.finetune(
-                config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
-            )
+            save = frame_files.save
+            if link is None:
+                evaluator = stack.enter_context(closing(Evaluator(config)))
+                frames = experience.offline_frames(config, agent_config, tree["agent"], dataset)
+                events = finetune.finetune(
+                    config, agent_config, tree, environment, evaluator, probe, frames, lambda: progress.stop_requested
+                )
+            else:
+                learning = RemoteLearning(link, config, agent_config, tree, environment, probe, run)
+                events, save = learning.events(lambda: progress.stop_requested), learning.save
             # Closed before the environment, in which an actor's thread may still act.
-            follow(stack.enter_context(closing(events)), run, progress, frame_files.save)
+            follow(stack.enter_context(closing(events)), run, progress, save)
         run.finish({"environment_steps": config.online_steps})
         if arm:
             # The frames of a whole ablation would fill the disk.
@@ -228,7 +237,8 @@ def _finetuning_tree(
     tree = finetune.initial_tree(config, agent_config, agent_state, dataset)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
-        shutil.rmtree(run.folder / finetune.JUDGED, ignore_errors=True)
+        for folder in (finetune.JUDGED, SPOOL):
+            shutil.rmtree(run.folder / folder, ignore_errors=True)
         return resumed(run, tree)
     earlier_steps = checkpoint.read_metadata(run.checkpoint_path).get("online_steps", config.online_steps)
     if earlier_steps >= config.online_steps:
@@ -253,12 +263,21 @@ def _open(
         kind=kind,
         arm=arm,
         seed=config.seed,
-        parameters=asdict(config),
+        parameters=asdict(config) | {"learner": _recorded_learner(config, folder)},
         inputs=input_digests(config, kind),
         may_grow=may_grow,
         outputs=outputs,
         resume=resume,
     )
+
+
+def _recorded_learner(config: WSRLConfig, folder: Path) -> str:
+    """The learner that the run's parameters name: a run may continue with a learner at another address."""
+    with suppress(RunError):
+        earlier = read_run(folder).parameters.get("learner")
+        if is_scheduler(config.learner) and isinstance(earlier, str) and is_scheduler(earlier):
+            return earlier
+    return config.learner
 
 
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
