@@ -43,7 +43,6 @@ from wsrl_kit.errors import (
     WSRLKitError,
 )
 from wsrl_kit.experiments.config import EngineConfig
-from wsrl_kit.files import digest
 from wsrl_kit.runs.progress import Progress
 from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked
 from wsrl_kit.training.scheduler import CONNECT_SECONDS, check_versions, client_of, kit_versions
