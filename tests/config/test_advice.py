@@ -9,10 +9,8 @@ from data_samples import dataset, trajectory
 from wsrl_kit.config.advice import Diagnosis, advise, diagnose, followed, of_run
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.weights import weigh
-from wsrl_kit.errors import ParameterError, RunError
-from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.run import FILTERED_FILE, Run, RunRecord, read_run
-from wsrl_kit.training.start import advised
+from wsrl_kit.errors import RunError
+from wsrl_kit.runs.run import Run, RunRecord, read_run
 
 
 def warmup_run(folder: Path, success: list[float], returns: list[float], holdout: list[float]) -> RunRecord:
@@ -80,14 +78,3 @@ def test_advice_is_read_from_a_finished_warmup_and_refused_elsewhere(tmp_path: P
     damaged.finish({"diagnosis": {"policy": "great"}})
     with pytest.raises(RunError, match=r"run\.json"):
         of_run(read_run(tmp_path / "damaged"))
-
-
-def test_where_all_data_should_stay_the_best_part_of_them_is_refused(tmp_path: Path) -> None:
-    better = replace(SUCCESS, data=0.9)
-    assert "Advised for warmup: --retention_ratio=1.0" in str(advise(better))
-    path = tmp_path / "warmup.npz"
-    checkpoint.save(path, {}, {"diagnosis": vars(better), "retention_ratio": 0.2})
-    config = WSRLConfig(follow_advice=True, checkpoint_path=str(path), demo_path=str(tmp_path / FILTERED_FILE))
-    with pytest.raises(ParameterError, match=r"must hold 100% of the offline data.*filtered_demos\.pkl with 20%"):
-        advised(config)
-    assert advised(replace(config, demo_path="data")).retention_ratio == 1.0

@@ -91,13 +91,13 @@ def learned_inline(config: WSRLConfig, tree: PyTree) -> sac.SACState:
     static, start = start_of(config)
     agent, memory = start["agent"], Experience(config, static, start, None)
     rows = stored(tree["replay"]["online"], static.observation_size, static.action_size)
-    beta = np.zeros(config.online_steps, np.float32)
-    for step, ratio in enumerate(run_schedules(config)["offline ratio"]):
+    schedules = run_schedules(config)
+    for step, (ratio, beta) in enumerate(zip(schedules["offline ratio"], schedules["PER beta"], strict=True)):
         transition = (jax.tree.map(lambda column, step=step: column[step], rows), {}, {})
         if step < config.random_steps:
             memory.add(transition)
         else:
-            given = (jax_tools.key(config.seed, "sampling"), step, memory.offline_ratio(ratio), beta[step])
+            given = (jax_tools.key(config.seed, "sampling"), step, memory.offline_ratio(ratio), beta)
             agent, _ = memory.learn(static, agent, *given, sac.NO_TERMS, transition)
     return agent
 

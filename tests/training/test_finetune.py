@@ -119,7 +119,6 @@ def test_a_run_that_is_resumed_in_the_fade_ends_with_the_same_bits(sources):
 def test_without_offline_data_nothing_is_drawn_from_them(sources):
     events = taken(start_finetune(settings(), None))
     assert set(measured(events, "training/offline_ratio").values()) == {0.0}
-    assert not measured(events, "training/priority_beta")
     assert measured(events, "switch/offline_transitions") == {0: 0.0}
     assert measured(events, "switch/offline_bytes") == {0: 0.0}
 

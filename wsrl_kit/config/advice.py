@@ -15,7 +15,7 @@ from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import reading
-from wsrl_kit.parameters import check_some, names_of
+from wsrl_kit.parameters import check_some
 from wsrl_kit.runs.run import RunRecord
 
 CLEAR_DIFFERENCE = 0.1
@@ -61,7 +61,7 @@ class Advice:
     Attributes:
         regime: "policy", "data" (that one is better), "equal", "poor" (both) or "unknown".
         reasons: sentences.
-        parameters: of retention and fine-tuning, that differ from the kit's defaults.
+        parameters: of fine-tuning, that differ from the kit's defaults.
     """
 
     regime: str
@@ -70,14 +70,9 @@ class Advice:
 
     def __str__(self) -> str:
         lines = list(self.reasons)
-        for name, value in self.parameters.items():
-            if name in names_of(WSRLConfig, stage="retention"):
-                lines.append(
-                    f"Advised for warmup: --{name}={value} (or --preset=advised there); or give fine-tuning the "
-                    "offline data themselves as --demo_path."
-                )
-            else:
-                lines.append(f"Advised for fine-tuning: --{name}={value} (or --preset=advised there).")
+        if self.parameters:
+            given = " ".join(f"--{name}={value}" for name, value in self.parameters.items())
+            lines.append(f"Advised for fine-tuning: {given} (or --preset=advised).")
         return "\n".join(lines)
 
 
@@ -144,8 +139,8 @@ def advise(diagnosis: Diagnosis) -> Advice:
         parameters = {"frozen_rollout_steps": round(FROZEN_EPISODES * diagnosis.data_episode_steps)}
         reasons = [f"The policy is better than the data ({found}): its own episodes come first, without learning."]
     elif policy < data - clear:
-        regime, parameters = "data", {"retention_ratio": 1.0}
-        reasons = [f"The data are better than the policy ({found}): all of them stay."]
+        regime, parameters = "data", {}
+        reasons = [f"The data are better than the policy ({found}): their best part stays and is cloned, by default."]
     else:
         regime, parameters = "equal", {}
         reasons = [f"Policy and data are equally good ({found}): the defaults stay."]

@@ -158,11 +158,9 @@ class WSRLConfig(AgentParameters):
     )
     warmup_evaluation_interval: int = warmup(5_000, "gradient steps between two evaluations in warmup", minimum=1)
 
-    follow_advice: bool = parameter(
+    follow_advice: bool = finetuning(
         False,
-        "choose what the warmup's diagnosis advises (wsrl-kit advise) for parameters of the switch that have their "
-        "defaults",
-        stage=("retention", "finetuning"),
+        "choose what the warmup's diagnosis advises (wsrl-kit advise) for parameters that have their defaults",
         group="The switch",
     )
     retention_ratio: float = retention(

@@ -148,8 +148,7 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
     assert warmup_folder is not None
     own, shared = ({name: getattr(each, name) for name in RETENTION} for each in (config, common))
     kept = warmup_folder / FILTERED_FILE
-    parts = [name if value is True else str(value) for name, value in own.items() if value is not False]
-    return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *parts])))
+    return str(kept if own == shared else kept.with_stem("_".join([kept.stem, *map(str, own.values())])))
 
 
 def extends_earlier(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:

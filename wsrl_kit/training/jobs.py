@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
-from wsrl_kit.config.advice import diagnose, followed
+from wsrl_kit.config.advice import diagnose
 from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.digests import input_digests
@@ -105,13 +105,11 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
             result = follow(events, run, progress)
         assert result is not None
         diagnosis = diagnose(dataset, read_run(folder))
-        config = followed(config, diagnosis) if config.follow_advice else config
         details = {
             "exp_name": config.exp_name,
             "warmup_steps": result.steps,
             "seed": config.seed,
             "diagnosis": asdict(diagnosis),
-            "retention_ratio": config.retention_ratio,
         }
         agents.save_warmup(target, agent_config, result.agent, agents.probe_batch(config, dataset), details)
         kept_transitions = _retain(config, agent_config, result.agent, dataset, target.parent / FILTERED_FILE)
@@ -140,7 +138,6 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
     jax_tools.enable_compilation_cache()
     dataset, agent_config, agent_state = _warmup_start(config)
     agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
-    config = agents.advised(replace(config, checkpoint_path=str(checkpoint_path)))
     return _retain(config, agent_config, agent_state, dataset, target)
 
 

@@ -16,7 +16,7 @@ from wsrl_kit.agent.gripper import FIXED
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.transition import Transition, row_width, unpacked
 from wsrl_kit.agent.vision import PixelConfig, load_resnet10
-from wsrl_kit.config.advice import advise, followed, read_diagnosis
+from wsrl_kit.config.advice import followed, read_diagnosis
 from wsrl_kit.config.config import SMALLEST_SCALE, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, monte_carlo_returns, stacks_of
 from wsrl_kit.envs.make import make
@@ -26,7 +26,6 @@ from wsrl_kit.files import reading
 from wsrl_kit.parameters import check, names_of
 from wsrl_kit.robot.environment import preflight
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.run import FILTERED_FILE
 
 BOUND = 5.0
 """Bounded observations are normalised to +-BOUND.
@@ -63,7 +62,6 @@ def advised(config: WSRLConfig) -> WSRLConfig:
 
     Raises:
         CheckpointError: missing, damaged, or without a diagnosis.
-        ParameterError: more data should stay than `demo_path` holds.
     """
     if not config.follow_advice or config.checkpoint_path is None:
         return config
@@ -73,13 +71,6 @@ def advised(config: WSRLConfig) -> WSRLConfig:
         raise CheckpointError(f"{path} holds no diagnosis, as follow_advice needs: expected one written by warmup")
     with reading(path, CheckpointError, checkpoint.DAMAGED):
         diagnosis = read_diagnosis(metadata["diagnosis"])
-    wanted = advise(diagnosis).parameters.get("retention_ratio")
-    kept = metadata.get("retention_ratio")
-    if wanted not in (None, kept) and config.demo_path == str(path.parent / FILTERED_FILE):
-        raise ParameterError(
-            f"demo_path must hold {wanted:.0%} of the offline data, as the warmup's diagnosis advises, found "
-            f"{config.demo_path} with {kept:.0%}: give the data themselves, or warm up with preset 'advised' too"
-        )
     return followed(config, diagnosis)
 
 
