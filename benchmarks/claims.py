@@ -251,17 +251,18 @@ def forest(tables: Mapping[str, pd.DataFrame]) -> Figure:
         and claim.quantity != "q_kept"
         and any(judge(claim, finished(rows)) for rows in tables.values())
     ]
-    figure, (ax,) = plots.new_figure(width=9.0, height=0.42 * len(shown) + 1.2)
-    for task, (name, colour) in enumerate(zip(tables, plots.SERIES_COLOURS, strict=False)):
+    figure, (ax,) = plots.new_figure(width=9.0, height=0.48 * len(shown) + 1.2)
+    for task, (name, marker) in enumerate(zip(tables, "osD^vP*", strict=False)):
+        colour = plots.SERIES_COLOURS[task % len(plots.SERIES_COLOURS)]
         for height, claim in enumerate(shown):
             judged = judge(claim, finished(tables[name]))
             if judged is not None:
                 sign = BETTER[claim.quantity]
                 point, ends = sign * judged[0].point, sorted((sign * judged[0].low, sign * judged[0].high))
-                place = height + 0.18 * (task - (len(tables) - 1) / 2)
+                place = height + 0.8 * ((task + 0.5) / len(tables) - 0.5)
                 ax.plot(ends, [place, place], color=colour, linewidth=1.6)
-                ax.plot([point], [place], "o", color=colour, markersize=4)
-        ax.plot([], [], "o-", color=colour, label=name)
+                ax.plot([point], [place], marker, color=colour, markersize=4)
+        ax.plot([], [], f"{marker}-", color=colour, label=name)
     labels = [f"{claim.arm} vs. {claim.control}: {claim.quantity.replace('_', ' ')}" for claim in shown]
     ax.set_yticks(range(len(shown)), labels, fontsize=8)
     ax.set_ylim(len(shown) - 0.5, -0.5)
