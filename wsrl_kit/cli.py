@@ -211,8 +211,8 @@ def _browse(options: argparse.Namespace) -> int:
 
     paths, reading = _data(options)
     usual = WSRLConfig()
-    weights = {**usual.source_weights, "demos": usual.demo_weight}
-    table = episode_table(read_files(paths, reading), weights, usual.success_weight_bonus, usual.quality_weighting)
+    files, weights = read_files(paths, reading), usual.weight_by_source
+    table = episode_table(files, weights, usual.success_weight_bonus, usual.quality_weighting)
     write_episodes(table, options.out, reading)
     counts = table.groupby("source", sort=False).size()
     print("\n".join(f"{source}: {count} episodes" for source, count in counts.items()))

@@ -281,6 +281,11 @@ class WSRLConfig(AgentParameters):
                 f"learner must be {INLINE!r}, {THREAD!r} or an address such as tcp://host:8786, found {self.learner!r}"
             )
 
+    @property
+    def weight_by_source(self) -> dict[str, float]:
+        """The weight of every source that has one of its own, `demos` included."""
+        return {**self.source_weights, "demos": self.demo_weight}
+
     @staticmethod
     def completed(values: Mapping[str, Any]) -> dict[str, Any]:
         """Fills values that are None or missing from the preset that `preset` names.

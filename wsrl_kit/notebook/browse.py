@@ -95,7 +95,7 @@ class Browser:
 
     def _tabulate(self) -> None:
         config = self._config
-        weights = {**config.source_weights, "demos": config.demo_weight}
+        weights = config.weight_by_source
         self.table = episode_table(self._files, weights, config.success_weight_bonus, config.quality_weighting)
 
     def _changed(self, widget: ipywidgets.Widget) -> None:

@@ -80,8 +80,7 @@ def source_knobs(config: WSRLConfig, dataset: Dataset, live: bool | None = None)
         dataset: weighed by the config; one with weights of its own has no sliders.
         live: True: sliders; None: if a front end is attached.
     """
-    weights = {**config.source_weights, "demos": config.demo_weight}
-    weights = {name: weights.get(name, 1.0) for name in dataset.source_names}
+    weights = {name: config.weight_by_source.get(name, 1.0) for name in dataset.source_names}
 
     def draw(values: Mapping[str, Any]) -> tuple[WSRLConfig, Figure, str]:
         chosen = {name: values[name] for name in weights}

@@ -190,7 +190,7 @@ def agent_config_of(config: WSRLConfig, agent_config: SACConfig) -> Callable[[in
 
 
 def _faded(config: WSRLConfig) -> int:
-    fades_out = "conservative weight" in schedules.run_schedules(config) and config.conservative_online_weight == 0
+    fades_out = config.conservative_loss != "none" and config.conservative_online_weight == 0
     return config.conservative_fade_steps if fades_out else config.online_steps
 
 

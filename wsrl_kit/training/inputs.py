@@ -119,8 +119,7 @@ def load_offline_data(
         _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:
         return dataset
-    source_weights = {**config.source_weights, "demos": config.demo_weight}
-    return weigh(dataset, source_weights, config.success_weight_bonus, config.quality_weighting)
+    return weigh(dataset, config.weight_by_source, config.success_weight_bonus, config.quality_weighting)
 
 
 def _check_whole_episodes(dataset: Dataset, paths: Paths) -> None:
