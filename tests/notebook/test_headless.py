@@ -211,6 +211,22 @@ def test_a_signal_ends_the_kernel_and_keeps_what_was_done(tmp_path: Path, number
     assert not (tmp_path / "out/run.json").exists()
 
 
+@pytest.mark.slow
+def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_there(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    assert run(notebook, "--out", "out", folder=tmp_path).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task")
+    while not any((task / "children").read_text() for task in children.iterdir()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert said == "wsrl-kit: stopped by SIGINT; the same command with --out out continues\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
+
+
 def test_a_killed_runner_takes_its_kernel_along(tmp_path: Path) -> None:
     write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stdout=subprocess.PIPE)

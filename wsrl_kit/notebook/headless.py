@@ -31,7 +31,14 @@ RECORD = "run.json"
 
 
 class Interrupted(BaseException):
-    """A signal asked for the end of the run, whose notebook is kept as far as it was executed."""
+    """A signal asked for the end of the run, whose notebook is kept as far as it was executed.
+
+    Attributes:
+        number: the signal's.
+        has_begun: whether a cell had begun.
+    """
+
+    has_begun = True
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -74,12 +81,16 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
     os.environ.pop(NOTEBOOK_VARIABLE, None)  # inherited when a notebook's cell starts the command
     record = output_dir / RECORD
     before, kept = _content(record), _content(executed)
+    executed.unlink(missing_ok=True)  # from here on it tells how far this execution has come
     try:
         _execute(notebook, executed, values)
-    except errors.WSRLKitError as error:
-        is_refusal = type(error).__name__ == getattr(error.__cause__, "ename", None)
-        if is_refusal and before is not None and kept is not None and _content(record) == before:
-            # Nothing was done to the run that is in the folder: its notebook stays, too.
+    except (errors.WSRLKitError, Interrupted) as error:
+        if isinstance(error, Interrupted):
+            did_nothing = not error.has_begun
+        else:  # a refusal
+            did_nothing = type(error).__name__ == getattr(error.__cause__, "ename", None)
+        if did_nothing and kept is not None and _content(record) == before:
+            # What is in the folder keeps its notebook.
             executed.write_bytes(kept)
         raise
     _check_finished(output_dir)
@@ -108,8 +119,10 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
             threading.Thread(target=work, name="papermill", daemon=True).start()
             ended.wait()
         except Interrupted as interrupted:
-            print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
-            _end_kernel(kernels, ended)
+            interrupted.has_begun = _has_begun(executed)
+            if interrupted.has_begun:
+                print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
+            _end_kernel(kernels, ended, by_force=not interrupted.has_begun)
             raise
     if failures:
         raise _explain(failures[0], executed) from failures[0]
@@ -169,9 +182,24 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_kernel(kernels: list[Any], ended: threading.Event) -> None:
-    """Interrupts the running cell, so that it can close its files, and kills what has not ended after a while."""
-    for kill in (signal.SIGINT, signal.SIGKILL):
+def _has_begun(executed: Path) -> bool:
+    """Whether a cell of the notebook has begun; papermill marks all as pending before it starts the kernel."""
+    try:
+        cells = json.loads(executed.read_bytes())["cells"]
+        return any(cell["metadata"]["papermill"]["status"] != "pending" for cell in cells)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError):
+        return True
+
+
+def _end_kernel(kernels: list[Any], ended: threading.Event, by_force: bool) -> None:
+    """Interrupts the running cell, so that it can close its files, and kills what has not ended after a while.
+
+    Args:
+        by_force: kills at once. A kernel that still imports would answer an interrupt with a traceback of its own.
+    """
+    for kill in (signal.SIGKILL,) if by_force else (signal.SIGINT, signal.SIGKILL):
         for kernel in kernels:
             if kernel.has_kernel:
                 os.kill(kernel.provisioner.pid, kill)
