@@ -161,12 +161,6 @@ def test_lab_opens_copies_and_keeps_them(tmp_path: Path) -> None:
     assert first.stdout.splitlines()[-1][0].isdigit()  # of JupyterLab
     copies = tmp_path / "lab"
     assert (copies / "90_report.ipynb").read_bytes() == (template_folder() / "90_report.ipynb").read_bytes()
-    (copies / "00_collect_data.ipynb").write_text("mine")
-    (copies / "90_report.ipynb").unlink()
-    again = lab("lab", folder=tmp_path)
-    assert "lab: copied: 90_report.ipynb\n" in again.stdout
-    assert "lab: kept as they are: 00_collect_data.ipynb, 01_offline_warmup.ipynb" in again.stdout
-    assert (copies / "00_collect_data.ipynb").read_text() == "mine"
 
 
 def test_lab_says_which_copies_are_from_another_version(clone: Path) -> None:

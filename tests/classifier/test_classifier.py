@@ -340,6 +340,7 @@ def test_an_image_classifier_learns_what_the_state_does_not_say(image_run: Path)
     }
 
 
+@pytest.mark.slow
 def test_an_image_classifier_decides_on_what_cameras_see(image_run: Path) -> None:
     register()
     environment = rewarded(make(NAME), image_run / "classifier.npz", NAME)

@@ -1,21 +1,27 @@
-"""The ablation: every arm on the same data and budget, in worker processes that may be killed."""
+"""The ablation: every arm on the same data and budget, in worker processes that may be killed.
 
+One ablation, executed by its notebook, is looked at by most of these tests.
+"""
+
+import csv
 import json
 import multiprocessing
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from jobs_here import jobs_here
-from training_samples import StopAt, settings
-from wsrl_kit.analysis.report import report
+from notebooks_here import execute, figures
+from training_samples import TINY, StopAt, settings
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
@@ -42,12 +48,22 @@ if __name__ == "__main__":
 """
 
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
 @dataclass(frozen=True)
 class Done:
-    """A finished ablation of one seed."""
+    """A finished ablation of one seed.
 
+    Attributes:
+        given: the notebook's parameters.
+        shown: what its cells showed.
+    """
+
+    given: dict[str, Any]
     config: WSRLConfig
     root: Path
+    shown: list[Any]
 
     def run(self, arm: str) -> RunRecord:
         return read_run(self.root / arm / "seed_0")
@@ -56,15 +72,18 @@ class Done:
 @pytest.fixture(scope="module")
 def done(sources, tmp_path_factory) -> Done:
     root = tmp_path_factory.mktemp("ablation")
-    config = settings(offline_data_path=str(sources), random_steps=20, frozen_rollout_steps=30, retention_ratio=0.3)
+    changes = {"random_steps": 20, "frozen_rollout_steps": 30, "retention_ratio": 0.3}
+    given = TINY | changes | {"offline_data_path": str(sources), "seeds": [0], "worker_processes": 1}
     with jobs_here():
-        run_ablation(config, AblationConfig(seeds=[0]), root, Silent())
-    return Done(config, root)
+        shown = execute(NOTEBOOKS / "03_ablation_warmup.ipynb", given, root)
+    parameters = read_run(root).parameters
+    config = WSRLConfig(**{name: parameters[name] for name in WSRLConfig.__dataclass_fields__})
+    return Done(given, config, root, shown)
 
 
 def test_every_arm_is_finished_on_the_same_budget(done):
     assert read_run(done.root).status == "finished"
-    assert sorted(path.name for path in done.root.iterdir() if path.is_dir()) == sorted([*ARMS, "warmup"])
+    assert sorted(path.name for path in done.root.iterdir() if path.is_dir()) == sorted([*ARMS, "figures", "warmup"])
     for arm in ARMS:
         run = done.run(arm)
         assert (run.kind, run.arm, run.seed, run.status) == ("finetune", arm, 0, "finished")
@@ -161,10 +180,25 @@ def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs
         run_ablation(replace(done.config, online_steps=90), AblationConfig(seeds=[0, 1, 2]), done.root, Silent())
 
 
-def test_the_report_reads_it(done):
-    result = report(done.root)
-    assert sorted(result.per_seed["arm"]) == sorted(ARMS)
-    assert (done.root / "summary.md").exists()
+def test_its_notebook_shows_and_writes_the_report(done):
+    assert figures(done.shown) == 7
+    with open(done.root / "per_seed.csv") as file:
+        assert sorted(row["arm"] for row in csv.DictReader(file)) == sorted(ARMS)
+    assert "n = 1" in (done.root / "summary.txt").read_text()
+    assert (done.root / "differences.csv").exists()
+    drawn = {path.stem for path in (done.root / "figures").iterdir()}
+    assert drawn >= {"learning_curves", "sample_efficiency", "safety_and_memory", "switch", "sources"}
+
+
+def test_another_notebook_of_ablations_finds_it_and_draws_it_again(done, tmp_path):
+    # Such notebooks differ in their variants alone.
+    root = shutil.copytree(done.root, tmp_path / "root")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("metrics.csv")}
+    (root / "figures" / "learning_curves.png").unlink()
+    given = done.given | {"arms": ARMS, "variants": {}, "control": "rlpd_all"}
+    assert figures(execute(NOTEBOOKS / "05_ablate_replay.ipynb", given, root)) >= 4
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("metrics.csv")} == before
+    assert (root / "figures" / "learning_curves.png").stat().st_size > 0
 
 
 def test_a_warmup_that_fails_is_said_once_and_the_other_runs_are_finished(sources, tmp_path):

@@ -289,22 +289,6 @@ def assert_reported(folder: Path, arms: list[str], seeds: list[int]) -> None:
     assert {path.stem for path in (folder / "figures").iterdir()} >= FIGURES
 
 
-def test_ablations_are_reported_and_a_finished_one_is_only_drawn_again(sources: Path, tmp_path: Path) -> None:
-    arms = ["rlpd_all", "keep_random"]
-    given = ABLATION | {"offline_data_path": sources, "arms": arms, "control": "rlpd_all"}
-    given |= {"variants": {"keep_random": {"retention_priority": "random"}}, "behavior_cloning_weight": 0.1}
-    with jobs_here():
-        shown = execute(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
-    assert_reported(tmp_path, arms, [0])
-    assert figures(shown) == 7
-    # Other notebooks of ablations differ in their variants alone: with the same ones they find these runs.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")}
-    (tmp_path / "figures" / "learning_curves.png").unlink()
-    assert figures(execute(NOTEBOOKS / "05_ablate_replay.ipynb", given, tmp_path)) >= 4
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.csv")} == before
-    assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 0
-
-
 def test_the_two_notebooks_of_variants_have_the_same_cells_after_their_parameters() -> None:
     replay, regularisers = (
         [cell.source for cell in nbformat.read(NOTEBOOKS / name, 4).cells if cell.cell_type == "code"]
@@ -313,6 +297,7 @@ def test_the_two_notebooks_of_variants_have_the_same_cells_after_their_parameter
     assert replay[1:] == regularisers[1:]
 
 
+@pytest.mark.slow
 def test_an_ablation_of_a_task_without_success_is_of_its_return(tmp_path: Path) -> None:
     options = {"max_episode_steps": 20}
     write_hil_serl(tmp_path / "random.pkl", collect("Pendulum-v1", options, "random", episodes=2, seed=0))

@@ -14,6 +14,7 @@
 import contextlib
 import csv
 import errno
+import functools
 import importlib.metadata
 import json
 import math
@@ -40,7 +41,7 @@ from wsrl_kit.text import printable
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
-OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "traces", "videos")
+OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "spool", "traces", "videos")
 """Folders that the run itself writes."""
 WARMUP_FILE, FILTERED_FILE = "warmup.npz", "filtered_demos.pkl"
 """What a warmup leaves for fine-tuning: the agent, and the data that retention kept."""
@@ -338,6 +339,7 @@ class Run:
         _replace(self.folder / "run.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and packages that results depend on, without importing them."""
     found = {"python": platform.python_version()}
