@@ -48,8 +48,10 @@ def test_values_and_gradients_stay_finite_where_the_action_rounds_to_its_bound(m
 def test_an_actor_driven_far_keeps_its_deviation_in_range_and_its_gradient_finite(scale: float) -> None:
     actor = networks.Actor(2, (8,), layer_norm=True, activation="tanh", weights=networks.InitialWeights("xavier", 0.01))
     observation = jnp.ones((3, 4))
-    far = jax.tree.map(lambda leaf: leaf + scale, actor.init(jax.random.key(0), observation))
-    _, standard_deviation = actor.apply(far, observation)
+    far = jax.tree.map(lambda leaf: leaf + scale, jax.jit(actor.init)(jax.random.key(0), observation))
+    _, standard_deviation = jax.jit(actor.apply)(far, observation)
     assert (standard_deviation >= 0.99e-5).all() and (standard_deviation <= 5.01).all()
-    gradient = jax.grad(lambda parameters: sum(output.sum() for output in actor.apply(parameters, observation)))(far)
+    gradient = jax.jit(jax.grad(lambda parameters: sum(each.sum() for each in actor.apply(parameters, observation))))(
+        far
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

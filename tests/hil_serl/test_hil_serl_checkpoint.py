@@ -198,11 +198,19 @@ def test_a_pixel_agent_is_hil_serls(tmp_path: Path, pixel_agent: tuple[SACConfig
 
     maps = feature_maps("wrist_1", "wrist_2")
     observation, action, noise = rows(19), jnp.tanh(rows(6)), rows(6, seed=2)
-    actions = upstream_policy(parameters, upstream_encoded(parameters, maps, observation), noise)
-    assert np.abs(actions - sac.act(static, sac.policy(agent), observation, noise, maps)).max() < 1e-5
+
+    @jax.jit
+    def upstream(parameters: Any) -> tuple[Any, Any]:
+        encoded = upstream_encoded(parameters, maps, observation)
+        values = upstream_values(parameters, encoded, action, "VmapMLP_0/")
+        return upstream_policy(parameters, encoded, noise), values
+
+    act, action_values = (jax.jit(each, static_argnums=0) for each in (sac.act, sac.action_values))
+    actions, _ = upstream(parameters)
+    assert np.abs(actions - act(static, sac.policy(agent), observation, noise, maps)).max() < 1e-5
     for found, critic in ((parameters, agent.critic), (target, agent.target_critic)):
-        values = upstream_values(found, upstream_encoded(found, maps, observation), action, "VmapMLP_0/")
-        expected = sac.action_values(static, agent._replace(critic=critic), observation, action, maps)
+        _, values = upstream(found)
+        expected = action_values(static, agent._replace(critic=critic), observation, action, maps)
         assert np.abs(values - expected).max() < 2e-5
     # The trunk is HIL-SERL's by name already; it is never trained there, so no momentum may move it.
     trunk = group(parameters, "modules_actor/encoder/encoder_wrist_1/pretrained_encoder/")

@@ -78,6 +78,8 @@ class ClassifierState(NamedTuple):
     trunk: PyTree = ()
 
 
+# Compiled whole, as an agent is.
+@partial(jax.jit, static_argnums=0)
 def create(
     config: RewardClassifier,
     key: PRNGKeyArray,
