@@ -16,6 +16,7 @@ from wsrl_kit.parameters import user_path
 from wsrl_kit.text import printable
 
 if TYPE_CHECKING:
+    from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.sources import Paths
 
@@ -188,17 +189,25 @@ def _add_data(commands: Any) -> None:
             default="normalized",
             help="units of the actions in the files: normalized, or task (default: normalized)",
         )
+        command.add_argument(
+            "--camera_names", default="{}", help="names of cameras in the files -> their names in the task, a dict"
+        )
+        command.add_argument(
+            "--missing_rewards",
+            default="labels",
+            help="success in data without rewards: labels, last_frame or none (default: labels)",
+        )
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from wsrl_kit.data.doctor import examine_all, render
 
-    paths, reading = _data(options)
+    paths, config, reading = _data(options)
     task = None
     if options.exp_name is not None:
         from wsrl_kit.training.inputs import describe
 
-        task = describe(options.exp_name, _environment_options(options))
+        task = describe(config.exp_name, config.environment_options)
     reports = examine_all(paths, conventions=reading, task=task)
     for report in reports:
         print(render(report))
@@ -207,12 +216,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _browse(options: argparse.Namespace) -> int:
     from wsrl_kit.analysis.episodes import episode_table, read_files, write_episodes
-    from wsrl_kit.config.config import WSRLConfig
 
-    paths, reading = _data(options)
-    usual = WSRLConfig()
-    files, weights = read_files(paths, reading), usual.weight_by_source
-    table = episode_table(files, weights, usual.success_weight_bonus, usual.quality_weighting)
+    paths, config, reading = _data(options)
+    files, weights = read_files(paths, reading), config.weight_by_source
+    table = episode_table(files, weights, config.success_weight_bonus, config.quality_weighting)
     write_episodes(table, options.out, reading)
     counts = table.groupby("source", sort=False).size()
     print("\n".join(f"{source}: {count} episodes" for source, count in counts.items()))
@@ -220,29 +227,30 @@ def _browse(options: argparse.Namespace) -> int:
     return 0
 
 
-def _data(options: argparse.Namespace) -> tuple["Paths", "Conventions"]:
-    """Data files as a command names them, and how to read them."""
+def _data(options: argparse.Namespace) -> tuple["Paths", "WSRLConfig", "Conventions"]:
+    """Data files as a command names them, the parameters given beside them, and how to read them."""
+    from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.sources import Paths
     from wsrl_kit.parameters import parse
 
     # A single one may spell a list or a dict.
     paths: Paths = parse(options.files[0], Paths) if len(options.files) == 1 else options.files
-    given = _environment_options(options)
+    config = WSRLConfig(
+        environment_options=parse(options.environment_options, dict),
+        action_units=options.action_units,
+        camera_names=parse(options.camera_names, dict),
+        missing_rewards=options.missing_rewards,
+        **({} if options.exp_name is None else {"exp_name": options.exp_name}),
+    )
     if options.exp_name is not None:
         from wsrl_kit.training.inputs import conventions
 
-        return paths, conventions(options.exp_name, given, options.action_units)
+        return paths, config, conventions(config)
     if options.action_units != "normalized":
         raise ParameterError(f"action_units {options.action_units!r} needs the task's bounds: give exp_name")
-    return paths, Conventions(given.get("success_key"))
-
-
-def _environment_options(options: argparse.Namespace) -> dict[str, Any]:
-    from wsrl_kit.parameters import check, parse
-
-    given: dict[str, Any] = check("environment_options", parse(options.environment_options, dict), dict)
-    return given
+    success_key = config.environment_options.get("success_key")
+    return paths, config, Conventions(success_key, None, config.camera_names, config.missing_rewards)
 
 
 def _add_advise(commands: Any) -> None:

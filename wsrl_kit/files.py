@@ -91,7 +91,7 @@ def check_size(declared: int, stored: int, ratio: int = LARGEST_RATIO) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; use inside `reading`.
+    """The content of a JSON file, of a `.jsonl` a list of its lines'; use inside `reading`.
 
     Raises:
         OSError: the file is missing or can't be read.
@@ -100,7 +100,8 @@ def read_json(path: Path) -> Any:
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{path.name} has {size} bytes, expected at most {LARGEST_JSON}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
 
 
 def within(folder: Path, path: Path) -> bool:

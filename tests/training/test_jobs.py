@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from full_disk import files_limited_to
+from lerobot_samples import write_lerobot
 from training_samples import PENDULUM, ROBOT, StopAt, same_checkpoint, settings
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
@@ -105,6 +106,30 @@ def test_warmup_writes_where_checkpoint_path_says_and_keeps_nothing_at_ratio_0(s
     assert run_warmup(config, tmp_path / "run", Silent()) == tmp_path / "far" / "agent"
     assert [path.name for path in (tmp_path / "far").iterdir()] == ["agent"]
     assert read_run(tmp_path / "run").summary["kept_transitions"] == 0
+
+
+@pytest.fixture
+def without_rewards(sources, tmp_path) -> WSRLConfig:
+    demos = [t for t in load_sources(str(sources / "demos.pkl")).trajectories() if len(t) > 1]
+    path = tmp_path / "demos"
+    write_lerobot(path, [{"observation.state": t.observations[:-1], "action": t.actions} for t in demos])
+    return settings(offline_data_path=str(path), missing_rewards="none", evaluation_episodes=0, warmup_steps=100)
+
+
+def test_what_learns_from_rewards_refuses_to_do_without(without_rewards, tmp_path):
+    with pytest.raises(DataError, match="has no rewards, so that a policy can only clone it: give actor_value='none'"):
+        run_warmup(without_rewards, tmp_path / "run", Silent())
+    with pytest.raises(ParameterError, match="actor_value 'none' clones alone, but fine-tuning learns from rewards"):
+        run_finetune(replace(without_rewards, actor_value="none"), tmp_path / "finetune", Silent())
+
+
+@pytest.mark.slow
+def test_without_rewards_a_policy_clones_alone_and_nothing_is_kept(without_rewards, tmp_path):
+    run_warmup(replace(without_rewards, actor_value="none"), tmp_path / "run", Silent())
+    record = read_run(tmp_path / "run")
+    loss = record.curve("training/actor_loss", "warmup").value
+    assert record.status == "finished" and record.summary["kept_transitions"] == 0 and loss[-1] < loss[0]
+    assert not (tmp_path / "run" / "filtered_demos.pkl").exists()
 
 
 def test_whole_trajectories_can_be_kept(sources, tmp_path):

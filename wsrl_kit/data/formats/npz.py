@@ -6,14 +6,13 @@ Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations
 of each observation (the next observation's is one later); `observation_horizon`, frames per stack.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards, to_float32
+from wsrl_kit.data.recording import CameraChoice, Recording, kind, source_names, success_from_rewards, to_float32
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import load_arrays
 
@@ -24,24 +23,20 @@ _IMAGES = "images/"
 _LONGEST_HORIZON = 100
 
 
-def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads the file; `cameras` None: all.
+def read_npz(path: Path, cameras: CameraChoice) -> Recording:
+    """Reads the file.
 
     Raises:
         DataError: damaged, Python objects, a missing array or camera, or arrays that do not fit together.
     """
-
-    def is_wanted(name: str) -> bool:
-        if name.startswith(_IMAGES):
-            return cameras is None or name.removeprefix(_IMAGES) in cameras
-        return name in _REQUIRED + _OPTIONAL + _STACKS
-
-    found = load_arrays(path, is_wanted)
-    arrays = {name: array for name, array in found.items() if array is not None}
-    names = sorted(name.removeprefix(_IMAGES) for name in found if name.startswith(_IMAGES))
-    if missing := [camera for camera in cameras or () if camera not in names]:
-        raise DataError(f"{path} has no images of {', '.join(missing)}, found {', '.join(names) or 'no cameras'}.")
-    frames = {camera: arrays.pop(_IMAGES + camera) for camera in names if _IMAGES + camera in arrays}
+    present = load_arrays(path, lambda name: False)
+    names = [name.removeprefix(_IMAGES) for name in present if name.startswith(_IMAGES)]
+    chosen, problem = cameras.among(names)
+    if problem:
+        raise DataError(f"{path} {problem}.")
+    wanted = {*_REQUIRED, *_OPTIONAL, *_STACKS, *(_IMAGES + camera for camera in chosen)}
+    arrays = {name: array for name, array in load_arrays(path, wanted.__contains__).items() if array is not None}
+    frames = {name: arrays.pop(_IMAGES + camera) for camera, name in chosen.items()}
     stacks = {name: arrays.pop(name) for name in _STACKS if name in arrays}
     recording = flat_recording(path, arrays, "npz")
     return replace(recording, **_image_fields(path, len(recording), frames, stacks)) if frames else recording
