@@ -1,4 +1,4 @@
-"""The command line: notebooks, also by own names, data files, runs, `lab`, `robot-sim`, and HIL-SERL's files."""
+"""The command line: notebooks by own names, data files, runs, `lab`, `robot-sim`, HIL-SERL's and LeRobot's files."""
 
 import argparse
 import sys
@@ -180,7 +180,14 @@ def _add_data(commands: Any) -> None:
         help="folder of episodes.csv and figures (default: runs/browse)",
     )
     browse.set_defaults(do=_browse)
-    for command in (doctor, browse):
+    export = commands.add_parser("export-lerobot", help="write data files as a LeRobotDataset v3")
+    export.add_argument(
+        "--out", type=user_path, required=True, metavar="DIR", help="folder to write, which must be new"
+    )
+    export.add_argument("--frames_per_second", default="10", help="rate of the recording, in whole Hz (default: 10)")
+    export.add_argument("--task", help="what the robot does, in words (default: exp_name)")
+    export.set_defaults(do=_export_lerobot)
+    for command in (doctor, browse, export):
         command.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
         command.add_argument("--exp_name", help="task of the data; doctor says what does not fit the task")
         command.add_argument("--environment_options", default="{}", help="options of the task, a dict")
@@ -224,6 +231,22 @@ def _browse(options: argparse.Namespace) -> int:
     counts = table.groupby("source", sort=False).size()
     print("\n".join(f"{source}: {count} episodes" for source, count in counts.items()))
     print("\n".join(map(str, [options.out / "episodes.csv", *sorted((options.out / "figures").glob("*.png"))])))
+    return 0
+
+
+def _export_lerobot(options: argparse.Namespace) -> int:
+    from wsrl_kit.data.conventions import UNKNOWN
+    from wsrl_kit.data.formats.lerobot_write import write_lerobot
+    from wsrl_kit.data.sources import load_sources
+    from wsrl_kit.parameters import check, parse
+
+    paths, config, reading = _data(options)
+    if config.missing_rewards == UNKNOWN:
+        raise ParameterError("missing_rewards 'none' leaves no rewards to write: give labels or last_frame")
+    rate = check("frames_per_second", parse(options.frames_per_second, int), int, {"minimum": 1})
+    dataset = load_sources(paths, conventions=reading)
+    write_lerobot(options.out, dataset, rate, options.task or options.exp_name or "unnamed task")
+    print(f"{options.out}: {dataset.episode_count} episodes, {len(dataset)} frames")
     return 0
 
 

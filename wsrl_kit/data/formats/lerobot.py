@@ -54,8 +54,8 @@ _PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # Of the numbers of an action.
 _MOST_NAMES = 50
 
-# lerobot's name for what the use of the gripper costs.
-_PENALTY = "complementary_info.discrete_penalty"
+PENALTY = "complementary_info.discrete_penalty"
+"""lerobot's name for what the use of the gripper costs."""
 
 # Columns of the data by name.
 _Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
@@ -127,7 +127,7 @@ def read_lerobot(path: Path, cameras: CameraChoice) -> Recording:
     """
     folder = _open_folder(path)
     states = _states(folder, cameras)
-    optional = ["next.reward", "next.done", "next.truncated", "next.success", _PENALTY]
+    optional = ["next.reward", "next.done", "next.truncated", "next.success", PENALTY]
     table = _table(folder, ["action", *states], optional)
     last = np.zeros(len(table["action"]), bool)
     last[np.cumsum(folder.lengths) - 1] = True
@@ -157,7 +157,7 @@ def read_lerobot(path: Path, cameras: CameraChoice) -> Recording:
         action_names=tuple(_texts(folder.features["action"].get("names"))),
         last_observations_recorded=False,
         rewards_recorded=rewarded is not None,
-        grasp_penalty=to_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
+        grasp_penalty=to_float32(table[PENALTY])[:, 0] if PENALTY in table else None,
         frames=images,
         stack=rows[:, None] if images else None,
         next_stack=led_to[:, None] if images else None,
@@ -346,14 +346,20 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
     return episodes
 
 
+def require_pyarrow(path: Path) -> Any:
+    """pyarrow.parquet, or a DataError that says how to install it."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"{path} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
+    return parquet
+
+
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
     """Opens a parquet file that declares no more data than it can hold."""
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DataError(f"{file} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
-    with reading(file, DataError), ParquetFile(file) as opened:
+    parquet = require_pyarrow(file)
+    with reading(file, DataError), parquet.ParquetFile(file) as opened:
         check_size(_declared_bytes(opened.metadata), file.stat().st_size)
         yield opened
 
