@@ -16,6 +16,7 @@ from wsrl_kit.data.formats.hil_serl import read_hil_serl
 from wsrl_kit.data.formats.lerobot import read_lerobot
 from wsrl_kit.data.formats.minari import read_minari
 from wsrl_kit.data.formats.npz import read_npz
+from wsrl_kit.data.formats.robomimic import demonstrations, read_robomimic
 from wsrl_kit.data.labels import SUFFIX, labelled
 from wsrl_kit.data.recording import (
     CameraChoice,
@@ -64,7 +65,7 @@ def read_recording(
         reader = _reader(path)
         if reader is None:
             raise DataError(
-                f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
+                f"{path} is in no known format, expected a HIL-SERL pickle, D4RL or robomimic hdf5, a Minari dataset, "
                 "a LeRobotDataset or the kit's npz."
             )
         return interpret(reader(path, CameraChoice(cameras, conventions.camera_names)), conventions)
@@ -223,7 +224,7 @@ def _reader(path: Path) -> Reader | None:
     if not head:
         raise DataError(f"{path} is empty.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _states_only(_read_hdf5_of_either_kind)
+        return _read_hdf5
     if head.startswith(b"PK\x03\x04"):
         return read_npz
     if _PICKLE.match(head):
@@ -250,14 +251,15 @@ def _states_only(read: Callable[[Path], Recording]) -> Reader:
     return reader
 
 
-def _read_hdf5_of_either_kind(path: Path) -> Recording:
+def _read_hdf5(path: Path, cameras: CameraChoice) -> Recording:
     with open_hdf5(path) as file:
+        has_demos = bool(demonstrations(file))
         is_minari = file.find("observations") is None and file.find("episode_0") is not None
     if is_minari:
         if path.parts[-2:] != _MINARI_FILE.parts:
             raise DataError(f"{path} is the data file of a Minari dataset, expected it in its folder, {_MINARI_FILE}.")
-        return read_minari(path.parent.parent)
-    return read_hdf5(path)
+        return _states_only(read_minari)(path.parent.parent, cameras)
+    return (read_robomimic if has_demos else read_hdf5)(path, cameras)
 
 
 def _read_strictly(
