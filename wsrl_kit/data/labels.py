@@ -135,8 +135,8 @@ def labelled(path: Path, recording: Recording, missing_rewards: str) -> Recordin
     if unknown and not recording.rewards_recorded and missing_rewards != UNKNOWN:
         raise DataError(
             f"{path} has no rewards, and {unknown} of its {recording.episode_count} episodes have no label: label them "
-            f"{SUCCESS} or {FAILURE} (wsrl-kit browse shows them), or give missing_rewards={LAST_FRAME!r} if every "
-            f"episode ends in success, or missing_rewards={UNKNOWN!r} to clone alone."
+            f"{SUCCESS} or {FAILURE} (docs/data.md says how), or give missing_rewards={LAST_FRAME!r} if every episode "
+            f"ends in success, or missing_rewards={UNKNOWN!r} to clone alone."
         )
     return recording
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsrl_kit.data.formats.hdf5_file import File, open_hdf5
-from wsrl_kit.data.formats.npz import flat_recording
+from wsrl_kit.data.formats.npz import check_rows, flat_recording
 from wsrl_kit.data.recording import CameraChoice, Recording
 from wsrl_kit.errors import DataError
 
@@ -99,23 +99,6 @@ def _observations(file: File, found: Any, key: str, cameras: CameraChoice) -> tu
     # As in an environment with images alone.
     flat = [array.reshape(count, -1) for array in numbers.values()] or [np.zeros((count, 1), np.float32)]
     return np.concatenate(flat, axis=1), images
-
-
-def check_rows(path: Path, arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> None:
-    """Refuses arrays of different lengths and odd flags; `keys`: their names in the file."""
-    count = len(np.atleast_1d(arrays["rewards"]))
-    if count == 0:
-        raise DataError(f"{path} holds no transitions.")
-    for name, array in arrays.items():
-        if array.shape[:1] != (count,):
-            raise DataError(
-                f"{path}: {keys[name]!r} has shape {array.shape}, expected {count} rows as in {keys['rewards']!r}."
-            )
-        is_flag = name in ("terminated", "truncated")
-        if is_flag and (array.size != count or array.dtype.kind not in "biuf"):
-            raise DataError(
-                f"{path}: {keys[name]!r} is {array.dtype} {array.shape}, expected one flag in each of {count} rows."
-            )
 
 
 def build_recording(

@@ -6,6 +6,7 @@ Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations
 of each observation (the next observation's is one later); `observation_horizon`, frames per stack.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,26 @@ def _image_fields(
     return {"frames": frames, "stack": stack, "next_stack": stack + 1, "stored_frames": frame_count}
 
 
+def check_rows(path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None) -> int:
+    """The number of rows; `names`: those of the arrays in the file, where they differ.
+
+    Raises:
+        DataError: an array has other rows, is not numeric, or a vector where one number is expected.
+    """
+    names = names or {name: name for name in arrays}
+    count = len(np.atleast_1d(arrays["rewards"]))
+    if count == 0:
+        raise DataError(f"{path} holds no transitions.")
+    for name, array in arrays.items():
+        is_vector = name in ("observations", "actions", "next_observations")
+        if array.shape[:1] != (count,) or (array.size != count and not is_vector):
+            expected = f"{count} rows as in {names['rewards']!r}" + ("" if is_vector else ", one number in each")
+            raise DataError(f"{path}: {names[name]!r} has shape {array.shape}, expected {expected}.")
+        if name != "source" and array.dtype.kind not in "biuf":
+            raise DataError(f"{path}: {names[name]!r} has dtype {array.dtype}, expected numbers.")
+    return count
+
+
 def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
     """Checks flat arrays (see the module's keys).
 
@@ -78,15 +99,7 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
     for name in _REQUIRED:
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}; it needs {', '.join(_REQUIRED)}.")
-    count = len(np.atleast_1d(arrays["rewards"]))
-    if count == 0:
-        raise DataError(f"{path} holds no transitions.")
-    for name, array in arrays.items():
-        is_vector = name in ("observations", "actions", "next_observations")
-        if array.shape[:1] != (count,) or (array.size != count and not is_vector):
-            raise DataError(f"{path}: {name!r} has shape {array.shape}, expected {count} rows as in 'rewards'.")
-        if name != "source" and array.dtype.kind not in "biuf":
-            raise DataError(f"{path}: {name!r} has dtype {array.dtype}, expected numbers.")
+    count = check_rows(path, arrays)
     observations = arrays["observations"]
     if observations.ndim > 3 or (observations.ndim == 3 and observations.dtype == np.uint8):
         raise DataError(

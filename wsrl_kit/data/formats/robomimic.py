@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wsrl_kit.data.formats.d4rl import build_recording, check_rows, read_arrays
+from wsrl_kit.data.formats.d4rl import build_recording, read_arrays
 from wsrl_kit.data.formats.hdf5_file import File, open_hdf5
+from wsrl_kit.data.formats.npz import check_rows
 from wsrl_kit.data.recording import CameraChoice, Recording, join
 from wsrl_kit.errors import DataError
 
