@@ -179,7 +179,7 @@ def _add_data(commands: Any) -> None:
         metavar="DIR",
         help="folder of episodes.csv and figures (default: runs/browse)",
     )
-    browse.set_defaults(do=_browse)
+    browse.set_defaults(do=_browse, missing_rewards="none")  # it shows what is yet to be labelled
     export = commands.add_parser("export-lerobot", help="write data files as a LeRobotDataset v3")
     export.add_argument(
         "--out", type=user_path, required=True, metavar="DIR", help="folder to write, which must be new"
@@ -199,6 +199,7 @@ def _add_data(commands: Any) -> None:
         command.add_argument(
             "--camera_names", default="{}", help="names of cameras in the files -> their names in the task, a dict"
         )
+    for command in (doctor, export):
         command.add_argument(
             "--missing_rewards",
             default="labels",

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from data_samples import assert_same, read_file, trajectory
 from file_writers import write_npz
 from lerobot_samples import episode, write_lerobot, write_records, write_video
+from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.doctor import examine
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
-from wsrl_kit.data.labels import Label, write_labels
+from wsrl_kit.data.labels import Label, labels_path, write_labels
 from wsrl_kit.data.sources import expand, load_sources
 from wsrl_kit.errors import DataError
+from wsrl_kit.training.inputs import load_offline_data
 
 CAMERAS = {"wrist_1": (16, 16), "wrist_2": (8, 24)}
 
@@ -177,6 +179,14 @@ def test_without_rewards_success_comes_from_labels_or_from_the_last_frame_or_is_
     assert not examine(path).problems
 
 
+def test_labels_of_another_folder_are_refused(tmp_path: Path) -> None:
+    path, other = teleoperated(tmp_path / "demos"), write_lerobot(tmp_path / "other", [episode(4), episode(3, 4)])
+    write_labels(other, {0: Label("success"), 1: Label("failure")}, 2)
+    labels_path(other).rename(labels_path(path))
+    with pytest.raises(DataError, match=r"labels other data: .*demos has changed since, or is another file"):
+        load_sources(str(path))
+
+
 def test_recorded_success_is_the_reward_where_no_other_is(tmp_path: Path) -> None:
     flags = {"next.success": [False, False, True]}
     frames = {name: values for name, values in episode(3, flags=flags).items() if name != "next.reward"}
@@ -192,6 +202,8 @@ def test_positions_of_joints_need_a_task_that_takes_them(tmp_path: Path, names: 
     feature("action", names=names)(tmp_path)
     with pytest.raises(DataError, match=r"has positions of joints as actions \(.*\), which only a task with the same"):
         load_sources(str(tmp_path))
+    with pytest.raises(DataError, match="has positions of joints"):
+        load_offline_data(WSRLConfig(action_units="task"), str(tmp_path))
     bounds = -np.full(2, 0.1), np.full(2, 0.1)
     found = load_sources(str(tmp_path), conventions=Conventions(action_bounds=bounds))
     np.testing.assert_allclose(found.actions[1], [0.1, -0.1], rtol=1e-6)

@@ -31,6 +31,7 @@ from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
 
+_OWN_TASKS = (ROBOT, INSERTION, PIXELS)
 _STEPS = 5
 """Random steps that show a simulated task's rewards and `info`."""
 
@@ -46,7 +47,7 @@ def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
     with closing(make(exp_name, environment_options)) as environment:
         rewards: str = SUCCESS_IS_ONE
         similar: tuple[str, ...] = ()
-        if exp_name not in (ROBOT, INSERTION, PIXELS):
+        if exp_name not in _OWN_TASKS:
             rewards, similar = _first_steps(environment)
         bounds = action_bounds(environment)
         return Task(exp_name, dict(environment_options), _layout(environment), bounds, rewards, similar)
@@ -59,7 +60,8 @@ def conventions(config: WSRLConfig) -> Conventions:
         WSRLKitError: the task's bounds are needed, and it can't be made.
     """
     bounds = None
-    if config.action_units == TASK_UNITS:
+    # The kit's own tasks take movements in [-1, 1].
+    if config.action_units == TASK_UNITS and config.exp_name not in _OWN_TASKS:
         with closing(make(config.exp_name, config.environment_options)) as environment:
             bounds = action_bounds(environment)
     success_key = config.environment_options.get("success_key")

@@ -151,8 +151,9 @@ def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
 
 
 def _retains(config: WSRLConfig) -> bool:
-    """Whether warmup keeps a part of the data; those without rewards would be data of failures."""
-    return config.retention_ratio > 0 and config.missing_rewards != UNKNOWN
+    """Whether warmup keeps a part of the data; kept without rewards, they would be data of failures."""
+    clones_alone = config.missing_rewards == UNKNOWN and config.actor_value == NO_VALUE
+    return config.retention_ratio > 0 and not clones_alone
 
 
 def _retain(config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, dataset: Dataset, target: Path) -> int:
