@@ -6,6 +6,7 @@ The loader refuses a recording's first problem; the doctor lists all.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
 from wsrl_kit.data.dataset import Dataset, Transitions
 from wsrl_kit.data.trajectory import CameraFrames, Layout
+from wsrl_kit.errors import DataError
 from wsrl_kit.text import printable
 
 # HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
@@ -52,6 +54,17 @@ class CameraChoice:
         if twice := [name for name in named if named.count(name) > 1]:
             return {}, f"has two cameras that camera_names calls {twice[0]!r}"
         return chosen, ""
+
+    def of_file(self, path: Path, found: Iterable[str]) -> dict[str, str]:
+        """Wanted camera in the file -> its name in the task.
+
+        Raises:
+            DataError: one is missing, or two have one name.
+        """
+        chosen, problem = self.among(found)
+        if problem:
+            raise DataError(f"{path} {problem}.")
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

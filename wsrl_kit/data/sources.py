@@ -237,18 +237,7 @@ def _folder_reader(path: Path) -> Reader | None:
     if any((path / "meta" / name).exists() for name in _LEROBOT_FILES):
         return read_lerobot
     is_minari = (path / _MINARI_FILE).exists() or (path / _MINARI_FILE.with_name("metadata.json")).exists()
-    return _states_only(read_minari) if is_minari else None
-
-
-def _states_only(read: Callable[[Path], Recording]) -> Reader:
-    """A reader for a format from which the kit reads no images."""
-
-    def reader(path: Path, cameras: CameraChoice) -> Recording:
-        if problem := cameras.among(())[1]:
-            raise DataError(f"{path} {problem}.")
-        return read(path)
-
-    return reader
+    return read_minari if is_minari else None
 
 
 def _read_hdf5(path: Path, cameras: CameraChoice) -> Recording:
@@ -258,7 +247,7 @@ def _read_hdf5(path: Path, cameras: CameraChoice) -> Recording:
     if is_minari:
         if path.parts[-2:] != _MINARI_FILE.parts:
             raise DataError(f"{path} is the data file of a Minari dataset, expected it in its folder, {_MINARI_FILE}.")
-        return _states_only(read_minari)(path.parent.parent, cameras)
+        return read_minari(path.parent.parent, cameras)
     return (read_robomimic if has_demos else read_hdf5)(path, cameras)
 
 

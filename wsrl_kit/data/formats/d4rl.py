@@ -74,15 +74,12 @@ def _observations(file: File, found: Any, key: str, cameras: CameraChoice) -> tu
     """The state of every row, and images."""
     leaves = file.leaves(found, key)
     if leaves and leaves[0][0] == key:
-        if problem := cameras.among(())[1]:
-            raise DataError(f"{file.path} {problem}.")
+        cameras.of_file(file.path, ())
         return file.numbers(found), {}
     pictured = {path: each for path, each in leaves if getattr(each, "ndim", 0) > (2 if each.dtype == np.uint8 else 3)}
     last = [path.rsplit("/", 1)[1] for path in pictured]
     named = {part if last.count(part) == 1 else path: path for path, part in zip(pictured, last, strict=True)}
-    chosen, problem = cameras.among(named)
-    if problem:
-        raise DataError(f"{file.path} {problem}.")
+    chosen = cameras.of_file(file.path, named)
     images = {name: file.numbers(pictured[named[camera]]) for camera, name in chosen.items()}
     for name, array in images.items():
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or array.size == 0:

@@ -378,11 +378,8 @@ def _declared_bytes(metadata: Any) -> int:
 def _camera_images(folder: _Folder, cameras: CameraChoice) -> CameraFrames:
     """Frames by camera, one per row."""
     found = _keys(folder)
-    chosen, problem = cameras.among(found)
-    if problem:
-        raise DataError(f"{folder.path} {problem}.")
     images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
-    for camera, name in chosen.items():
+    for camera, name in cameras.of_file(folder.path, found).items():
         keys = found[camera]
         if len(keys) > 1:
             raise DataError(f"{folder.path} has two cameras of the name {camera!r}: {keys[0]!r} and {keys[1]!r}.")

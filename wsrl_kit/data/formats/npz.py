@@ -32,9 +32,7 @@ def read_npz(path: Path, cameras: CameraChoice) -> Recording:
     """
     present = load_arrays(path, lambda name: False)
     names = [name.removeprefix(_IMAGES) for name in present if name.startswith(_IMAGES)]
-    chosen, problem = cameras.among(names)
-    if problem:
-        raise DataError(f"{path} {problem}.")
+    chosen = cameras.of_file(path, names)
     wanted = {*_REQUIRED, *_OPTIONAL, *_STACKS, *(_IMAGES + camera for camera in chosen)}
     arrays = {name: array for name, array in load_arrays(path, wanted.__contains__).items() if array is not None}
     frames = {name: arrays.pop(_IMAGES + camera) for camera, name in chosen.items()}
