@@ -120,7 +120,7 @@ def _write_data(
     levels = {camera: np.zeros((3, 256), np.int64) for camera in dataset.images}
     records: list[dict[str, Any]] = []
     tables: list[Any] = []
-    file = 0
+    file = size = 0
     bounds = np.stack([dataset.episode_starts, dataset.episode_ends], axis=1).tolist()
     for episode, (start, end) in enumerate(tqdm(bounds, desc="writing", unit="episode", leave=False, delay=1.0)):
         pictures = {}
@@ -134,11 +134,12 @@ def _write_data(
         record |= {"dataset_from_index": start, "dataset_to_index": end}
         record |= {"data/chunk_index": chunk, "data/file_index": index}
         records.append(record | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
-        if end == len(dataset) or sum(table.nbytes for table in tables) > _FILE_MEGABYTES * 2**20:
+        size += tables[-1].nbytes
+        if end == len(dataset) or size > _FILE_MEGABYTES * 2**20:
             target = folder / _DATA_PATH.format(chunk_index=chunk, file_index=index)
             target.parent.mkdir(parents=True, exist_ok=True)
             parquet.write_table(concat_tables(tables), target)
-            tables, file = [], file + 1
+            tables, size, file = [], 0, file + 1
     return records, levels
 
 
