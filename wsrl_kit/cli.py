@@ -1,4 +1,4 @@
-"""The command line: notebooks, also by own names, data files, runs, `lab`, `robot-sim`, and HIL-SERL's files."""
+"""The command line: notebooks by own names, data files, runs, `lab`, `robot-sim`, HIL-SERL's and LeRobot's files."""
 
 import argparse
 import sys
@@ -16,6 +16,7 @@ from wsrl_kit.parameters import user_path
 from wsrl_kit.text import printable
 
 if TYPE_CHECKING:
+    from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.sources import Paths
 
@@ -178,8 +179,15 @@ def _add_data(commands: Any) -> None:
         metavar="DIR",
         help="folder of episodes.csv and figures (default: runs/browse)",
     )
-    browse.set_defaults(do=_browse)
-    for command in (doctor, browse):
+    browse.set_defaults(do=_browse, missing_rewards="none")  # it shows what is yet to be labelled
+    export = commands.add_parser("export-lerobot", help="write data files as a LeRobotDataset v3")
+    export.add_argument(
+        "--out", type=user_path, required=True, metavar="DIR", help="folder to write, which must be new"
+    )
+    export.add_argument("--frames_per_second", default="10", help="rate of the recording, in whole Hz (default: 10)")
+    export.add_argument("--task", help="what the robot does, in words (default: exp_name)")
+    export.set_defaults(do=_export_lerobot)
+    for command in (doctor, browse, export):
         command.add_argument("files", nargs="+", metavar="DATA", help="files, folders, globs, or {source name: files}")
         command.add_argument("--exp_name", help="task of the data; doctor says what does not fit the task")
         command.add_argument("--environment_options", default="{}", help="options of the task, a dict")
@@ -188,17 +196,26 @@ def _add_data(commands: Any) -> None:
             default="normalized",
             help="units of the actions in the files: normalized, or task (default: normalized)",
         )
+        command.add_argument(
+            "--camera_names", default="{}", help="names of cameras in the files -> their names in the task, a dict"
+        )
+    for command in (doctor, export):
+        command.add_argument(
+            "--missing_rewards",
+            default="labels",
+            help="success in data without rewards: labels, last_frame or none (default: labels)",
+        )
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from wsrl_kit.data.doctor import examine_all, render
 
-    paths, reading = _data(options)
+    paths, config, reading = _data(options)
     task = None
     if options.exp_name is not None:
         from wsrl_kit.training.inputs import describe
 
-        task = describe(options.exp_name, _environment_options(options))
+        task = describe(config.exp_name, config.environment_options)
     reports = examine_all(paths, conventions=reading, task=task)
     for report in reports:
         print(render(report))
@@ -207,12 +224,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _browse(options: argparse.Namespace) -> int:
     from wsrl_kit.analysis.episodes import episode_table, read_files, write_episodes
-    from wsrl_kit.config.config import WSRLConfig
 
-    paths, reading = _data(options)
-    usual = WSRLConfig()
-    files, weights = read_files(paths, reading), usual.weight_by_source
-    table = episode_table(files, weights, usual.success_weight_bonus, usual.quality_weighting)
+    paths, config, reading = _data(options)
+    files, weights = read_files(paths, reading), config.weight_by_source
+    table = episode_table(files, weights, config.success_weight_bonus, config.quality_weighting)
     write_episodes(table, options.out, reading)
     counts = table.groupby("source", sort=False).size()
     print("\n".join(f"{source}: {count} episodes" for source, count in counts.items()))
@@ -220,29 +235,46 @@ def _browse(options: argparse.Namespace) -> int:
     return 0
 
 
-def _data(options: argparse.Namespace) -> tuple["Paths", "Conventions"]:
-    """Data files as a command names them, and how to read them."""
+def _export_lerobot(options: argparse.Namespace) -> int:
+    from wsrl_kit.data.conventions import UNKNOWN
+    from wsrl_kit.data.formats.lerobot_write import write_lerobot
+    from wsrl_kit.data.sources import load_sources
+    from wsrl_kit.parameters import check, parse
+
+    paths, config, reading = _data(options)
+    if config.missing_rewards == UNKNOWN:
+        raise ParameterError("missing_rewards 'none' leaves no rewards to write: give labels or last_frame")
+    rate = check("frames_per_second", parse(options.frames_per_second, int), int, {"minimum": 1})
+    dataset = load_sources(paths, conventions=reading)
+    write_lerobot(options.out, dataset, rate, options.task or options.exp_name or "unnamed task")
+    print(f"{options.out}: {dataset.episode_count} episodes, {len(dataset)} frames")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> tuple["Paths", "WSRLConfig", "Conventions"]:
+    """Data files as a command names them, the parameters given beside them, and how to read them."""
+    from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.data.conventions import Conventions
     from wsrl_kit.data.sources import Paths
     from wsrl_kit.parameters import parse
 
     # A single one may spell a list or a dict.
     paths: Paths = parse(options.files[0], Paths) if len(options.files) == 1 else options.files
-    given = _environment_options(options)
+    config = WSRLConfig(
+        environment_options=parse(options.environment_options, dict),
+        action_units=options.action_units,
+        camera_names=parse(options.camera_names, dict),
+        missing_rewards=options.missing_rewards,
+        **({} if options.exp_name is None else {"exp_name": options.exp_name}),
+    )
     if options.exp_name is not None:
         from wsrl_kit.training.inputs import conventions
 
-        return paths, conventions(options.exp_name, given, options.action_units)
+        return paths, config, conventions(config)
     if options.action_units != "normalized":
         raise ParameterError(f"action_units {options.action_units!r} needs the task's bounds: give exp_name")
-    return paths, Conventions(given.get("success_key"))
-
-
-def _environment_options(options: argparse.Namespace) -> dict[str, Any]:
-    from wsrl_kit.parameters import check, parse
-
-    given: dict[str, Any] = check("environment_options", parse(options.environment_options, dict), dict)
-    return given
+    success_key = config.environment_options.get("success_key")
+    return paths, config, Conventions(success_key, None, config.camera_names, config.missing_rewards)
 
 
 def _add_advise(commands: Any) -> None:

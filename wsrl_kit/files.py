@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def check_size(declared: int, stored: int, ratio: int = LARGEST_RATIO) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; use inside `reading`.
+    """The content of a JSON file, of a `.jsonl` a list of its lines'; use inside `reading`.
 
     Raises:
         OSError: the file is missing or can't be read.
@@ -100,7 +101,8 @@ def read_json(path: Path) -> Any:
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{path.name} has {size} bytes, expected at most {LARGEST_JSON}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
 
 
 def within(folder: Path, path: Path) -> bool:
@@ -112,6 +114,8 @@ def within(folder: Path, path: Path) -> bool:
 def written_whole(path: str | os.PathLike[str], error: type[WSRLKitError]) -> Iterator[Path]:
     """Yields a temporary path, and atomically moves the result to `path`, on disk on return. Creates the folder.
 
+    The result is a file, or a folder where `path` is none yet or empty.
+
     Raises:
         error: the file can't be written; an earlier file is untouched.
     """
@@ -121,11 +125,12 @@ def written_whole(path: str | os.PathLike[str], error: type[WSRLKitError]) -> It
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            synced(temporary)
+            for part in (*temporary.rglob("*"), temporary):
+                synced(part)
             os.replace(temporary, target)
             synced(target.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
     except OSError as reason:
         raise error(
             f"{target} can't be written: {reason.strerror or reason}; an earlier file there is intact"
@@ -146,7 +151,14 @@ def synced(path: Path) -> None:
 def remove_partial(folder: Path) -> None:
     """Removes half-written files of killed processes."""
     for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def digest(paths: list[Path]) -> str:

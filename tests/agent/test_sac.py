@@ -287,6 +287,18 @@ def test_behavior_cloning_adds_the_squared_distance_to_the_data_in_units_of_q(he
     assert loss[2] == loss[0], "the agent's own actions are not cloned"
 
 
+def test_an_actor_without_a_value_clones_alone_whatever_the_critics_say() -> None:
+    config, batch = replace(CONFIG, actor_value="none"), batch_of(BATCH)
+    one, other = (constant_critics(fresh(), [value, value]).target_critic for value in (-30.0, 50.0))
+    actors = [
+        update_actor(config, fresh()._replace(critic=critic), batch, jax.random.key(0), behavior_cloning_weight=1.0)[0]
+        for critic in (one, fresh().critic, other)
+    ]
+    assert_identical(actors[0].actor, actors[1].actor)
+    assert_identical(actors[0].actor, actors[2].actor)
+    assert differs(actors[0].actor, fresh().actor)
+
+
 def test_observations_are_normalised_wherever_networks_see_them() -> None:
     center, scale = jnp.array([1.0, -20.0, 0.5]), jnp.array([2.0, 0.1, 30.0])
     plain = trained()

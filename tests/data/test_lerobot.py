@@ -1,8 +1,10 @@
-"""LeRobotDataset v3: what a step led to, how its episode ended, and what the cameras saw."""
+"""LeRobotDataset v3 and v2: what a step led to, how its episode ended, and what the cameras saw."""
 
 import builtins
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,11 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_samples import read_file
+from data_samples import assert_same, read_file, trajectory
+from file_writers import write_npz
 from lerobot_samples import episode, write_lerobot, write_records, write_video
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.doctor import examine
+from wsrl_kit.data.formats.hil_serl import write_hil_serl
+from wsrl_kit.data.labels import Label, labels_path, write_labels
 from wsrl_kit.data.sources import expand, load_sources
 from wsrl_kit.errors import DataError
+from wsrl_kit.training.inputs import load_offline_data
 
 CAMERAS = {"wrist_1": (16, 16), "wrist_2": (8, 24)}
 
@@ -109,6 +117,99 @@ def test_where_truncation_is_recorded_every_transition_is_what_a_naive_reading_s
 
 
 @pytest.mark.parametrize("video", [False, True])
+def test_v2_holds_what_v3_holds(tmp_path: Path, video: bool) -> None:
+    episodes = [episode(4, cameras=CAMERAS), episode(3, 4, reward=0, cameras=CAMERAS), episode(2, 7, cameras=CAMERAS)]
+    older, newer = (
+        load_sources(str(write_lerobot(tmp_path / version, episodes, video=video, version=version)))
+        for version in ("v2.1", "v3.0")
+    )
+    assert_same(replace(older, source_names=newer.source_names), newer)
+
+
+def test_cameras_have_the_names_that_the_task_gives_them(tmp_path: Path) -> None:
+    write_lerobot(tmp_path / "lerobot", [episode(3, cameras={"laptop": (8, 8), "phone": (8, 8)})])
+    frames = load_sources(str(tmp_path / "lerobot")).images["laptop"]
+    named = Conventions(camera_names={"laptop": "wrist_1", "phone": "wrist_2"})
+    for cameras in (None, ["wrist_1"]):
+        found = load_sources(str(tmp_path / "lerobot"), cameras=cameras, conventions=named).images
+        assert list(found) == (cameras or ["wrist_1", "wrist_2"])
+        np.testing.assert_array_equal(found["wrist_1"], frames)
+    # A file that has the task's own names is read beside it.
+    write_hil_serl(tmp_path / "own.pkl", [trajectory(cameras={"wrist_1": (8, 8, 3)}, observation_size=3)])
+    write_npz(tmp_path / "other.npz", [trajectory(cameras={"laptop": (8, 8, 3)}, observation_size=3)])
+    paths = [str(tmp_path / name) for name in ("lerobot", "own.pkl", "other.npz")]
+    assert load_sources(paths, cameras=["wrist_1"], conventions=named).images["wrist_1"].shape == (16, 8, 8, 3)
+    both = Conventions(camera_names={"laptop": "phone"})
+    with pytest.raises(DataError, match="has two cameras that camera_names calls 'phone'"):
+        load_sources(str(tmp_path / "lerobot"), conventions=both)
+
+
+def teleoperated(path: Path, **changes: Any) -> Path:
+    """Two episodes, without rewards."""
+    episodes = [episode(4), episode(3, 4)]
+    for frames in episodes:
+        del frames["next.reward"]
+    return write_lerobot(path, [{**frames, **changes} for frames in episodes])
+
+
+def test_without_rewards_success_comes_from_labels_or_from_the_last_frame_or_is_unknown(tmp_path: Path) -> None:
+    path = teleoperated(tmp_path / "demos")
+    question = "has no rewards, and 2 of its 2 episodes have no label: .*'last_frame'.*'none'"
+    with pytest.raises(DataError, match=question):
+        load_sources(str(path))
+    assert re.search(question, examine(path).problems[0])
+    # The last frame is where the last step led to.
+    found = load_sources(str(path), conventions=Conventions(missing_rewards="last_frame"))
+    np.testing.assert_array_equal(found.next_observations[:, 0], [1, 2, 3, 5, 6])
+    np.testing.assert_array_equal(found.rewards, [0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(found.terminated, [False, False, True, False, True])
+    np.testing.assert_array_equal(found.episode_success, [1, 1])
+    unknown = load_sources(str(path), conventions=Conventions(missing_rewards="none"))
+    assert not unknown.rewards.any() and not unknown.terminated.any() and np.isnan(unknown.episode_success).all()
+    write_labels(path, {1: Label("failure", 1)}, 2)
+    with pytest.raises(DataError, match="has no rewards, and 1 of its 2 episodes have no label"):
+        load_sources(str(path))
+    np.testing.assert_array_equal(
+        load_sources(str(path), conventions=Conventions(missing_rewards="last_frame")).rewards, [0, 0, 1, 0]
+    )
+    write_labels(path, {0: Label("success"), 1: Label("failure", 1)}, 2)
+    labelled = load_sources(str(path))
+    np.testing.assert_array_equal(labelled.rewards, [0, 0, 1, 0])
+    np.testing.assert_array_equal(labelled.episode_success, [1, 0])
+    assert not examine(path).problems
+
+
+def test_labels_of_another_folder_are_refused(tmp_path: Path) -> None:
+    path, other = teleoperated(tmp_path / "demos"), write_lerobot(tmp_path / "other", [episode(4), episode(3, 4)])
+    write_labels(other, {0: Label("success"), 1: Label("failure")}, 2)
+    labels_path(other).rename(labels_path(path))
+    with pytest.raises(DataError, match=r"labels other data: .*demos has changed since, or is another file"):
+        load_sources(str(path))
+
+
+def test_recorded_success_is_the_reward_where_no_other_is(tmp_path: Path) -> None:
+    flags = {"next.success": [False, False, True]}
+    frames = {name: values for name, values in episode(3, flags=flags).items() if name != "next.reward"}
+    found = load_sources(str(write_lerobot(tmp_path, [frames])))
+    np.testing.assert_array_equal(found.rewards, [0, 0, 1])
+    np.testing.assert_array_equal(found.terminated, [False, False, True])
+
+
+@pytest.mark.parametrize("names", [["shoulder_pan.pos", "gripper.pos"], {"motors": ["a", "b"]}, ["joint_0", "joint_1"]])
+def test_positions_of_joints_need_a_task_that_takes_them(tmp_path: Path, names: Any) -> None:
+    write_lerobot(tmp_path, [episode(3)])
+    assert not examine(tmp_path).problems
+    feature("action", names=names)(tmp_path)
+    with pytest.raises(DataError, match=r"has positions of joints as actions \(.*\), which only a task with the same"):
+        load_sources(str(tmp_path))
+    with pytest.raises(DataError, match="has positions of joints"):
+        load_offline_data(WSRLConfig(action_units="task"), str(tmp_path))
+    bounds = -np.full(2, 0.1), np.full(2, 0.1)
+    found = load_sources(str(tmp_path), conventions=Conventions(action_bounds=bounds))
+    np.testing.assert_allclose(found.actions[1], [0.1, -0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("video", [False, True])
 def test_every_observation_has_the_frames_of_its_row(tmp_path: Path, video: bool) -> None:
     episodes, start = [], 0
     for length, reward in ((5, 1.0), (7, 0.0), (6, 1.0), (7, 0.0), (2, 1.0)):
@@ -131,7 +232,7 @@ def test_cameras_that_are_not_wanted_are_not_even_decoded(tmp_path: Path) -> Non
     (tmp_path / "videos" / "observation.images.wrist_2" / "chunk-000" / "file-000.mp4").unlink()
     assert load_sources(str(tmp_path), cameras=["wrist_1"]).images["wrist_1"].shape == (5, 16, 16, 3)
     assert not load_sources(str(tmp_path), cameras=()).images
-    with pytest.raises(DataError, match=r"has no images of front, found wrist_1, wrist_2\.$"):
+    with pytest.raises(DataError, match=r"has no images of front, found wrist_1, wrist_2: camera_names tells"):
         load_sources(str(tmp_path), cameras=["front"])
 
 
@@ -152,7 +253,7 @@ def test_folders_are_sources_and_the_doctor_describes_them(tmp_path: Path) -> No
     assert {name: len(files) for name, files in expand(str(tmp_path)).items()} == {"demos": 1, "random": 1}
     assert load_sources(str(tmp_path)).source_names == ("demos", "random")
     report = examine(tmp_path / "demos")
-    assert (report.format, report.problems) == ("LeRobotDataset v3", ())
+    assert (report.format, report.problems) == ("LeRobotDataset v3.0", ())
     assert report.facts["ends"] == "1 terminated, 0 truncated, 0 cut off"
 
 
@@ -198,6 +299,7 @@ def swap_two_lengths(said: list[dict[str, Any]]) -> None:
 
 INFO = Path("meta", "info.json")
 DATA = Path("data", "chunk-001", "file-000.parquet")
+OLDER_DATA = Path("data", "chunk-001", "episode_000001.parquet")
 VIDEO = Path("videos", "observation.images.wrist_2", "chunk-001", "file-000.mp4")
 WRIST = "observation.images.wrist_1"
 
@@ -205,8 +307,7 @@ WRIST = "observation.images.wrist_1"
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (info(codebase_version="v2.1"), r"is a LeRobotDataset v2\.1, expected v3\.0; lerobot's own script"),
-        (info(codebase_version="v4.0"), r"is a LeRobotDataset v4\.0, expected v3\.0\.$"),
+        (info(codebase_version="v1.6"), r"is a LeRobotDataset v1\.6, expected v3\.0, v2\.1 or v2\.0\.$"),
         (info(fps=0), r"info\.json is damaged: fps is 0"),
         (info(features=[]), r"info\.json is damaged"),
         (info(data_path="{other}"), r"no path can be made of the template '\{other\}'"),
@@ -237,13 +338,36 @@ def test_a_damaged_folder_is_named(tmp_path: Path, harm: Callable[[Path], object
     assert examine(tmp_path).problems == (str(caught.value),)
 
 
+OLDER_VIDEO = Path("videos", "chunk-001", "observation.images.wrist_1", "episode_000001.mp4")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: (path / "meta" / "episodes.jsonl").unlink(), r"incomplete: meta/episodes\.jsonl is missing"),
+        (lambda path: (path / INFO).unlink(), r"incomplete: meta/info\.json is missing"),
+        (lambda path: (path / OLDER_DATA).unlink(), r"incomplete: data/chunk-001/episode_000001\.parquet is missing"),
+        (lambda path: (path / OLDER_VIDEO).unlink(), r"incomplete: videos/chunk-001/.*\.mp4 is missing"),
+        (content(Path("meta", "episodes.jsonl"), text="{}\n"), r"episodes\.jsonl is damaged: 'episode_index'"),
+        (content(Path("meta", "episodes.jsonl"), text="[" * 10**5), r"episodes\.jsonl is damaged"),
+        (info(data_path="{episode_chunk:0999999999d}"), r"no path can be made of the template"),
+        (info(chunks_size=10), r"incomplete: data/chunk-000/episode_000001\.parquet is missing"),
+    ],
+)
+def test_a_half_copied_folder_of_v2_is_named(tmp_path: Path, harm: Callable[[Path], object], message: str) -> None:
+    write_lerobot(tmp_path, [episode(3, cameras=CAMERAS), episode(4, 3, cameras=CAMERAS)], video=True, version="v2.1")
+    harm(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        load_sources(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 SMALL_IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"next.reward": None}, r"has no column 'next\.reward', the reward of every step"),
         ({"action": None}, r"has no column 'action'\.$"),
         ({"action": np.full((4, 2), 30.0)}, r"the action of transition 0 holds 30, expected \[-1, 1\]"),
         ({"action": np.array(["left"] * 4)}, r"'action' holds string, expected equally many numbers"),

@@ -1,4 +1,4 @@
-"""Trajectories as D4RL hdf5, Minari and npz files: the formats that the kit reads and does not write."""
+"""Trajectories as D4RL and robomimic hdf5, Minari and npz: the formats that the kit reads and does not write."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +45,23 @@ def write_hdf5(path: Path, trajectories: Sequence[Trajectory]) -> None:
         for name, array in arrays.items():
             key = f"infos/{name}" if name in infos else renamed.get(name, name)
             file[key] = array.astype(object) if name == "source" else array
+
+
+def write_robomimic(path: Path, trajectories: Sequence[Trajectory], next_obs: bool = True) -> None:
+    """The state in two parts, of which the first in alphabetical order is written last."""
+    with h5py.File(path, "w") as file:
+        for number, trajectory in enumerate(trajectories):
+            demo, count = file.create_group(f"data/demo_{number}"), len(trajectory)
+            for name, rows in {"obs": slice(0, count), "next_obs": slice(1, None)}.items():
+                if name == "next_obs" and not next_obs:
+                    continue
+                states = trajectory.observations[rows]
+                demo[f"{name}/robot0_eef_pos"], demo[f"{name}/object"] = states[:, 2:], states[:, :2]
+                for camera, frames in trajectory.images.items():
+                    demo[f"{name}/{camera}"] = frames[rows]
+            demo["actions"], demo["rewards"] = trajectory.actions, trajectory.rewards
+            # robomimic's done_mode 2: successes and ends of recordings.
+            demo["dones"] = (np.arange(count) == count - 1).astype(np.int64)
 
 
 def write_minari(path: Path, trajectories: Sequence[Trajectory]) -> None:

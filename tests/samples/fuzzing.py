@@ -162,11 +162,17 @@ def _write_minari(path: Path) -> None:
     write_minari(path, _trajectories())
 
 
-def _write_lerobot(path: Path, video: bool) -> None:
+def _write_robomimic(path: Path) -> None:
+    from file_writers import write_robomimic
+
+    write_robomimic(path, _trajectories(cameras=CAMERAS))
+
+
+def _write_lerobot(path: Path, video: bool, version: str = "v3.0") -> None:
     from lerobot_samples import episode, write_lerobot
 
     episodes = [episode(3, cameras={"top": (16, 16)}), episode(4, start=3, cameras={"top": (16, 16)})]
-    write_lerobot(path, episodes, video=video, episodes_per_file=1)
+    write_lerobot(path, episodes, video=video, episodes_per_file=1, version=version)
 
 
 def _write_labelled(path: Path) -> None:
@@ -283,9 +289,11 @@ FORMATS = {
     "npz_cameras": Format(_write_npz_of_cameras, _read_data),
     "hdf5": Format(_write_hdf5, _read_data),
     "hdf5_chunked": Format(_write_chunked_hdf5, _read_data),
+    "robomimic": Format(_write_robomimic, _read_data),
     "minari": Format(_write_minari, _read_data, 0.7, "file-v0"),
     "lerobot_pictures": Format(lambda path: _write_lerobot(path, video=False), _read_data, 0.6),
     "lerobot_video": Format(lambda path: _write_lerobot(path, video=True), _read_data, 0.6),
+    "lerobot_v2": Format(lambda path: _write_lerobot(path, video=True, version="v2.1"), _read_data, 0.6),
     "labelled": Format(_write_labelled, _read_labelled, 0.5),
     "warmup": Format(_write_warmup, _read_warmup),
     "classifier": Format(_write_classifier, _read_classifier, 0.3),
@@ -373,6 +381,13 @@ def _json(content: bytes, random: Random) -> bytes:
     with contextlib.suppress(RecursionError):
         return json.dumps(_altered(json.loads(content), random)).encode(errors="surrogatepass")
     return b"[" * 100_000
+
+
+def _json_lines(content: bytes, random: Random) -> bytes:
+    lines = content.splitlines()
+    line = random.integers(len(lines))
+    lines[line] = _json(lines[line], random)
+    return b"\n".join(lines)
 
 
 def _csv(content: bytes, random: Random) -> bytes:
@@ -594,6 +609,7 @@ def _rows(content: bytes, random: Random) -> bytes:
 
 SOUND: dict[str, Callable[[bytes, Random], bytes]] = {
     ".json": _json,
+    ".jsonl": _json_lines,
     ".csv": _csv,
     ".parquet": _parquet,
     ".hdf5": _hdf5,
@@ -606,6 +622,7 @@ BY_FORMAT: dict[str, Callable[[bytes, Random], bytes]] = {
     "npz_cameras": _zip,
     "hdf5": _hdf5,
     "hdf5_chunked": _hdf5,
+    "robomimic": _hdf5,
     "warmup": _zip,
     "classifier": _zip,
     "hil_serl": _msgpack,

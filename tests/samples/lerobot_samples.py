@@ -1,4 +1,4 @@
-"""Folders as lerobot writes them: LeRobotDataset v3, with pictures in the parquet files or with videos."""
+"""Folders as lerobot writes them: LeRobotDataset v3 or v2.1, with pictures in the parquet files or with videos."""
 
 import io
 import json
@@ -16,6 +16,11 @@ from PIL import Image
 Episode = Mapping[str, np.ndarray]
 
 FRAMES_PER_SECOND = 10
+
+NEWER = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+OLDER = "chunk-{episode_chunk:03d}/episode_{episode_index:06d}"
+OLDER_VIDEO = "chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}"
+"""Templates of places in v3, in v2, and of videos in v2."""
 
 
 def episode(
@@ -50,11 +55,15 @@ def write_lerobot(
     *,
     video: bool = False,
     episodes_per_file: int = 2,
+    version: str = "v3.0",
 ) -> Path:
     records: list[dict[str, Any]] = []
+    is_older = version.startswith("v2")
+    episodes_per_file = 1 if is_older else episodes_per_file
     for file in range(0, len(episodes), episodes_per_file):
         # The second file lies in the second chunk: `chunks_size` is 1.
-        place = f"chunk-{file // episodes_per_file:03d}/file-000"
+        chunk = f"chunk-{file // episodes_per_file:03d}"
+        place = f"{chunk}/episode_{file:06d}" if is_older else f"{chunk}/file-000"
         part = episodes[file : file + episodes_per_file]
         for frames in part:
             first, length = records[-1]["dataset_to_index"] if records else 0, len(next(iter(frames.values())))
@@ -79,19 +88,25 @@ def write_lerobot(
             records.append(record)
         _write_rows(path / "data" / f"{place}.parquet", part, records[-len(part) :], video)
         for name in filter(_is_camera, episodes[0] if video else ()):
-            write_video(path / "videos" / name / f"{place}.mp4", np.concatenate([frames[name] for frames in part]))
-    write_records(path, records)
+            target = f"{chunk}/{name}/episode_{file:06d}" if is_older else f"{name}/{place}"
+            write_video(path / "videos" / f"{target}.mp4", np.concatenate([frames[name] for frames in part]))
+    if is_older:
+        (path / "meta").mkdir()
+        kept = [{name: record[name] for name in ("episode_index", "tasks", "length")} for record in records]
+        (path / "meta" / "episodes.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    else:
+        write_records(path, records)
     features = {name: _feature(name, values, video) for name, values in episodes[0].items()}
     said = {
-        "codebase_version": "v3.0",
+        "codebase_version": version,
         "robot_type": None,
         "total_episodes": len(records),
         "total_frames": records[-1]["dataset_to_index"],
         "total_tasks": 1,
         "chunks_size": 1,
         "fps": FRAMES_PER_SECOND,
-        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4" if video else None,
+        "data_path": f"data/{OLDER if is_older else NEWER}.parquet",
+        "video_path": f"videos/{OLDER_VIDEO if is_older else f'{{video_key}}/{NEWER}'}.mp4" if video else None,
         "features": features | {"episode_index": {"dtype": "int64", "shape": [1], "names": None}},
     }
     (path / "meta" / "info.json").write_text(json.dumps(said))

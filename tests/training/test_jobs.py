@@ -2,21 +2,27 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from full_disk import files_limited_to
+from lerobot_samples import write_lerobot
 from training_samples import PENDULUM, ROBOT, StopAt, same_checkpoint, settings
+from wsrl_kit.agent import sac
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.config import CollectConfig
+from wsrl_kit.envs.make import make
 from wsrl_kit.errors import CheckpointError, DataError, ParameterError, RunError, Stopped, WSRLKitError
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
+from wsrl_kit.training import start as agents
 from wsrl_kit.training.jobs import load_offline_data, run_collect, run_finetune, run_warmup
 
 
@@ -105,6 +111,40 @@ def test_warmup_writes_where_checkpoint_path_says_and_keeps_nothing_at_ratio_0(s
     assert run_warmup(config, tmp_path / "run", Silent()) == tmp_path / "far" / "agent"
     assert [path.name for path in (tmp_path / "far").iterdir()] == ["agent"]
     assert read_run(tmp_path / "run").summary["kept_transitions"] == 0
+
+
+@pytest.fixture
+def without_rewards(sources, tmp_path) -> WSRLConfig:
+    demos = [t for t in load_sources(str(sources / "demos.pkl")).trajectories() if len(t) > 1]
+    path = tmp_path / "demos"
+    write_lerobot(path, [{"observation.state": t.observations[:-1], "action": t.actions} for t in demos])
+    return settings(offline_data_path=str(path), missing_rewards="none", evaluation_episodes=0)
+
+
+def test_what_learns_from_rewards_refuses_to_do_without(without_rewards, tmp_path):
+    with pytest.raises(DataError, match="has no rewards, so that a policy can only clone it: give actor_value='none'"):
+        run_warmup(without_rewards, tmp_path / "run", Silent())
+    with pytest.raises(ParameterError, match="actor_value 'none' clones alone, but fine-tuning learns from rewards"):
+        run_finetune(replace(without_rewards, actor_value="none"), tmp_path / "finetune", Silent())
+
+
+@pytest.mark.slow
+def test_without_rewards_a_policy_clones_alone_and_nothing_is_kept(without_rewards, tmp_path):
+    config = replace(without_rewards, actor_value="none")
+    checkpoint = run_warmup(config, tmp_path / "run", Silent())
+    record = read_run(tmp_path / "run")
+    assert record.status == "finished" and record.summary["kept_transitions"] == 0
+    assert not (tmp_path / "run" / "filtered_demos.pkl").exists()
+    data = load_offline_data(config, config.offline_data_path)
+    with closing(make(config.exp_name, config.environment_options)) as environment:
+        static, fresh = agents.create(config, environment, data)
+    cloned, _ = agents.load_warmup(checkpoint, static, fresh)
+    observations = jnp.asarray(data.observations)
+    distances = [
+        np.square(sac.act(static, sac.policy(agent), observations, jnp.zeros(data.actions.shape)) - data.actions)
+        for agent in (fresh, cloned)
+    ]
+    assert distances[1].mean() < 0.9 * distances[0].mean()
 
 
 def test_whole_trajectories_can_be_kept(sources, tmp_path):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, validate
 
+NO_VALUE = "none"
+"""`actor_value`: no critic, so that the actor clones alone."""
+
 
 @dataclass(frozen=True)
 class AgentParameters:
@@ -59,7 +62,9 @@ class AgentParameters:
         0.005, "step size of the target critics towards the critics (tau)", minimum=0.0, maximum=1.0
     )
     actor_value: str = parameter(
-        "mean", "value that the actor maximises: mean or minimum over the critics", choices=("mean", "minimum")
+        "mean",
+        "value that the actor maximises: mean or minimum over the critics, or none: it clones alone, without rewards",
+        choices=("mean", "minimum", NO_VALUE),
     )
     actor_learning_rate: float = parameter(3e-4, "Adam learning rate of the actor", minimum=0.0)
     critic_learning_rate: float = parameter(3e-4, "Adam learning rate of the critics", minimum=0.0)

@@ -12,13 +12,17 @@ from jax import Array, nn
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
 from wsrl_kit.agent import gripper, jax_tools, networks, vision
-from wsrl_kit.agent.parameters import AgentParameters
+from wsrl_kit.agent.parameters import NO_VALUE, AgentParameters
 from wsrl_kit.agent.transition import Images
 from wsrl_kit.agent.vision import PixelConfig
 from wsrl_kit.errors import ParameterError
 
-ENSEMBLE_REDUCTIONS: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "minimum": jnp.min}
-"""The actor maximises the mean in REDQ, RLPD and HIL-SERL, the minimum in SAC."""
+ENSEMBLE_REDUCTIONS: dict[str, Callable[..., Array]] = {
+    "mean": jnp.mean,
+    "minimum": jnp.min,
+    NO_VALUE: lambda values, axis: jnp.ones_like(jnp.min(values, axis)),
+}
+"""The actor maximises the mean in REDQ, RLPD and HIL-SERL, the minimum in SAC. Without a value, cloning has scale 1."""
 
 
 @dataclass(frozen=True)

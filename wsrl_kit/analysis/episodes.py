@@ -17,7 +17,7 @@ from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.clips import draw_actions
 from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.tables import to_csv
-from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
+from wsrl_kit.data.conventions import AS_WRITTEN, Conventions
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.labels import EXCLUDE, Label, apply_labels, read_labels
 from wsrl_kit.data.recording import Recording, to_dataset, value_problems, with_source
@@ -80,7 +80,7 @@ def read_episodes(path: Path, conventions: Conventions = AS_WRITTEN) -> Dataset:
 
 
 def _read(path: Path, cameras: Sequence[str] | None, conventions: Conventions) -> Recording:
-    recording = interpret(read_recording(path, cameras), conventions)
+    recording = read_recording(path, cameras, conventions)
     if problems := [*recording.problems, *value_problems(recording)]:
         raise DataError(f"{path}: {problems[0]}.")
     return recording

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64, Integer
 from wsrl_kit.agent import jax_tools, vision
 from wsrl_kit.classifier.config import ClassifierConfig
 from wsrl_kit.classifier.model import Examples, RewardClassifier
+from wsrl_kit.data.conventions import UNKNOWN, Conventions
 from wsrl_kit.data.dataset import Dataset, stacks_of
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import Paths, expand, load_sources
@@ -49,7 +50,8 @@ def load_labelled(paths: Paths, cameras: Sequence[str] | None = None) -> Dataset
                 f"the reward classifier needs files with '{name}' in their names, found "
                 f"{', '.join(path.name for found in files.values() for path in found) or 'none'} in {paths}"
             )
-        for trajectory in load_sources([str(path) for path in files[name]], cameras=cameras).trajectories():
+        given, any_rewards = [str(path) for path in files[name]], Conventions(missing_rewards=UNKNOWN)
+        for trajectory in load_sources(given, cameras=cameras, conventions=any_rewards).trajectories():
             rewards = np.full(len(trajectory), label, np.float32)
             trajectories.append(replace(trajectory, source=name, rewards=rewards, success=bool(label), weight=None))
     return Dataset.from_trajectories(trajectories)

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsrl_kit.agent.parameters import AgentParameters
 from wsrl_kit.config.presets import PRESETS, preset
+from wsrl_kit.data.conventions import FROM_LABELS, MISSING_REWARDS
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.parameters import parameter, unknown, validate
 
@@ -119,6 +120,15 @@ class WSRLConfig(AgentParameters):
         "normalized",
         "units of the actions in data files: normalized to [-1, 1], or the task's own, rescaled by its bounds",
         choices=ACTION_UNITS,
+    )
+    camera_names: dict[str, str] = parameter(
+        {}, "names of cameras in data files -> their names in the task, such as {'laptop': 'wrist_1'}"
+    )
+    missing_rewards: str = parameter(
+        FROM_LABELS,
+        "success in data without rewards: by the labels beside the data, last_frame (every episode ends in success), "
+        "or none (unknown: the policy can only clone, with actor_value none)",
+        choices=MISSING_REWARDS,
     )
     demo_weight: float = parameter(2.0, "loss weight of the source named demos", minimum=0.0)
     source_weights: dict[str, float] = parameter(

@@ -1,7 +1,8 @@
-"""Conventions that data files leave open: success, units of actions, bounds."""
+"""Conventions that data files leave open: success, units of actions, bounds, names of cameras, missing rewards."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Shaped
@@ -14,6 +15,13 @@ LARGEST_BOUND = 1e6
 SUCCESS_KEYS = ("succeed", "success", "is_success")
 """Success in `info`: HIL-SERL, Metaworld, Gymnasium-Robotics and gym-hil."""
 
+FROM_LABELS, LAST_FRAME, UNKNOWN = "labels", "last_frame", "none"
+MISSING_REWARDS = (FROM_LABELS, LAST_FRAME, UNKNOWN)
+"""How episodes in files without rewards ended: as labelled, in success at the last frame, or nobody knows."""
+
+_JOINTS = re.compile(r"joint|motor|shoulder|elbow|waist|\.pos\b", re.IGNORECASE)
+"""In names of actions: what robots without a cartesian controller are told."""
+
 
 @dataclass(frozen=True)
 class Conventions:
@@ -22,14 +30,18 @@ class Conventions:
     Attributes:
         success_key: in `infos`; None: the usual names.
         action_bounds: (lowest, highest) in the files' units; None: [-1, 1].
+        camera_names: name in the files -> name in the task.
+        missing_rewards: one of `MISSING_REWARDS`.
     """
 
     success_key: str | None = None
     action_bounds: tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]] | None = None
+    camera_names: Mapping[str, str] = field(default_factory=dict)
+    missing_rewards: str = FROM_LABELS
 
 
 AS_WRITTEN = Conventions()
-"""The usual success keys, actions in [-1, 1]."""
+"""The usual success keys, actions in [-1, 1], cameras by their names in the files, rewards or labels."""
 
 
 def interpret(recording: Recording, conventions: Conventions) -> Recording:
@@ -38,8 +50,17 @@ def interpret(recording: Recording, conventions: Conventions) -> Recording:
     if said is not None:
         success = np.where(np.isnan(said), np.nan, said > 0).astype(np.float32)
         recording = replace(recording, success=success)
-    if conventions.action_bounds is None or recording.actions_in_unit:
+    if recording.actions_in_unit:
         return recording
+    if conventions.action_bounds is None:
+        names = ", ".join(recording.action_names)
+        if not _JOINTS.search(names):
+            return recording
+        problem = (
+            f"has positions of joints as actions ({names}), which only a task with the same actions can take: give "
+            "such a task as exp_name, and action_units='task'"
+        )
+        return replace(recording, problems=(*recording.problems, problem))
     low, high = conventions.action_bounds
     size = recording.actions.shape[1]
     if size != len(low):

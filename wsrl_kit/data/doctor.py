@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer
 
-from wsrl_kit.data.conventions import AS_WRITTEN, Conventions, interpret
-from wsrl_kit.data.labels import apply_labels, read_labels, summary
+from wsrl_kit.data.conventions import AS_WRITTEN, Conventions
+from wsrl_kit.data.labels import labelled, read_labels, summary
 from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
@@ -103,7 +103,7 @@ def examine(
     """
     name = os.fspath(path)
     try:
-        recording = interpret(read_recording(path, None if task is None else tuple(task.layout.cameras)), conventions)
+        recording = read_recording(path, None if task is None else tuple(task.layout.cameras), conventions)
     except NoTransitionsError as error:
         # Of a run's dumps some may be empty; any other file should hold something.
         is_problem = not is_dump(Path(path))
@@ -113,8 +113,8 @@ def examine(
     found, labels = [*recording.problems, *value_problems(recording)], ""
     refused: tuple[str, ...] = ()
     try:
-        given = read_labels(Path(path))
-        recording, labels = apply_labels(Path(path), recording, given), summary(given)
+        recording = labelled(Path(path), recording, conventions.missing_rewards)
+        labels = summary(read_labels(Path(path)))
     except DataError as error:
         refused = (str(error),)
     if len(broken := recording.gaps):
@@ -151,7 +151,8 @@ def _facts(recording: Recording) -> dict[str, str]:
         "transitions": f"{len(recording)}",
         "observation": f"{recording.observation_kind}, {recording.observations.shape[1]} flat",
         "action": f"{recording.action_kind}, from {actions.min():.4g} to {actions.max():.4g}",
-        "reward": f"from {recording.rewards.min():.4g} to {recording.rewards.max():.4g}",
+        "reward": f"from {recording.rewards.min():.4g} to {recording.rewards.max():.4g}"
+        + ("" if recording.rewards_recorded else ", not recorded"),
         "success rate": f"{known.mean():.1%} of {len(known)} episodes"
         if len(known)
         else f"not recorded{success_hint(recording.infos)}",

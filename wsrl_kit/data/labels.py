@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wsrl_kit.data.conventions import LAST_FRAME, UNKNOWN
 from wsrl_kit.data.recording import Recording, without_rows
 from wsrl_kit.data.task import SUCCESS_IS_ONE, SUCCESS_IS_ZERO, reward_convention
 from wsrl_kit.errors import DataError, NoTransitionsError
@@ -113,6 +114,31 @@ def write_labels(path: Path, labels: Mapping[int, Label], episodes: int) -> None
         content = {"data": digest([path]), "episodes": episodes, "labels": said}
         with written_whole(beside, DataError) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def labelled(path: Path, recording: Recording, missing_rewards: str) -> Recording:
+    """The recording as the labels beside its data have it.
+
+    Args:
+        missing_rewards: of `MISSING_REWARDS`; with `last_frame`, episodes without rewards and without a label of their
+            own are labelled `success`.
+
+    Raises:
+        DataError: as `read_labels` and `apply_labels`, or rewards are missing.
+    """
+    labels = read_labels(path)
+    if not recording.rewards_recorded and missing_rewards == LAST_FRAME:
+        every = {number: labels.get(number, Label()) for number in range(recording.episode_count)}
+        labels = labels | {number: replace(label, label=label.label or SUCCESS) for number, label in every.items()}
+    recording = apply_labels(path, recording, labels)
+    unknown = int(np.isnan(recording.episode_success).sum())
+    if unknown and not recording.rewards_recorded and missing_rewards != UNKNOWN:
+        raise DataError(
+            f"{path} has no rewards, and {unknown} of its {recording.episode_count} episodes have no label: label them "
+            f"{SUCCESS} or {FAILURE} (docs/data.md says how), or give missing_rewards={LAST_FRAME!r} if every episode "
+            f"ends in success, or missing_rewards={UNKNOWN!r} to clone alone."
+        )
+    return recording
 
 
 def apply_labels(path: Path, recording: Recording, labels: Mapping[int, Label]) -> Recording:

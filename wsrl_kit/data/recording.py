@@ -3,9 +3,10 @@
 The loader refuses a recording's first problem; the doctor lists all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
 from wsrl_kit.data.dataset import Dataset, Transitions
 from wsrl_kit.data.trajectory import CameraFrames, Layout
+from wsrl_kit.errors import DataError
 from wsrl_kit.text import printable
 
 # HIL-SERL keeps a person's actions in the gripper's frame, where those within [-1, 1] of the base frame reach 1.7.
@@ -29,6 +31,42 @@ Frame = UInt8[np.ndarray, "_height _width 3"]
 RecordedFrames = Mapping[str, UInt8[np.ndarray, "frame _height _width 3"] | Sequence[Frame]]
 
 
+@dataclass(frozen=True)
+class CameraChoice:
+    """The cameras to read from a file.
+
+    Attributes:
+        wanted: by their names in the task; None: all; (): none.
+        names: name in the file -> name in the task, where they differ.
+    """
+
+    wanted: Sequence[str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def among(self, found: Iterable[str]) -> tuple[dict[str, str], str]:
+        """(wanted camera in the file -> its name in the task), and a problem as the end of a sentence, or ""."""
+        renamed = {camera: self.names.get(camera, camera) for camera in sorted(found)}
+        chosen = {camera: name for camera, name in renamed.items() if self.wanted is None or name in self.wanted}
+        named = list(chosen.values())
+        if missing := [name for name in self.wanted or () if name not in named]:
+            have = f"{', '.join(renamed)}: camera_names tells which is which" if renamed else "no cameras"
+            return {}, f"has no images of {', '.join(missing)}, found {have}"
+        if twice := [name for name in named if named.count(name) > 1]:
+            return {}, f"has two cameras that camera_names calls {twice[0]!r}"
+        return chosen, ""
+
+    def of_file(self, path: Path, found: Iterable[str]) -> dict[str, str]:
+        """Wanted camera in the file -> its name in the task.
+
+        Raises:
+            DataError: one is missing, or two have one name.
+        """
+        chosen, problem = self.among(found)
+        if problem:
+            raise DataError(f"{path} {problem}.")
+        return chosen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recording(Transitions):
     """The transitions of one file, or of several files joined.
@@ -39,12 +77,14 @@ class Recording(Transitions):
         may_be_timeout: the format may record time limits as terminations.
         stack, next_stack: indices in `frames`, oldest first; None without cameras.
         observation_kind, action_kind: dtype and shape as recorded.
+        action_names: of an action's numbers, where recorded.
         frames: by camera, possibly repeated.
         stored_frames: frames per camera in the file.
         infos: other single numbers; nan where missing.
         problems: ends of sentences after the file's name.
         timeouts_repaired: terminations turned into truncations.
         last_observations_recorded: False: a terminated step repeats its own.
+        rewards_recorded: False: rewards are 0 until labels say otherwise.
         actions_in_unit: known to be scaled to [-1, 1].
     """
 
@@ -58,12 +98,14 @@ class Recording(Transitions):
     format: str
     observation_kind: str
     action_kind: str
+    action_names: tuple[str, ...] = ()
     frames: RecordedFrames = field(default_factory=dict)
     stored_frames: int = 0
     infos: Mapping[str, Float32[np.ndarray, " transition"]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     timeouts_repaired: int = 0
     last_observations_recorded: bool = True
+    rewards_recorded: bool = True
     actions_in_unit: bool = False
 
     @cached_property
@@ -168,6 +210,7 @@ def join(recordings: Sequence[Recording]) -> Recording:
         timeouts_repaired=sum(recording.timeouts_repaired for recording in recordings),
         problems=tuple(problem for recording in recordings for problem in recording.problems),
         last_observations_recorded=all(recording.last_observations_recorded for recording in recordings),
+        rewards_recorded=all(recording.rewards_recorded for recording in recordings),
         stored_frames=sum(recording.stored_frames for recording in recordings),
     )
 

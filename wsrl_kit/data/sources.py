@@ -16,8 +16,17 @@ from wsrl_kit.data.formats.hil_serl import read_hil_serl
 from wsrl_kit.data.formats.lerobot import read_lerobot
 from wsrl_kit.data.formats.minari import read_minari
 from wsrl_kit.data.formats.npz import read_npz
-from wsrl_kit.data.labels import SUFFIX, apply_labels, read_labels
-from wsrl_kit.data.recording import Recording, join, repair_timeouts, to_dataset, value_problems, with_source
+from wsrl_kit.data.formats.robomimic import demonstrations, read_robomimic
+from wsrl_kit.data.labels import SUFFIX, labelled
+from wsrl_kit.data.recording import (
+    CameraChoice,
+    Recording,
+    join,
+    repair_timeouts,
+    to_dataset,
+    value_problems,
+    with_source,
+)
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import reading, refuse_special
@@ -32,18 +41,21 @@ SOURCES = ("demos", "suboptimal", "random")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\([ld]p\d|[]}]q|\(?c[\w.]+\n[A-Za-z_][\w.]*\n")
 
 _MINARI_FILE = Path("data", "main_data.hdf5")
-_LEROBOT_FILE = Path("meta", "info.json")
+# Any of them: a folder that was copied by half is named as such.
+_LEROBOT_FILES = ("info.json", "episodes", "episodes.jsonl")
 
 # The folders that a HIL-SERL run dumps its transitions to -> the source that they are: what people demonstrated, and
 # all that the robot did.
 _DUMPS = {"demo_buffer": "demos", "buffer": "suboptimal"}
 
-# From a path and the cameras wanted (see `load_sources`) to what the file says.
-Reader = Callable[[Path, Sequence[str] | None], Recording]
+# From a path to what the file says.
+Reader = Callable[[Path, CameraChoice], Recording]
 
 
-def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None = None) -> Recording:
-    """Reads one file (or a Minari or LeRobot folder); its content decides the format.
+def read_recording(
+    path: str | os.PathLike[str], cameras: Sequence[str] | None = None, conventions: Conventions = AS_WRITTEN
+) -> Recording:
+    """Reads one file (or a Minari or LeRobot folder) without labels; its content decides the format.
 
     Raises:
         DataError: it is missing, empty, damaged, unsafe, of no known format, or lacks a camera.
@@ -53,20 +65,19 @@ def read_recording(path: str | os.PathLike[str], cameras: Sequence[str] | None =
         reader = _reader(path)
         if reader is None:
             raise DataError(
-                f"{path} is in no known format, expected a HIL-SERL pickle, D4RL hdf5, a Minari dataset, "
+                f"{path} is in no known format, expected a HIL-SERL pickle, D4RL or robomimic hdf5, a Minari dataset, "
                 "a LeRobotDataset or the kit's npz."
             )
-        return reader(path, cameras)
+        return interpret(reader(path, CameraChoice(cameras, conventions.camera_names)), conventions)
 
 
 def read_labelled(path: Path, cameras: Sequence[str] | None = None, conventions: Conventions = AS_WRITTEN) -> Recording:
-    """`read_recording`, as the conventions and the labels beside the file have it.
+    """`read_recording`, as the labels beside the file have it.
 
     Raises:
-        DataError: as `read_recording`, or the labels are damaged or of other data.
+        DataError: as `read_recording`, rewards are missing, or the labels are damaged or of other data.
     """
-    recording = interpret(read_recording(path, cameras), conventions)
-    return apply_labels(path, recording, read_labels(path))
+    return labelled(path, read_recording(path, cameras, conventions), conventions.missing_rewards)
 
 
 def load_sources(
@@ -213,7 +224,7 @@ def _reader(path: Path) -> Reader | None:
     if not head:
         raise DataError(f"{path} is empty.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _states_only(_read_hdf5_of_either_kind)
+        return _read_hdf5
     if head.startswith(b"PK\x03\x04"):
         return read_npz
     if _PICKLE.match(head):
@@ -223,31 +234,21 @@ def _reader(path: Path) -> Reader | None:
 
 def _folder_reader(path: Path) -> Reader | None:
     """None: the folder is not one dataset."""
-    if (path / _LEROBOT_FILE).exists():
+    if any((path / "meta" / name).exists() for name in _LEROBOT_FILES):
         return read_lerobot
     is_minari = (path / _MINARI_FILE).exists() or (path / _MINARI_FILE.with_name("metadata.json")).exists()
-    return _states_only(read_minari) if is_minari else None
+    return read_minari if is_minari else None
 
 
-def _states_only(read: Callable[[Path], Recording]) -> Reader:
-    """A reader for a format from which the kit reads no images."""
-
-    def reader(path: Path, cameras: Sequence[str] | None) -> Recording:
-        if cameras:
-            raise DataError(f"{path} has no images of {', '.join(cameras)}, found no cameras.")
-        return read(path)
-
-    return reader
-
-
-def _read_hdf5_of_either_kind(path: Path) -> Recording:
+def _read_hdf5(path: Path, cameras: CameraChoice) -> Recording:
     with open_hdf5(path) as file:
+        has_demos = bool(demonstrations(file))
         is_minari = file.find("observations") is None and file.find("episode_0") is not None
     if is_minari:
         if path.parts[-2:] != _MINARI_FILE.parts:
             raise DataError(f"{path} is the data file of a Minari dataset, expected it in its folder, {_MINARI_FILE}.")
-        return read_minari(path.parent.parent)
-    return read_hdf5(path)
+        return read_minari(path.parent.parent, cameras)
+    return (read_robomimic if has_demos else read_hdf5)(path, cameras)
 
 
 def _read_strictly(

@@ -49,7 +49,7 @@ class Browser:
 
     def __init__(self, config: WSRLConfig, paths: Paths) -> None:
         self._config = config
-        self._reading = conventions(config.exp_name, config.environment_options, config.action_units)
+        self._reading = conventions(config)
         self._files = read_files(paths, self._reading)
         self._read: tuple[Path, Dataset] | None = None
         self._is_setting = False

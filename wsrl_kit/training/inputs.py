@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wsrl_kit.config.config import ACTION_UNITS, ROBOT, TASK_UNITS, Paths, WSRLConfig
-from wsrl_kit.data.conventions import Conventions
+from wsrl_kit.agent.parameters import NO_VALUE
+from wsrl_kit.config.config import ROBOT, TASK_UNITS, Paths, WSRLConfig
+from wsrl_kit.data.conventions import LAST_FRAME, UNKNOWN, Conventions
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.recording import Recording
 from wsrl_kit.data.sources import load_sources
@@ -29,8 +30,8 @@ from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
 from wsrl_kit.errors import DataError
-from wsrl_kit.parameters import check
 
+_OWN_TASKS = (ROBOT, INSERTION, PIXELS)
 _STEPS = 5
 """Random steps that show a simulated task's rewards and `info`."""
 
@@ -46,25 +47,25 @@ def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
     with closing(make(exp_name, environment_options)) as environment:
         rewards: str = SUCCESS_IS_ONE
         similar: tuple[str, ...] = ()
-        if exp_name not in (ROBOT, INSERTION, PIXELS):
+        if exp_name not in _OWN_TASKS:
             rewards, similar = _first_steps(environment)
         bounds = action_bounds(environment)
         return Task(exp_name, dict(environment_options), _layout(environment), bounds, rewards, similar)
 
 
-def conventions(exp_name: str, environment_options: Mapping[str, Any], action_units: str) -> Conventions:
+def conventions(config: WSRLConfig) -> Conventions:
     """How to read a task's data files.
 
     Raises:
         WSRLKitError: the task's bounds are needed, and it can't be made.
-        ParameterError: `action_units` is wrong.
     """
-    check("action_units", action_units, str, {"choices": ACTION_UNITS})
     bounds = None
-    if action_units == TASK_UNITS:
-        with closing(make(exp_name, environment_options)) as environment:
+    # The kit's own tasks take movements in [-1, 1].
+    if config.action_units == TASK_UNITS and config.exp_name not in _OWN_TASKS:
+        with closing(make(config.exp_name, config.environment_options)) as environment:
             bounds = action_bounds(environment)
-    return Conventions(environment_options.get("success_key"), bounds)
+    success_key = config.environment_options.get("success_key")
+    return Conventions(success_key, bounds, config.camera_names, config.missing_rewards)
 
 
 def _layout(environment: gymnasium.Env) -> Layout:
@@ -111,10 +112,20 @@ def load_offline_data(
         cameras: cameras to read; None: all.
 
     Raises:
-        DataError: a file is missing, damaged, unsafe, empty or inconsistent; or Cal-QL lacks whole episodes.
+        DataError: a file is missing, damaged, unsafe, empty or inconsistent; or Cal-QL lacks whole episodes; or critics
+            lack rewards.
     """
-    reading = conventions(config.exp_name, config.environment_options, config.action_units)
-    dataset = load_sources(paths, cameras=cameras, conventions=reading, inspect=inspect)
+
+    def include(path: Path, recording: Recording) -> None:
+        if not recording.rewards_recorded and config.missing_rewards == UNKNOWN and config.actor_value != NO_VALUE:
+            raise DataError(
+                f"{path} has no rewards, so that a policy can only clone it: give actor_value={NO_VALUE!r}, or label "
+                f"the episodes, or give missing_rewards={LAST_FRAME!r}."
+            )
+        if inspect is not None:
+            inspect(path, recording)
+
+    dataset = load_sources(paths, cameras=cameras, conventions=conventions(config), inspect=include)
     if config.conservative_loss == "calql":
         _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:
@@ -174,5 +185,5 @@ def check_data(config: WSRLConfig, paths: Paths) -> list[str]:
     inspection = _Inspection(config)
     if paths is None:
         return inspection.sentences(None)
-    reading = conventions(config.exp_name, config.environment_options, config.action_units)
-    return inspection.sentences(load_sources(paths, cameras=(), conventions=reading, inspect=inspection.include))
+    dataset = load_sources(paths, cameras=(), conventions=conventions(config), inspect=inspection.include)
+    return inspection.sentences(dataset)

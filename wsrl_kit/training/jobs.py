@@ -9,10 +9,12 @@ import gymnasium
 from jaxtyping import PyTree
 
 from wsrl_kit.agent import jax_tools
+from wsrl_kit.agent.parameters import NO_VALUE
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.advice import diagnose
 from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
+from wsrl_kit.data.conventions import UNKNOWN
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.digests import input_digests
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
@@ -92,7 +94,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     target = Path(config.checkpoint_path) if config.checkpoint_path else folder / WARMUP_FILE
     # The length of fine-tuning is part of the parameters, since learning rates may decay over both stages.
     lengths = ("warmup_steps", "online_steps")
-    kept = (target.parent / FILTERED_FILE,) if config.retention_ratio > 0 else ()
+    kept = (target.parent / FILTERED_FILE,) if _retains(config) else ()
     run = _open(config, folder, "warmup", arm, resume, may_grow=lengths, outputs=(target, *kept))
     if run.is_finished:
         return target
@@ -148,12 +150,18 @@ def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
         return dataset, *agents.create(config, environment, dataset)
 
 
+def _retains(config: WSRLConfig) -> bool:
+    """Whether warmup keeps a part of the data; kept without rewards, they would be data of failures."""
+    clones_alone = config.missing_rewards == UNKNOWN and config.actor_value == NO_VALUE
+    return config.retention_ratio > 0 and not clones_alone
+
+
 def _retain(config: WSRLConfig, agent_config: SACConfig, agent_state: SACState, dataset: Dataset, target: Path) -> int:
     errors = warmup.dataset_td_errors(config, agent_config, agent_state, dataset)
     seed = jax_tools.episode_seed(config.seed, "retention")
     unit = config.retention_unit
     scores = retention_scores(config.retention_priority, dataset, errors, config.discount, unit, seed)
-    kept = retain(dataset, scores, config.retention_ratio, unit)
+    kept = retain(dataset, scores, config.retention_ratio, unit) if _retains(config) else None
     if kept is None:
         target.unlink(missing_ok=True)
         return 0
@@ -187,6 +195,10 @@ def run_finetune(
         raise ParameterError(
             "human 'person' needs somebody at the pad that 02_robot_finetune.ipynb shows in JupyterLab: run it there, "
             "or give human 'scripted' or 'none'"
+        )
+    if config.actor_value == NO_VALUE:
+        raise ParameterError(
+            f"actor_value {NO_VALUE!r} clones alone, but fine-tuning learns from rewards: give 'mean' or 'minimum'"
         )
     config = agents.advised(config)
     run = _open(config, folder, "finetune", arm, resume, may_grow=("online_steps",))

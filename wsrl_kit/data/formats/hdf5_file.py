@@ -19,6 +19,9 @@ from wsrl_kit.files import check_size
 _PORTION = 2**26
 """Bytes of text read at once."""
 
+_DEEPEST, _MOST_LEAVES = 5, 1000
+"""Groups in groups, and arrays in one: a file may hold groups that hold themselves."""
+
 
 def require_h5py(path: Path) -> Any:
     """h5py, or a DataError that says how to install it."""
@@ -61,6 +64,26 @@ class File:
         found = self.find(name, group)
         names = list(found) if isinstance(found, self._h5py.Group) else []
         return [each for each in names if len(each) <= LONGEST_NAME]
+
+    def leaves(self, found: Any, name: str) -> list[tuple[str, Any]]:
+        """(path, dataset) of all that a group holds, or of a dataset alone; alphabetical, as Gymnasium flattens a Dict.
+
+        Raises:
+            DataError: a link, an odd name, or groups in groups without an end.
+        """
+        leaves: list[tuple[str, Any]] = []
+        waiting = [(name, found)]
+        while waiting:
+            path, found = waiting.pop()
+            if not path.isprintable() or len(path) > LONGEST_NAME:
+                raise DataError(f"{self.path}: {name!r} holds names that are not printable or too long.")
+            if not isinstance(found, self._h5py.Group):
+                leaves.append((path, found))
+            elif path.count("/") - name.count("/") == _DEEPEST or len(waiting) + len(leaves) > _MOST_LEAVES:
+                raise DataError(f"{self.path}: {name!r} holds more groups in groups than any observation.")
+            else:
+                waiting += [(f"{path}/{key}", self.find(key, found)) for key in sorted(found, reverse=True)]
+        return leaves
 
     def numbers(self, dataset: Any) -> np.ndarray:
         """Numbers, or text of fixed length.

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS
 from wsrl_kit.data.formats.safe_pickle import load_pickles
-from wsrl_kit.data.recording import LONGEST_NAME, Frame, Recording, kind, success_from_rewards, to_float32
+from wsrl_kit.data.recording import LONGEST_NAME, CameraChoice, Frame, Recording, kind, success_from_rewards, to_float32
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import written_whole
@@ -76,13 +76,10 @@ class _Row(NamedTuple):
         return f"observations {self.observation} and actions {self.action.shape}"
 
 
-def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording:
+def read_hil_serl(path: Path, cameras: CameraChoice) -> Recording:
     """Reads a demo file, a run's dump, or a file for the reward classifier (without `infos`).
 
     Several lists in one file are joined. Images are not copied.
-
-    Args:
-        cameras: None: all; (): none.
 
     Raises:
         NoTransitionsError: the list is empty.
@@ -112,7 +109,7 @@ def read_hil_serl(path: Path, cameras: Sequence[str] | None = None) -> Recording
     return _recording(list(rows.values()), problems)
 
 
-def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
+def _row(entry: Any, cameras: CameraChoice) -> _Row:
     if not isinstance(entry, dict):
         raise _Unreadable(f"is no dict but {type(entry).__name__}")
     infos = entry["infos"] if isinstance(entry.get("infos"), dict) else {}
@@ -142,7 +139,7 @@ def _row(entry: Any, cameras: Sequence[str] | None) -> _Row:
     return row
 
 
-def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Observation:
+def _parse_observation(observation: Any, cameras: CameraChoice) -> _Observation:
     """Reads a dict with `state` and images, or a flat array."""
     entries = observation if isinstance(observation, dict) else {"state": observation}
     if not all(_is_name(key) for key in entries):
@@ -154,12 +151,11 @@ def _parse_observation(observation: Any, cameras: Sequence[str] | None) -> _Obse
     if "state" not in entries:
         beside = f", expected it beside the camera images ({', '.join(found)})" if found else ""
         raise _Unreadable(f"has no 'state'{beside}")
-    missing = [camera for camera in cameras or () if camera not in found]
-    if missing:
-        raise _Unreadable(f"has no images of {', '.join(missing)}, found {', '.join(found) or 'no cameras'}")
-    wanted = {key: value for key, value in found.items() if cameras is None or key in cameras}
+    chosen, problem = cameras.among(found)
+    if problem:
+        raise _Unreadable(problem)
     state = _numbers(entries["state"], "observations")
-    images = {camera: _image_stack(camera, value) for camera, value in wanted.items()}
+    images = {name: _image_stack(camera, found[camera]) for camera, name in chosen.items()}
     horizon = len(state) if state.ndim > 1 else 1
     for camera, stack in images.items():
         if len(stack) != horizon:

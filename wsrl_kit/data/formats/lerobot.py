@@ -1,4 +1,4 @@
-"""LeRobotDataset v3 folders.
+"""LeRobotDataset folders, v3 and v2.
 
 A row is a frame: `observation.*`, `action`, `next.reward` and `next.done`. The observation after an episode's last
 action has no row. If that step terminated, it is kept and its next observation repeats its own (bootstrap value 0);
@@ -6,7 +6,7 @@ otherwise the episode ends one step earlier, truncated.
 
 `next.done` merges terminations with time limits; `next.truncated` tells them apart. Without it a successful last step
 terminated, and `repair_timeouts` decides on any other. Success is `next.success`; without it, reward 1 if all rewards
-are 0 or 1.
+are 0 or 1. Without both (teleoperation), rewards are missing and every episode is truncated: see `labels.labelled`.
 """
 
 import io
@@ -22,12 +22,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 
-from wsrl_kit.data.recording import Frame, Recording, kind, success_from_rewards, to_float32, without_last_steps
+from wsrl_kit.data.recording import (
+    LONGEST_NAME,
+    CameraChoice,
+    Frame,
+    Recording,
+    kind,
+    success_from_rewards,
+    to_float32,
+    without_last_steps,
+)
 from wsrl_kit.data.trajectory import CameraFrames
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import LARGEST_RATIO, check_size, read_json, reading, within
+from wsrl_kit.text import printable
 
-_FIELD = re.compile(r"{(video_key|(chunk_index|file_index)(:0?[1-9]?d)?)}")
+_FIELD = re.compile(r"{(video_key|(chunk_index|file_index|episode_chunk|episode_index)(:0?[1-9]?d)?)}")
 
 # Every episode's record says these.
 _OF_EPISODES = ("episode_index", "length", "data/chunk_index", "data/file_index")
@@ -41,8 +51,11 @@ _LARGEST_FRAME = 4096
 # Pillow's modes of 8-bit pictures; 16 bits and floats are depths.
 _PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
-# lerobot's name for what the use of the gripper costs.
-_PENALTY = "complementary_info.discrete_penalty"
+# Of the numbers of an action.
+_MOST_NAMES = 50
+
+PENALTY = "complementary_info.discrete_penalty"
+"""lerobot's name for what the use of the gripper costs."""
 
 # Columns of the data by name.
 _Table = Mapping[str, Shaped[np.ndarray, "row _numbers"]]
@@ -55,10 +68,11 @@ class _Folder:
     Attributes:
         features: column or camera -> `dtype`, `shape` and more.
         data_path, video_path: templates; None without videos.
-        episodes: records, in order.
+        episodes: records of v3, in order.
     """
 
     path: Path
+    version: str
     features: Mapping[str, Mapping[str, Any]]
     frames_per_second: float
     data_path: str
@@ -90,7 +104,9 @@ class _Folder:
         if any(character in _FIELD.sub("", template) for character in "{}"):
             raise DataError(f"{self.path}: no path can be made of the template {template!r}.")
         try:
-            name = template.format(**values)
+            # A file of v2 holds one episode.
+            older = {"episode_chunk": values["chunk_index"], "episode_index": values["file_index"]}
+            name = template.format(**values, **older)
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: no path can be made of the template {template!r}: {error}.") from error
         if not (self.path / name).is_file():
@@ -100,31 +116,29 @@ class _Folder:
         return self.path / name
 
 
-def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
+def read_lerobot(path: Path, cameras: CameraChoice) -> Recording:
     """Reads a dataset's folder (which holds `meta/`).
 
-    The state is every numeric `observation.*` column, in alphabetical order, as in HIL-SERL.
-
-    Args:
-        cameras: last parts of their keys; None: all; (): none.
+    The state is every numeric `observation.*` column, in alphabetical order, as in HIL-SERL. A camera's name is the
+    last part of its key.
 
     Raises:
-        DataError: another version, incomplete, damaged, inconsistent, without rewards or a camera, or a package is
-            missing.
+        DataError: another version, incomplete, damaged, inconsistent, without a camera, or a package is missing.
     """
     folder = _open_folder(path)
     states = _states(folder, cameras)
-    table = _table(
-        folder, ["action", "next.reward", *states], ["next.done", "next.truncated", "next.success", _PENALTY]
-    )
+    optional = ["next.reward", "next.done", "next.truncated", "next.success", PENALTY]
+    table = _table(folder, ["action", *states], optional)
     last = np.zeros(len(table["action"]), bool)
     last[np.cumsum(folder.lengths) - 1] = True
     # A step leads to the next frame of its episode; the last one, for want of that, to its own.
     rows = np.arange(len(last))
     led_to = rows + ~last
     observations = to_float32(np.concatenate([table[name] for name in states], axis=1))
-    rewards = to_float32(table["next.reward"])[:, 0]
-    terminated, truncated, success = _ends(table, rewards, last)
+    rewarded = next((name for name in ("next.reward", "next.success") if name in table), None)
+    rewards = to_float32(table[rewarded])[:, 0] if rewarded else np.zeros(len(last), np.float32)
+    unknown = np.full(len(last), np.nan, np.float32)
+    terminated, truncated, success = _ends(table, rewards, last) if rewarded else (np.zeros_like(last), last, unknown)
     images = _camera_images(folder, cameras)
     recording = Recording(
         observations=observations,
@@ -136,12 +150,14 @@ def read_lerobot(path: Path, cameras: Sequence[str] | None = None) -> Recording:
         may_be_timeout=terminated & ("next.truncated" not in table),
         success=success,
         source=np.full(len(rows), ""),
-        weight=np.full(len(rows), np.nan, np.float32),
-        format="LeRobotDataset v3",
+        weight=unknown,
+        format=f"LeRobotDataset {folder.version}",
         observation_kind=kind(observations[0]),
         action_kind=kind(table["action"][0]),
+        action_names=tuple(_texts(folder.features["action"].get("names"))),
         last_observations_recorded=False,
-        grasp_penalty=to_float32(table[_PENALTY])[:, 0] if _PENALTY in table else None,
+        rewards_recorded=rewarded is not None,
+        grasp_penalty=to_float32(table[PENALTY])[:, 0] if PENALTY in table else None,
         frames=images,
         stack=rows[:, None] if images else None,
         next_stack=led_to[:, None] if images else None,
@@ -162,7 +178,7 @@ def _ends(
         success = _flags(table, "next.success", len(last)).astype(np.float32)
     else:
         success = success_from_rewards(rewards, done | truncated | last)
-    terminated = (done & ~truncated) | (last & (success == 1))
+    terminated = (done | (last & (success == 1))) & ~truncated
     return terminated, (truncated | last) & ~terminated, success
 
 
@@ -171,13 +187,20 @@ def _flags(table: _Table, name: str, count: int) -> Bool[np.ndarray, " row"]:
     return table[name][:, 0].astype(bool) if name in table else np.zeros(count, bool)
 
 
-def _states(folder: _Folder, cameras: Sequence[str] | None) -> list[str]:
-    """The columns of the state; depth maps are ignored if `cameras` are given."""
+def _texts(names: Any) -> list[str]:
+    """Names of an action's numbers, which may be in groups."""
+    groups = [names, *names.values()] if isinstance(names, dict) else [names]
+    texts = [name for group in groups if isinstance(group, list | dict) for name in group if isinstance(name, str)]
+    return [printable(name[:LONGEST_NAME]) for name in texts[:_MOST_NAMES]]
+
+
+def _states(folder: _Folder, cameras: CameraChoice) -> list[str]:
+    """The columns of the state; depth maps are ignored if cameras are wanted by name."""
     found = []
     for name, feature in sorted(folder.features.items()):
         if name.startswith("observation.") and feature["dtype"].startswith(("float", "int", "uint", "bool")):
             if sum(size > 1 for size in feature["shape"]) > 1:
-                if cameras is not None:
+                if cameras.wanted is not None:
                     continue
                 raise DataError(
                     f"{folder.path}: {name!r} holds {feature['dtype']} arrays of shape {feature['shape']}, expected "
@@ -193,8 +216,7 @@ def _table(folder: _Folder, needed: Sequence[str], optional: Sequence[str]) -> _
     """Columns of all episodes, in order; each row is a vector."""
     for name in needed:
         if name not in folder.features:
-            need = ", the reward of every step, without which nothing can be learned" if name == "next.reward" else ""
-            raise DataError(f"{folder.path} has no column {name!r}{need}.")
+            raise DataError(f"{folder.path} has no column {name!r}.")
     # A table of millions of equal rows is a small file: before the rest is read, there must be as many as expected.
     _check_lengths(folder, _columns(folder, ["episode_index"])["episode_index"][:, 0])
     return _columns(folder, [*needed, *(name for name in optional if name in folder.features)])
@@ -256,10 +278,8 @@ def _open_folder(path: Path) -> _Folder:
     with reading(file, DataError, "is damaged"):
         info = read_json(file)
         try:
-            if not (version := str(info["codebase_version"])).startswith("v3."):
-                older = version.startswith(("v1.", "v2."))
-                mend = "; lerobot's own script convert_dataset_v21_to_v30 makes one of it" if older else ""
-                raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0{mend}.")
+            if not (version := str(info["codebase_version"])).startswith(("v2.", "v3.")):
+                raise DataError(f"{path} is a LeRobotDataset {version}, expected v3.0, v2.1 or v2.0.")
             features = {
                 name: {**said, "dtype": str(said["dtype"]), "shape": tuple(int(size) for size in said["shape"])}
                 for name, said in info["features"].items()
@@ -268,9 +288,18 @@ def _open_folder(path: Path) -> _Folder:
             if not 0 < (frames_per_second := float(info["fps"])) < math.inf:
                 raise ValueError(f"fps is {frames_per_second:g}")
             counts = {name: int(info[f"total_{name}"]) for name in ("episodes", "frames")}
+            if version.startswith("v2."):
+                videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
+                records = _episodes_of_v2(path, max(int(info["chunks_size"]), 1), videos, frames_per_second)
+            else:
+                records = _episodes(path)
         except KeyError as missing:
             raise DataError(f"{file} has no {missing}.") from missing
-    folder = _Folder(path, features, frames_per_second, data_path, video_path, tuple(_episodes(path)))
+    for name in _OF_EPISODES:
+        if not all(isinstance(number := record.get(name), int) and number >= 0 for record in records):
+            raise DataError(f"{path} is damaged: an episode in meta/episodes does not say its {name!r}.")
+    episodes = sorted(records, key=lambda record: int(record["episode_index"]))
+    folder = _Folder(path, version, features, frames_per_second, data_path, video_path, tuple(episodes))
     for name, found in (("episodes", len(folder.episodes)), ("frames", int(folder.lengths.sum()))):
         if found != counts[name]:
             raise DataError(
@@ -279,6 +308,25 @@ def _open_folder(path: Path) -> _Folder:
     if min(folder.lengths, default=0) < 1:
         raise DataError(f"{path} has an episode without frames, or none at all.")
     return folder
+
+
+def _episodes_of_v2(
+    path: Path, chunk_size: int, videos: Sequence[str], frames_per_second: float
+) -> list[Mapping[str, Any]]:
+    """Episodes of v2, which have files of their own, as v3 records them."""
+    file = path / "meta" / "episodes.jsonl"
+    if not within(path, file):
+        raise DataError(f"{path} is incomplete: meta/episodes.jsonl is missing, or lies outside of the folder.")
+    records: list[Mapping[str, Any]] = []
+    with reading(file, DataError, "is damaged"):
+        for episode in read_json(file):
+            number, length = int(episode["episode_index"]), int(episode["length"])
+            place = {"chunk_index": number // chunk_size, "file_index": number}
+            time = {"from_timestamp": 0.0, "to_timestamp": length / frames_per_second}
+            parts = {"data": place} | {f"videos/{camera}": place | time for camera in videos}
+            said = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+            records.append({"episode_index": number, "length": length} | said)
+    return records
 
 
 def _episodes(path: Path) -> list[Mapping[str, Any]]:
@@ -295,20 +343,23 @@ def _episodes(path: Path) -> list[Mapping[str, Any]]:
             # Statistics of every column are most of these files.
             names = [name for name in opened.schema_arrow.names if not name.startswith("stats/")]
             episodes += opened.read(columns=names).to_pylist()
-    for name in _OF_EPISODES:
-        if not all(isinstance(number := episode.get(name), int) and number >= 0 for episode in episodes):
-            raise DataError(f"{path} is damaged: an episode in meta/episodes does not say its {name!r}.")
-    return sorted(episodes, key=lambda episode: int(episode["episode_index"]))
+    return episodes
+
+
+def require_pyarrow(path: Path) -> Any:
+    """pyarrow.parquet, or a DataError that says how to install it."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"{path} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
+    return parquet
 
 
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
     """Opens a parquet file that declares no more data than it can hold."""
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DataError(f"{file} needs pyarrow, which `pip install 'wsrl-kit[lerobot]'` installs.") from error
-    with reading(file, DataError), ParquetFile(file) as opened:
+    parquet = require_pyarrow(file)
+    with reading(file, DataError), parquet.ParquetFile(file) as opened:
         check_size(_declared_bytes(opened.metadata), file.stat().st_size)
         yield opened
 
@@ -324,16 +375,12 @@ def _declared_bytes(metadata: Any) -> int:
     return total
 
 
-def _camera_images(folder: _Folder, cameras: Sequence[str] | None) -> CameraFrames:
-    """Frames by camera (the last part of its key), one per row."""
+def _camera_images(folder: _Folder, cameras: CameraChoice) -> CameraFrames:
+    """Frames by camera, one per row."""
     found = _keys(folder)
-    if missing := [camera for camera in cameras or () if camera not in found]:
-        names = ", ".join(found) or "no cameras"
-        raise DataError(f"{folder.path} has no images of {', '.join(missing)}, found {names}.")
     images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
-    for camera, keys in found.items():
-        if cameras is not None and camera not in cameras:
-            continue
+    for camera, name in cameras.of_file(folder.path, found).items():
+        keys = found[camera]
         if len(keys) > 1:
             raise DataError(f"{folder.path} has two cameras of the name {camera!r}: {keys[0]!r} and {keys[1]!r}.")
         key = keys[0]
@@ -344,11 +391,12 @@ def _camera_images(folder: _Folder, cameras: Sequence[str] | None) -> CameraFram
         files = {folder.video_part(key, episode)[0] for episode in folder.episodes} if is_video else folder.data_files()
         largest = _VIDEO_RATIO if is_video else LARGEST_RATIO
         stored = sum(file.stat().st_size for file in files)
-        images[camera] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()), stored, largest)
+        images[name] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()), stored, largest)
     return images
 
 
 def _keys(folder: _Folder) -> dict[str, list[str]]:
+    """Keys of cameras by their last part."""
     keys: dict[str, list[str]] = {}
     for key, feature in sorted(folder.features.items()):
         if key.startswith("observation.") and feature["dtype"] in ("image", "video"):

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Shaped
 
 from wsrl_kit.data.conventions import SUCCESS_KEYS, has_bounds, to_unit
 from wsrl_kit.data.formats.hdf5_file import File, open_hdf5
-from wsrl_kit.data.recording import Recording, join, kind, source_names, success_from_rewards, to_float32
+from wsrl_kit.data.recording import CameraChoice, Recording, join, kind, source_names, success_from_rewards, to_float32
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import check_size, read_json, within
 
@@ -29,15 +29,16 @@ def _require_minari(path: Path) -> None:
         raise DataError(f"{path} needs minari, which `pip install 'wsrl-kit[data]'` installs.") from error
 
 
-def read_minari(path: Path) -> Recording:
+def read_minari(path: Path, cameras: CameraChoice) -> Recording:
     """Reads a dataset's folder (which holds `data/`), in Minari's hdf5 format.
 
     Spaces are flattened as by `gymnasium.spaces.flatten`; actions with finite bounds are scaled to [-1, 1].
     `minari.MinariDataset` is not used: it may create the environment that the file names.
 
     Raises:
-        DataError: damaged, empty, inconsistent, an unsupported space, or minari is missing.
+        DataError: damaged, empty, inconsistent, an unsupported space, cameras are wanted, or minari is missing.
     """
+    cameras.of_file(path, ())
     _require_minari(path)
     for place in (_DATA, _METADATA):
         if not within(path, path / place):

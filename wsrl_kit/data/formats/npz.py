@@ -6,14 +6,14 @@ Keys: `observations` (N, O), `actions` (N, A), `rewards` (N), `next_observations
 of each observation (the next observation's is one later); `observation_horizon`, frames per stack.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsrl_kit.data.recording import Recording, kind, source_names, success_from_rewards, to_float32
+from wsrl_kit.data.recording import CameraChoice, Recording, kind, source_names, success_from_rewards, to_float32
 from wsrl_kit.errors import DataError
 from wsrl_kit.files import load_arrays
 
@@ -24,24 +24,18 @@ _IMAGES = "images/"
 _LONGEST_HORIZON = 100
 
 
-def read_npz(path: Path, cameras: Sequence[str] | None = None) -> Recording:
-    """Reads the file; `cameras` None: all.
+def read_npz(path: Path, cameras: CameraChoice) -> Recording:
+    """Reads the file.
 
     Raises:
         DataError: damaged, Python objects, a missing array or camera, or arrays that do not fit together.
     """
-
-    def is_wanted(name: str) -> bool:
-        if name.startswith(_IMAGES):
-            return cameras is None or name.removeprefix(_IMAGES) in cameras
-        return name in _REQUIRED + _OPTIONAL + _STACKS
-
-    found = load_arrays(path, is_wanted)
-    arrays = {name: array for name, array in found.items() if array is not None}
-    names = sorted(name.removeprefix(_IMAGES) for name in found if name.startswith(_IMAGES))
-    if missing := [camera for camera in cameras or () if camera not in names]:
-        raise DataError(f"{path} has no images of {', '.join(missing)}, found {', '.join(names) or 'no cameras'}.")
-    frames = {camera: arrays.pop(_IMAGES + camera) for camera in names if _IMAGES + camera in arrays}
+    present = load_arrays(path, lambda name: False)
+    names = [name.removeprefix(_IMAGES) for name in present if name.startswith(_IMAGES)]
+    chosen = cameras.of_file(path, names)
+    wanted = {*_REQUIRED, *_OPTIONAL, *_STACKS, *(_IMAGES + camera for camera in chosen)}
+    arrays = {name: array for name, array in load_arrays(path, wanted.__contains__).items() if array is not None}
+    frames = {name: arrays.pop(_IMAGES + camera) for camera, name in chosen.items()}
     stacks = {name: arrays.pop(name) for name in _STACKS if name in arrays}
     recording = flat_recording(path, arrays, "npz")
     return replace(recording, **_image_fields(path, len(recording), frames, stacks)) if frames else recording
@@ -74,6 +68,26 @@ def _image_fields(
     return {"frames": frames, "stack": stack, "next_stack": stack + 1, "stored_frames": frame_count}
 
 
+def check_rows(path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None) -> int:
+    """The number of rows; `names`: those of the arrays in the file, where they differ.
+
+    Raises:
+        DataError: an array has other rows, is not numeric, or a vector where one number is expected.
+    """
+    names = names or {name: name for name in arrays}
+    count = len(np.atleast_1d(arrays["rewards"]))
+    if count == 0:
+        raise DataError(f"{path} holds no transitions.")
+    for name, array in arrays.items():
+        is_vector = name in ("observations", "actions", "next_observations")
+        if array.shape[:1] != (count,) or (array.size != count and not is_vector):
+            expected = f"{count} rows as in {names['rewards']!r}" + ("" if is_vector else ", one number in each")
+            raise DataError(f"{path}: {names[name]!r} has shape {array.shape}, expected {expected}.")
+        if name != "source" and array.dtype.kind not in "biuf":
+            raise DataError(f"{path}: {names[name]!r} has dtype {array.dtype}, expected numbers.")
+    return count
+
+
 def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: str) -> Recording:
     """Checks flat arrays (see the module's keys).
 
@@ -83,15 +97,7 @@ def flat_recording(path: Path, arrays: dict[str, np.ndarray], name_of_format: st
     for name in _REQUIRED:
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}; it needs {', '.join(_REQUIRED)}.")
-    count = len(np.atleast_1d(arrays["rewards"]))
-    if count == 0:
-        raise DataError(f"{path} holds no transitions.")
-    for name, array in arrays.items():
-        is_vector = name in ("observations", "actions", "next_observations")
-        if array.shape[:1] != (count,) or (array.size != count and not is_vector):
-            raise DataError(f"{path}: {name!r} has shape {array.shape}, expected {count} rows as in 'rewards'.")
-        if name != "source" and array.dtype.kind not in "biuf":
-            raise DataError(f"{path}: {name!r} has dtype {array.dtype}, expected numbers.")
+    count = check_rows(path, arrays)
     observations = arrays["observations"]
     if observations.ndim > 3 or (observations.ndim == 3 and observations.dtype == np.uint8):
         raise DataError(
