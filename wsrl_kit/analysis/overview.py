@@ -28,7 +28,7 @@ TAIL_BYTES = 2**20
 """At the end of metrics.csv, in which the table looks for the last values."""
 NAME_BYTES = 2**16
 """At either end of metrics.csv, in which the names of metrics are looked for."""
-NO_TRAINING = ("report", "explore")
+NO_TRAINING = ("ablation", "explore", "hil_serl", "report", "tuning")
 """Kinds of runs that are not listed."""
 BUDGETS = {
     "warmup": ("gradient_step", "warmup_steps"),
@@ -40,8 +40,8 @@ UNREADABLE, KILLED = "unreadable", "killed"
 """Statuses of the table beside those of `run.json`."""
 MOST_POINTS = 1_000
 """That are drawn of one curve."""
-MOST_NAMED = 20
-"""Runs that the legend of the curves names."""
+MOST_NAMED = 12
+"""Runs that the legend of the curves names; of more runs, it names the arms."""
 _LINES = ("-", "--", ":", "-.")
 COLUMNS = ("folder", "kind", "arm", "seed", "status", "step", "steps", "success", "return", "seconds_left", "message")
 
@@ -267,24 +267,25 @@ def overlay_figure(
     figure, (ax,) = plots.new_figure(width=9.6, height=4.2)
     arms = {name: record.arm or name for name, record in records.items()}
     colours, drawn = plots.arm_colours(arms.values()), dict.fromkeys(arms.values(), 0)
+    named: dict[str, Any] = {}
     for name, record in records.items():
         steps, values = plots.run_curve(record, metric, against)
         colour, line = colours[arms[name]], _LINES[drawn[arms[name]] % len(_LINES)]
         drawn[arms[name]] += 1
-        label = f"{arm_label(record.arm)}, seed {record.seed}" if record.arm else name
+        label = arm_label(record.arm) if record.arm else name
+        if len(records) <= MOST_NAMED:
+            label += f", seed {record.seed}" * bool(record.arm) + " (nothing recorded)" * (not len(steps))
         if smoothing and len(steps):
             ax.plot(*_thinned(steps, values), color=colour, linewidth=0.8, alpha=0.25)
             values = pd.Series(values).ewm(alpha=1.0 - smoothing).mean().to_numpy()
-        label += "" if len(steps) else " (nothing recorded)"
-        ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4, label=for_figure(label))
-    handles, labels = ax.get_legend_handles_labels()
+        (curve,) = ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4)
+        named.setdefault(for_figure(label), curve)
     figure.legend(
-        handles[:MOST_NAMED],
-        labels[:MOST_NAMED],
+        [*named.values()][:MOST_NAMED],
+        [*named][:MOST_NAMED],
         loc="outside right upper",
         frameon=False,
         fontsize="small",
-        title=f"{MOST_NAMED} of {len(records)} runs" if len(records) > MOST_NAMED else None,
     )
     ax.set(xlabel=plots.AXIS_LABELS[against], ylabel=for_figure(metric))
     plots.replace_empty_axes([ax], is_running=False)
