@@ -55,8 +55,8 @@ class RunFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._tails: dict[Path, tuple[_Growing, dict[str, float]]] = {}
-        self._curves: dict[tuple[Path, str], tuple[_Growing, dict[str, Curve]]] = {}
+        self._tails: dict[Path, tuple[GrowingFile, dict[str, float]]] = {}
+        self._curves: dict[tuple[Path, str], tuple[GrowingFile, dict[str, Curve]]] = {}
 
     def table(self) -> pd.DataFrame:
         """One row a run, in the order of folders, with the columns `COLUMNS`.
@@ -69,7 +69,7 @@ class RunFolders:
         """
         if not self.root.is_dir():
             raise RunError(f"{self.root} must be a folder of runs, found no folder")
-        rows = [self._row(folder) for folder in _folders(self.root)]
+        rows = [self._row(folder) for folder in run_folders(self.root)]
         frame = pd.DataFrame([row for row in rows if row["kind"] not in NO_TRAINING], columns=list(COLUMNS))
         return frame.astype({"step": float, "steps": float})
 
@@ -97,7 +97,7 @@ class RunFolders:
         """
         path = self.root / folder
         # Kept only once it was read without an error: what is damaged is read anew, and said again.
-        growing, curves = self._curves.pop((path, metric), (_Growing(path / "metrics.csv"), {}))
+        growing, curves = self._curves.pop((path, metric), (GrowingFile(path / "metrics.csv"), {}))
         with reading(growing.path, RunError):
             block, is_new = growing.read()
             if is_new:
@@ -135,7 +135,7 @@ class RunFolders:
 
     def _last_values(self, folder: Path) -> dict[str, float]:
         """Steps of the last row, and the last success and return."""
-        tail, known = self._tails.pop(folder, (_Growing(folder / "metrics.csv", TAIL_BYTES), {}))
+        tail, known = self._tails.pop(folder, (GrowingFile(folder / "metrics.csv", TAIL_BYTES), {}))
         with reading(tail.path, RunError):
             block, is_new = tail.read()
             if is_new:
@@ -152,7 +152,7 @@ class RunFolders:
         return known
 
 
-class _Growing:
+class GrowingFile:
     """Reads what was appended to a file of lines, and all of it again where the file was rewound or replaced.
 
     Args:
@@ -207,7 +207,7 @@ def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list
         place = block.rfind(name, 0, start) if from_end else block.find(name, end)
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def run_folders(root: Path) -> Iterator[Path]:
     """Folders that look like runs, in the order of their paths; those that vanish meanwhile are passed over."""
     for folder, inside, files in os.walk(root):
         is_run = "run.json" in files or "metrics.csv" in files

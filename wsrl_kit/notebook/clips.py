@@ -14,8 +14,8 @@ from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.runs.traces import find_traces
 from wsrl_kit.text import one_line
 
-# The training goes first.
-_WATCH = "import os, sys; from wsrl_kit.cli import main; os.nice(19); sys.exit(main(['watch', sys.argv[1]]))"
+# The training goes first, though the clip must not wait for its end.
+_WATCH = "import os, sys; from wsrl_kit.cli import main; os.nice(5); sys.exit(main(['watch', sys.argv[1]]))"
 
 
 def run_clip(folder: Path) -> Video | Image | None:

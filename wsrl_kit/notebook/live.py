@@ -15,6 +15,7 @@ import ipywidgets
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from wsrl_kit.analysis.loggers import copied
 from wsrl_kit.analysis.plots import png
 from wsrl_kit.errors import Stopped, WSRLKitError
 from wsrl_kit.notebook.explore import LOOK_SHARE, follow_in_panel
@@ -67,6 +68,7 @@ class Training:
         draw: live, returns the figure of the run's folder as it is now, without pyplot; not shown without data.
         runs: live, the folder whose runs an explorer shows; folded below the figure, if there is one.
         live: True: widgets; False: text; None: widgets if a front end is attached.
+        loggers: that follow the runs in `runs`, see `analysis.loggers.copied`.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Training:
         draw: Callable[[], Figure] | None = None,
         runs: Path | None = None,
         live: bool | None = None,
+        loggers: tuple[str, ...] = (),
     ) -> None:
         self.live = not is_headless() if live is None else live
-        self._job = job
+        self._job = job if runs is None else lambda progress: self._logged(job, progress, runs, loggers)
         self._panel = _Panel(draw, runs) if self.live else None
         self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines().report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -123,6 +126,16 @@ class Training:
             raise self._failure
         if interrupted:
             raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
+
+    def _logged(
+        self,
+        job: Callable[[StoppableProgress], object],
+        progress: StoppableProgress,
+        runs: Path,
+        names: tuple[str, ...],
+    ) -> None:
+        with copied(runs, names, self._panel.note if self._panel else print):
+            job(progress)
 
     def _end(self) -> None:
         self.progress.stop()
@@ -220,6 +233,7 @@ class _Panel:
         self._runs = runs
         self._pace = _Pace()
         self._text = self._trouble = ""
+        self._notes: list[str] = []
         self._next_figure = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -241,6 +255,10 @@ class _Panel:
         with self._lock:
             self._pace.include(step, total)
             self._text = text
+
+    def note(self, sentence: str) -> None:
+        """A sentence that stays in the status."""
+        self._notes.append(sentence)
 
     def close(self, outcome: BaseException | None) -> None:
         """Shows the last figure and how the work ended: by itself (None), by Stop, or by a failure."""
@@ -279,7 +297,7 @@ class _Panel:
             self._say(f"stopping ... {pace}")
             return
         self._bar.value = share
-        self._say(": ".join(part for part in (pace, text, self._trouble) if part))
+        self._say(": ".join(part for part in (pace, text, self._trouble, *self._notes) if part))
 
     def _say(self, sentence: str) -> None:
         self._status.value = html.escape(sentence, quote=False)
