@@ -242,7 +242,7 @@ class HumanTakeover(gymnasium.Wrapper):
 
 
 class _View:
-    """A simulation as its outside camera sees it, drawn only where no step has to wait for it.
+    """A simulation as its outside camera sees it, drawn in the time for which a step waits.
 
     Attributes:
         trouble: why it is not drawn any more; else "".
@@ -257,7 +257,11 @@ class _View:
     def draw(self, before: float = np.inf) -> dict[str, UInt8[np.ndarray, "height width 3"]] | None:
         """A new view; None where it is too early for one, or one would not be done `before` this time."""
         start = time.monotonic()
-        if not self._is_visible or start < self._next or start + self._seconds > before:
+        if not self._is_visible or start < self._next:
+            return None
+        if start + self._seconds > before:
+            # Tried again after a while: a drawing may have been slow for another reason.
+            self._seconds *= 0.95
             return None
         try:
             picture: Any = self._environment.render()
@@ -266,8 +270,9 @@ class _View:
             self.trouble = one_line(f"no outside view: {error}", 300)
             self._is_visible = False
             return None
-        # Of a step's draw: the first one loads OpenGL.
-        self._seconds = time.monotonic() - start if np.isfinite(before) else 0.02
+        # The first one, at a reset, also loads OpenGL.
+        if np.isfinite(before):
+            self._seconds = time.monotonic() - start
         self._next = start + _VIEW_SECONDS
         return {OUTSIDE: picture}
 
