@@ -24,8 +24,8 @@ from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import printable
 
 REFRESH_SECONDS = 3.0  # at least, between two looks at the folders
-LOOK_SHARE = 0.02
-"""Of a core that looking at runs may take from their training."""
+LOOK_SHARE = 0.03
+"""Of the time that looking at runs may take."""
 FIRST_TICKED = 30  # runs that are ticked as they come
 FIRST_METRIC = "training/critic_loss"  # recorded long before the first evaluation
 ROWS = 20  # of a page of the table
@@ -90,10 +90,10 @@ def _follow(explorer: "Explorer", is_wanted: Callable[[], bool]) -> None:
 
     async def refresh() -> None:
         while True:
-            start = time.thread_time()
+            start = time.monotonic()
             if is_wanted():
                 explorer.refresh()
-            pause = (time.thread_time() - start) / LOOK_SHARE
+            pause = (time.monotonic() - start) / LOOK_SHARE
             await asyncio.sleep(max(REFRESH_SECONDS, pause))
 
     task = asyncio.get_running_loop().create_task(refresh())

@@ -305,7 +305,7 @@ class _Panel:
     def _show_figure(self) -> None:
         if self._draw is None:
             return
-        start = time.thread_time()
+        start = time.monotonic()
         try:
             figure, self._trouble = self._draw(), ""
             if any(ax.has_data() for ax in figure.axes):
@@ -313,4 +313,5 @@ class _Panel:
                 self._figure.layout.display = ""
         except Exception as error:  # a training must not end for a figure
             self._trouble = f"the figure could not be drawn: {error}"
-        self._next_figure = time.monotonic() + max(DRAW_SECONDS, (time.thread_time() - start) / LOOK_SHARE)
+        now = time.monotonic()
+        self._next_figure = now + max(DRAW_SECONDS, (now - start) / LOOK_SHARE)
