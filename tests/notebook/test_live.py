@@ -178,7 +178,7 @@ def test_drawing_takes_at_most_its_share_of_the_time(shown: list[Any], watch: Wa
         wait_until(is_drawn_thrice)
 
     run_live(job, slow)
-    assert all(later - earlier >= 25.0 for earlier, later in pairwise(drawn[:3]))
+    assert all(later - earlier >= 37.5 for earlier, later in pairwise(drawn[:3]))
 
 
 def test_the_runs_so_far_are_explored_below(shown: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import printable
 
 REFRESH_SECONDS = 3.0  # at least, between two looks at the folders
-LOOK_SHARE = 0.03
+LOOK_SHARE = 0.02
 """Of the time that looking at runs may take."""
 FIRST_TICKED = 30  # runs that are ticked as they come
 FIRST_METRIC = "training/critic_loss"  # recorded long before the first evaluation
