@@ -105,7 +105,7 @@ def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
     warmup = read_run(write_warmup(tmp_path, 0).folder)
     assert [ax.get_ylabel() for ax in warmup_figure(warmup).axes] == ["Loss", "TD error", "Success rate"]
     finetune = finetune_figure(next(record for record in records if record.arm == "warmup_wsrl"))
-    assert [ax.get_ylabel() for ax in finetune.axes][1:] == ["Offline share of a batch", "Q value", "TD error"]
+    assert [ax.get_ylabel() for ax in finetune.axes if ax.axison] == ["Success rate", "Share", "Q value", "TD error"]
     assert "frozen rollouts" in finetune.axes[0].get_legend_handles_labels()[1]
     prioritized = read_run(write_finetune(tmp_path / "prioritized", "kit", 0, prioritized=True).folder)
     assert finetune_figure(prioritized).axes[1].get_legend_handles_labels()[1] == ["offline ratio", "PER beta"]
@@ -158,13 +158,16 @@ def test_axes_without_a_point_are_a_sentence(tmp_path):
     run.record("online", 0, 0, {"evaluation/success_sampled": 0.0, "evaluation/success_deterministic": 0.0})
     success, *others = finetune_figure(read_run(tmp_path / "a")).axes
     assert success.axison and success.has_data()
-    assert [[text.get_text() for text in ax.texts] for ax in others] == [
-        ["Offline share of a batch: nothing recorded yet"],
-        ["Q value: nothing recorded yet"],
-        ["TD error: nothing recorded yet"],
-    ]
+    names = ("Share", "Loss", "Steps of an episode", "Q value", "TD error")
+    assert [[text.get_text() for text in ax.texts] for ax in others] == [[f"{n}: nothing recorded yet"] for n in names]
+    # Between evaluations, training episodes say how it goes.
+    for step, success in ((60, 0.0), (90, 1.0)):
+        run.record("online", step, 4 * step, {"training/episode_success": success, "training/episode_length": 30.0})
+    success, _, _, length, *_ = finetune_figure(read_run(tmp_path / "a")).axes
+    assert success.lines[-1].get_xydata().tolist() == [[60.0, 0.0], [90.0, 0.5]]
+    assert length.lines[0].get_ydata().tolist() == [30.0, 30.0]
     run.finish({})
-    assert finetune_figure(read_run(tmp_path / "a")).axes[2].texts[0].get_text() == "Q value: not recorded"
+    assert finetune_figure(read_run(tmp_path / "a")).axes[4].texts[0].get_text() == "Q value: not recorded"
 
 
 def test_no_figure_is_wider_than_a_page_can_show(records):

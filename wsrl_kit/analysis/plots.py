@@ -1,5 +1,6 @@
 """Everything drawn on one axes, from run records, `metrics.reduce_runs` or arrays; without pyplot."""
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -50,6 +51,8 @@ NEUTRAL = "#555555"
 GRID = "#e4e4e4"
 SHOW_EVERY_SEED = 10
 HOLLOW = "\n(hollow: not reached by then)"
+EPISODES = 20
+"""In a running mean."""
 MOST_BANDS = 6
 """With more arms than this, no bands are drawn: they would hide the curves."""
 
@@ -81,6 +84,13 @@ def panel_figure(count: int, width: float, height: float, across: int = 3) -> tu
     for ax in axes[count:]:
         ax.remove()
     return figure, axes[:count]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, of a size for a notebook's page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
 
 
 def label_first_column(axes: Sequence[Axes]) -> None:
@@ -251,6 +261,16 @@ def run_metrics(
         ax.legend(frameon=False)
     ax.set(xlabel=AXIS_LABELS[against], ylabel=label or next(iter(metrics)))
     return _step_axis(ax)
+
+
+def running_mean(ax: Axes, record: RunRecord, metric: str) -> Axes:
+    """Means of the last `EPISODES` training episodes, in a panel of `run_metrics`."""
+    steps, values = run_curve(record, metric)
+    if len(steps):
+        means = pd.Series(values).rolling(EPISODES, min_periods=1).mean()
+        ax.plot(steps, means, color=SERIES_COLOURS[2], linewidth=1.2, label=f"training, mean of {EPISODES} episodes")
+        ax.legend(frameon=False)
+    return ax
 
 
 def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, Float[np.ndarray, " steps"]]) -> Axes:

@@ -121,6 +121,7 @@ export default () => {
         pad.classList.toggle("wsrl-pad-acts", message.acts);
         pad.classList.toggle("wsrl-pad-holds", message.holds);
         if (message.acts) state.textContent = "you act";
+        else if (message.told) state.textContent = "the robot holds: press Hold again to go on";
         else if (message.holds) state.textContent = `the robot holds, your word came too late: ${regain}`;
         else state.textContent = `the policy acts: ${hint}`;
         if (message.delay !== null) link.textContent = `link: ${Math.round(1000 * message.delay)} ms there and back`;

@@ -2,19 +2,23 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wsrl_kit.envs.human import HELD, INTERVENTION, PersonOptions
+from wsrl_kit.envs.insertion import OBSERVATION_HIGH, POSE, InsertionEnv
 from wsrl_kit.envs.wrappers import STATE, TASK_SUCCESS
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.environment import RobotEnv
+from wsrl_kit.robot.poses import to_xyz_euler
+from wsrl_kit.text import one_line
 
 MOTION_SIZE = 7
 """A motion: along x, y, z, around x, y, z, and the gripper (-1 closes, 1 opens, as in HIL-SERL)."""
@@ -27,6 +31,15 @@ _PERIOD = 0.1
 
 _LISTENING = 0.02
 """Seconds between two looks for an answer."""
+
+_VIEW_SECONDS = 0.25
+"""Least seconds between two pictures of the outside view."""
+
+_FORCE_LIMIT = float(OBSERVATION_HIGH[1])
+"""N along each axis, beyond which the observation shows no more."""
+
+OUTSIDE = "outside"
+"""Name of the outside view among the frames."""
 
 
 class Verdict(StrEnum):
@@ -48,13 +61,18 @@ class PersonInput:
         clock: seconds; never goes back.
 
     Attributes:
-        frames: newest by camera.
+        frames: newest by camera, with the outside view.
+        facts: the robot's step, force and pose, or why there is no view.
+        verdicts: the last ones.
+        is_held: the robot holds where nobody acts.
         asks: the robot waits for an answer.
     """
 
     def __init__(self, options: PersonOptions | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.frames: CameraFrames = {}
-        self.asks = False
+        self.facts = ""
+        self.verdicts: deque[Verdict] = deque(maxlen=8)
+        self.is_held = self.asks = False
         self._options = options or PersonOptions()
         self._clock = clock
         self._lock = threading.Lock()
@@ -87,6 +105,7 @@ class PersonInput:
         """From the pad: end the episode, or answer the question."""
         with self._lock:
             self._verdict = verdict
+            self.verdicts.append(verdict)
 
     def motion(self) -> Float32[np.ndarray, "7"] | None:
         """For the robot: None: no motion, or late (see `holds`)."""
@@ -95,10 +114,10 @@ class PersonInput:
 
     @property
     def holds(self) -> bool:
-        """For the robot: the pad's message is late while a key was held."""
+        """For the robot: it was told to hold, or the pad's message is late while a key was held."""
         with self._lock:
             self._heard()
-            return self._is_late and self._options.late == "hold"
+            return self.is_held or (self._is_late and self._options.late == "hold")
 
     def _heard(self) -> Float32[np.ndarray, "7"] | None:
         # Forgotten, so that no jump of the clock or late message brings it back.
@@ -106,10 +125,15 @@ class PersonInput:
             self._motion, self._is_late = None, True
         return self._motion
 
-    def show(self, observation: Any) -> None:
+    def show(self, observation: Any, outside: CameraFrames | None = None) -> None:
+        """For the robot: what the cameras see, and a new outside view, if there is one."""
+        earlier = {name: frame for name, frame in self.frames.items() if name == OUTSIDE}
+        view = earlier if outside is None else dict(outside)
         if isinstance(observation, Mapping):
             # Copied, since the pad draws while the environment may reuse its arrays.
-            self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
+            self.frames = view | {name: observation[name][-1].copy() for name in observation if name != STATE}
+        elif outside:
+            self.frames = view
 
     def ask(self, observation: Any, give_up: Callable[[], bool]) -> bool | None:
         """For the robot: waits for the person to say whether this is a success; None: aborted or `give_up()`."""
@@ -165,15 +189,22 @@ class HumanTakeover(gymnasium.Wrapper):
         self._person = person
         self._period = period
         self._last_step = -np.inf
+        self._view = _View(environment)
+        self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._person.take_verdict()
-        self._person.show(observation)
+        self._step = 0
+        # The first view takes long, and comes before the first step.
+        self._person.show(observation, self._view.draw())
+        self._person.facts = self._facts()
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        time.sleep(max(0.0, self._last_step + self._period - time.monotonic()))
+        due = self._last_step + self._period
+        view = self._view.draw(before=due)
+        time.sleep(max(0.0, due - time.monotonic()))
         self._last_step = time.monotonic()
         motion = self._person.motion()
         taken: dict[str, Any] = {}
@@ -183,7 +214,9 @@ class HumanTakeover(gymnasium.Wrapper):
             taken = {HELD: np.zeros(len(self._entries), np.float32)}
         observation, reward, terminated, truncated, info = self.env.step(next(iter(taken.values()), action))
         info = info | taken
-        self._person.show(observation)
+        self._step += 1
+        self._person.show(observation, view)
+        self._person.facts = self._facts()
         match self._person.take_verdict():
             case Verdict.SUCCESS:
                 reward, terminated, info = 1.0, True, info | {"success": True}
@@ -192,6 +225,56 @@ class HumanTakeover(gymnasium.Wrapper):
             case Verdict.ABORT:
                 truncated = True
         return observation, reward, terminated, truncated, info
+
+    def _facts(self) -> str:
+        """Step, force against its limit, and pose, where the robot knows them; what is wrong with the view."""
+        robot, facts = self.env.unwrapped, [f"step {self._step}"]
+        force = pose = None
+        if isinstance(robot, InsertionEnv):
+            force, pose = robot.state[1:4], robot.state[POSE]
+        elif isinstance(robot, RobotEnv) and robot.reading is not None:
+            force, pose = robot.reading.force, to_xyz_euler(robot.reading.pose)
+        if force is not None and pose is not None:
+            facts.append(f"force {np.abs(force).max():.1f} of {_FORCE_LIMIT:.0f} N")
+            facts.append("x {:.1f}, y {:.1f}, z {:.1f} mm".format(*1000 * pose[:3]))
+            facts.append("turned {:.2f}, {:.2f}, {:.2f} rad".format(*pose[3:]))
+        return "; ".join([*facts, *([self._view.trouble] if self._view.trouble else [])])
+
+
+class _View:
+    """A simulation as its outside camera sees it, drawn in the time for which a step waits.
+
+    Attributes:
+        trouble: why it is not drawn any more; else "".
+    """
+
+    def __init__(self, environment: gymnasium.Env) -> None:
+        self._environment = environment
+        self._is_visible = environment.render_mode == "rgb_array"
+        self._next = self._seconds = 0.0
+        self.trouble = ""
+
+    def draw(self, before: float = np.inf) -> dict[str, UInt8[np.ndarray, "height width 3"]] | None:
+        """A new view; None where it is too early for one, or one would not be done `before` this time."""
+        start = time.monotonic()
+        if not self._is_visible or start < self._next:
+            return None
+        if start + self._seconds > before:
+            # Tried again after a while: a drawing may have been slow for another reason.
+            self._seconds *= 0.95
+            return None
+        try:
+            picture: Any = self._environment.render()
+        # Of somebody else's task, or no OpenGL: the person sees that, and the robot goes on.
+        except Exception as error:
+            self.trouble = one_line(f"no outside view: {error}", 300)
+            self._is_visible = False
+            return None
+        # The first one, at a reset, also loads OpenGL.
+        if np.isfinite(before):
+            self._seconds = time.monotonic() - start
+        self._next = start + _VIEW_SECONDS
+        return {OUTSIDE: picture}
 
 
 def beside_person(environment: gymnasium.Env, person: PersonInput) -> gymnasium.Env:
