@@ -9,6 +9,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
+from robot_samples import driven, served
 from training_samples import settings
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.human import PersonOptions, person_options
@@ -139,6 +140,24 @@ def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(la
     takeover.release()  # it was let go meanwhile
     assert not takeover.holds
     np.testing.assert_array_equal(action_taken(FORWARD, person.step(FORWARD)[4])[0], FORWARD)
+
+
+def test_at_a_hand_over_the_robot_goes_on_from_where_it_is(takeover: PersonInput) -> None:
+    with served(speed=1.0) as server, driven(server) as robot:
+        environment = HumanTakeover(robot, takeover)
+        environment.reset(seed=0)
+        read, answer = [], server.endpoints["getstate"]
+        server.endpoints["getstate"] = lambda given: read.append(len(server.arm.commands)) or answer(given)
+        for motion in (UP, None, UP):
+            takeover.release() if motion is None else takeover.hold(motion, told=100.0)
+            before = len(server.arm.commands)
+            place = server.arm.state()["pose"][:3]
+            environment.step(FORWARD)
+            # The robot's place is read before the command, which is a step away from it.
+            assert before in read
+            assert np.abs(np.subtract(server.arm.commands[-1][:3], place)).max() < 0.006
+            read.clear()
+            environment.step(FORWARD)
 
 
 def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: PersonInput, clock: Clock) -> None:

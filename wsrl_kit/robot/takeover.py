@@ -165,6 +165,8 @@ class HumanTakeover(gymnasium.Wrapper):
         self._person = person
         self._period = period
         self._last_step = -np.inf
+        self._robot = environment.unwrapped
+        self._acts = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -181,6 +183,10 @@ class HumanTakeover(gymnasium.Wrapper):
             taken = {INTERVENTION: motion[self._entries]}
         elif self._person.holds:
             taken = {HELD: np.zeros(len(self._entries), np.float32)}
+        acts = next(iter(taken), "")
+        if acts != self._acts and isinstance(self._robot, RobotEnv):
+            self._robot.look_again()
+        self._acts = acts
         observation, reward, terminated, truncated, info = self.env.step(next(iter(taken.values()), action))
         info = info | taken
         self._person.show(observation)
