@@ -283,6 +283,7 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     say(pad, UP, 100.0)  # as a browser whose line is cut on the way back
     say(pad, None, 100.25, released=True)
     answers = [data["content"] for data in told if data["method"] == "custom"]
+    assert all(answer.pop("idle") == "the policy acts" and answer.pop("trouble") == "" for answer in answers)
     assert answers == [
         {"time": 100.0, "acts": False, "holds": False, "delay": None},
         {"time": 100.25, "acts": True, "holds": False, "delay": 0.125},
@@ -294,10 +295,29 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
 def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
     *buttons, _ = pad.children[1].children
     assert [button.description for button in buttons] == ["Success", "Failure", "Abort"]
-    for button, verdict in zip(buttons, Verdict, strict=True):
+    for button, verdict in zip(buttons, pads.TAKEOVER, strict=True):
         button.click()
         assert takeover.take_verdict() is verdict
     assert takeover.take_verdict() is None
+
+
+def test_the_pad_for_recording_has_buttons_that_keep_discard_and_redo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(pads, "display", shown.append)
+    assert pads.show_recording_pad("scripted") is None
+    with pytest.raises(ParameterError, match="operator 'keyboard' needs a terminal: use `wsrl-kit record`"):
+        pads.show_recording_pad("keyboard", live=True)
+    with pytest.raises(ParameterError, match="operator 'pad' needs the notebook to run in JupyterLab"):
+        pads.show_recording_pad("pad", live=False)
+    person = pads.show_recording_pad("pad", live=True)
+    assert person is not None
+    *buttons, _ = shown[0].children[1].children
+    for button in buttons:
+        button.click()
+        assert person.take_verdict() == button.description.lower()
+    assert [button.description for button in buttons] == ["Success", "Failure", "Keep", "Discard", "Redo"]
 
 
 def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
@@ -308,10 +328,10 @@ def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget
         shown.append(question.value)
         return len(shown) > 1
 
-    assert takeover.ask(STILL, give_up) is None
+    assert takeover.ask(STILL, "is it one?", give_up) is None
     say(pad, None, None)
     shown.append(question.value)
-    assert "is it one?" in shown[0] and shown[2] == ""
+    assert shown[0] == "<b>is it one?</b>" and shown[2] == "<b></b>"
 
 
 def test_cameras_are_shown_at_most_ten_times_a_second(

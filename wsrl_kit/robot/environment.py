@@ -17,7 +17,7 @@ from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError, RobotError
 from wsrl_kit.parameters import check_some
-from wsrl_kit.robot.cameras import Camera, CameraFrames, open_camera
+from wsrl_kit.robot.cameras import Camera, CameraFrames, FrozenCameras, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
 from wsrl_kit.robot.control_clock import ControlClock
 from wsrl_kit.robot.options import RobotOptions
@@ -161,9 +161,9 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     A simulated server sets the clock's speed, and draws its hole at each reset, seeded by this environment.
 
     Raises:
-        RobotError: a camera is missing, or the server is unreachable, late, or gives two invalid readings in a row,
-            which never become an observation. The robot is told to hold, and every step refuses until `reconnect` or
-            `reset`.
+        RobotError: a camera is missing or frozen, or the server is unreachable, late, or gives two invalid readings in
+            a row, which never become an observation. The robot is told to hold, and every step refuses until
+            `reconnect` or `reset`.
         ExperimentError: a camera's package is missing, or an action is not finite.
     """
 
@@ -183,6 +183,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self.simulated = truth is not None
         self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
+        self._frozen_cameras = FrozenCameras(ceil(options.control_frequency))
         size = options.image_size
         self._image_shapes: dict[str, tuple[int, int]]
         self._image_shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
@@ -373,7 +374,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
     def _observe(self, reading: RobotState) -> Any:
         state = self._convention.state(reading, self._reset_pose)
-        return {STATE: state, **self._frames()} if self._image_shapes else state
+        if not self._image_shapes:
+            return state
+        frames = self._frames()
+        self._frozen_cameras.check(frames, reading.pose[:3])
+        return {STATE: state, **frames}
 
     def _frames(self) -> CameraFrames:
         if self.simulated:
