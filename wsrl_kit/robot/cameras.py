@@ -61,8 +61,8 @@ class CroppedCamera:
             self._camera.close()
 
 
-_MOVED = 0.005
-"""Metres that the tool moves before every camera on or beside the robot must see another picture."""
+_MOVED = 0.01
+"""Metres of the tool after which every camera, on or beside the robot, must see another picture."""
 
 
 class FrozenCameras:

@@ -73,6 +73,7 @@ def run_record(config: CollectConfig, folder: Path, progress: Progress, person: 
                     for path, part in _files(folder, trajectory, number):
                         write_hil_serl(path, [part])
                 recorder.kept += 1
+            recorder.say("all are recorded")
         run.finish({"episodes": len(episodes)})
 
 
@@ -158,7 +159,7 @@ class _Recorder:
         environment.reset(seed=seed)
         with paused(environment):
             self._wait(prompt)
-        self._say(f"{source}: recording")
+        self.say(f"{source}: recording")
         observations: list[Any] = []
         actions: list[Any] = []
         rewards: list[float] = []
@@ -194,7 +195,7 @@ class _Recorder:
             has_let_go = False
             while (motion := person.motion()) is None or not has_let_go:
                 has_let_go |= motion is None
-                self._say(f"{person.trouble}; {prompt}" if person.trouble else prompt)
+                self.say(f"{person.trouble}; {prompt}" if person.trouble else prompt)
                 self._check_stop()
                 time.sleep(LISTENING)
         finally:
@@ -208,14 +209,14 @@ class _Recorder:
             f"{name}: {outcome[trajectory.success]} of {len(trajectory)} steps{late}; keep, discard or redo it, or "
             "keep it as a success or a failure?"
         )
-        self._say(question)
+        self.say(question)
         with paused(self._environment):
             verdict = self._person.ask(None, question, lambda: self._progress.stop_requested)
         self._check_stop()
         assert verdict is not None
         return verdict
 
-    def _say(self, what: str) -> None:
+    def say(self, what: str) -> None:
         done = f"{self.kept} of {self._total} kept, successes: {self._successes}"
         self._progress.update(self.kept, self._total, f"{done}: {what}")
 
