@@ -69,7 +69,7 @@ def test_episodes_are_kept_discarded_redone_and_relabelled(tmp_path: Path) -> No
         [FORWARD, DOWN, DOWN, FAILURE, SUCCESS],
     )
     told = Told()
-    with served(speed=50.0) as server:
+    with served() as server:
         seeds = starts(server)
         record(server, tmp_path, hand, told, demo_episodes=2, suboptimal_episodes=1)
     assert seeds[1] == seeds[2] != seeds[3] and len(set(seeds)) == 4
@@ -96,7 +96,7 @@ def test_recording_goes_on_where_it_ended_and_fills_what_is_missing(tmp_path: Pa
         def update(self, step: int, total: int, text: str) -> None:
             self.stop_requested = step == 1
 
-    with served(speed=50.0) as server:
+    with served() as server:
         with pytest.raises(Stopped, match="1 of 2 episodes are recorded"):
             record(server, tmp_path, Hand([FORWARD, KEEP]), StopAfterOne(), demo_episodes=2)
         assert read_run(tmp_path).status == "stopped"
@@ -116,7 +116,7 @@ def test_sets_for_the_classifier_tell_the_steps_after_a_success_from_the_others(
         [FORWARD, DOWN, FAILURE, KEEP],
         [FORWARD, DOWN, DOWN, KEEP, SUCCESS],
     )
-    with served(speed=50.0) as server:
+    with served() as server:
         record(server, tmp_path, hand, classifier_episodes=2, success_frames=3)
     dataset = load_labelled([str(tmp_path / "classifier")])
     assert dataset.rewards.sum() == 3
@@ -136,7 +136,7 @@ def test_while_a_device_is_gone_the_robot_holds_and_the_episode_is_redone(tmp_pa
                 hand.gone = ""
 
     hand, told = Hand([FORWARD, FORWARD, FORWARD, unplug], [DOWN, DOWN, KEEP]), Plugs()
-    with served(speed=50.0) as server:
+    with served() as server:
         seeds = starts(server)
         record(server, tmp_path, hand, told, demo_episodes=1)
     assert seeds[0] == seeds[1]
@@ -147,7 +147,7 @@ def test_while_a_device_is_gone_the_robot_holds_and_the_episode_is_redone(tmp_pa
 
 @pytest.mark.usefixtures("opengl")
 def test_an_episode_whose_camera_freezes_is_dropped_and_says_so(tmp_path: Path) -> None:
-    with served(speed=20.0, exp_name=PIXELS, image_size=16) as server:
+    with served(exp_name=PIXELS, image_size=16) as server:
         images, told = server.endpoints["images"], Told()
 
         def freeze() -> Any:
@@ -157,7 +157,7 @@ def test_an_episode_whose_camera_freezes_is_dropped_and_says_so(tmp_path: Path) 
             return FORWARD
 
         hand = Hand([FORWARD, freeze, *[FORWARD] * 20], [DOWN, DOWN, KEEP])
-        record(server, tmp_path, hand, told, demo_episodes=1)
+        record(server, tmp_path, hand, told, demo_episodes=1, environment_options={"random_xy_range": 0.0})
     dropped = r"the episode is dropped: camera wrist_\d must show another picture when the robot moves.* it is frozen"
     assert any(re.search(dropped, line) for line in told.lines)
     (trajectory,) = load_sources(str(tmp_path)).trajectories()
@@ -167,7 +167,7 @@ def test_an_episode_whose_camera_freezes_is_dropped_and_says_so(tmp_path: Path) 
 def test_a_full_disk_ends_the_recording_with_one_sentence_and_leaves_what_was_kept(tmp_path: Path) -> None:
     hand = Hand([FORWARD, DOWN, KEEP], [*[DOWN] * 25, KEEP])
     with (
-        served(speed=50.0) as server,
+        served() as server,
         files_limited_to(5_000),
         pytest.raises(DataError, match=r"demos_0002.pkl can't be written: File too large; an earlier file there is in"),
     ):

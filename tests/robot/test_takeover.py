@@ -14,7 +14,7 @@ from training_samples import settings
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.envs.make import make
-from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.notebook import pad as pads
 from wsrl_kit.robot.takeover import HumanTakeover, PersonInput, Verdict, beside_person
 from wsrl_kit.runs.progress import Silent
@@ -146,18 +146,48 @@ def test_at_a_hand_over_the_robot_goes_on_from_where_it_is(takeover: PersonInput
     with served(speed=1.0) as server, driven(server) as robot:
         environment = HumanTakeover(robot, takeover)
         environment.reset(seed=0)
-        read, answer = [], server.endpoints["getstate"]
-        server.endpoints["getstate"] = lambda given: read.append(len(server.arm.commands)) or answer(given)
+        read: dict[int, Any] = {}  # the last pose that was read before a command, by number of commands
+        answer = server.endpoints["getstate"]
+
+        def getstate(given: Any) -> Any:
+            state: Any = answer(given)
+            read[len(server.arm.commands)] = state["pose"][:3]
+            return state
+
+        server.endpoints["getstate"] = getstate
         for motion in (UP, None, UP):
             takeover.release() if motion is None else takeover.hold(motion, told=100.0)
             before = len(server.arm.commands)
-            place = server.arm.state()["pose"][:3]
-            environment.step(FORWARD)
-            # The robot's place is read before the command, which is a step away from it.
-            assert before in read
-            assert np.abs(np.subtract(server.arm.commands[-1][:3], place)).max() < 0.006
             read.clear()
             environment.step(FORWARD)
+            # The robot's place is read anew before the command, which is a step away from it.
+            assert np.abs(np.subtract(server.arm.commands[-1][:3], read[before])).max() < 0.0051
+            environment.step(FORWARD)
+
+
+def test_while_a_device_is_gone_the_robot_holds_whoever_may_act(takeover: PersonInput) -> None:
+    class Unplugged:
+        is_back = False
+
+        def read(self, gripper: bool) -> Any:
+            if not self.is_back:
+                raise RobotError("the device is unplugged")
+            return 2 * np.float32(UP), Verdict.FAILURE
+
+        def close(self) -> None:
+            pass
+
+    device = Unplugged()
+    person = PersonInput(person_options({"late": "policy"}), devices=[device])
+    environment = HumanTakeover(make(ROBOT), person)
+    environment.reset(seed=0)
+    _, _, terminated, truncated, info = environment.step(FORWARD)
+    np.testing.assert_array_equal(info["held_action"], STILL)
+    assert (terminated, truncated, person.trouble) == (False, False, "the device is unplugged")
+    device.is_back = True
+    _, _, terminated, _, info = environment.step(FORWARD)
+    np.testing.assert_array_equal(info["intervene_action"], np.float32([0, 0, 1, 0, 0, 0.5]))
+    assert terminated and not person.trouble
 
 
 def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: PersonInput, clock: Clock) -> None:

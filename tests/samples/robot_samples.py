@@ -189,24 +189,21 @@ class Hand:
 
     def __init__(self, *episodes: list[Any]) -> None:
         self.gone = ""
-        self.asked: list[str] = []
         self._episodes, self._left = iter(episodes), []
-        self._lets_go = True
+        self._looks = 0
 
     def read(self, gripper: bool) -> tuple[Any, Any]:
         if self.gone:
             raise RobotError(self.gone)
         if self.person.asks:
-            if self.person.asks not in self.asked[-1:]:
-                self.asked.append(self.person.asks)
             if "move to begin" not in self.person.asks:
                 return None, self._left.pop(0)
-            # First they let go.
-            self._lets_go = not self._lets_go
-            if self._lets_go:
-                self._left = [*next(self._episodes)]
-                return np.zeros(7, np.float32), None
-            return None, None
+            # First they let go, and see to their device.
+            self._looks += 1
+            if self._looks < 4:
+                return None, None
+            self._looks, self._left = 0, [*next(self._episodes)]
+            return np.zeros(7, np.float32), None
         entry = self._left.pop(0)
         if callable(entry):
             entry = entry()

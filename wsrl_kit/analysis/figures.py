@@ -161,6 +161,9 @@ def finetune_figure(record: RunRecord) -> Figure:
         plots.run_metrics(axes[6], record, forces, label="Peak force around a hand-over (N)").set_ylim(bottom=0)
         takeovers = {"Steps of a takeover": "training/takeover_steps"}
         plots.run_metrics(axes[7], record, takeovers).set_ylim(bottom=0)
+        for event in (*axes[6].lines, *axes[7].lines):
+            event.set(linestyle="none", marker="o")
+        axes[6].legend(frameon=False)
     plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 

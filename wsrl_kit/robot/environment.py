@@ -146,7 +146,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     Action: [-1, 1]^6 times `action_scale`, along the `convention`'s axes; the rotation (Euler angles) multiplies the
     measured one from the left. With `gripper` a seventh entry closes it below -0.5 and opens it above 0.5. Every
     commanded pose is clipped to the safety box, whatever the server does, except holding where the robot was measured
-    and the straight way from there back into the box, in steps no longer than an action's.
+    and the straight way from farther outside than a step back into the box, in steps no longer than an action's.
 
     A reading older than a control period, or from before a hand-over (see `look_again`), is taken anew before a step.
 
@@ -346,10 +346,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return np.concatenate([pose[:3] + move[:3] * translation, rotation.as_quat()])
 
     def _within_a_step(self, here: Float[np.ndarray, "7"], goal: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
-        """`goal`; from outside of the box only as far towards it as the largest action moves."""
-        if max(self.safety_box.excess(here)) == 0:
+        """`goal`, in the box; from farther outside than a step only as far towards it as the largest action moves."""
+        scale = np.array(self.options.action_scale)
+        if (self.safety_box.excess(here) <= scale).all():
             return goal
-        longest = sqrt(3) * np.array(self.options.action_scale)
+        longest = sqrt(3) * scale
         share = float(np.min(longest / np.maximum(pose_distance(here, goal), 1e-9)))
         return goal if share >= 1 else interpolate(here, goal, share)
 

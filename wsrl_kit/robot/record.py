@@ -7,7 +7,7 @@ A file is written as a whole once its episode has ended and is kept, so that a c
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from wsrl_kit.envs.human import INTERVENTION
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import observation_horizon, succeeded
 from wsrl_kit.errors import ParameterError, Stopped
-from wsrl_kit.robot.devices import Verdict
+from wsrl_kit.robot.devices import Motion, Verdict
 from wsrl_kit.robot.reconnecting import CONTACT_LOST, reconnecting
 from wsrl_kit.robot.takeover import LISTENING, VERDICT, PersonInput, beside_person, paused
 from wsrl_kit.runs.progress import Progress, outcome_recorded
@@ -156,15 +156,17 @@ class _Recorder:
         """One episode, or why it must be dropped."""
         environment, person = self._environment, self._person
         still = np.zeros(environment.action_space.shape or (), np.float32)
+        if person.trouble:
+            # Nothing moves while the person sees to the device.
+            self._wait(prompt, lambda _: not person.trouble)
         environment.reset(seed=seed)
-        with paused(environment):
-            self._wait(prompt)
+        self._wait(prompt, lambda motion: motion is None)
+        self._wait(prompt, lambda motion: motion is not None)
         self.say(f"{source}: recording")
         observations: list[Any] = []
         actions: list[Any] = []
         rewards: list[float] = []
-        success, left = None, self._config.success_frames
-        ends = False
+        success, left, ends = None, self._config.success_frames, False
         while not ends:
             observation, reward, terminated, truncated, info = environment.step(still)
             self._check_stop()
@@ -177,8 +179,8 @@ class _Recorder:
                 rewards.append(float(success or False) if source == CLASSIFIER else float(reward))
                 left -= bool(success)
             observations.append(observation)
-            stays = source == CLASSIFIER and success and left > 0
-            ends = truncated or (terminated and not stays) or (source == CLASSIFIER and left == 0)
+            stays_after_success = source == CLASSIFIER and success
+            ends = truncated or (left == 0 if stays_after_success else terminated)
         if not actions:
             return "it ended with its first step"
         horizon = observation_horizon(environment)
@@ -187,17 +189,19 @@ class _Recorder:
         )
         return _Take(trajectory, info.get(VERDICT), info.get("overruns", 0))
 
-    def _wait(self, prompt: str) -> None:
-        """Until the person moves, after they have let go."""
+    def _wait(self, prompt: str, is_met: Callable[[Motion | None], bool]) -> None:
+        """Until what the person holds meets a condition; the robot holds meanwhile."""
         person = self._person
         person.asks = prompt
         try:
-            has_let_go = False
-            while (motion := person.motion()) is None or not has_let_go:
-                has_let_go |= motion is None
-                self.say(f"{person.trouble}; {prompt}" if person.trouble else prompt)
-                self._check_stop()
-                time.sleep(LISTENING)
+            with paused(self._environment):
+                while True:
+                    motion = person.motion()
+                    self.say(f"{person.trouble}; {prompt}" if person.trouble else prompt)
+                    self._check_stop()
+                    if is_met(motion):
+                        break
+                    time.sleep(LISTENING)
         finally:
             person.asks = ""
         person.take_verdict()
