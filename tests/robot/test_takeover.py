@@ -348,6 +348,10 @@ def test_the_pad_for_recording_has_buttons_that_keep_discard_and_redo(
         button.click()
         assert person.take_verdict() == button.description.lower()
     assert [button.description for button in buttons] == ["Success", "Failure", "Keep", "Discard", "Redo"]
+    for verdict in ("redo", "abort"):  # by a key; there is no such button
+        message = {"content": {"data": {"method": "custom", "content": {"verdict": verdict}}}, "buffers": []}
+        shown[0].children[0].comm.handle_msg(message)
+        assert person.take_verdict() == (verdict if verdict == "redo" else None)
 
 
 def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: PersonInput) -> None:

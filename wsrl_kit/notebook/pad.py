@@ -93,12 +93,13 @@ def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) ->
     keys = type("Keys", (anywidget.AnyWidget,), sources)()
     speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
     question, cameras = ipywidgets.HTML(), _Cameras(takeover)
-    keys.on_msg(partial(_hear, takeover, speed, question, cameras))
+    keys.on_msg(partial(_hear, takeover, verdicts, speed, question, cameras))
     return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover, verdicts), speed]), question, cameras.row])
 
 
 def _hear(
     takeover: PersonInput,
+    verdicts: Mapping[Verdict, str],
     speed: ipywidgets.FloatSlider,
     question: ipywidgets.HTML,
     cameras: "_Cameras",
@@ -107,6 +108,10 @@ def _hear(
     buffers: Any,
 ) -> None:
     """Holds the browser's motion; answers with time, who acts, the link's delay, question and pictures."""
+    if "verdict" in message:
+        if message["verdict"] in verdicts:
+            takeover.decide(Verdict(message["verdict"]))
+        return
     told = message["told"]
     if message["released"]:
         takeover.release()
