@@ -49,7 +49,7 @@ class Nap(Job):
         self.folder.with_suffix(".times").write_text(json.dumps([begun, time.time()]))
 
 
-def seconds_of(job: Job, mean: float = 10.0) -> float:
+def seconds_of(job: Job, mean: float = 40.0) -> float:
     """The length of a run, differently long by a third; a warmup takes half of it."""
     length = mean * float(np.random.default_rng(job.config.seed).uniform(2 / 3, 4 / 3))
     return length / 2 if job.kind == "warmup" else length

@@ -136,7 +136,7 @@ def warmup_figure(record: RunRecord) -> Figure:
 def finetune_figure(record: RunRecord) -> Figure:
     """One fine-tuning run: success or return, offline ratio, losses, lengths of episodes, Q, TD error."""
     helped = len(record.curve(INTERVENTION_RATE)) > 0
-    figure, axes = plots.new_figure(3, 2, 5.4, 2.8)
+    figure, axes = plots.new_figure(4 if helped else 3, 2, 5.4, 2.8)
     measure = measure_of([record])
     episodes = f"training/episode_{measure.name}"
     # A robot is not evaluated beside its training.
@@ -159,6 +159,14 @@ def finetune_figure(record: RunRecord) -> Figure:
         plots.switch_diagnostic(ax, [record], quantity)
         if ax.get_legend_handles_labels()[1]:
             ax.legend(frameon=False)
+    if helped:
+        forces = {"to the human": "training/takeover_force", "to the policy": "training/handback_force"}
+        plots.run_metrics(axes[6], record, forces, label="Peak force around a hand-over (N)").set_ylim(bottom=0)
+        takeovers = {"Steps of a takeover": "training/takeover_steps"}
+        plots.run_metrics(axes[7], record, takeovers).set_ylim(bottom=0)
+        for event in (*axes[6].lines, *axes[7].lines):
+            event.set(linestyle="none", marker="o")
+        axes[6].legend(frameon=False)
     plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 
