@@ -1,8 +1,13 @@
 """What the figures show, read from the artists; and that any state of the runs can be drawn."""
 
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.image import imread
 
 from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis import plots
@@ -250,6 +255,19 @@ def test_twelve_arms_are_told_apart_also_by_the_colour_blind(sight, known):
     apart = np.linalg.norm(oklab[:, None] - oklab[None, :], axis=-1)
     # Oklab distance: 0.02 is about what is just noticeable side by side.
     assert apart[np.triu_indices(12, 1)].min() > 0.04
+
+
+def test_a_figure_tells_the_value_at_the_place_where_it_is_drawn():
+    figure, (ax,) = plots.new_figure()
+    (line,) = ax.plot([0, 10, 20], [1.0, np.nan, 3.0], "o", color="#ff0000")
+    line.set_gid("a <run>")
+    ax.plot([0, 20], [2.0, 2.0])
+    shown = plots.with_values(figure)
+    spots = re.findall(r'cx="(\d+)" cy="(\d+)" r="6"><title>(.*?)</title>', shown)
+    assert [told for _, _, told in spots] == ["a &lt;run&gt;: 1 at 0", "a &lt;run&gt;: 3 at 20"]
+    pixels = imread(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])), format="png")
+    for across, down, _ in spots:
+        np.testing.assert_allclose(pixels[int(down), int(across), :3], to_rgb("#ff0000"), atol=0.01)
 
 
 def test_an_axis_of_steps_counts_whole_ones_however_few_there_are(ax):

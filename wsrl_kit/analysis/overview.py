@@ -279,6 +279,7 @@ def overlay_figure(
             ax.plot(*_thinned(steps, values), color=colour, linewidth=0.8, alpha=0.25)
             values = pd.Series(values).ewm(alpha=1.0 - smoothing).mean().to_numpy()
         (curve,) = ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4)
+        curve.set_gid(printable(f"{label} ({name})" if record.arm else name))
         named.setdefault(for_figure(label), curve)
     figure.legend(
         [*named.values()][:MOST_NAMED],

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.metrics import RETURN, SUCCESS
 from wsrl_kit.analysis.overview import BUDGETS, RunFolders, overlay_figure, overview_table, shown_row
-from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL, png
+from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL, with_values
 from wsrl_kit.analysis.tables import Table
 from wsrl_kit.errors import RunError
 from wsrl_kit.notebook.parameters import is_headless
@@ -124,9 +124,7 @@ class Explorer:
         self._cells = [ipywidgets.HTML(layout=Layout(flex="1")) for _ in range(ROWS)]
         self._lines = [ipywidgets.HBox(pair) for pair in zip(self._ticks, self._cells, strict=True)]
         self._rows, self._place, self._status = ipywidgets.VBox(), ipywidgets.Label(), ipywidgets.HTML()
-        self._image = ipywidgets.Image(
-            format="png", layout=Layout(max_width="100%", align_self="flex-start", display="none")
-        )
+        self._figure = ipywidgets.HTML(layout=Layout(max_width="100%", display="none"))
         chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
         for widget in (*self._ticks, *chosen):
             widget.observe(lambda change: self._changed(change["owner"]), "value")
@@ -144,7 +142,7 @@ class Explorer:
                 self._rows,
                 ipywidgets.HBox([*buttons, self._place]),
                 ipywidgets.HBox(chosen[3:]),
-                self._image,
+                self._figure,
                 run_actions(self._ticked_runs, self.refresh),
             ]
         )
@@ -238,9 +236,8 @@ class Explorer:
         wanted = (lengths, metric, against, smoothing)
         if self._drawn != wanted:
             self._drawn = wanted
-            # Not before there is a picture: a browser shows an image without one as broken.
-            self._image.layout.display = "" if any(map(sum, lengths.values())) else "none"
-            self._image.value = png(overlay_figure(records, metric, against, smoothing))
+            self._figure.layout.display = "" if any(map(sum, lengths.values())) else "none"
+            self._figure.value = with_values(overlay_figure(records, metric, against, smoothing))
 
 
 def _html(cells: dict[str, str]) -> str:

@@ -22,6 +22,13 @@ def button(label: str, work: Callable[[], None], tooltip: str = "", style: str =
     return made
 
 
+def to_copy(text: ipywidgets.Textarea) -> ipywidgets.VBox:
+    """The text under a button that copies it, also where a browser has no clipboard for pages without a certificate."""
+    script = "this.closest('.widget-vbox').querySelector('textarea').select(); document.execCommand('copy')"
+    copy = ipywidgets.HTML(f'<button class="jupyter-button widget-button" onclick="{script}">Copy</button>')
+    return ipywidgets.VBox([copy, text])
+
+
 def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]) -> ipywidgets.Widget:
     """The buttons, and below them what they say. A run is deleted after a second button is pressed.
 
@@ -29,7 +36,9 @@ def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]
         runs: that the buttons are about, when one is pressed.
         deleted: called after a deletion.
     """
-    text = ipywidgets.Textarea(layout=Layout(width="100%", height="16em", display="none"))
+    text = ipywidgets.Textarea(layout=Layout(width="100%", height="16em"))
+    told_text = to_copy(text)
+    told_text.layout.display = "none"
     question, clip = ipywidgets.VBox(), ipywidgets.VBox()
     drawing = threading.Lock()
 
@@ -44,7 +53,7 @@ def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]
                 told.append(command(run))
             except RunError as error:
                 told.append(f"# {error}")
-        text.value, text.layout.display = "\n\n".join(told) or "# tick a run first", ""
+        text.value, told_text.layout.display = "\n\n".join(told) or "# tick a run first", ""
 
     def watch() -> None:
         chosen = last_evaluated(runs())
@@ -93,4 +102,4 @@ def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]
         button("Report ...", lambda: tell(report_on, of_all=True), "the command for a report"),
         button("Delete ...", ask, "asks before it deletes"),
     ]
-    return ipywidgets.VBox([ipywidgets.HBox(buttons), question, clip, text])
+    return ipywidgets.VBox([ipywidgets.HBox(buttons), question, clip, told_text])
