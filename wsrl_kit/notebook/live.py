@@ -69,6 +69,7 @@ class Training:
         runs: live, the folder whose runs an explorer shows; folded below the figure, if there is one.
         live: True: widgets; False: text; None: widgets if a front end is attached.
         loggers: that follow the runs in `runs`, see `analysis.loggers.copied`.
+        unit: what the work counts.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class Training:
         runs: Path | None = None,
         live: bool | None = None,
         loggers: tuple[str, ...] = (),
+        unit: str = "step",
     ) -> None:
         self.live = not is_headless() if live is None else live
         self._job = job if runs is None else lambda progress: self._logged(job, progress, runs, loggers)
-        self._panel = _Panel(draw, runs) if self.live else None
-        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines().report)
+        self._panel = _Panel(draw, runs, unit) if self.live else None
+        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines(unit).report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._failure: BaseException | None = None
         self._stopped: Stopped | None = None
@@ -160,8 +162,9 @@ class _Pace:
         has_ended: no report is expected any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
         self.step, self.total = 0, 0
+        self._unit = unit
         self.has_ended = False
         self._start = self._last = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque()
@@ -186,7 +189,7 @@ class _Pace:
         if not self.total:
             return f"{COMPILING}, {elapsed}"
         left, silence = self._left(), now - self._last
-        steps = f"step {self.step:,} of {self.total:,}" + (f" ({duration(left)} left)" if left else "")
+        steps = f"{self._unit} {self.step:,} of {self.total:,}" + (f" ({duration(left)} left)" if left else "")
         is_silent = silence >= SILENT_SECONDS and not self.has_ended
         waiting = f", the last report {duration(silence)} ago" if is_silent else ""
         return f"{steps}, {elapsed}{waiting}"
@@ -202,10 +205,10 @@ class _Pace:
 class _TextLines:
     """Headless progress: a line at the start, at the end, and every `TEXT_SECONDS` or `TEXT_SHARE` between."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
         self._time = -TEXT_SECONDS
         self._share = 0.0
-        self._pace = _Pace()
+        self._pace = _Pace(unit)
 
     def report(self, step: int, total: int, text: str) -> None:
         self._pace.include(step, total)
@@ -223,7 +226,7 @@ class _Panel:
     A clock shows and draws, in a thread of its own: the training does not wait for a picture.
     """
 
-    def __init__(self, draw: Callable[[], Figure] | None, runs: Path | None) -> None:
+    def __init__(self, draw: Callable[[], Figure] | None, runs: Path | None, unit: str) -> None:
         self._draw = draw
         self._bar = ipywidgets.FloatProgress(max=1.0)
         self._status = ipywidgets.HTML(COMPILING)  # unlike a label, wraps a long sentence
@@ -231,7 +234,7 @@ class _Panel:
         # Not before there is a picture: a browser shows an image without one as broken.
         self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
         self._runs = runs
-        self._pace = _Pace()
+        self._pace = _Pace(unit)
         self._text = self._trouble = ""
         self._notes: list[str] = []
         self._next_figure = 0.0
