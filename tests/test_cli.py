@@ -115,8 +115,8 @@ def test_a_wrong_flag_is_one_sentence(
             "ablate-replay, regularisers and hil-serl have it",
         ),
         (
-            ["collect", "--robot_url=x"],
-            "00_collect_data.ipynb has no parameter named robot_url: wsrl-kit finetune and hil-serl have it",
+            ["classifier", "--robot_url=x"],
+            "07_reward_classifier.ipynb has no parameter named robot_url: wsrl-kit collect, finetune and hil-serl have",
         ),
         (["hil-serl", "--arms=['x']"], "there is no arm named x: known are hil_serl, no_demos, no_interventions, no_w"),
         (["warmup", "--offline_data_path=nowhere"], "offline_data_path: nowhere does not exist."),

@@ -1,15 +1,17 @@
-"""The command line: notebooks by own names, data files, runs, `lab`, `robot-sim`, HIL-SERL's and LeRobot's files."""
+"""The command line: notebooks by own names, recording, data files, runs, `lab`, `robot-sim`, HIL-SERL's and LeRobot's files."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import wsrl_kit
-from wsrl_kit.errors import ParameterError, WSRLKitError
+from wsrl_kit.errors import ParameterError, Stopped, WSRLKitError
 from wsrl_kit.notebook.parameters import MORE, Notebook, read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, copy_templates, template_folder
 from wsrl_kit.parameters import user_path
@@ -36,11 +38,14 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     described = _add_notebooks(commands, arguments[:1])
+    recording = _add_record(commands, arguments[:1])
     for add in (_add_lab, _add_data, _add_advise, _add_watch, _add_hil_serl, _add_robot):
         add(commands)
     options, rest = parser.parse_known_args(arguments)
     if described is not None:
         return _run(described.path, _flags(options, rest, described), options.out)
+    if recording is not None:
+        return _record(_flags(options, rest, recording), recording, options.out)
     if options.command == "lab":
         return _lab(options.folder, arguments[1:])
     if rest:
@@ -70,6 +75,60 @@ def _add_notebooks(commands: Any, wanted: list[str]) -> Notebook | None:
             described = read_notebook(template_folder() / notebook)
             _add_parameters(command, described)
     return described
+
+
+def _add_record(commands: Any, wanted: list[str]) -> Notebook | None:
+    """The command that records with a person; returns the parameters of the notebook that does it with the pad."""
+    record = commands.add_parser("record", help="record episodes with a person, in this terminal", allow_abbrev=False)
+    _add_out(record)
+    if wanted != ["record"]:
+        return None
+    described = read_notebook(template_folder() / COMMANDS["collect"][0])
+    own = {"operator": "keyboard", "suboptimal_episodes": 0, "random_episodes": 0, "output_dir": "runs/recorded"}
+    described = replace(described, defaults=described.defaults | own)
+    _add_parameters(record, described)
+    return described
+
+
+_LEGEND = """Keys: Enter keep, x discard (another start), z redo (the same start), y success, n failure, Ctrl-C stop.
+With operator 'keyboard' also W/S A/D R/F x y z, J/L I/K U/O around x y z, V/C open and close, space stay."""
+
+
+def _record(given: dict[str, Any], notebook: Notebook, out: Path | None) -> int:
+    from wsrl_kit.envs.config import KEYBOARD, PAD, SCRIPTED, SPACEMOUSE, CollectConfig
+    from wsrl_kit.notebook.parameters import check_values
+    from wsrl_kit.parameters import build
+    from wsrl_kit.robot.devices import SpaceMouse, TerminalKeys
+    from wsrl_kit.robot.record import run_record
+    from wsrl_kit.robot.takeover import PersonInput
+    from wsrl_kit.runs.progress import Silent
+
+    class Lines(Silent):
+        last = ""
+
+        def update(self, step: int, total: int, text: str) -> None:
+            if text != self.last:
+                print(text, flush=True)
+            self.last = text
+
+    values = notebook.defaults | check_values(notebook, given)
+    config = build(CollectConfig, values)
+    if config.operator in (SCRIPTED, PAD):
+        raise ParameterError(
+            f"operator of wsrl-kit record must be {KEYBOARD!r} or {SPACEMOUSE!r}, found {config.operator!r}: "
+            "00_collect_data.ipynb in JupyterLab has the pad, wsrl-kit collect the scripts"
+        )
+    folder = out or user_path(values["output_dir"])
+    devices = [SpaceMouse()] if config.operator == SPACEMOUSE else []
+    with closing(PersonInput(devices=[*devices, TerminalKeys(moves=not devices)])) as person:
+        print(_LEGEND, flush=True)
+        try:
+            run_record(config, folder, Lines(), person)
+        except Stopped as stopped:
+            print(f"wsrl-kit: {stopped}", file=sys.stderr)
+            return 130
+    print(f"{folder}: recorded, for --offline_data_path or HIL-SERL's --demo_path")
+    return 0
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:

@@ -161,6 +161,7 @@ def test_a_run_with_a_human_records_them_and_evaluates_without(tmp_path) -> None
     assert record.curve("evaluation/success_sampled").value.max() == 0.0
     assert (record.curve("evaluation/length_deterministic").value == 50).all()
     axes = finetune_figure(record).axes
-    assert len(axes) == 6
+    assert len(axes) == 8
+    assert len(axes[6].lines) == 2 and (record.curve("training/takeover_force").value > 0).any()
     assert axes[4].get_ylabel() == "Intervention rate"
     np.testing.assert_array_equal(axes[4].lines[0].get_ydata(), record.curve("training/intervention_rate").value)

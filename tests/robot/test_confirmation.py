@@ -154,7 +154,7 @@ def test_what_was_pressed_before_the_question_is_no_answer() -> None:
     takeover = PersonInput()
     takeover.decide(Verdict.SUCCESS)
     looks = iter([False, False, True])
-    assert takeover.ask(STILL, lambda: next(looks)) is None
+    assert takeover.ask(STILL, "?", lambda: next(looks)) is None
 
 
 def test_a_robot_holds_while_a_person_thinks_and_the_time_is_no_overrun() -> None:

@@ -125,18 +125,35 @@ def test_no_sequence_of_actions_and_no_reset_leaves_the_safety_box(standing, act
     assert (places > LOW - 1e-9).all() and (places < HIGH + 1e-9).all()
 
 
-def test_a_robot_pushed_out_of_the_box_is_led_back(server):
+def test_a_robot_pushed_out_of_the_box_is_led_back_in_steps_no_longer_than_an_actions(server):
     with driven(server) as robot:
         robot.reset(seed=0)
         for _ in range(20):
             post(server, "pose", {"arr": [0.57, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0]})
         robot.unwrapped.hold()
         assert server.arm.commands[-1][0] == pytest.approx(0.57, abs=1e-3)
-        _, _, _, _, info = robot.step(move(1.0))
-        assert server.arm.commands[-1][0] == 0.54 and info["safety_box_clipped"]
+        for _ in range(3):
+            place = server.arm.state()["pose"][0]
+            _, _, _, _, info = robot.step(move(1.0))
+            command = server.arm.commands[-1][0]
+            assert place - 0.0174 < command < place and command >= 0.54 and info["safety_box_clipped"]
         for _ in range(15):
             _, _, _, _, info = robot.step(move(-0.2))
         assert server.arm.state()["pose"][0] < 0.54 and not info["safety_box_clipped"]
+
+
+def test_after_a_pause_a_step_begins_where_the_robot_has_come_to():
+    with served(speed=20.0) as server, driven(server) as robot:
+        robot.reset(seed=0)
+        for _ in range(3):
+            robot.step(move(1.0))
+        seen = server.arm.commands[-1][0]
+        time.sleep(0.1)  # 2 s of the robot
+        place = server.arm.state()["pose"][0]
+        _, _, _, _, info = robot.step(move(-1.0))
+        assert seen - 0.004 < place
+        assert server.arm.commands[-1][0] == pytest.approx(place - 0.01, abs=5e-4)
+        assert info["contact_force"] == pytest.approx(np.linalg.norm(server.arm.state()["force"]), abs=5.0)
 
 
 def test_a_reset_ends_near_its_pose_and_compliant_and_follows_the_seed(standing):

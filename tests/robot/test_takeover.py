@@ -9,11 +9,12 @@ import ipywidgets
 import numpy as np
 import pytest
 
+from robot_samples import driven, served
 from training_samples import settings
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.envs.make import make
-from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.notebook import pad as pads
 from wsrl_kit.robot.takeover import HumanTakeover, PersonInput, Verdict, beside_person
 from wsrl_kit.runs.progress import Silent
@@ -141,6 +142,54 @@ def test_where_the_persons_word_is_late_the_robot_holds_or_the_policy_goes_on(la
     np.testing.assert_array_equal(action_taken(FORWARD, person.step(FORWARD)[4])[0], FORWARD)
 
 
+def test_at_a_hand_over_the_robot_goes_on_from_where_it_is(takeover: PersonInput) -> None:
+    with served(speed=1.0) as server, driven(server) as robot:
+        environment = HumanTakeover(robot, takeover)
+        environment.reset(seed=0)
+        read: dict[int, Any] = {}  # the last pose that was read before a command, by number of commands
+        answer = server.endpoints["getstate"]
+
+        def getstate(given: Any) -> Any:
+            state: Any = answer(given)
+            read[len(server.arm.commands)] = state["pose"][:3]
+            return state
+
+        server.endpoints["getstate"] = getstate
+        for motion in (UP, None, UP):
+            takeover.release() if motion is None else takeover.hold(motion, told=100.0)
+            before = len(server.arm.commands)
+            read.clear()
+            environment.step(FORWARD)
+            # The robot's place is read anew before the command, which is a step away from it.
+            assert np.abs(np.subtract(server.arm.commands[-1][:3], read[before])).max() < 0.0051
+            environment.step(FORWARD)
+
+
+def test_while_a_device_is_gone_the_robot_holds_whoever_may_act(takeover: PersonInput) -> None:
+    class Unplugged:
+        is_back = False
+
+        def read(self, gripper: bool) -> Any:
+            if not self.is_back:
+                raise RobotError("the device is unplugged")
+            return 2 * np.float32(UP), Verdict.FAILURE
+
+        def close(self) -> None:
+            pass
+
+    device = Unplugged()
+    person = PersonInput(person_options({"late": "policy"}), devices=[device])
+    environment = HumanTakeover(make(ROBOT), person)
+    environment.reset(seed=0)
+    _, _, terminated, truncated, info = environment.step(FORWARD)
+    np.testing.assert_array_equal(info["held_action"], STILL)
+    assert (terminated, truncated, person.trouble) == (False, False, "the device is unplugged")
+    device.is_back = True
+    _, _, terminated, _, info = environment.step(FORWARD)
+    np.testing.assert_array_equal(info["intervene_action"], np.float32([0, 0, 1, 0, 0, 0.5]))
+    assert terminated and not person.trouble
+
+
 def test_a_watcher_whose_browser_is_silent_holds_nothing_up(takeover: PersonInput, clock: Clock) -> None:
     takeover.hold(UP, told=100.0)
     takeover.release()
@@ -264,6 +313,7 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     say(pad, UP, 100.0)  # as a browser whose line is cut on the way back
     say(pad, None, 100.25, released=True)
     answers = [data["content"] for data in told if data["method"] == "custom"]
+    assert all(answer.pop("idle") == "the policy acts" and answer.pop("trouble") == "" for answer in answers)
     assert answers == [
         {"time": 100.0, "acts": False, "holds": False, "delay": None},
         {"time": 100.25, "acts": True, "holds": False, "delay": 0.125},
@@ -275,10 +325,29 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
 def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
     *buttons, _ = pad.children[1].children
     assert [button.description for button in buttons] == ["Success", "Failure", "Abort"]
-    for button, verdict in zip(buttons, Verdict, strict=True):
+    for button, verdict in zip(buttons, pads.TAKEOVER, strict=True):
         button.click()
         assert takeover.take_verdict() is verdict
     assert takeover.take_verdict() is None
+
+
+def test_the_pad_for_recording_has_buttons_that_keep_discard_and_redo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(pads, "display", shown.append)
+    assert pads.show_recording_pad("scripted") is None
+    with pytest.raises(ParameterError, match="operator 'keyboard' needs a terminal: use `wsrl-kit record`"):
+        pads.show_recording_pad("keyboard", live=True)
+    with pytest.raises(ParameterError, match="operator 'pad' needs the notebook to run in JupyterLab"):
+        pads.show_recording_pad("pad", live=False)
+    person = pads.show_recording_pad("pad", live=True)
+    assert person is not None
+    *buttons, _ = shown[0].children[1].children
+    for button in buttons:
+        button.click()
+        assert person.take_verdict() == button.description.lower()
+    assert [button.description for button in buttons] == ["Success", "Failure", "Keep", "Discard", "Redo"]
 
 
 def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
@@ -289,10 +358,10 @@ def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget
         shown.append(question.value)
         return len(shown) > 1
 
-    assert takeover.ask(STILL, give_up) is None
+    assert takeover.ask(STILL, "is it one?", give_up) is None
     say(pad, None, None)
     shown.append(question.value)
-    assert "is it one?" in shown[0] and shown[2] == ""
+    assert shown[0] == "<b>is it one?</b>" and shown[2] == "<b></b>"
 
 
 def test_cameras_are_shown_at_most_ten_times_a_second(

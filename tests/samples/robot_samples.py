@@ -17,8 +17,11 @@ from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
 from wsrl_kit.envs.make import make
+from wsrl_kit.errors import RobotError
+from wsrl_kit.robot.devices import Verdict
 from wsrl_kit.robot.server import RobotServer, send, simulated_arm
 from wsrl_kit.robot.simulated import SimulatedArm
+from wsrl_kit.robot.takeover import PersonInput
 
 STATES, PIXELS = "hirol_fixed_gripper", "hirol_fixed_gripper_pixels"
 
@@ -172,3 +175,44 @@ def trickling(head: bytes, piece: bytes) -> Callable[[socket.socket, Event], obj
             link.sendall(piece)
 
     return answer
+
+
+class Hand:
+    """A device in the hand of a scripted person.
+
+    They move when they are asked to begin, make the motions of an episode one after the other, and answer the question
+    after it.
+
+    Args:
+        episodes: of each, its motions (None: none), verdicts in between, and last the answer.
+    """
+
+    def __init__(self, *episodes: list[Any]) -> None:
+        self.gone = ""
+        self._episodes, self._left = iter(episodes), []
+        self._looks = 0
+
+    def read(self, gripper: bool) -> tuple[Any, Any]:
+        if self.gone:
+            raise RobotError(self.gone)
+        if self.person.asks:
+            if "move to begin" not in self.person.asks:
+                return None, self._left.pop(0)
+            # First they let go, and see to their device.
+            self._looks += 1
+            if self._looks < 4:
+                return None, None
+            self._looks, self._left = 0, [*next(self._episodes)]
+            return np.zeros(7, np.float32), None
+        entry = self._left.pop(0)
+        if callable(entry):
+            entry = entry()
+        return (None, entry) if isinstance(entry, Verdict) else (entry, None)
+
+    def close(self) -> None:
+        self.gone = "the device is closed"
+
+
+def person_with(hand: Hand) -> PersonInput:
+    hand.person = PersonInput(devices=[hand])
+    return hand.person

@@ -57,7 +57,7 @@ class Helped(gymnasium.Env):
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        info = {}
+        info: dict[str, Any] = {"contact_force": 10.0 * self._episode + self._step}
         if (self._episode, self._step) == self.lost_at:
             raise RobotError("lost")
         if self._step in HELPED.get(self._episode, ()):
@@ -144,6 +144,10 @@ def test_the_humans_actions_are_recorded_and_join_the_demonstrations_in_whole_se
     assert measured(events, "training/intervention_rate") == {4: 0.5, 8: 0.5, 12: 0.25, 16: 0.25, 20: 0.0, 24: 0.5}
     assert measured(events, "training/episode_interventions") == {8: 2.0, 13: 2.0}
     assert measured(events, "training/episode_intervention_steps") == {8: 4.0, 13: 2.0}
+    # Each hand-over with its step and the peak force around it; a takeover that the episode ends has no length.
+    assert measured(events, "training/takeover_steps") == {4: 2.0, 9: 1.0}
+    assert measured(events, "training/handback_force") == {4: 7.0, 9: 14.0}
+    assert measured(events, "training/takeover_force") == {2: 7.0, 6: 7.0, 8: 14.0, 12: 14.0, 22: 32.0}
 
 
 def test_a_segment_is_with_the_demonstrations_at_the_next_episode_and_the_share_begins_with_a_batch(monkeypatch):

@@ -109,7 +109,7 @@ def test_a_robot_that_comes_back_is_waited_for(
     healer.join()
     record = read_run(tmp_path)
     assert record.status == "finished"
-    assert "training pauses" in caplog.text and "goes on with the next episode" in caplog.text
+    assert "the work pauses" in caplog.text and "goes on with the next episode" in caplog.text
     # The second episode is cut after 3 steps, and what nobody saw is no step: 30 are 6 + 3 + 6 + 6 + 6 + 3.
     lengths = record.curve("training/episode_length")
     assert lengths.value.tolist() == [6.0] * 4

@@ -136,7 +136,7 @@ def warmup_figure(record: RunRecord) -> Figure:
 def finetune_figure(record: RunRecord) -> Figure:
     """One fine-tuning run: success or return, offline ratio, Q and TD error; interventions where a human took over."""
     helped = len(record.curve(INTERVENTION_RATE)) > 0
-    figure, axes = plots.new_figure(3 if helped else 2, 2, 5.4, 3.2)
+    figure, axes = plots.new_figure(4 if helped else 2, 2, 5.4, 3.2)
     measure = measure_of([record])
     # A robot is not evaluated beside its training.
     is_evaluated = record.parameters.get("evaluation_episodes") != 0
@@ -157,6 +157,13 @@ def finetune_figure(record: RunRecord) -> Figure:
             "of these by the human": "training/episode_intervention_steps",
         }
         plots.run_metrics(axes[5], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
+        forces = {"to the human": "training/takeover_force", "to the policy": "training/handback_force"}
+        plots.run_metrics(axes[6], record, forces, label="Peak force around a hand-over (N)").set_ylim(bottom=0)
+        takeovers = {"Steps of a takeover": "training/takeover_steps"}
+        plots.run_metrics(axes[7], record, takeovers).set_ylim(bottom=0)
+        for event in (*axes[6].lines, *axes[7].lines):
+            event.set(linestyle="none", marker="o")
+        axes[6].legend(frameon=False)
     plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 

@@ -56,6 +56,13 @@ class RobotSession(AgentSession):
 ROBOT = "hirol_robot"
 """The experiment on a robot behind a server."""
 
+
+def at_robot(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in which `robot_url` is the task and its option."""
+    options = given.get("environment_options", {}) | {"robot_url": given["robot_url"]}
+    return {**given, "exp_name": ROBOT, "environment_options": options}
+
+
 NOBODY = "none"
 """`human`: nobody takes over."""
 
@@ -308,9 +315,8 @@ class WSRLConfig(AgentParameters):
         """
         given = {name: value for name, value in values.items() if value is not None}
         if "robot_url" in given:
-            options = given.get("environment_options", {}) | {"robot_url": given["robot_url"]}
             robot: dict[str, Any] = {"evaluation_episodes": 0, "learner": THREAD}
-            given = robot | given | {"exp_name": ROBOT, "environment_options": options}
+            given = robot | at_robot(given)
         return preset(given.get("preset", "kit")) | given
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl_kit.config.config import PERSON
+from wsrl_kit.envs.config import PAD, SPACEMOUSE
 from wsrl_kit.envs.scripts import Policy, Script, script_of, scripted_policy
 from wsrl_kit.envs.wrappers import newest_state, observation_horizon
 from wsrl_kit.errors import ExperimentError
@@ -47,8 +48,11 @@ class HumanOptions:
 
 @dataclass(frozen=True)
 class PersonOptions:
-    """What the robot does when the pad's message is late; raises ParameterError."""
+    """By what a person acts, and what the robot does when the pad's message is late; raises ParameterError."""
 
+    device: str = parameter(
+        PAD, "what moves the robot: keys and gamepad of the pad, or also a SpaceMouse", choices=(PAD, SPACEMOUSE)
+    )
     late: str = parameter(
         "hold",
         "who acts if the browser's message is late while a key is held: nobody (the robot holds) or the policy",

@@ -121,8 +121,9 @@ export default () => {
         pad.classList.toggle("wsrl-pad-acts", message.acts);
         pad.classList.toggle("wsrl-pad-holds", message.holds);
         if (message.acts) state.textContent = "you act";
+        else if (message.trouble) state.textContent = `the robot holds: ${message.trouble}`;
         else if (message.holds) state.textContent = `the robot holds, your word came too late: ${regain}`;
-        else state.textContent = `the policy acts: ${hint}`;
+        else state.textContent = `${message.idle}: ${hint}`;
         if (message.delay !== null) link.textContent = `link: ${Math.round(1000 * message.delay)} ms there and back`;
       };
       const watchLink = setInterval(() => {

@@ -1,5 +1,6 @@
-"""The pad by which a person takes over from the policy in JupyterLab, beside the cameras' pictures."""
+"""The pad by which a person takes over or records in JupyterLab, beside the cameras' pictures."""
 
+import html
 import io
 from collections.abc import Mapping
 from functools import partial
@@ -13,16 +14,25 @@ from matplotlib.image import imsave
 from numpy import ndarray
 
 from wsrl_kit.config.config import PERSON
-from wsrl_kit.envs.human import person_options
+from wsrl_kit.envs.config import KEYBOARD, SCRIPTED, SPACEMOUSE
+from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.robot.cameras import CameraFrames
-from wsrl_kit.robot.takeover import PersonInput, Verdict
+from wsrl_kit.robot.devices import SpaceMouse, Verdict
+from wsrl_kit.robot.takeover import PersonInput
 
 CAMERA_SECONDS = 0.1  # between two pictures of a camera
 GRIPPER = 6  # the entry of a motion that `speed` does not scale
-QUESTION = "<b>The classifier sees a success, and the robot waits: is it one?</b> Press Success or Failure."
-BUTTONS = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
+TAKEOVER = {Verdict.SUCCESS: "success", Verdict.FAILURE: "danger", Verdict.ABORT: "warning"}
+RECORDING = {
+    Verdict.SUCCESS: "success",
+    Verdict.FAILURE: "danger",
+    Verdict.KEEP: "primary",
+    Verdict.DISCARD: "warning",
+    Verdict.REDO: "info",
+}
+"""Buttons and their styles."""
 
 
 def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -> PersonInput | None:
@@ -42,16 +52,29 @@ def show_pad(human: str, options: Mapping[str, Any], live: bool | None = None) -
     """
     if human != PERSON:
         return None
+    return _shown(person_options(options), "human 'person'", TAKEOVER, live)
+
+
+def show_recording_pad(operator: str, live: bool | None = None) -> PersonInput | None:
+    """Shows the pad by which a person records episodes, unless `operator` is "scripted"; like `show_pad`."""
+    if operator == SCRIPTED:
+        return None
+    if operator == KEYBOARD:
+        raise ParameterError("operator 'keyboard' needs a terminal: use `wsrl-kit record`, or operator 'pad' here")
+    return _shown(PersonOptions(device=operator), f"operator {operator!r}", RECORDING, live)
+
+
+def _shown(options: PersonOptions, who: str, verdicts: Mapping[Verdict, str], live: bool | None) -> PersonInput:
     if not (not is_headless() if live is None else live):
         raise ParameterError(
-            "human 'person' needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
+            f"{who} needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
         )
-    takeover = PersonInput(person_options(options))
-    display(pad_of(takeover))
+    takeover = PersonInput(options, devices=[SpaceMouse()] if options.device == SPACEMOUSE else [])
+    display(pad_of(takeover, verdicts))
     return takeover
 
 
-def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
+def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) -> ipywidgets.Widget:
     """Keys and gamepad, a slider of their speed, buttons that end an episode, and cameras.
 
     Raises:
@@ -61,7 +84,7 @@ def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
         import anywidget
     except ImportError as error:
         raise ExperimentError(
-            "human 'person' needs anywidget, which `pip install 'wsrl-kit[takeover]'` installs, and JupyterLab started "
+            "the pad needs anywidget, which `pip install 'wsrl-kit[takeover]'` installs, and JupyterLab started "
             "anew after that"
         ) from error
     folder = Path(__file__).parent
@@ -71,7 +94,7 @@ def pad_of(takeover: PersonInput) -> ipywidgets.Widget:
     speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
     question, cameras = ipywidgets.HTML(), _Cameras(takeover)
     keys.on_msg(partial(_hear, takeover, speed, question, cameras))
-    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover), speed]), question, cameras.row])
+    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover, verdicts), speed]), question, cameras.row])
 
 
 def _hear(
@@ -93,12 +116,13 @@ def _hear(
     now = takeover.now()
     # There and back, minus the time for which the browser kept the last answer.
     delay = None if told is None else max(0.0, now - told - message["kept"])
-    keys.send({"time": now, "acts": takeover.motion() is not None, "holds": takeover.holds, "delay": delay})
-    question.value = QUESTION if takeover.asks else ""
+    acts = {"acts": takeover.acts, "holds": takeover.holds, "idle": takeover.idle, "trouble": takeover.trouble}
+    keys.send({"time": now, "delay": delay, **acts})
+    question.value = f"<b>{html.escape(takeover.asks)}</b>"
     cameras.draw()
 
 
-def _verdicts(takeover: PersonInput) -> list[ipywidgets.Button]:
+def _verdicts(takeover: PersonInput, verdicts: Mapping[Verdict, str]) -> list[ipywidgets.Button]:
     def button(verdict: Verdict, style: str) -> ipywidgets.Button:
         made = ipywidgets.Button(
             description=verdict.capitalize(), button_style=style, tooltip="ends the episode, or answers"
@@ -106,7 +130,7 @@ def _verdicts(takeover: PersonInput) -> list[ipywidgets.Button]:
         made.on_click(lambda _: takeover.decide(verdict))
         return made
 
-    return [button(verdict, style) for verdict, style in BUTTONS.items()]
+    return [button(verdict, style) for verdict, style in verdicts.items()]
 
 
 class _Cameras:

@@ -7,6 +7,7 @@ and any of `width`, `height` (pixels, default 640 and 480), `frame_rate` (defaul
 (HIL-SERL's IMAGE_CROP): first row, end row, first column, end column.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
@@ -58,6 +59,37 @@ class CroppedCamera:
         # A device that is gone can't be closed.
         with suppress(Exception):
             self._camera.close()
+
+
+_MOVED = 0.01
+"""Metres of the tool after which every camera, on or beside the robot, must see another picture."""
+
+
+class FrozenCameras:
+    """Tells a camera that is frozen: the same picture for a second while the robot moves.
+
+    Args:
+        steps: of a second.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._first: dict[str, tuple[UInt8[np.ndarray, "height width 3"], Float64[np.ndarray, 3]]] = {}
+        self._repeats: Counter[str] = Counter()
+
+    def check(self, frames: CameraFrames, position: Float64[np.ndarray, "3"]) -> None:
+        """Takes a step's frames and the tool's position, m. Raises RobotError."""
+        for name, frame in frames.items():
+            if name not in self._first or not np.array_equal(frame, self._first[name][0]):
+                self._first[name], self._repeats[name] = (frame, position), 0
+                continue
+            self._repeats[name] += 1
+            moved = float(np.linalg.norm(position - self._first[name][1]))
+            if self._repeats[name] >= self._steps and moved > _MOVED:
+                raise RobotError(
+                    f"camera {name} must show another picture when the robot moves, and has shown the same one for "
+                    f"{self._repeats[name]} steps and {1000 * moved:.0f} mm: it is frozen"
+                )
 
 
 def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: float) -> Camera:

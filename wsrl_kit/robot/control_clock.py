@@ -14,12 +14,13 @@ class ControlClock:
         speed: its seconds per second; 0: lockstep, no waiting.
 
     Attributes:
+        period: s of the clock; 0: lockstep.
         overruns: late steps since `restart`.
     """
 
     def __init__(self, frequency: float, speed: float = 1.0) -> None:
         self.frequency = frequency
-        self._period = 1 / frequency / speed if speed else 0.0
+        self.period = 1 / frequency / speed if speed else 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -29,12 +30,12 @@ class ControlClock:
 
     def wait(self) -> None:
         """Sleeps until this step's deadline; a late step gets a whole period, so that its command has time to act."""
-        if self._period == 0:
+        if self.period == 0:
             return
         now = time.monotonic()
-        due = now + self._period if self._due is None else self._due + self._period
+        due = now + self.period if self._due is None else self._due + self.period
         if due <= now:
             self.overruns += 1
-            due = now + self._period
+            due = now + self.period
         self._due = due
         time.sleep(due - now)

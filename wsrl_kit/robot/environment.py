@@ -1,8 +1,9 @@
 """A robot behind HIL-SERL's server, real or simulated, as a Gymnasium environment."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import ceil, pi
+from math import ceil, inf, pi, sqrt
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
 from wsrl_kit.errors import ExperimentError, RobotError
 from wsrl_kit.parameters import check_some
-from wsrl_kit.robot.cameras import Camera, CameraFrames, open_camera
+from wsrl_kit.robot.cameras import Camera, CameraFrames, FrozenCameras, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
 from wsrl_kit.robot.control_clock import ControlClock
 from wsrl_kit.robot.options import RobotOptions
@@ -49,11 +50,13 @@ class Contact:
 
     Attributes:
         reading: None: no contact yet, or lost.
+        read_at: time of the reading, s of `time.monotonic`.
     """
 
     def __init__(self, client: RobotClient, box: SafetyBox, margin: tuple[float, float], clock: ControlClock) -> None:
         self._client, self._box, self._margin, self._clock = client, box, margin, clock
         self.reading: RobotState | None = None
+        self.read_at = 0.0
 
     def read(self, *, anywhere: bool = False) -> RobotState:
         """Stores and returns a valid reading, at the second attempt at the latest.
@@ -64,9 +67,9 @@ class Contact:
         Raises:
             RobotError: no answer, or both readings are not finite, too large, no unit quaternion, or outside the box.
         """
-        reading = self._client.state()
+        self.read_at, reading = time.monotonic(), self._client.state()
         if self._problem(reading, anywhere):
-            reading = self._client.state()
+            self.read_at, reading = time.monotonic(), self._client.state()
         if problem := self._problem(reading, anywhere):
             raise RobotError(f"{self._client.url}/getstate {problem}")
         self.reading = reading
@@ -143,21 +146,24 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     Action: [-1, 1]^6 times `action_scale`, along the `convention`'s axes; the rotation (Euler angles) multiplies the
     measured one from the left. With `gripper` a seventh entry closes it below -0.5 and opens it above 0.5. Every
     commanded pose is clipped to the safety box, whatever the server does, except holding where the robot was measured
-    and the straight way from there back into the box.
+    and the straight way from farther outside than a step back into the box, in steps no longer than an action's.
+
+    A reading older than a control period, or from before a hand-over (see `look_again`), is taken anew before a step.
 
     Observation: the convention's 19 float32; with cameras a dict of `state` and images.
 
     Reward: 1 at a success, which terminates, else 0: a pose within `reward_threshold` of `target_pose`, else a
     simulated server's success. A real robot without target needs a reward classifier.
 
-    info: `success` (where known); `overruns`, late steps of this episode; `safety_box_clipped`.
+    info: `success` (where known); `overruns`, late steps of this episode; `safety_box_clipped`; `contact_force`, N, at
+    the end of the step.
 
     A simulated server sets the clock's speed, and draws its hole at each reset, seeded by this environment.
 
     Raises:
-        RobotError: a camera is missing, or the server is unreachable, late, or gives two invalid readings in a row,
-            which never become an observation. The robot is told to hold, and every step refuses until `reconnect` or
-            `reset`.
+        RobotError: a camera is missing or frozen, or the server is unreachable, late, or gives two invalid readings in
+            a row, which never become an observation. The robot is told to hold, and every step refuses until
+            `reconnect` or `reset`.
         ExperimentError: a camera's package is missing, or an action is not finite.
     """
 
@@ -177,6 +183,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         self.simulated = truth is not None
         self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
         self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
+        self._frozen_cameras = FrozenCameras(ceil(options.control_frequency))
         size = options.image_size
         self._image_shapes: dict[str, tuple[int, int]]
         self._image_shapes = dict.fromkeys(self._cameras, (size, size)) if truth is None else truth["cameras"]
@@ -237,15 +244,21 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         before = self._contact.reading
         if before is None:
             raise RobotError(f"there is no contact with the robot at {self.client.url}: call reconnect() or reset()")
-        wish = self._wish(action, before.pose)
-        clipped = max(self.safety_box.excess(wish)) > 1e-9
         with self._contact.hold_on_error():
-            self.client.command(self.safety_box.clip(wish))
+            if time.monotonic() - self._contact.read_at > self._clock.period > 0:
+                before = self._contact.read()
+            wish = self._wish(action, before.pose)
+            clipped = max(self.safety_box.excess(wish)) > 1e-9
+            self.client.command(self._within_a_step(before.pose, self.safety_box.clip(wish)))
             if self.options.gripper:
                 self._command_gripper(float(action[6]), before.gripper_position)
             self._clock.wait()
             reading = self._contact.read()
-            info = {"overruns": self._clock.overruns, "safety_box_clipped": clipped}
+            info = {
+                "overruns": self._clock.overruns,
+                "safety_box_clipped": clipped,
+                "contact_force": float(np.linalg.norm(reading.force)),
+            }
             success = self._success(reading)
             observation = self._observe(reading)
         if success is not None:
@@ -261,6 +274,10 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             self.client.command(self._contact.read().pose)
             self.client.set_parameters(self.options.compliance_param)
         self._clock.restart()
+
+    def look_again(self) -> None:
+        """At a hand-over: the next step begins where the robot is now, not where its last observation was taken."""
+        self._contact.read_at = -inf
 
     def hold(self) -> None:
         """As for a pause."""
@@ -328,6 +345,15 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         rotation = Rotation.from_euler("xyz", move[3:] * turn) * rotation_of(pose)
         return np.concatenate([pose[:3] + move[:3] * translation, rotation.as_quat()])
 
+    def _within_a_step(self, here: Float[np.ndarray, "7"], goal: Float[np.ndarray, "7"]) -> Float64[np.ndarray, "7"]:
+        """`goal`, in the box; from farther outside than a step only as far towards it as the largest action moves."""
+        scale = np.array(self.options.action_scale)
+        if (self.safety_box.excess(here) <= scale).all():
+            return goal
+        longest = sqrt(3) * scale
+        share = float(np.min(longest / np.maximum(pose_distance(here, goal), 1e-9)))
+        return goal if share >= 1 else interpolate(here, goal, share)
+
     def _command_gripper(self, wish: float, position: float) -> None:
         """HIL-SERL's binary gripper: acts only on a change, and not too often."""
         self._gripper_rest = max(self._gripper_rest - 1, 0)
@@ -349,7 +375,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
 
     def _observe(self, reading: RobotState) -> Any:
         state = self._convention.state(reading, self._reset_pose)
-        return {STATE: state, **self._frames()} if self._image_shapes else state
+        if not self._image_shapes:
+            return state
+        frames = self._frames()
+        self._frozen_cameras.check(frames, reading.pose[:3])
+        return {STATE: state, **frames}
 
     def _frames(self) -> CameraFrames:
         if self.simulated:

@@ -1,4 +1,4 @@
-"""Training with a robot that stops answering: wait for contact, then go on with the next episode."""
+"""A robot that stops answering: wait for contact, then go on with the next episode."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ LOGGER = logging.getLogger("wsrl_kit")
 
 
 CONTACT_LOST = "contact_lost"
-"""`info`: True for a step whose outcome was not seen; it is no transition."""
+"""`info`: why a step's outcome was not seen; it is no transition."""
 
 
 _PAUSE = 1.0
@@ -52,11 +52,11 @@ class Reconnecting(gymnasium.Wrapper):
             self._last, reward, terminated, truncated, info = self.env.step(action)
         except RobotError as error:
             self._wait(error)
-            return self._last, 0.0, False, True, {CONTACT_LOST: True}
+            return self._last, 0.0, False, True, {CONTACT_LOST: str(error)}
         return self._last, reward, terminated, truncated, info
 
     def _wait(self, error: RobotError) -> None:
-        LOGGER.warning("contact with the robot is lost, training pauses: %s", error)
+        LOGGER.warning("contact with the robot is lost, the work pauses: %s", error)
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -66,5 +66,5 @@ class Reconnecting(gymnasium.Wrapper):
                     raise RobotError(f"no contact with the robot for {self._patience:g} s: {still}") from still
                 time.sleep(min(_PAUSE, self._patience))
             else:
-                LOGGER.warning("there is contact with the robot again, training goes on with the next episode")
+                LOGGER.warning("there is contact with the robot again, the work goes on with the next episode")
                 return

@@ -1,64 +1,73 @@
-"""A person at the pad: acts while holding a key, and confirms successes."""
+"""A person beside the robot: acts while holding a key or a device, ends episodes, and confirms successes."""
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float32
 
 from wsrl_kit.envs.human import HELD, INTERVENTION, PersonOptions
 from wsrl_kit.envs.wrappers import STATE, TASK_SUCCESS
-from wsrl_kit.errors import ExperimentError, ParameterError
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.robot.cameras import CameraFrames
+from wsrl_kit.robot.devices import Device, Motion, Verdict
 from wsrl_kit.robot.environment import RobotEnv
-
-MOTION_SIZE = 7
-"""A motion: along x, y, z, around x, y, z, and the gripper (-1 closes, 1 opens, as in HIL-SERL)."""
 
 _ENTRIES = {3: (0, 1, 2), 4: (0, 1, 2, 6), 6: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 3, 4, 5, 6)}
 """Entries of a motion that make an action, by the action's size."""
 
+_GRIPPER = 6
+"""Its entry in a motion."""
+
 _PERIOD = 0.1
 """Least seconds of a simulated step beside a person: 10 Hz, as real robots."""
 
-_LISTENING = 0.02
+LISTENING = 0.02
 """Seconds between two looks for an answer."""
 
 
-class Verdict(StrEnum):
-    """How a person ends an episode."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    ABORT = "abort"
+VERDICT = "verdict"
+"""`info`: the `Verdict` by which a person ended the episode."""
 
 
 class PersonInput:
-    """Passes a person's input from the pad to the robot's loop, and frames back; each side may have its own thread.
+    """Passes a person's input from pad and devices to the robot's loop, and frames to the pad, in another thread.
 
     A dead man's switch: a held motion counts for `late_seconds` after the time that the pad echoes (the last one it was
     told), so neither a delayed message nor a closed browser keeps a robot moving. Then the robot holds until a message
-    in time; with `late="policy"` the policy acts.
+    in time; with `late="policy"` the policy acts. While a device is gone the robot holds, whatever `late` says.
 
     Args:
         clock: seconds; never goes back.
+        devices: asked by the robot's loop alone; the first motion counts, before the pad's.
 
     Attributes:
         frames: newest by camera.
-        asks: the robot waits for an answer.
+        asks: the question for whose answer the robot waits; "": none.
+        trouble: why a device gives nothing; "": all do.
+        idle: who acts while the person does not, for the pad.
+        has_gripper: whether the task has one.
     """
 
-    def __init__(self, options: PersonOptions | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: PersonOptions | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        devices: Sequence[Device] = (),
+    ) -> None:
         self.frames: CameraFrames = {}
-        self.asks = False
+        self.asks = self.trouble = ""
+        self.idle = "the policy acts"
+        self.has_gripper = False
         self._options = options or PersonOptions()
         self._clock = clock
+        self._devices = devices
+        self._moved: Motion | None = None
         self._lock = threading.Lock()
-        self._motion: Float32[np.ndarray, 7] | None = None
+        self._motion: Motion | None = None
         self._is_late = False
         self._told = 0.0
         self._verdict: Verdict | None = None
@@ -88,19 +97,42 @@ class PersonInput:
         with self._lock:
             self._verdict = verdict
 
-    def motion(self) -> Float32[np.ndarray, "7"] | None:
+    def motion(self) -> Motion | None:
         """For the robot: None: no motion, or late (see `holds`)."""
+        self._moved, self.trouble = None, ""
+        for device in self._devices:
+            try:
+                motion, verdict = device.read(self.has_gripper)
+            except RobotError as error:
+                self.trouble = str(error)
+                continue
+            if verdict is not None:
+                self.decide(verdict)
+            if motion is not None and self._moved is None:
+                self._moved = np.clip(motion, -1.0, 1.0).astype(np.float32)
+        if self.trouble:
+            return None
         with self._lock:
-            return self._heard()
+            return self._heard() if self._moved is None else self._moved
+
+    @property
+    def acts(self) -> bool:
+        """For the pad: whether the person acts."""
+        with self._lock:
+            return self._moved is not None or self._heard() is not None
 
     @property
     def holds(self) -> bool:
-        """For the robot: the pad's message is late while a key was held."""
+        """For the robot: a device is gone, or the pad's message is late while a key was held."""
         with self._lock:
             self._heard()
-            return self._is_late and self._options.late == "hold"
+            return bool(self.trouble) or (self._is_late and self._options.late == "hold")
 
-    def _heard(self) -> Float32[np.ndarray, "7"] | None:
+    def close(self) -> None:
+        for device in self._devices:
+            device.close()
+
+    def _heard(self) -> Motion | None:
         # Forgotten, so that no jump of the clock or late message brings it back.
         if self._motion is not None and self._clock() - self._told > self._options.late_seconds:
             self._motion, self._is_late = None, True
@@ -111,24 +143,20 @@ class PersonInput:
             # Copied, since the pad draws while the environment may reuse its arrays.
             self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
 
-    def ask(self, observation: Any, give_up: Callable[[], bool]) -> bool | None:
-        """For the robot: waits for the person to say whether this is a success; None: aborted or `give_up()`."""
+    def ask(self, observation: Any, question: str, give_up: Callable[[], bool]) -> Verdict | None:
+        """For the robot: waits for the person's answer; None: `give_up()`."""
         self.show(observation)
         self.take_verdict()
-        self.asks = True
+        self.asks = question
         try:
             while not give_up():
-                with self._lock:
-                    verdict = self._verdict
-                    if verdict is Verdict.ABORT:
-                        return None
-                    self._verdict = None
-                if verdict is not None:
-                    return verdict is Verdict.SUCCESS
-                time.sleep(_LISTENING)
+                self.motion()
+                if (verdict := self.take_verdict()) is not None:
+                    return verdict
+                time.sleep(LISTENING)
             return None
         finally:
-            self.asks = False
+            self.asks = ""
 
     def take_verdict(self) -> Verdict | None:
         """For the robot: the verdict since the last call."""
@@ -141,10 +169,10 @@ class HumanTakeover(gymnasium.Wrapper):
     """Replaces the policy's action by a person's motion while they hold one, and ends episodes by their verdicts.
 
     info: `intervene_action`, float32 in [-1, 1], of the person; `held_action` (zeros) while the robot holds since the
-    pad's message is late: nobody's intervention, so that no policy learns it.
+    pad's message is late or a device is gone: nobody's intervention, so that no policy learns it; `verdict`.
 
     Success: reward 1, terminated, whatever the task says; failure: reward 0, terminated; both set `info["success"]`.
-    Abort: truncated. A verdict between two episodes is dropped.
+    Any other: truncated. A verdict between two episodes is dropped.
 
     Args:
         period: least seconds per step.
@@ -163,8 +191,11 @@ class HumanTakeover(gymnasium.Wrapper):
             )
         self._entries = list(_ENTRIES[size])
         self._person = person
+        person.has_gripper = _GRIPPER in self._entries
         self._period = period
         self._last_step = -np.inf
+        self._robot = environment.unwrapped
+        self._acts = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -181,16 +212,21 @@ class HumanTakeover(gymnasium.Wrapper):
             taken = {INTERVENTION: motion[self._entries]}
         elif self._person.holds:
             taken = {HELD: np.zeros(len(self._entries), np.float32)}
+        acts = next(iter(taken), "")
+        if acts != self._acts and isinstance(self._robot, RobotEnv):
+            self._robot.look_again()
+        self._acts = acts
         observation, reward, terminated, truncated, info = self.env.step(next(iter(taken.values()), action))
         info = info | taken
         self._person.show(observation)
-        match self._person.take_verdict():
-            case Verdict.SUCCESS:
-                reward, terminated, info = 1.0, True, info | {"success": True}
-            case Verdict.FAILURE:
-                reward, terminated, info = 0.0, True, info | {"success": False}
-            case Verdict.ABORT:
-                truncated = True
+        verdict = self._person.take_verdict()
+        if verdict in (Verdict.SUCCESS, Verdict.FAILURE):
+            is_success = verdict is Verdict.SUCCESS
+            reward, terminated, info = float(is_success), True, info | {"success": is_success}
+        elif verdict is not None:
+            truncated = True
+        if verdict is not None:
+            info = info | {VERDICT: verdict}
         return observation, reward, terminated, truncated, info
 
 
@@ -223,17 +259,32 @@ def by_task(environment: gymnasium.Env) -> Confirm:
     return confirm
 
 
-def by_person(environment: gymnasium.Env, person: PersonInput, give_up: Callable[[], bool]) -> Confirm:
-    """Asks the person and waits until `give_up` returns True; a robot holds meanwhile."""
+@contextmanager
+def paused(environment: gymnasium.Env) -> Iterator[None]:
+    """A robot holds meanwhile."""
     robot = environment.unwrapped
-
-    def confirm(observation: Any, info: dict[str, Any]) -> bool | None:
-        if not isinstance(robot, RobotEnv):
-            return person.ask(observation, give_up)
+    if isinstance(robot, RobotEnv):
         robot.hold()
-        verdict = person.ask(observation, give_up)
+    yield
+    if isinstance(robot, RobotEnv):
         # Once more: it restarts the clock, since a person's time is no overrun.
         robot.hold()
-        return verdict
+
+
+QUESTION = "The classifier sees a success, and the robot waits: is it one? Press Success or Failure."
+
+
+def by_person(environment: gymnasium.Env, person: PersonInput, give_up: Callable[[], bool]) -> Confirm:
+    """Asks the person and waits until `give_up` returns True; a robot holds meanwhile."""
+
+    def confirm(observation: Any, info: dict[str, Any]) -> bool | None:
+        with paused(environment):
+            verdict = person.ask(observation, QUESTION, give_up)
+        if verdict in (Verdict.SUCCESS, Verdict.FAILURE):
+            return verdict is Verdict.SUCCESS
+        if verdict is not None:
+            # Ends the episode at this step.
+            person.decide(verdict)
+        return None
 
     return confirm

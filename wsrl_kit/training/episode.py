@@ -186,6 +186,10 @@ class EpisodeRecord:
         return values
 
 
+_AROUND = 10
+"""Steps before and after a hand-over in which its peak force is looked for."""
+
+
 class InterventionLog:
     """Interventions of one episode, until they join the demonstrations."""
 
@@ -194,9 +198,13 @@ class InterventionLog:
         self._segment: list[StoredStep] = []
         self._steps = 0
         self._count = 0
+        self._is_human: list[bool] = []
+        self._forces: list[float] = []
 
-    def include(self, is_human: bool, stored: StoredStep, is_known: bool = False) -> None:
-        """Adds one step; `is_known`: a repeated step, whose segments have joined already."""
+    def include(self, is_human: bool, stored: StoredStep, force: float, is_known: bool = False) -> None:
+        """Adds one step with its contact force, N; `is_known`: a repeated one, whose segments have joined already."""
+        self._is_human.append(is_human)
+        self._forces.append(force)
         if not is_human:
             if not is_known:
                 self.end()
@@ -221,6 +229,20 @@ class InterventionLog:
             "training/episode_interventions": float(self._count),
             "training/episode_intervention_steps": float(self._steps),
         }
+
+    @property
+    def hand_overs(self) -> list[tuple[int, dict[str, float]]]:
+        """Step within the episode and metrics of each takeover and each handback, in order."""
+        acts = np.array([False, *self._is_human])
+        events, taken_at = [], 0
+        for step in np.flatnonzero(acts[1:] != acts[:-1]).tolist():
+            force = max(self._forces[max(0, step - _AROUND) : step + _AROUND])
+            if self._is_human[step]:
+                taken_at, values = step, {"training/takeover_force": force}
+            else:
+                values = {"training/handback_force": force, "training/takeover_steps": float(step - taken_at)}
+            events.append((step, values))
+        return events
 
 
 _FORCE, _CLIPS, _STEPS, _INTERVENED, _EVER = range(5)

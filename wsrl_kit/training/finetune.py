@@ -329,7 +329,7 @@ class Episode:
 
     def include(self, step: EnvironmentStep, is_known: bool = False) -> None:
         """Adds one step; `is_known`: a repeated one."""
-        self.interventions.include(step.is_human, step.stored, is_known)
+        self.interventions.include(step.is_human, step.stored, float(step.info.get("contact_force", 0.0)), is_known)
         self.record.include(step.task_reward, step.info)
         self.terminated, self.has_ended = step.terminated, step.ends
 
@@ -368,6 +368,7 @@ def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
         raise environment_failed(failure, run.environment_step) from failure.__cause__
     episode.interventions.end()
     run.episode += 1
+    yield from hand_overs(run, episode)
     # An episode that the end of the run cuts has no outcome.
     if episode.has_ended:
         if setup.agent_config(run.environment_step - 1).is_calibrated:
@@ -431,8 +432,16 @@ def stop(setup: Setup, run: RunState, episode: Episode) -> Iterator[Event]:
     else:
         episode.interventions.end()
         run.episode += 1
+        yield from hand_overs(run, episode)
     yield snapshot(setup, run)
     raise stopped(run.environment_step)
+
+
+def hand_overs(run: RunState, episode: Episode) -> Iterator[Measurement]:
+    """Who took over when, how long, and with what force; recorded at the episode's end."""
+    start = run.environment_step - episode.steps
+    for step, values in episode.interventions.hand_overs:
+        yield replace(_measured(run, values), environment_step=start + step)
 
 
 def snapshot(setup: Setup, run: RunState) -> Snapshot:

@@ -21,13 +21,14 @@ from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.trajectory import Trajectory
 from wsrl_kit.data.weights import retain, retention_scores
 from wsrl_kit.envs.collect import collect
-from wsrl_kit.envs.config import SOURCES, CollectConfig
+from wsrl_kit.envs.config import SCRIPTED, SOURCES, CollectConfig
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.reconnecting import reconnecting
+from wsrl_kit.robot.record import run_record
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.loop import follow, resumed
@@ -40,13 +41,25 @@ from wsrl_kit.training.inputs import load_offline_data
 from wsrl_kit.training.remote import SPOOL, Link, RemoteLearning
 
 
-def run_collect(config: CollectConfig, folder: Path, progress: Progress) -> Dataset:
+def run_collect(
+    config: CollectConfig, folder: Path, progress: Progress, takeover: PersonInput | None = None
+) -> Dataset | None:
     """Records an experiment's data sources as `<source>.pkl` in HIL-SERL's format; replaces earlier files.
+
+    Args:
+        takeover: a person's; then `run_record` records, and None is returned.
 
     Raises:
         Stopped: on request; no file was replaced.
         WSRLKitError: no such experiment, no script for it, bad options, or a full disk.
     """
+    if takeover is not None:
+        run_record(config, folder, progress, takeover)
+        return None
+    if config.operator != SCRIPTED:
+        raise ParameterError(
+            f"operator {config.operator!r} needs a person: use wsrl-kit record, or 00_collect_data.ipynb in JupyterLab"
+        )
     run = Run.open(folder, kind="collect", arm="", seed=config.seed, parameters=asdict(config), resume=False)
     with outcome_recorded(run, progress) as progress:
         total, done = sum(config.episodes.values()), 0
