@@ -166,6 +166,7 @@ class _Recorder:
         observations: list[Any] = []
         actions: list[Any] = []
         rewards: list[float] = []
+        penalties: list[float] = []
         success, left, ends = None, self._config.success_frames, False
         while not ends:
             observation, reward, terminated, truncated, info = environment.step(still)
@@ -176,6 +177,7 @@ class _Recorder:
             if observations:
                 success = succeeded(success, info)
                 actions.append(info.get(INTERVENTION, still))
+                penalties += [info["grasp_penalty"]] if "grasp_penalty" in info else []
                 rewards.append(float(success or False) if source == CLASSIFIER else float(reward))
                 left -= bool(success)
             observations.append(observation)
@@ -187,6 +189,8 @@ class _Recorder:
         trajectory = trajectory_of(
             observations, actions, rewards, bool(terminated), bool(truncated), success, source, horizon
         )
+        if penalties:
+            trajectory = replace(trajectory, grasp_penalty=np.array(penalties, np.float32))
         return _Take(trajectory, info.get(VERDICT), info.get("overruns", 0))
 
     def _wait(self, prompt: str, is_met: Callable[[Motion | None], bool]) -> None:

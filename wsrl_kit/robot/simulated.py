@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -134,6 +134,21 @@ class SimulatedArm:
         with self._lock:
             self.task.reset(seed=seed)
             self._gripper = CLOSED
+
+    def reset_joints(self, target: Sequence[float] | None = None) -> None:
+        """A new episode, with the joints at `target`, rad; raises ParameterError if they can't be there."""
+        low, high = self._model.jnt_range[: self._model.nv].T
+        if target is not None and (len(target) != len(low) or not ((low <= target) & (target <= high)).all()):
+            raise ParameterError(
+                f"arr must be {len(low)} angles from {low.round(2).tolist()} to {high.round(2).tolist()} rad, found "
+                f"{list(target)}"
+            )
+        self.new_episode()
+        if target is not None:
+            with self._lock:
+                self._data.qpos[:] = target
+                mujoco.mj_forward(self._model, self._data)
+                self._hold()
 
     def command(self, pose: Float[np.ndarray, "7"]) -> None:
         """Makes `pose` the controller's equilibrium; ignored while it is stopped."""

@@ -21,6 +21,7 @@ from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
+from wsrl_kit.robot.environment import GRIPPER_MOVED
 from wsrl_kit.robot.reconnecting import CONTACT_LOST
 from wsrl_kit.runs.loop import environment_acts
 from wsrl_kit.training.experience import Experience, Frames, StoredStep
@@ -161,6 +162,7 @@ class EpisodeRecord:
     def __init__(self, asks: bool) -> None:
         self.rewards: list[float] = []
         self._asks, self._denied = asks, 0
+        self._gripper_moves: int | None = None
         self._success: bool | None = None
         self._task_success: bool | None = None
 
@@ -170,6 +172,8 @@ class EpisodeRecord:
         self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
         if CONFIRMED in info:
             self._denied += not info[CONFIRMED]
+        if GRIPPER_MOVED in info:
+            self._gripper_moves = (self._gripper_moves or 0) + bool(info[GRIPPER_MOVED])
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -181,6 +185,8 @@ class EpisodeRecord:
         if self._task_success is not None:
             # The task's own word beside the classifier's, which may be wrong.
             values["training/episode_task_success"] = float(self._task_success)
+        if self._gripper_moves is not None:
+            values["training/episode_gripper_moves"] = float(self._gripper_moves)
         if self._asks:
             values["training/episode_denied_successes"] = float(self._denied)
         return values

@@ -21,6 +21,7 @@ from wsrl_kit.envs.human import INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.files import SPARE_BYTES, reading, remove_partial
+from wsrl_kit.robot.environment import GRIPPER_MOVED
 from wsrl_kit.training.episode import EnvironmentStep
 from wsrl_kit.training.experience import Frames
 
@@ -29,7 +30,7 @@ RESERVE = "reserve"
 
 RESERVE_BYTES = 4 * 2**20
 
-INFO = ("success", TASK_SUCCESS, CONFIRMED, "contact_force", "safety_box_clipped", INTERVENTION)
+INFO = ("success", TASK_SUCCESS, CONFIRMED, "contact_force", "safety_box_clipped", GRIPPER_MOVED, INTERVENTION)
 """The entries of a step's `info` that learning and its metrics read."""
 
 
