@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.parameters import NO_VALUE
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.classifier.data import JUDGED
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.advice import diagnose
 from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
@@ -193,8 +194,8 @@ def run_finetune(
 ) -> None:
     """Fine-tunes from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
-    A `reward_classifier` decides reward and success in training episodes, not in evaluation. Confirmed and denied
-    successes go to the folder `judged`, as data for the next classifier. A finished run continues only if
+    A `reward_classifier` decides reward and success in training episodes, not in evaluation. What
+    somebody judged goes to the folder `judged`, as data for the next classifier. A finished run continues only if
     `online_steps` grew, with the schedules of the new length.
 
     Args:
@@ -259,7 +260,7 @@ def _finetuning_tree(
     tree = finetune.initial_tree(config, agent_config, agent_state, dataset)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
-        for folder in (finetune.JUDGED, SPOOL):
+        for folder in (JUDGED, SPOOL):
             shutil.rmtree(run.folder / folder, ignore_errors=True)
         return resumed(run, tree)
     earlier_steps = checkpoint.read_metadata(run.checkpoint_path).get("online_steps", config.online_steps)
