@@ -1,4 +1,7 @@
-"""What the engine costs: a run beside a warm worker, many empty runs, the start; beside a bare pool of processes."""
+"""What the engine costs: a run beside a warm worker, many empty runs, the start; beside a bare pool of processes.
+
+With `--simulate`: 1,000 runs on 100 workers that only wait, by Dask's own scheduler, in one process.
+"""
 
 import argparse
 import json
@@ -7,14 +10,20 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import psutil
+from distributed import LocalCluster
 
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.experiments.config import EngineConfig
 from wsrl_kit.experiments.engine import Job, connected, run_jobs
 from wsrl_kit.runs.progress import Progress, Silent
+from wsrl_kit.runs.run import WARMUP_FILE
 
 
 class EmptyJob(Job):
@@ -29,6 +38,65 @@ class NoJob(Job):
 
     def run(self, progress: Progress, resume: bool) -> None:
         pass
+
+
+class Nap(Job):
+    """A run that takes a while and no processor."""
+
+    def run(self, progress: Progress, resume: bool) -> None:
+        begun = time.time()
+        time.sleep(seconds_of(self))
+        self.folder.with_suffix(".times").write_text(json.dumps([begun, time.time()]))
+
+
+def seconds_of(job: Job, mean: float = 40.0) -> float:
+    """The length of a run, differently long by a third; a warmup takes half of it."""
+    length = mean * float(np.random.default_rng(job.config.seed).uniform(2 / 3, 4 / 3))
+    return length / 2 if job.kind == "warmup" else length
+
+
+def simulate(runs: int, workers: int) -> dict[str, Any]:
+    """An ablation's runs, a fifth of them warmups that two others start from, on workers that wait."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        jobs: list[Job] = []
+        for seed in range(runs // 5):
+            config, start = WSRLConfig(seed=seed), root / f"warmup_{seed}"
+            after = replace(config, checkpoint_path=str(start / WARMUP_FILE))
+            jobs.append(Nap("warmup", "warmup", config, start))
+            jobs += [Nap("finetune", "warm", after, root / f"warm_{seed}_{arm}") for arm in range(2)]
+            jobs += [Nap("finetune", "cold", config, root / f"cold_{seed}_{arm}") for arm in range(2)]
+        local = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        )
+        with local, connected(EngineConfig(), root, cluster=local) as client:
+            before, sent = memory(), psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+            start, began, spent = time.perf_counter(), time.time(), time.process_time()
+            assert run_jobs(jobs, client, Silent()) == []
+            taken, spent = time.perf_counter() - start, time.process_time() - spent
+            sent = psutil.net_io_counters(pernic=True)["lo"].bytes_sent - sent
+            after_runs = memory()
+        times = np.array([json.loads(job.folder.with_suffix(".times").read_text()) for job in jobs]) - began
+    # Until the last run is handed out there is work for every worker; after that some must wait.
+    full = times[:, 0].max()
+    return {
+        "runs": len(jobs),
+        "workers": workers,
+        "seconds": taken,
+        "idle_share": 1 - np.diff(times).sum() / (workers * taken),
+        "idle_share_until_the_last_run_begins": 1 - np.diff(np.minimum(times, full)).sum() / (workers * full),
+        "processor_seconds": spent,
+        "MB_over_loopback": sent / 2**20,
+        "peak_MB_before": before,
+        "peak_MB_after": after_runs,
+    }
 
 
 def import_kit() -> None:
@@ -101,5 +169,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=10_000, help="empty runs (default: 10000)")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each kind (default: 3)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--simulate", action="store_true", help="1,000 waiting runs on 100 workers in this process")
     options = parser.parse_args()
-    print(json.dumps(measure(options.runs, options.rounds, options.workers), indent=2))
+    found = simulate(1_000, 100) if options.simulate else measure(options.runs, options.rounds, options.workers)
+    print(json.dumps(found, indent=2))

@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from wsrl_kit.envs.tasks import PACKAGES
 
 ROOT = Path(__file__).parent.parent
-# Extras whose package wants another MuJoCo than the lock pins: each goes into an environment of its own.
-OWN_ENVIRONMENT = ("metaworld", "gym-hil")
+# Extras whose package wants another MuJoCo than the lock pins, or very many others: each in an environment of its own.
+OWN_ENVIRONMENT = ("metaworld", "gym-hil", "wandb")
 
 
 @pytest.fixture(scope="module")

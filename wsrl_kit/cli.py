@@ -1,4 +1,4 @@
-"""The command line: notebooks by own names, recording, data, runs, lab, robots, HIL-SERL's and LeRobot's files."""
+"""The command line: notebooks by own names, recording, data files, runs, `lab`, `robot-sim`, other kits' files."""
 
 import argparse
 import sys

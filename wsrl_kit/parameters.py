@@ -219,7 +219,10 @@ class ParameterTable:
             shown = f"<b>{html.escape(value)}</b>" if default else html.escape(value)
             cells = (html.escape(name), shown, html.escape(default), html.escape(help))
             body.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
-        return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+        changes = ", ".join(f"{name} = {value}" for name, value, default, _ in self.rows if default)
+        summary = html.escape(f"{self.title}: {changes or 'all as by default'}")
+        table = f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+        return f"<details><summary>{summary}</summary>{table}</details>"
 
 
 def table(instance: Any) -> ParameterTable:

@@ -1,8 +1,13 @@
 """What the figures show, read from the artists; and that any state of the runs can be drawn."""
 
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.image import imread
 
 from synthetic_runs import ARMS, WARMUP_STEPS, write_ablation, write_finetune, write_warmup
 from wsrl_kit.analysis import plots
@@ -105,7 +110,7 @@ def test_a_warmup_and_a_finetuning_run_have_their_own_figure(tmp_path, records):
     warmup = read_run(write_warmup(tmp_path, 0).folder)
     assert [ax.get_ylabel() for ax in warmup_figure(warmup).axes] == ["Loss", "TD error", "Success rate"]
     finetune = finetune_figure(next(record for record in records if record.arm == "warmup_wsrl"))
-    assert [ax.get_ylabel() for ax in finetune.axes][1:] == ["Offline share of a batch", "Q value", "TD error"]
+    assert [ax.get_ylabel() for ax in finetune.axes if ax.axison] == ["Success rate", "Share", "Q value", "TD error"]
     assert "frozen rollouts" in finetune.axes[0].get_legend_handles_labels()[1]
     prioritized = read_run(write_finetune(tmp_path / "prioritized", "kit", 0, prioritized=True).folder)
     assert finetune_figure(prioritized).axes[1].get_legend_handles_labels()[1] == ["offline ratio", "PER beta"]
@@ -158,13 +163,16 @@ def test_axes_without_a_point_are_a_sentence(tmp_path):
     run.record("online", 0, 0, {"evaluation/success_sampled": 0.0, "evaluation/success_deterministic": 0.0})
     success, *others = finetune_figure(read_run(tmp_path / "a")).axes
     assert success.axison and success.has_data()
-    assert [[text.get_text() for text in ax.texts] for ax in others] == [
-        ["Offline share of a batch: nothing recorded yet"],
-        ["Q value: nothing recorded yet"],
-        ["TD error: nothing recorded yet"],
-    ]
+    names = ("Share", "Loss", "Steps of an episode", "Q value", "TD error")
+    assert [[text.get_text() for text in ax.texts] for ax in others] == [[f"{n}: nothing recorded yet"] for n in names]
+    # Between evaluations, training episodes say how it goes.
+    for step, success in ((60, 0.0), (90, 1.0)):
+        run.record("online", step, 4 * step, {"training/episode_success": success, "training/episode_length": 30.0})
+    success, _, _, length, *_ = finetune_figure(read_run(tmp_path / "a")).axes
+    assert success.lines[-1].get_xydata().tolist() == [[60.0, 0.0], [90.0, 0.5]]
+    assert length.lines[0].get_ydata().tolist() == [30.0, 30.0]
     run.finish({})
-    assert finetune_figure(read_run(tmp_path / "a")).axes[2].texts[0].get_text() == "Q value: not recorded"
+    assert finetune_figure(read_run(tmp_path / "a")).axes[4].texts[0].get_text() == "Q value: not recorded"
 
 
 def test_no_figure_is_wider_than_a_page_can_show(records):
@@ -247,6 +255,19 @@ def test_twelve_arms_are_told_apart_also_by_the_colour_blind(sight, known):
     apart = np.linalg.norm(oklab[:, None] - oklab[None, :], axis=-1)
     # Oklab distance: 0.02 is about what is just noticeable side by side.
     assert apart[np.triu_indices(12, 1)].min() > 0.04
+
+
+def test_a_figure_tells_the_value_at_the_place_where_it_is_drawn():
+    figure, (ax,) = plots.new_figure()
+    (line,) = ax.plot([0, 10, 20], [1.0, np.nan, 3.0], "o", color="#ff0000")
+    line.set_gid("a <run>")
+    ax.plot([0, 20], [2.0, 2.0])
+    shown = plots.with_values(figure)
+    spots = re.findall(r'cx="(\d+)" cy="(\d+)" r="6"><title>(.*?)</title>', shown)
+    assert [told for _, _, told in spots] == ["a &lt;run&gt;: 1 at 0", "a &lt;run&gt;: 3 at 20"]
+    pixels = imread(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])), format="png")
+    for across, down, _ in spots:
+        np.testing.assert_allclose(pixels[int(down), int(across), :3], to_rgb("#ff0000"), atol=0.01)
 
 
 def test_an_axis_of_steps_counts_whole_ones_however_few_there_are(ax):

@@ -163,5 +163,5 @@ def test_a_run_with_a_human_records_them_and_evaluates_without(tmp_path) -> None
     axes = finetune_figure(record).axes
     assert len(axes) == 8
     assert len(axes[6].lines) == 2 and (record.curve("training/takeover_force").value > 0).any()
-    assert axes[4].get_ylabel() == "Intervention rate"
-    np.testing.assert_array_equal(axes[4].lines[0].get_ydata(), record.curve("training/intervention_rate").value)
+    rates = [line for line in axes[1].lines if line.get_label() == "intervention rate"]
+    np.testing.assert_array_equal(rates[0].get_ydata(), record.curve("training/intervention_rate").value)

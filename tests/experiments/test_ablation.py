@@ -181,7 +181,7 @@ def test_another_ablation_in_the_folder_is_refused_by_the_parameter_that_differs
 
 
 def test_its_notebook_shows_and_writes_the_report(done):
-    assert figures(done.shown) == 7
+    assert figures(done.shown) == 6
     with open(done.root / "per_seed.csv") as file:
         assert sorted(row["arm"] for row in csv.DictReader(file)) == sorted(ARMS)
     assert "n = 1" in (done.root / "summary.txt").read_text()

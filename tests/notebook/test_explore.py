@@ -3,11 +3,13 @@
 import asyncio
 import re
 import shlex
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pytest
 
 from synthetic_runs import write_finetune, write_warmup
@@ -21,6 +23,7 @@ from wsrl_kit.notebook.explore import Explorer
 from wsrl_kit.notebook.parameters import as_cell, check_values, read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, template_folder
 from wsrl_kit.runs.run import Run, read_run
+from wsrl_kit.runs.traces import Trace, trace_name, write_traces
 
 SUCCESS = "evaluation/success_sampled"
 
@@ -33,6 +36,10 @@ def ticked(box: ipywidgets.Widget) -> dict[str, bool]:
         if [type(c) for c in getattr(w, "children", ())] == [ipywidgets.Checkbox, ipywidgets.HTML]
     ]
     return {re.search(r"<span[^>]*>(.*?)</span>", cells.value)[1]: tick.value for tick, cells in pairs}  # type: ignore[index]
+
+
+def curves(box: ipywidgets.Widget) -> str:
+    return next(w.value for w in widgets(box) if type(w) is ipywidgets.HTML and "<svg" in w.value)
 
 
 @pytest.fixture
@@ -70,13 +77,36 @@ def test_what_happens_on_disk_is_seen_and_choices_stay(runs: Path) -> None:
     assert "wsrl-kit finetune --out" in told and "seed_1 is part of a larger experiment" in told
     press(box, "Report ...")
     assert find(box, ipywidgets.Textarea).value.startswith("wsrl-kit report ")
-    picture = bytes(find(box, ipywidgets.Image).value)
-    assert picture.startswith(b"\x89PNG")
+    picture = curves(box)
+    assert "<title>alive: " in picture
     write_finetune(runs / "new", "new_arm", 0, budget=400)
     shown.refresh()
-    assert ticked(box) == {"alive": True, "new": False}
+    assert ticked(box) == {"alive": True, "new": True}  # ticked as it comes
     find(box, ipywidgets.Dropdown, "metric").value = "training/peak_contact_force"
-    assert bytes(find(box, ipywidgets.Image).value) != picture
+    assert curves(box) != picture
+
+
+def test_a_task_without_success_shows_its_return(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", kind="finetune", arm="", seed=0, parameters={})
+    run.record("online", 0, 0, {SUCCESS: float("nan"), "evaluation/return_sampled": -3.0})
+    assert find(explorer(tmp_path).box, ipywidgets.Dropdown, "metric").value == "evaluation/return_sampled"
+
+
+def test_the_clip_of_the_run_that_was_evaluated_last_is_drawn_in_another_process(runs: Path) -> None:
+    box = explorer(runs).box
+    says = lambda: [w.value for w in widgets(box) if type(w) is ipywidgets.HTML]  # noqa: E731
+    press(box, "Clip")
+    assert "No ticked run has been evaluated yet." in says()
+    episode = Trace(0, np.zeros((3, 6), np.float32), np.zeros(3, np.float32), 1.0, 1.0, np.zeros(3, np.float32))
+    for name in ("alive", "rlpd_all/seed_0"):
+        (runs / name / "traces").mkdir()
+        write_traces(runs / name / trace_name("online", 0), [episode])
+
+    press(box, "Clip")
+    deadline = time.monotonic() + 120
+    while "is being drawn" in str(says()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "did not play the recorded episode again" in str(says())  # its actions are made up
 
 
 def test_many_runs_come_in_pages_and_bad_ones_with_their_sentence(
@@ -113,6 +143,7 @@ def test_live_the_folders_are_looked_at_again_and_again(runs: Path, monkeypatch:
     displayed: list[Any] = []
     monkeypatch.setattr(explore, "display", displayed.append)
     monkeypatch.setattr(explore, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(explore, "LOOK_SHARE", 1.0)
 
     async def look() -> None:
         explore.explore(runs, SUCCESS, "environment_step", 0.0, live=True)

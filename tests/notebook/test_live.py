@@ -3,14 +3,18 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import pytest
 from matplotlib.figure import Figure
 
+from synthetic_runs import write_finetune
+from widgets_here import widgets
 from wsrl_kit.errors import DataError, Stopped
-from wsrl_kit.notebook import live
+from wsrl_kit.notebook import explore, live
 from wsrl_kit.notebook.live import COMPILING, StoppableProgress, Training
 
 PNG = b"\x89PNG"
@@ -37,9 +41,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_headless_does_the_work_and_shows_text_and_one_figure(
-    shown: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_headless_does_the_work_and_shows_text(shown: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     def job(progress: StoppableProgress) -> None:
         for step in range(1, 1001):
             progress.update(step, 1000, f"success {step / 1000:.2f}")
@@ -49,8 +51,7 @@ def test_headless_does_the_work_and_shows_text_and_one_figure(
     assert lines[0] == "starting and compiling"
     assert len(lines) == 22  # the first step, and one for every 5 %
     assert re.fullmatch(r"100%  step 1,000 of 1,000, \d:\d\d elapsed  success 1.00", lines[-1])
-    (figure,) = shown
-    assert figure.data.startswith(PNG)
+    assert not shown  # the cells below show the figures
     asyncio.run(training.finished())
 
 
@@ -112,16 +113,16 @@ def test_headless_text_tells_the_time_that_passed_and_the_time_left(
     assert lines[-1] == "  0%  step 3 of 4,000 (33:18:30 left), 3:42 elapsed  the next part"
 
 
-def run_live(job: Callable[[StoppableProgress], None], draw: Callable[[], Figure] | None = None) -> Training:
-    training = Training(job, draw, live=True).start()
-    asyncio.run(training.finished())
-    return training
-
-
-def test_the_status_says_compiling_until_the_first_step_and_counts_seconds(
-    shown: list[Any], watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.02)
+
+
+def run_live(job: Callable[[StoppableProgress], None], draw: Callable[[], Figure] | None = None) -> None:
+    asyncio.run(Training(job, draw, live=True).start().finished())
+
+
+def test_the_status_says_compiling_until_the_first_step_and_counts_seconds(shown: list[Any], watch: Watch) -> None:
     compiled, done = threading.Event(), threading.Event()
 
     def job(progress: StoppableProgress) -> None:
@@ -141,54 +142,57 @@ def test_the_status_says_compiling_until_the_first_step_and_counts_seconds(
     asyncio.run(training.finished())
 
 
-def empty() -> Figure:
-    figure = Figure(figsize=(1, 1))
-    figure.subplots()
-    return figure
+def test_there_is_no_image_before_there_is_something_to_see(shown: list[Any]) -> None:
+    is_recorded, looked = threading.Event(), threading.Event()
 
-
-def test_there_is_no_image_before_there_is_something_to_see(shown: list[Any], watch: Watch) -> None:
-    pictures = []
+    def figure() -> Figure:
+        looked.set()
+        return draw() if is_recorded.is_set() else Figure()
 
     def job(progress: StoppableProgress) -> None:
-        progress.update(1, 3)
-        pictures.append(parts(shown)[3])
-        watch.seconds += 60
-        progress.update(2, 3, "success 0.50")
-        pictures.append(parts(shown)[3])
+        looked.wait()
+        # A browser shows an image without a picture as a broken one.
+        assert parts(shown)[3].layout.display == "none"
+        is_recorded.set()
 
-    run_live(job, lambda: draw() if pictures else empty())
-    # A browser shows an image without a picture as a broken one.
-    assert pictures[0] is None
-    assert bytes(pictures[1].value).startswith(PNG)
+    run_live(job, figure)
+    image = parts(shown)[3]
+    assert (image.layout.display, bytes(image.value)[:4]) == ("", PNG)
 
 
-def test_headless_no_empty_figure_is_shown(shown: list[Any]) -> None:
-    Training(lambda progress: None, empty, live=False).start()
-    assert not shown
-
-
-def test_the_status_tells_nothing_that_the_figure_does_not_show(shown: list[Any], watch: Watch) -> None:
-    measured, drawn, told = 0, [0], []
+def test_drawing_takes_at_most_its_share_of_the_time(shown: list[Any], watch: Watch) -> None:
+    drawn = []
 
     def slow() -> Figure:
-        watch.seconds += 1.0
-        drawn.append(measured)
+        drawn.append(watch.seconds)
+        watch.seconds += 0.75
         return draw()
 
     def job(progress: StoppableProgress) -> None:
-        nonlocal measured
-        for step in range(1, 31):
-            measured = step
-            progress.update(step, 30, f"success {step}")
-            told.append((int(parts(shown)[2].value.rsplit(" ", 1)[-1]), drawn[-1]))
+        progress.update(1, 9)
+
+        def is_drawn_thrice() -> bool:
             watch.seconds += 1.0
+            return len(drawn) >= 3
+
+        wait_until(is_drawn_thrice)
 
     run_live(job, slow)
-    assert all(said == seen for said, seen in told)
-    # Something new waits for four times what a drawing takes, not for ten times.
-    assert drawn == [0, 1, 5, 9, 13, 17, 21, 25, 29, 30]
-    assert parts(shown)[2].value.endswith("success 30")
+    assert all(later - earlier >= 37.5 for earlier, later in pairwise(drawn[:3]))
+
+
+def test_the_runs_so_far_are_explored_below(shown: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explore, "REFRESH_SECONDS", 0.02)
+
+    def job(progress: StoppableProgress) -> None:
+        write_finetune(tmp_path / "runs/scratch/seed_0", "scratch", 0, last_step=400)
+        wait_until(lambda: any("scratch" in w.value for w in widgets(shown[0]) if type(w) is ipywidgets.HTML))
+
+    async def train() -> None:
+        await Training(job, runs=tmp_path / "runs", live=True).start().finished()
+
+    asyncio.run(train())
+    assert "<title>From scratch, seed 0 (scratch/seed_0): " in shown[0].children[3].children[-2].value
 
 
 def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any]) -> None:
@@ -232,10 +236,8 @@ def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
         raise Stopped("stopped by the user")
 
     training = Training(job, draw, live=True).start()  # returns at once: the job would never end by itself
-    wait_until(lambda: len(steps) > 3)
     _, button, text, figure = parts(shown)
-    assert text.value.startswith("step ")
-    assert bytes(figure.value).startswith(PNG)
+    wait_until(lambda: text.value.startswith("step ") and bytes(figure.value).startswith(PNG))
     button.click()
     asyncio.run(training.finished())
     assert button.disabled
@@ -292,9 +294,7 @@ def test_a_figure_that_fails_does_not_end_the_work(shown: list[Any]) -> None:
 
 
 def parts(shown: list[Any]) -> tuple[Any, Any, Any, Any]:
-    """Bar, button, status, and the figure's image, which is None until there is one."""
+    """Bar, button, status and figure."""
     (box,) = shown
-    assert isinstance(box, ipywidgets.VBox)
-    row, text, *figure = box.children
-    bar, button = row.children
-    return bar, button, text, figure[0] if figure else None
+    row, text, figure = box.children
+    return *row.children, text, figure

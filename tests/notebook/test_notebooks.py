@@ -95,7 +95,7 @@ def test_warmup_leaves_its_metrics_checkpoint_and_the_kept_data(sources: Path, w
     assert np.isfinite(record.curve("training/holdout_td_error", "warmup").value).all()
     kept = load_sources(str(folder / "filtered_demos.pkl"))
     assert len(kept) == len(load_sources(str(sources))) // 2 == record.summary["kept_transitions"]
-    assert figures(shown) == 4
+    assert figures(shown) == 3
     for figure in ("warmup", "sources", "episode"):
         assert (folder / "figures" / f"{figure}.png").stat().st_size > 0
 
@@ -111,7 +111,7 @@ def test_finetuning_goes_on_from_the_warmup(warmup: tuple[Path, list[Any]], tmp_
     ratio = record.curve("training/offline_ratio")
     np.testing.assert_allclose(ratio.value, np.maximum(0.5, 0.999 ** (ratio.environment_step - 1.0)), rtol=1e-5)
     assert len(record.curve("switch/q_offline_probe")) == 1 + 100 // 7
-    assert figures(shown) == 3
+    assert figures(shown) == 2
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"finetune.png", "schedules.png"}
     (clip,) = [each for each in shown if isinstance(each, Video)]
     assert clip.embed and Path(clip.filename) == tmp_path / "videos" / "clip.mp4"
@@ -147,7 +147,7 @@ def test_all_three_stages_on_rendered_images(tmp_path: Path) -> None:
     learning = task | {"hidden_sizes": [16], "batch_size": 8, "evaluation_episodes": 1, "augmentation_padding": 1}
     steps = {"warmup_steps": 6, "warmup_evaluation_interval": 6, "log_interval": 3}
     run_notebook(NOTEBOOKS / "01_offline_warmup.ipynb", learning | steps | {"offline_data_path": str(data)}, warmup)
-    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 5
+    assert figures_shown(warmup / "01_offline_warmup.ipynb") == 4
     assert (warmup / "figures" / "cameras.png").stat().st_size > 0
     kept = {"checkpoint_path": str(warmup / "warmup.npz"), "demo_path": str(warmup / "filtered_demos.pkl")}
     steps = {"online_steps": 10, "evaluation_interval": 10, "log_interval": 5, "update_to_data_ratio": 1}
@@ -189,7 +189,7 @@ def test_a_reward_classifier_is_recorded_trained_and_judged(classifier: tuple[Pa
     assert record.summary["precision"] == pytest.approx(taken.mean())
     loaded = load_sources(str(folder / "success.pkl"))
     assert len(loaded) == record.summary["validation_successes"] + record.summary["training_successes"]
-    assert figures(shown) == 4
+    assert figures(shown) == 3
     saved = {path.name for path in (folder / "figures").iterdir()}
     assert saved == {"learning.png", "thresholds.png", "lookalikes.png"}
 
@@ -233,7 +233,7 @@ def run_hil_serl(folder: Path, arms: list[str]) -> dict[str, RunRecord]:
     given = HIL_SERL | {"robot_options": robot, "classifier_options": recorded | learning, "arms": arms}
     shown = execute(NOTEBOOKS / "08_hil_serl.ipynb", given, folder)
     assert read_run(folder).status == "finished"
-    assert figures(shown) == 3
+    assert figures(shown) == 2
     trained = {record.arm: record for record in find_runs(folder) if record.kind == "finetune"}
     assert trained.keys() == set(arms)
     for record in trained.values():
@@ -315,7 +315,7 @@ def test_an_ablation_of_all_arms_in_worker_processes(sources: Path, tmp_path: Pa
     given = ABLATION | {"offline_data_path": str(sources), "arms": ARMS, "seeds": [0, 1], "worker_processes": 2}
     run_notebook(NOTEBOOKS / "03_ablation_warmup.ipynb", given, tmp_path)
     assert_reported(tmp_path, ARMS, [0, 1])
-    assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 7
+    assert figures_shown(tmp_path / "03_ablation_warmup.ipynb") == 6
 
 
 def test_a_report_on_any_runs_leaves_its_tables_and_figures(

@@ -1,5 +1,6 @@
 """A person at the pad: when they act, when they no longer do, and what their verdicts make of an episode."""
 
+import re
 import sys
 import time
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from robot_samples import driven, served
 from training_samples import settings
+from widgets_here import find, press
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.envs.human import PersonOptions, person_options
+from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.notebook import pad as pads
@@ -315,15 +318,15 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     answers = [data["content"] for data in told if data["method"] == "custom"]
     assert all(answer.pop("idle") == "the policy acts" and answer.pop("trouble") == "" for answer in answers)
     assert answers == [
-        {"time": 100.0, "acts": False, "holds": False, "delay": None},
-        {"time": 100.25, "acts": True, "holds": False, "delay": 0.125},
-        {"time": 100.5, "acts": False, "holds": True, "delay": 0.5},
-        {"time": 100.5, "acts": False, "holds": False, "delay": 0.25},
+        {"time": 100.0, "acts": False, "holds": False, "told": False, "delay": None},
+        {"time": 100.25, "acts": True, "holds": False, "told": False, "delay": 0.125},
+        {"time": 100.5, "acts": False, "holds": True, "told": False, "delay": 0.5},
+        {"time": 100.5, "acts": False, "holds": False, "told": False, "delay": 0.25},
     ]
 
 
 def test_the_buttons_are_verdicts(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
-    *buttons, _ = pad.children[1].children
+    *buttons, _, _ = pad.children[1].children
     assert [button.description for button in buttons] == ["Success", "Failure", "Abort"]
     for button, verdict in zip(buttons, pads.TAKEOVER, strict=True):
         button.click()
@@ -348,6 +351,10 @@ def test_the_pad_for_recording_has_buttons_that_keep_discard_and_redo(
         button.click()
         assert person.take_verdict() == button.description.lower()
     assert [button.description for button in buttons] == ["Success", "Failure", "Keep", "Discard", "Redo"]
+    for verdict in ("redo", "abort"):  # by a key; there is no such button
+        message = {"content": {"data": {"method": "custom", "content": {"verdict": verdict}}}, "buffers": []}
+        shown[0].children[0].comm.handle_msg(message)
+        assert person.take_verdict() == (verdict if verdict == "redo" else None)
 
 
 def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
@@ -364,20 +371,71 @@ def test_the_pad_shows_the_question_while_the_robot_waits(pad: ipywidgets.Widget
     assert shown[0] == "<b>is it one?</b>" and shown[2] == "<b></b>"
 
 
+def test_hold_is_pressed_once_to_hold_and_once_to_go_on(pad: ipywidgets.Widget, takeover: PersonInput) -> None:
+    environment, same = HumanTakeover(make(ROBOT), takeover), make(ROBOT)
+    environment.reset(seed=3)
+    same.reset(seed=3)
+    hold = find(pad, ipywidgets.ToggleButton, "Hold")
+    for is_held, done in ((True, STILL), (False, FORWARD)):
+        hold.value = is_held
+        observation, *_, info = environment.step(FORWARD)
+        np.testing.assert_array_equal(observation, same.step(done)[0])
+        assert ("held_action" in info) == is_held
+    hold.value = True
+    takeover.hold(UP, told=100.0)
+    assert "intervene_action" in environment.step(FORWARD)[4]  # who acts is not held
+
+
+def test_the_pad_shows_the_robot_from_outside_its_pose_force_and_the_last_verdicts(
+    pad: ipywidgets.Widget, takeover: PersonInput, clock: Clock
+) -> None:
+    environment = beside_person(make(ROBOT), takeover)
+    environment.reset(seed=0)
+    start = time.monotonic()
+    pictures = set()
+    for _ in range(12):
+        environment.step(STILL)
+        clock.seconds += 0.2
+        say(pad, None, None)
+        pictures |= {id(takeover.frames["outside"])}
+    assert len(pictures) <= 2 + (time.monotonic() - start) / 0.25
+    (column,) = pad.children[-1].children
+    assert bytes(column.children[1].value).startswith(b"\xff\xd8\xff")
+    press(pad, "Failure")
+    say(pad, None, None)
+    facts = pad.children[3].value
+    assert re.search(r"step 12; force [\d.]+ of 50 N; x [-\d.]+, y [-\d.]+, z [\d.]+ mm; turned", facts)
+    assert "last verdicts: failure" in facts
+
+
+def test_without_opengl_the_pad_says_so_and_the_robot_goes_on(
+    pad: ipywidgets.Widget, takeover: PersonInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(_: Any) -> None:
+        raise ExperimentError("drawing needs OpenGL")
+
+    monkeypatch.setattr(InsertionEnv, "render", render)
+    environment = HumanTakeover(make(ROBOT), takeover)
+    environment.reset(seed=0)
+    environment.step(STILL)
+    say(pad, None, None)
+    assert "no outside view: drawing needs OpenGL" in pad.children[3].value and not pad.children[-1].children
+
+
 def test_cameras_are_shown_at_most_ten_times_a_second(
     pad: ipywidgets.Widget, takeover: PersonInput, clock: Clock
 ) -> None:
     environment = HumanTakeover(Camera(), takeover)
     environment.reset(seed=0)
     first: list[bytes] = []
-    pad.children[3].observe(lambda change: first.append(change["new"][0].children[1].value), "children")
+    pad.children[-1].observe(lambda change: first.append(change["new"][0].children[1].value), "children")
     say(pad, None, None)
     # A browser shows an image without a picture as a broken one.
-    assert bytes(first[0]).startswith(b"\x89PNG")
-    (column,) = pad.children[3].children
+    assert bytes(first[0]).startswith(b"\xff\xd8\xff")
+    _, column = pad.children[-1].children
     label, image = column.children
     assert label.value == "wrist"
-    assert bytes(image.value).startswith(b"\x89PNG")
+    assert bytes(image.value).startswith(b"\xff\xd8\xff")
     pictures = []
     for _ in range(16):  # a second
         environment.step(STILL)

@@ -134,30 +134,33 @@ def warmup_figure(record: RunRecord) -> Figure:
 
 
 def finetune_figure(record: RunRecord) -> Figure:
-    """One fine-tuning run: success or return, offline ratio, Q and TD error; a human's interventions and judgements."""
+    """One fine-tuning run: success or return, offline ratio, losses, lengths of episodes, Q, TD error."""
     helped = len(record.curve(INTERVENTION_RATE)) > 0
     is_judged = len(record.curve("training/episode_denied_successes")) > 0
-    figure, axes = plots.new_figure(2 + 2 * helped + is_judged, 2, 5.4, 3.2)
+    figure, axes = plots.new_figure(3 + helped + is_judged, 2, 5.4, 2.8)
     measure = measure_of([record])
+    episodes = f"training/episode_{measure.name}"
     # A robot is not evaluated beside its training.
     is_evaluated = record.parameters.get("evaluation_episodes") != 0
-    values = _modes(measure) if is_evaluated else {"training episode": f"training/episode_{measure.name}"}
-    plots.label_values(plots.run_metrics(axes[0], record, values), measure)
-    shares, label = {"offline ratio": "training/offline_ratio"}, "Offline share of a batch"
+    plots.run_metrics(axes[0], record, _modes(measure) if is_evaluated else {"training episode": episodes})
+    plots.running_mean(axes[0], record, episodes)
+    plots.label_values(axes[0], measure)
+    shares, label = {"offline ratio": "training/offline_ratio"}, "Share"
     if record.parameters.get("use_prioritized_replay"):
-        shares, label = shares | {"PER beta": "training/priority_beta"}, "Share of batch, exponent"
+        shares, label = shares | {"PER beta": "training/priority_beta"}, "Share, exponent"
+    if helped:
+        shares["intervention rate"] = INTERVENTION_RATE
     plots.run_metrics(axes[1], record, shares, label=label).set_ylim(-0.03, 1.03)
-    for ax, quantity in ((axes[2], "q"), (axes[3], "td_error")):
+    plots.run_metrics(axes[2], record, {"critic": "training/critic_loss", "actor": "training/actor_loss"}, label="Loss")
+    lengths = {"training episode": "training/episode_length"}
+    if helped:
+        lengths["of these by the human"] = "training/episode_intervention_steps"
+    plots.run_metrics(axes[3], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
+    for ax, quantity in ((axes[4], "q"), (axes[5], "td_error")):
         plots.switch_diagnostic(ax, [record], quantity)
         if ax.get_legend_handles_labels()[1]:
             ax.legend(frameon=False)
     if helped:
-        plots.run_metrics(axes[4], record, {"Intervention rate": INTERVENTION_RATE}).set_ylim(-0.03, 1.03)
-        lengths = {
-            "episode": "training/episode_length",
-            "of these by the human": "training/episode_intervention_steps",
-        }
-        plots.run_metrics(axes[5], record, lengths, label="Steps of an episode").set_ylim(bottom=0)
         forces = {"to the human": "training/takeover_force", "to the policy": "training/handback_force"}
         plots.run_metrics(axes[6], record, forces, label="Peak force around a hand-over (N)").set_ylim(bottom=0)
         takeovers = {"Steps of a takeover": "training/takeover_steps"}

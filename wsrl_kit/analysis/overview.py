@@ -28,7 +28,7 @@ TAIL_BYTES = 2**20
 """At the end of metrics.csv, in which the table looks for the last values."""
 NAME_BYTES = 2**16
 """At either end of metrics.csv, in which the names of metrics are looked for."""
-NO_TRAINING = ("report", "explore")
+NO_TRAINING = ("ablation", "explore", "hil_serl", "report", "tuning")
 """Kinds of runs that are not listed."""
 BUDGETS = {
     "warmup": ("gradient_step", "warmup_steps"),
@@ -40,8 +40,8 @@ UNREADABLE, KILLED = "unreadable", "killed"
 """Statuses of the table beside those of `run.json`."""
 MOST_POINTS = 1_000
 """That are drawn of one curve."""
-MOST_NAMED = 20
-"""Runs that the legend of the curves names."""
+MOST_NAMED = 12
+"""Runs that the legend of the curves names; of more runs, it names the arms."""
 _LINES = ("-", "--", ":", "-.")
 COLUMNS = ("folder", "kind", "arm", "seed", "status", "step", "steps", "success", "return", "seconds_left", "message")
 
@@ -55,8 +55,8 @@ class RunFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._tails: dict[Path, tuple[_Growing, dict[str, float]]] = {}
-        self._curves: dict[tuple[Path, str], tuple[_Growing, dict[str, Curve]]] = {}
+        self._tails: dict[Path, tuple[GrowingFile, dict[str, float]]] = {}
+        self._curves: dict[tuple[Path, str], tuple[GrowingFile, dict[str, Curve]]] = {}
 
     def table(self) -> pd.DataFrame:
         """One row a run, in the order of folders, with the columns `COLUMNS`.
@@ -69,7 +69,7 @@ class RunFolders:
         """
         if not self.root.is_dir():
             raise RunError(f"{self.root} must be a folder of runs, found no folder")
-        rows = [self._row(folder) for folder in _folders(self.root)]
+        rows = [self._row(folder) for folder in run_folders(self.root)]
         frame = pd.DataFrame([row for row in rows if row["kind"] not in NO_TRAINING], columns=list(COLUMNS))
         return frame.astype({"step": float, "steps": float})
 
@@ -97,7 +97,7 @@ class RunFolders:
         """
         path = self.root / folder
         # Kept only once it was read without an error: what is damaged is read anew, and said again.
-        growing, curves = self._curves.pop((path, metric), (_Growing(path / "metrics.csv"), {}))
+        growing, curves = self._curves.pop((path, metric), (GrowingFile(path / "metrics.csv"), {}))
         with reading(growing.path, RunError):
             block, is_new = growing.read()
             if is_new:
@@ -135,7 +135,7 @@ class RunFolders:
 
     def _last_values(self, folder: Path) -> dict[str, float]:
         """Steps of the last row, and the last success and return."""
-        tail, known = self._tails.pop(folder, (_Growing(folder / "metrics.csv", TAIL_BYTES), {}))
+        tail, known = self._tails.pop(folder, (GrowingFile(folder / "metrics.csv", TAIL_BYTES), {}))
         with reading(tail.path, RunError):
             block, is_new = tail.read()
             if is_new:
@@ -152,7 +152,7 @@ class RunFolders:
         return known
 
 
-class _Growing:
+class GrowingFile:
     """Reads what was appended to a file of lines, and all of it again where the file was rewound or replaced.
 
     Args:
@@ -207,7 +207,7 @@ def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list
         place = block.rfind(name, 0, start) if from_end else block.find(name, end)
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def run_folders(root: Path) -> Iterator[Path]:
     """Folders that look like runs, in the order of their paths; those that vanish meanwhile are passed over."""
     for folder, inside, files in os.walk(root):
         is_run = "run.json" in files or "metrics.csv" in files
@@ -267,24 +267,26 @@ def overlay_figure(
     figure, (ax,) = plots.new_figure(width=9.6, height=4.2)
     arms = {name: record.arm or name for name, record in records.items()}
     colours, drawn = plots.arm_colours(arms.values()), dict.fromkeys(arms.values(), 0)
+    named: dict[str, Any] = {}
     for name, record in records.items():
         steps, values = plots.run_curve(record, metric, against)
         colour, line = colours[arms[name]], _LINES[drawn[arms[name]] % len(_LINES)]
         drawn[arms[name]] += 1
-        label = f"{arm_label(record.arm)}, seed {record.seed}" if record.arm else name
+        label = arm_label(record.arm) if record.arm else name
+        if len(records) <= MOST_NAMED:
+            label += f", seed {record.seed}" * bool(record.arm) + " (nothing recorded)" * (not len(steps))
         if smoothing and len(steps):
             ax.plot(*_thinned(steps, values), color=colour, linewidth=0.8, alpha=0.25)
             values = pd.Series(values).ewm(alpha=1.0 - smoothing).mean().to_numpy()
-        label += "" if len(steps) else " (nothing recorded)"
-        ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4, label=for_figure(label))
-    handles, labels = ax.get_legend_handles_labels()
+        (curve,) = ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4)
+        curve.set_gid(printable(f"{label} ({name})" if record.arm else name))
+        named.setdefault(for_figure(label), curve)
     figure.legend(
-        handles[:MOST_NAMED],
-        labels[:MOST_NAMED],
+        [*named.values()][:MOST_NAMED],
+        [*named][:MOST_NAMED],
         loc="outside right upper",
         frameon=False,
         fontsize="small",
-        title=f"{MOST_NAMED} of {len(records)} runs" if len(records) > MOST_NAMED else None,
     )
     ax.set(xlabel=plots.AXIS_LABELS[against], ylabel=for_figure(metric))
     plots.replace_empty_axes([ax], is_running=False)

@@ -1,5 +1,8 @@
 """Everything drawn on one axes, from run records, `metrics.reduce_runs` or arrays; without pyplot."""
 
+import base64
+import html
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -50,6 +53,12 @@ NEUTRAL = "#555555"
 GRID = "#e4e4e4"
 SHOW_EVERY_SEED = 10
 HOLLOW = "\n(hollow: not reached by then)"
+EPISODES = 20
+"""In a running mean."""
+PNG_DPI = 100
+"""Dots an inch of figures shown in a notebook."""
+MOST_SPOTS = 1500
+"""Places of a figure that tell their value."""
 MOST_BANDS = 6
 """With more arms than this, no bands are drawn: they would hide the curves."""
 
@@ -81,6 +90,33 @@ def panel_figure(count: int, width: float, height: float, across: int = 3) -> tu
     for ax in axes[count:]:
         ax.remove()
     return figure, axes[:count]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, of a size for a notebook's page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PNG_DPI)
+    return buffer.getvalue()
+
+
+def with_values(figure: Figure) -> str:
+    """The figure as HTML that tells the value under the mouse, for lines whose gid is their name."""
+    picture = base64.b64encode(png(figure)).decode()
+    width, height = (round(PNG_DPI * inches) for inches in figure.get_size_inches())
+    lines = {line: line.get_xydata() for ax in figure.axes for line in ax.lines if line.get_gid()}
+    every = -(-sum(map(len, lines.values())) // MOST_SPOTS)
+    spots = []
+    for line, points in lines.items():
+        shown = points[np.isfinite(points).all(axis=1)][:: max(1, every)]
+        places = line.get_transform().transform(shown) * PNG_DPI / figure.dpi
+        for (x, y), (across, up) in zip(shown, places, strict=True):
+            told = html.escape(f"{line.get_gid()}: {y:.4g} at {x:,.0f}")
+            spots.append(f'<circle cx="{across:.0f}" cy="{height - up:.0f}" r="6"><title>{told}</title></circle>')
+    return (
+        f'<div style="position:relative; max-width:{width}px"><img style="width:100%" alt="curves" '
+        f'src="data:image/png;base64,{picture}"><svg viewBox="0 0 {width} {height}" fill="transparent" '
+        f'style="position:absolute; inset:0; width:100%; height:100%">{"".join(spots)}</svg></div>'
+    )
 
 
 def label_first_column(axes: Sequence[Axes]) -> None:
@@ -251,6 +287,16 @@ def run_metrics(
         ax.legend(frameon=False)
     ax.set(xlabel=AXIS_LABELS[against], ylabel=label or next(iter(metrics)))
     return _step_axis(ax)
+
+
+def running_mean(ax: Axes, record: RunRecord, metric: str) -> Axes:
+    """Means of the last `EPISODES` training episodes, in a panel of `run_metrics`."""
+    steps, values = run_curve(record, metric)
+    if len(steps):
+        means = pd.Series(values).rolling(EPISODES, min_periods=1).mean()
+        ax.plot(steps, means, color=SERIES_COLOURS[2], linewidth=1.2, label=f"training, mean of {EPISODES} episodes")
+        ax.legend(frameon=False)
+    return ax
 
 
 def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, Float[np.ndarray, " steps"]]) -> Axes:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.config import USUAL_TARGETS, Runs, Targets
-from wsrl_kit.analysis.figures import ablation_figures, comparison_figures, learning_curves_figure
+from wsrl_kit.analysis.figures import ablation_figures, comparison_figures
 from wsrl_kit.analysis.metrics import arm_label, arm_order, measure_of, reduce_runs
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.config.config import WSRLConfig
@@ -203,12 +203,6 @@ def report(root: Path, control: str = USUAL_CONTROL, targets: Targets = USUAL_TA
         RunError: there is no fine-tuning run, one is damaged, or the files can't be written.
     """
     return write_report(finetuning_runs(Path(root)), Path(root), control, targets, every_figure=False)
-
-
-def live_figure(root: Path, targets: Targets = USUAL_TARGETS) -> Figure:
-    """The learning curves of an ablation so far."""
-    records = finetuning(find_runs(root)) if Path(root).is_dir() else []
-    return learning_curves_figure(records, measure_of(records, targets))
 
 
 def finetuning_runs(root: Path) -> list[RunRecord]:

@@ -31,6 +31,13 @@ class TrainingSession(SessionConfig):
     """For notebooks whose runs can be resumed."""
 
     resume: bool = parameter(True, "continue an unfinished run in output_dir; False: delete it and start anew")
+    tensorboard: bool = parameter(False, "copy the metrics for TensorBoard, to the folder tensorboard of each run")
+    wandb: bool = parameter(False, "copy the metrics for Weights & Biases, offline, to the folder wandb of each run")
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Names of the loggers that are wanted."""
+        return tuple(name for name in ("tensorboard", "wandb") if getattr(self, name))
 
 
 @dataclass(frozen=True)

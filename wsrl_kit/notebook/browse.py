@@ -12,12 +12,12 @@ from ipywidgets import Layout
 from matplotlib.figure import Figure
 
 from wsrl_kit.analysis.episodes import episode_figure, episode_table, read_episodes, read_files
+from wsrl_kit.analysis.plots import png
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.labels import EXCLUDE, FAILURE, SUCCESS, Label, labels_path, read_labels, write_labels
 from wsrl_kit.data.sources import Paths
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.notebook.live import png
 from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.text import printable

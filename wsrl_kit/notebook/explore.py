@@ -3,7 +3,7 @@
 import asyncio
 import html
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from IPython.display import display
 from ipywidgets import Layout
 from matplotlib.figure import Figure
 
-from wsrl_kit.analysis.overview import RunFolders, overlay_figure, overview_table, shown_row
-from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL
+from wsrl_kit.analysis.metrics import RETURN, SUCCESS
+from wsrl_kit.analysis.overview import BUDGETS, RunFolders, overlay_figure, overview_table, shown_row
+from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL, with_values
 from wsrl_kit.analysis.tables import Table
 from wsrl_kit.errors import RunError
-from wsrl_kit.notebook.live import png
 from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.notebook.run_actions import button, run_actions
 from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import printable
 
-REFRESH_SECONDS = 3.0  # between two looks at the folders, or three times as long as a look takes
-FIRST_TICKED = 10  # runs that are ticked at first
+REFRESH_SECONDS = 3.0  # at least, between two looks at the folders
+LOOK_SHARE = 0.02
+"""Of the time that looking at runs may take."""
+FIRST_TICKED = 30  # runs that are ticked as they come
+FIRST_METRIC = "training/critic_loss"  # recorded long before the first evaluation
 ROWS = 20  # of a page of the table
 WIDTHS = {
     "folder": "4fr", "kind": "1fr", "arm": "2fr", "seed": "3em", "status": "6em", "step": "10em", "success": "5em",
@@ -50,7 +53,7 @@ def explore(root: Path, metric: str, against: str, smoothing: float, live: bool 
     if not is_headless() if live is None else live:
         explorer = Explorer(folders, metric, against, smoothing)
         display(explorer.box)
-        _follow(explorer)
+        _follow(explorer, lambda: True)
     records, _ = _records(folders, frame["folder"][:FIRST_TICKED], metric)
     return overview_table(frame, root), overlay_figure(records, metric, against, smoothing)
 
@@ -69,7 +72,18 @@ def _records(folders: RunFolders, names: Iterable[str], metric: str) -> tuple[di
 _following: set[asyncio.Task[None]] = set()
 
 
-def _follow(explorer: "Explorer") -> None:
+def follow_in_panel(root: Path, is_folded: bool) -> ipywidgets.Widget:
+    """An explorer that follows the runs of a training; a folded one looks at nothing before it is opened."""
+    explorer = Explorer(RunFolders(root), SUCCESS.metric, "gradient_step", 0.0)
+    if not is_folded:
+        _follow(explorer, root.is_dir)
+        return explorer.box
+    folded = ipywidgets.Accordion([explorer.box], titles=("Single metrics, clips, and what can follow",))
+    _follow(explorer, lambda: folded.selected_index == 0 and root.is_dir())
+    return folded
+
+
+def _follow(explorer: "Explorer", is_wanted: Callable[[], bool]) -> None:
     """Refreshes the explorer as long as the kernel lives; one that was shown before stays as it is."""
     for task in list(_following):
         task.cancel()
@@ -77,8 +91,10 @@ def _follow(explorer: "Explorer") -> None:
     async def refresh() -> None:
         while True:
             start = time.monotonic()
-            explorer.refresh()
-            await asyncio.sleep(max(REFRESH_SECONDS, 3 * (time.monotonic() - start)))
+            if is_wanted():
+                explorer.refresh()
+            pause = (time.monotonic() - start) / LOOK_SHARE
+            await asyncio.sleep(max(REFRESH_SECONDS, pause))
 
     task = asyncio.get_running_loop().create_task(refresh())
     _following.add(task)
@@ -94,10 +110,11 @@ class Explorer:
 
     def __init__(self, folders: RunFolders, metric: str, against: str, smoothing: float) -> None:
         self._folders, self._frame, self._page = folders, pd.DataFrame(), 0
-        self._ticked: list[str] | None = None
+        self._ticked: list[str] = []
         self._drawn: tuple[Any, ...] = (None,)
         self._troubles: list[str] = []
-        self._is_setting = False
+        self._is_setting = self._is_chosen = False
+        self._wanted = metric
         self._words = ipywidgets.Text(placeholder="words, such as: running warmup", description="only")
         self._arms, self._seeds = (ipywidgets.SelectMultiple(description=name, rows=5) for name in ("arms", "seeds"))
         self._metric = ipywidgets.Dropdown(options=[metric], value=metric, description="metric")
@@ -107,9 +124,7 @@ class Explorer:
         self._cells = [ipywidgets.HTML(layout=Layout(flex="1")) for _ in range(ROWS)]
         self._lines = [ipywidgets.HBox(pair) for pair in zip(self._ticks, self._cells, strict=True)]
         self._rows, self._place, self._status = ipywidgets.VBox(), ipywidgets.Label(), ipywidgets.HTML()
-        self._image = ipywidgets.Image(
-            format="png", layout=Layout(max_width="100%", align_self="flex-start", display="none")
-        )
+        self._figure = ipywidgets.HTML(layout=Layout(max_width="100%", display="none"))
         chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
         for widget in (*self._ticks, *chosen):
             widget.observe(lambda change: self._changed(change["owner"]), "value")
@@ -127,7 +142,7 @@ class Explorer:
                 self._rows,
                 ipywidgets.HBox([*buttons, self._place]),
                 ipywidgets.HBox(chosen[3:]),
-                self._image,
+                self._figure,
                 run_actions(self._ticked_runs, self.refresh),
             ]
         )
@@ -141,26 +156,37 @@ class Explorer:
             return
         if frame.equals(self._frame):
             return
+        known = set() if self._frame.empty else {*self._frame["folder"]}
         self._frame, folders = frame, list(frame["folder"])
-        self._ticked = folders[:FIRST_TICKED] if self._ticked is None else [n for n in self._ticked if n in folders]
+        new = [name for name in frame["folder"][frame["kind"].isin(BUDGETS)] if name not in known]
+        ticked = [name for name in self._ticked if name in folders]
+        self._ticked = [*ticked, *new[: max(0, FIRST_TICKED - len(ticked))]]
         self._is_setting = True
         for widget, column in ((self._arms, "arm"), (self._seeds, "seed")):
             hidden = {value for _, value in widget.options} - {*widget.value}
             values = sorted(set(frame[column]), key=lambda text: (len(text), text))
             widget.options = [(printable(value) or "(none)", value) for value in values]
             widget.value = [value for value in values if value not in hidden]
-        metric = self._metric.value
-        self._metric.options = sorted({*self._folders.metrics(self._ticked), metric})
+        recorded = self._folders.metrics(self._ticked)
+        metric = self._metric.value if self._is_chosen else self._usual_metric(recorded)
+        self._metric.options = sorted({*recorded, metric})
         self._metric.value = metric
         self._is_setting = False
         self._show()
 
+    def _usual_metric(self, recorded: list[str]) -> str:
+        """The metric that was asked for, or what says most until it is recorded."""
+        knows_success = self._frame["success"].notna().any() or self._frame["return"].isna().all()
+        wanted = RETURN.metric if self._wanted == SUCCESS.metric and not knows_success else self._wanted
+        return FIRST_METRIC if wanted not in recorded and FIRST_METRIC in recorded else wanted
+
     def _changed(self, widget: ipywidgets.Widget) -> None:
         if self._is_setting:
             return
+        self._is_chosen |= widget is self._metric
         if widget in self._ticks:
             name = self._shown[self._ticks.index(widget)]["folder"]
-            others = [each for each in self._ticked or () if each != name]
+            others = [each for each in self._ticked if each != name]
             self._ticked = [*others, name] if widget.value else others
         self._show()
 
@@ -182,7 +208,7 @@ class Explorer:
         return frame[kept]
 
     def _ticked_runs(self) -> list[RunRecord]:
-        return list(_records(self._folders, self._ticked or (), self._metric.value)[0].values())
+        return list(_records(self._folders, self._ticked, self._metric.value)[0].values())
 
     def _show(self) -> None:
         """The page of the table, and the curves of the ticked runs."""
@@ -190,7 +216,7 @@ class Explorer:
         pages = max(1, -(-len(kept) // ROWS))
         self._page = min(max(self._page, 0), pages - 1)
         self._shown = kept[self._page * ROWS : (self._page + 1) * ROWS].to_dict("records")
-        ticked = [name for name in self._ticked or () if name in set(kept["folder"])]
+        ticked = [name for name in self._ticked if name in set(kept["folder"])]
         self._is_setting = True
         for tick, cells, row in zip(self._ticks, self._cells, self._shown, strict=False):
             tick.value, cells.value = row["folder"] in ticked, _html(shown_row(row))
@@ -205,13 +231,13 @@ class Explorer:
 
     def _draw(self, names: list[str], metric: str, against: str, smoothing: float) -> None:
         """The curves, unless they are drawn already."""
-        wanted = (self._frame, names, metric, against, smoothing)
-        if self._drawn[0] is not self._frame or self._drawn[1:] != wanted[1:]:
+        records, self._troubles = _records(self._folders, names, metric)
+        lengths = {name: tuple(map(len, record.metrics.values())) for name, record in records.items()}
+        wanted = (lengths, metric, against, smoothing)
+        if self._drawn != wanted:
             self._drawn = wanted
-            records, self._troubles = _records(self._folders, names, metric)
-            self._image.value = png(overlay_figure(records, metric, against, smoothing))
-            # Not before there is a picture: a browser shows an image without one as broken.
-            self._image.layout.display = ""
+            self._figure.layout.display = "" if any(map(sum, lengths.values())) else "none"
+            self._figure.value = with_values(overlay_figure(records, metric, against, smoothing))
 
 
 def _html(cells: dict[str, str]) -> str:

@@ -30,6 +30,15 @@ RECORD = "run.json"
 """By which a run's folder says how the run ended."""
 
 
+FOLDED = """
+{%- extends "lab/index.html.j2" -%}
+{%- block input -%}
+<details><summary style="color: #555555; font: 80% sans-serif">Code</summary>{{ super() }}</details>
+{%- endblock input -%}
+"""
+"""Template of the HTML: code opens by a click, or Tab and Enter."""
+
+
 class Interrupted(BaseException):
     """A signal asked for the end of the run, whose notebook is kept as far as it was executed.
 
@@ -241,7 +250,9 @@ def _check_finished(output_dir: Path) -> None:
 def _write_html(executed: Path) -> None:
     from nbconvert import HTMLExporter
 
-    text, _ = HTMLExporter().from_filename(str(executed))
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.raw_template = FOLDED
+    text, _ = exporter.from_filename(str(executed))
     temporary = executed.with_suffix(".html.part")
     temporary.write_text(text)
     temporary.replace(executed.with_suffix(".html"))

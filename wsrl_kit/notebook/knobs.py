@@ -23,7 +23,6 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.weights import source_table, weigh
 from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.notebook.commands import cell_of
-from wsrl_kit.notebook.live import png
 from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.text import printable
 
@@ -132,7 +131,7 @@ def _show(sliders: Mapping[str, Any], draw: Draw, command: str, live: bool | Non
     def redraw(_: Any = None) -> None:
         try:
             config, figure, text = draw(chosen())
-            image.value, cell.value = png(figure), cell_of(config, command)
+            image.value, cell.value = plots.png(figure), cell_of(config, command)
         except WSRLKitError as error:
             text = str(error)
         sentence.value = html.escape(printable(text))

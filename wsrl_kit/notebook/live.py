@@ -1,27 +1,29 @@
-"""Long work in a notebook: in JupyterLab with a live figure, a progress bar and a Stop button, headless as text."""
+"""Long work in a notebook: in JupyterLab with a progress bar, a Stop button and the runs so far, headless as text."""
 
 import asyncio
 import atexit
 import html
-import io
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.figure import Figure
 
+from wsrl_kit.analysis.loggers import copied
+from wsrl_kit.analysis.plots import png
 from wsrl_kit.errors import Stopped, WSRLKitError
+from wsrl_kit.notebook.explore import LOOK_SHARE, follow_in_panel
 from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.text import duration
 
-DRAW_SECONDS = 2.0  # between two drawings of the live figure
-STATUS_SECONDS = 0.2  # between two changes of the live status
-TICK_SECONDS = 1.0  # between two looks at the clock while the work reports nothing
+DRAW_SECONDS = 2.0  # at least, between two drawings of the live figure
+TICK_SECONDS = 0.5  # between two changes of the live status
 SILENT_SECONDS = 10.0  # without a report, after which the status says so
 KNOWN_SECONDS = 3.0  # of work, after which its pace says how long the rest takes
 TEXT_SECONDS = 10.0  # between two lines of headless text
@@ -54,7 +56,7 @@ class StoppableProgress:
 class Training:
     """Work that one cell of a notebook starts, and later cells use.
 
-        training = Training(job, draw, live=session.live).start()
+        training = Training(job, draw, folder, live=session.live).start()
         await training.finished()
 
     With a Jupyter front end, the work runs in a background thread. The second cell waits for it without keeping the
@@ -63,27 +65,32 @@ class Training:
 
     Args:
         job: the work; it calls `progress.update` and returns soon after `progress.stop_requested`.
-        draw: returns the figure of the run's folder as it is now, without pyplot. A figure without data is not shown.
+        draw: live, returns the figure of the run's folder as it is now, without pyplot; not shown without data.
+        runs: live, the folder whose runs an explorer shows; folded below the figure, if there is one.
         live: True: widgets; False: text; None: widgets if a front end is attached.
+        loggers: that follow the runs in `runs`, see `analysis.loggers.copied`.
+        unit: what the work counts.
     """
 
     def __init__(
         self,
         job: Callable[[StoppableProgress], object],
         draw: Callable[[], Figure] | None = None,
+        runs: Path | None = None,
         live: bool | None = None,
+        loggers: tuple[str, ...] = (),
+        unit: str = "step",
     ) -> None:
         self.live = not is_headless() if live is None else live
-        self._job = job
-        self._draw = draw
-        self._panel = _Panel(draw) if self.live else None
-        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines().report)
+        self._job = job if runs is None else lambda progress: self._logged(job, progress, runs, loggers)
+        self._panel = _Panel(draw, runs, unit) if self.live else None
+        self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines(unit).report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._failure: BaseException | None = None
         self._stopped: Stopped | None = None
 
     def start(self) -> "Training":
-        """Starts the work. Live, returns at once; headless, returns when the work is done and the figure shown.
+        """Starts the work. Live, returns at once; headless, returns when the work is done.
 
         Raises:
             WSRLKitError: headless, whatever the work raises; live, `finished` raises it.
@@ -99,9 +106,6 @@ class Training:
         else:
             print(COMPILING, flush=True)
             self._job(self.progress)
-            picture = _drawn(self._draw) if self._draw else None
-            if picture:
-                display(Image(picture))
         return self
 
     def on_button(self, label: str) -> None:
@@ -143,6 +147,16 @@ class Training:
         if interrupted:
             raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
 
+    def _logged(
+        self,
+        job: Callable[[StoppableProgress], object],
+        progress: StoppableProgress,
+        runs: Path,
+        names: tuple[str, ...],
+    ) -> None:
+        with copied(runs, names, self._panel.note if self._panel else print):
+            job(progress)
+
     def _end(self) -> None:
         self.progress.stop()
         self._thread.join(END_SECONDS)
@@ -166,8 +180,9 @@ class _Pace:
         has_ended: no report is expected any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
         self.step, self.total = 0, 0
+        self._unit = unit
         self.has_ended = False
         self._start = self._last = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque()
@@ -192,7 +207,7 @@ class _Pace:
         if not self.total:
             return f"{COMPILING}, {elapsed}"
         left, silence = self._left(), now - self._last
-        steps = f"step {self.step:,} of {self.total:,}" + (f" ({duration(left)} left)" if left else "")
+        steps = f"{self._unit} {self.step:,} of {self.total:,}" + (f" ({duration(left)} left)" if left else "")
         is_silent = silence >= SILENT_SECONDS and not self.has_ended
         waiting = f", the last report {duration(silence)} ago" if is_silent else ""
         return f"{steps}, {elapsed}{waiting}"
@@ -208,10 +223,10 @@ class _Pace:
 class _TextLines:
     """Headless progress: a line at the start, at the end, and every `TEXT_SECONDS` or `TEXT_SHARE` between."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
         self._time = -TEXT_SECONDS
         self._share = 0.0
-        self._pace = _Pace()
+        self._pace = _Pace(unit)
 
     def report(self, step: int, total: int, text: str) -> None:
         self._pace.include(step, total)
@@ -224,23 +239,26 @@ class _TextLines:
 
 
 class _Panel:
-    """Bar, status, Stop button and figure. `report` and `close` are called from the training's thread."""
+    """Bar, status, Stop button, figure and explorer. The training's thread calls `report` and `close`.
 
-    def __init__(self, draw: Callable[[], Figure] | None) -> None:
+    A clock shows and draws, in a thread of its own: the training does not wait for a picture.
+    """
+
+    def __init__(self, draw: Callable[[], Figure] | None, runs: Path | None, unit: str) -> None:
         self._draw = draw
         self._bar = ipywidgets.FloatProgress(max=1.0)
         self._status = ipywidgets.HTML(COMPILING)  # unlike a label, wraps a long sentence
         self._button = ipywidgets.Button(description="Stop", icon="stop", button_style="warning")
-        self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        # The image is added with its first picture: a browser shows an image without one as broken.
-        self._box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._button]), self._status])
-        self._pace = _Pace()
-        self._latest = self._text = self._trouble = ""
-        self._next_status = 0.0
+        # Not before there is a picture: a browser shows an image without one as broken.
+        self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
+        self._runs = runs
+        self._pace = _Pace(unit)
+        self._text = self._trouble = ""
+        self._notes: list[str] = []
         self._next_figure = 0.0
-        self._next_news = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._tick, name="clock of the training", daemon=True)
 
     def show(self, progress: StoppableProgress) -> None:
         self._progress = progress
@@ -250,87 +268,71 @@ class _Panel:
             self._look_stopping()
 
         self._button.on_click(stop)
-        display(self._box)
-        threading.Thread(target=self._tick, name="clock of the training", daemon=True).start()
+        explorers = [] if self._runs is None else [follow_in_panel(self._runs, is_folded=self._draw is not None)]
+        display(ipywidgets.VBox([ipywidgets.HBox([self._bar, self._button]), self._status, self._figure, *explorers]))
+        self._clock.start()
 
     def report(self, step: int, total: int, text: str) -> None:
-        now = time.monotonic()
         with self._lock:
             self._pace.include(step, total)
-            self._latest = text
-            if now >= self._next_figure or (text != self._text and now >= self._next_news):
-                self._show_news()
-            if now >= self._next_status or step >= total:
-                self._next_status = now + STATUS_SECONDS
-                self._show_status()
+            self._text = text
+
+    def note(self, sentence: str) -> None:
+        """A sentence that stays in the status."""
+        self._notes.append(sentence)
 
     def close(self, outcome: BaseException | None) -> None:
         """Shows the last figure and how the work ended: by itself (None), by Stop, or by a failure."""
-        with self._lock:
-            self._ended.set()
-            self._pace.has_ended = True
-            self._show_news()
-            self._show_status()
-            if outcome is None and not self._pace.total:
-                self._bar.value = 1.0
-                self._say("this was finished before: nothing was left to do")
-            self._button.disabled, self._button.button_style, self._button.icon = True, "", ""
-            self._button.description = "Finished" if outcome is None else "Failed"
-            self._bar.bar_style = "success" if outcome is None else "danger"
-            if isinstance(outcome, Stopped):
-                self._button.description, self._bar.bar_style = "Stopped", "warning"
-            if outcome is not None:
-                known = isinstance(outcome, WSRLKitError) and str(outcome)
-                self._say(str(outcome) if known else f"{type(outcome).__name__}: {outcome}")
+        self._ended.set()
+        self._clock.join()
+        self._pace.has_ended = True
+        self._show_figure()
+        self._show_status()
+        if outcome is None and not self._pace.total:
+            self._bar.value = 1.0
+            self._say("this was finished before: nothing was left to do")
+        self._button.disabled, self._button.button_style, self._button.icon = True, "", ""
+        self._button.description = "Finished" if outcome is None else "Failed"
+        self._bar.bar_style = "success" if outcome is None else "danger"
+        if isinstance(outcome, Stopped):
+            self._button.description, self._bar.bar_style = "Stopped", "warning"
+        if outcome is not None:
+            known = isinstance(outcome, WSRLKitError) and str(outcome)
+            self._say(str(outcome) if known else f"{type(outcome).__name__}: {outcome}")
 
     def _tick(self) -> None:
         while not self._ended.wait(TICK_SECONDS):
-            with self._lock:
-                if not self._ended.is_set():
-                    self._show_status()
+            self._show_status()
+            if time.monotonic() >= self._next_figure:
+                self._show_figure()
 
     def _look_stopping(self) -> None:
         self._button.disabled, self._button.button_style = True, ""
         self._button.description = "Stopping"
 
     def _show_status(self) -> None:
+        with self._lock:
+            pace, text, share = str(self._pace), self._text, self._pace.step / max(1, self._pace.total)
         if self._progress.stop_requested and not self._ended.is_set():
             self._look_stopping()
-            self._say(f"stopping ... {self._pace}")
+            self._say(f"stopping ... {pace}")
             return
-        self._bar.value = self._pace.step / max(1, self._pace.total)
-        self._say(": ".join(part for part in (str(self._pace), self._text, self._trouble) if part))
+        self._bar.value = share
+        self._say(": ".join(part for part in (pace, text, self._trouble, *self._notes) if part))
 
     def _say(self, sentence: str) -> None:
         self._status.value = html.escape(sentence, quote=False)
 
-    def _show_news(self) -> None:
-        """Shows figure and text together, so that they agree."""
-        start = time.monotonic()
-        self._text = self._latest
+    def _show_figure(self) -> None:
         if self._draw is None:
             return
+        start = time.monotonic()
         try:
-            picture, self._trouble = _drawn(self._draw), ""
-            if picture:
-                self._figure.value = picture
-                self._box.children = (*self._box.children[:2], self._figure)
+            figure, self._trouble = self._draw(), ""
+            if any(ax.has_data() for ax in figure.axes):
+                self._figure.value = png(figure)
+                self._figure.layout.display = ""
         except Exception as error:  # a training must not end for a figure
             self._trouble = f"the figure could not be drawn: {error}"
-        # Drawing takes time from the training: at most a tenth, a quarter if the text has changed.
         now = time.monotonic()
-        self._next_figure = now + max(DRAW_SECONDS, 10 * (now - start))
-        self._next_news = now + max(STATUS_SECONDS, 4 * (now - start))
-
-
-def _drawn(draw: Callable[[], Figure]) -> bytes | None:
-    """The figure as PNG; None if its axes hold no data."""
-    figure = draw()
-    return png(figure) if any(ax.has_data() for ax in figure.axes) else None
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, of a size for a notebook's page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+        self._next_figure = now + max(DRAW_SECONDS, (now - start) / LOOK_SHARE)

@@ -25,16 +25,21 @@ const MOTIONS = [
   { label: "stay", code: "Space", key: "space", entry: 0, sign: 0 },
 ];
 
+// Verdict by key, as in a terminal, and by a gamepad's button: start, back, Y, left and right shoulder.
+const VERDICTS = { y: "success", n: "failure", enter: "keep", x: "discard", z: "redo" };
+const PRESSED = { 9: "success", 8: "failure", 3: "keep", 4: "discard", 5: "redo" };
+
 // The first gamepad in the standard layout: left stick x and y, right stick z and around z, cross around x and y,
 // A opens, B closes, X stays.
 function gamepad() {
   const pad = [...(navigator.getGamepads?.() ?? [])].find((each) => each?.mapping === "standard");
-  if (!pad) return { motion: [0, 0, 0, 0, 0, 0, 0], stays: false };
+  if (!pad) return { motion: [0, 0, 0, 0, 0, 0, 0], stays: false, verdict: null };
   const stick = (axis) => (Math.abs(pad.axes[axis]) < DEAD_ZONE ? 0 : -pad.axes[axis]);
   const pair = (plus, minus) => Number(pad.buttons[plus].pressed) - Number(pad.buttons[minus].pressed);
   return {
     motion: [stick(1), stick(0), stick(3), pair(15, 14), pair(12, 13), stick(2), pair(0, 1)],
     stays: pad.buttons[2].pressed,
+    verdict: PRESSED[Object.keys(PRESSED).find((button) => pad.buttons[button].pressed)] ?? null,
   };
 }
 
@@ -46,10 +51,13 @@ export default () => {
   let views = 0; // none: nobody can see who acts
   let ticks = 0;
   let wasHolding = false;
+  let wasPressed = null;
 
   function tick(model) {
     if (views === 0 && !wasHolding) return;
-    const { motion, stays } = gamepad();
+    const { motion, stays, verdict } = gamepad();
+    if (verdict !== wasPressed && verdict !== null) model.send({ verdict });
+    wasPressed = verdict;
     for (const { entry, sign } of held) motion[entry] += sign;
     const isHolding = held.size > 0 || stays || motion.some((value) => value !== 0);
     const isReleased = wasHolding && !isHolding;
@@ -107,10 +115,12 @@ export default () => {
         // With these held, some systems never say that another key was let go.
         if (event.ctrlKey || event.metaKey || event.altKey) return letGo();
         const motion = ofKey(event);
-        if (!motion) return;
+        const verdict = VERDICTS[event.key.toLowerCase()];
+        if (!motion && !verdict) return;
         event.preventDefault();
         event.stopPropagation();
-        held.add(motion);
+        if (motion) held.add(motion);
+        else if (!event.repeat) model.send({ verdict });
       });
       pad.addEventListener("keyup", (event) => held.delete(ofKey(event)));
       pad.addEventListener("blur", letGo);
@@ -122,6 +132,7 @@ export default () => {
         pad.classList.toggle("wsrl-pad-holds", message.holds);
         if (message.acts) state.textContent = "you act";
         else if (message.trouble) state.textContent = `the robot holds: ${message.trouble}`;
+        else if (message.told) state.textContent = "the robot holds: press Hold again to go on";
         else if (message.holds) state.textContent = `the robot holds, your word came too late: ${regain}`;
         else state.textContent = `${message.idle}: ${hint}`;
         if (message.delay !== null) link.textContent = `link: ${Math.round(1000 * message.delay)} ms there and back`;

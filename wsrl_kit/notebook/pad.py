@@ -10,8 +10,8 @@ from typing import Any
 import ipywidgets
 from IPython.display import display
 from jaxtyping import UInt8
-from matplotlib.image import imsave
 from numpy import ndarray
+from PIL import Image
 
 from wsrl_kit.config.config import PERSON
 from wsrl_kit.envs.config import KEYBOARD, SCRIPTED, SPACEMOUSE
@@ -92,21 +92,30 @@ def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) ->
     sources = {"_esm": (folder / "pad.js").read_text(), "_css": (folder / "pad.css").read_text()}
     keys = type("Keys", (anywidget.AnyWidget,), sources)()
     speed = ipywidgets.FloatSlider(0.5, min=0.05, max=1.0, step=0.05, description="speed")
-    question, cameras = ipywidgets.HTML(), _Cameras(takeover)
-    keys.on_msg(partial(_hear, takeover, speed, question, cameras))
-    return ipywidgets.VBox([keys, ipywidgets.HBox([*_verdicts(takeover, verdicts), speed]), question, cameras.row])
+    hold = ipywidgets.ToggleButton(description="Hold", icon="pause", tooltip="the robot holds until you press it again")
+    hold.observe(lambda change: setattr(takeover, "is_held", change["new"]), "value")
+    question, facts, cameras = ipywidgets.HTML(), ipywidgets.HTML(), _Cameras(takeover)
+    keys.on_msg(partial(_hear, takeover, verdicts, speed, question, facts, cameras))
+    buttons = ipywidgets.HBox([*_verdicts(takeover, verdicts), hold, speed])
+    return ipywidgets.VBox([keys, buttons, question, facts, cameras.row])
 
 
 def _hear(
     takeover: PersonInput,
+    verdicts: Mapping[Verdict, str],
     speed: ipywidgets.FloatSlider,
     question: ipywidgets.HTML,
+    facts: ipywidgets.HTML,
     cameras: "_Cameras",
     keys: ipywidgets.Widget,
     message: dict[str, Any],
     buffers: Any,
 ) -> None:
-    """Holds the browser's motion; answers with time, who acts, the link's delay, question and pictures."""
+    """Holds the browser's motion; answers with time, who acts, the link's delay, question, facts and pictures."""
+    if "verdict" in message:
+        if message["verdict"] in verdicts:
+            takeover.decide(Verdict(message["verdict"]))
+        return
     told = message["told"]
     if message["released"]:
         takeover.release()
@@ -117,8 +126,12 @@ def _hear(
     # There and back, minus the time for which the browser kept the last answer.
     delay = None if told is None else max(0.0, now - told - message["kept"])
     acts = {"acts": takeover.acts, "holds": takeover.holds, "idle": takeover.idle, "trouble": takeover.trouble}
-    keys.send({"time": now, "delay": delay, **acts})
+    keys.send({"time": now, "delay": delay, "told": takeover.is_held, **acts})
     question.value = f"<b>{html.escape(takeover.asks)}</b>"
+    past = f"<br>last verdicts: {', '.join(takeover.verdicts)}" if takeover.verdicts else ""
+    facts.value = (
+        f"<div style='font-variant-numeric:tabular-nums; line-height:1.3'>{html.escape(takeover.facts)}{past}</div>"
+    )
     cameras.draw()
 
 
@@ -152,15 +165,17 @@ class _Cameras:
         if self._images.keys() != frames.keys():
             layout = ipywidgets.Layout(width="256px")
             # Each with its first picture: a browser shows an image without one as broken.
-            self._images = {name: ipywidgets.Image(value=_png(frames[name]), layout=layout) for name in frames}
+            self._images = {
+                name: ipywidgets.Image(value=_jpeg(frames[name]), format="jpeg", layout=layout) for name in frames
+            }
             titled = [ipywidgets.VBox([ipywidgets.Label(name), image]) for name, image in self._images.items()]
             self.row.children = titled
             return
         for name, image in self._images.items():
-            image.value = _png(frames[name])
+            image.value = _jpeg(frames[name])
 
 
-def _png(frame: UInt8[ndarray, "height width 3"]) -> bytes:
+def _jpeg(frame: UInt8[ndarray, "height width 3"]) -> bytes:
     buffer = io.BytesIO()
-    imsave(buffer, frame, format="png")
+    Image.fromarray(frame).save(buffer, format="jpeg", quality=85)
     return buffer.getvalue()

@@ -356,6 +356,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         return insertion_script(tip, lambda observation: observation[4:7], hole, self.options.action_scale)
 
     @property
+    def reading(self) -> RobotState | None:
+        """The last one of this contact."""
+        return self._contact.reading
+
+    @property
     def knows_success(self) -> bool:
         """Whether every step's info has `success`."""
         return self.simulated or self.options.target_pose is not None

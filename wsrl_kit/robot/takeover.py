@@ -2,19 +2,24 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 import numpy as np
+from jaxtyping import UInt8
 
 from wsrl_kit.envs.human import HELD, INTERVENTION, PersonOptions
+from wsrl_kit.envs.insertion import OBSERVATION_HIGH, POSE, InsertionEnv
 from wsrl_kit.envs.wrappers import STATE, TASK_SUCCESS
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.devices import Device, Motion, Verdict
 from wsrl_kit.robot.environment import RobotEnv
+from wsrl_kit.robot.poses import to_xyz_euler
+from wsrl_kit.text import one_line
 
 _ENTRIES = {3: (0, 1, 2), 4: (0, 1, 2, 6), 6: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 3, 4, 5, 6)}
 """Entries of a motion that make an action, by the action's size."""
@@ -28,6 +33,14 @@ _PERIOD = 0.1
 LISTENING = 0.02
 """Seconds between two looks for an answer."""
 
+_VIEW_SECONDS = 0.25
+"""Least seconds between two pictures of the outside view."""
+
+_FORCE_LIMIT = float(OBSERVATION_HIGH[1])
+"""N along each axis, beyond which the observation shows no more."""
+
+OUTSIDE = "outside"
+"""Name of the outside view among the frames."""
 
 VERDICT = "verdict"
 """`info`: the `Verdict` by which a person ended the episode."""
@@ -51,7 +64,10 @@ class PersonInput:
         devices: asked by the robot's loop alone; the first motion counts, before the pad's.
 
     Attributes:
-        frames: newest by camera.
+        frames: newest by camera, with the outside view.
+        facts: the robot's step, force and pose, or why there is no view.
+        verdicts: the last ones.
+        is_held: the robot holds where nobody acts.
         asks: the question for whose answer the robot waits; "": none.
         trouble: why a device gives nothing; "": all do.
         idle: who acts while the person does not, for the pad.
@@ -65,9 +81,10 @@ class PersonInput:
         devices: Sequence[Device] = (),
     ) -> None:
         self.frames: CameraFrames = {}
-        self.asks = self.trouble = ""
+        self.facts = self.asks = self.trouble = ""
+        self.verdicts: deque[Verdict] = deque(maxlen=8)
         self.idle = "the policy acts"
-        self.has_gripper = False
+        self.is_held = self.has_gripper = False
         self._options = options or PersonOptions()
         self._clock = clock
         self._devices = devices
@@ -102,6 +119,7 @@ class PersonInput:
         """From the pad: end the episode, or answer the question."""
         with self._lock:
             self._verdict = verdict
+            self.verdicts.append(verdict)
 
     def motion(self) -> Motion | None:
         """For the robot: None: no motion, or late (see `holds`)."""
@@ -129,10 +147,10 @@ class PersonInput:
 
     @property
     def holds(self) -> bool:
-        """For the robot: a device is gone, or the pad's message is late while a key was held."""
+        """For the robot: a device is gone, it was told to hold, or the pad's message is late while a key was held."""
         with self._lock:
             self._heard()
-            return bool(self.trouble) or (self._is_late and self._options.late == "hold")
+            return bool(self.trouble) or self.is_held or (self._is_late and self._options.late == "hold")
 
     def close(self) -> None:
         for device in self._devices:
@@ -144,10 +162,15 @@ class PersonInput:
             self._motion, self._is_late = None, True
         return self._motion
 
-    def show(self, observation: Any) -> None:
+    def show(self, observation: Any, outside: CameraFrames | None = None) -> None:
+        """For the robot: what the cameras see, and a new outside view, if there is one."""
+        earlier = {name: frame for name, frame in self.frames.items() if name == OUTSIDE}
+        view = earlier if outside is None else dict(outside)
         if isinstance(observation, Mapping):
             # Copied, since the pad draws while the environment may reuse its arrays.
-            self.frames = {name: observation[name][-1].copy() for name in observation if name != STATE}
+            self.frames = view | {name: observation[name][-1].copy() for name in observation if name != STATE}
+        elif outside:
+            self.frames = view
 
     def ask(self, observation: Any, question: str, give_up: Callable[[], bool]) -> Verdict | None:
         """For the robot: waits for the person's answer; None: `give_up()`."""
@@ -201,17 +224,24 @@ class HumanTakeover(gymnasium.Wrapper):
         person.has_gripper = _GRIPPER in self._entries
         self._period = period
         self._last_step = -np.inf
+        self._view = _View(environment)
+        self._step = 0
         self._robot = environment.unwrapped
         self._acts = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._person.take_verdict()
-        self._person.show(observation)
+        self._step = 0
+        # The first view takes long, and comes before the first step.
+        self._person.show(observation, self._view.draw())
+        self._person.facts = self._facts()
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        time.sleep(max(0.0, self._last_step + self._period - time.monotonic()))
+        due = self._last_step + self._period
+        view = self._view.draw(before=due)
+        time.sleep(max(0.0, due - time.monotonic()))
         self._last_step = time.monotonic()
         motion = self._person.motion()
         taken: dict[str, Any] = {}
@@ -225,7 +255,9 @@ class HumanTakeover(gymnasium.Wrapper):
         self._acts = acts
         observation, reward, terminated, truncated, info = self.env.step(next(iter(taken.values()), action))
         info = info | taken
-        self._person.show(observation)
+        self._step += 1
+        self._person.show(observation, view)
+        self._person.facts = self._facts()
         verdict = self._person.take_verdict()
         if verdict in (Verdict.SUCCESS, Verdict.FAILURE):
             is_success = verdict is Verdict.SUCCESS
@@ -237,6 +269,56 @@ class HumanTakeover(gymnasium.Wrapper):
         if verdict is not None:
             info = info | {VERDICT: verdict}
         return observation, reward, terminated, truncated, info
+
+    def _facts(self) -> str:
+        """Step, force against its limit, and pose, where the robot knows them; what is wrong with the view."""
+        robot, facts = self.env.unwrapped, [f"step {self._step}"]
+        force = pose = None
+        if isinstance(robot, InsertionEnv):
+            force, pose = robot.state[1:4], robot.state[POSE]
+        elif isinstance(robot, RobotEnv) and robot.reading is not None:
+            force, pose = robot.reading.force, to_xyz_euler(robot.reading.pose)
+        if force is not None and pose is not None:
+            facts.append(f"force {np.abs(force).max():.1f} of {_FORCE_LIMIT:.0f} N")
+            facts.append("x {:.1f}, y {:.1f}, z {:.1f} mm".format(*1000 * pose[:3]))
+            facts.append("turned {:.2f}, {:.2f}, {:.2f} rad".format(*pose[3:]))
+        return "; ".join([*facts, *([self._view.trouble] if self._view.trouble else [])])
+
+
+class _View:
+    """A simulation as its outside camera sees it, drawn in the time for which a step waits.
+
+    Attributes:
+        trouble: why it is not drawn any more; else "".
+    """
+
+    def __init__(self, environment: gymnasium.Env) -> None:
+        self._environment = environment
+        self._is_visible = environment.render_mode == "rgb_array"
+        self._next = self._seconds = 0.0
+        self.trouble = ""
+
+    def draw(self, before: float = np.inf) -> dict[str, UInt8[np.ndarray, "height width 3"]] | None:
+        """A new view; None where it is too early for one, or one would not be done `before` this time."""
+        start = time.monotonic()
+        if not self._is_visible or start < self._next:
+            return None
+        if start + self._seconds > before:
+            # Tried again after a while: a drawing may have been slow for another reason.
+            self._seconds *= 0.95
+            return None
+        try:
+            picture: Any = self._environment.render()
+        # Of somebody else's task, or no OpenGL: the person sees that, and the robot goes on.
+        except Exception as error:
+            self.trouble = one_line(f"no outside view: {error}", 300)
+            self._is_visible = False
+            return None
+        # The first one, at a reset, also loads OpenGL.
+        if np.isfinite(before):
+            self._seconds = time.monotonic() - start
+        self._next = start + _VIEW_SECONDS
+        return {OUTSIDE: picture}
 
 
 def beside_person(environment: gymnasium.Env, person: PersonInput) -> gymnasium.Env:

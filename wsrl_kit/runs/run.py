@@ -6,6 +6,7 @@
     figures/*.png
     traces/*.npz    episodes of each evaluation, to play again (`runs/traces.py`)
     videos/*.mp4
+    tensorboard, wandb    copies of the metrics, if wanted (`analysis/loggers.py`)
     .lock           held by the one process that writes here
 
 `metrics.csv` holds no clock: a resumed run ends with the same bytes as an uninterrupted one.
@@ -41,7 +42,8 @@ from wsrl_kit.text import printable
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
-OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "spool", "traces", "videos")
+TENSORBOARD, WANDB = "tensorboard", "wandb"
+OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "spool", TENSORBOARD, "traces", "videos", WANDB)
 """Folders that the run itself writes."""
 WARMUP_FILE, FILTERED_FILE = "warmup.npz", "filtered_demos.pkl"
 """What a warmup leaves for fine-tuning: the agent, and the data that retention kept."""

@@ -25,8 +25,9 @@ from wsrl_kit.envs.collect import collect
 from wsrl_kit.envs.config import SCRIPTED, SOURCES, CollectConfig
 from wsrl_kit.envs.human import with_human
 from wsrl_kit.envs.make import make
+from wsrl_kit.envs.playback import make_visible
 from wsrl_kit.envs.wrappers import camera_shapes
-from wsrl_kit.errors import ParameterError, RunError, Stopped
+from wsrl_kit.errors import ExperimentError, ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
 from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.record import run_record
@@ -303,9 +304,18 @@ def _recorded_learner(config: WSRLConfig, folder: Path) -> str:
     return config.learner
 
 
+def _made(config: WSRLConfig, is_watched: bool) -> gymnasium.Env:
+    """The task; a watched one able to draw itself, if it can be."""
+    if is_watched:
+        with suppress(ExperimentError):
+            return make_visible(config.exp_name, config.environment_options)
+    return make(config.exp_name, config.environment_options)
+
+
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
     """The environment to learn from, with human, classifier and robot reconnection."""
-    environment = with_human(make(config.exp_name, config.environment_options), config.human, config.human_options)
+    environment = _made(config, is_watched=takeover is not None)
+    environment = with_human(environment, config.human, config.human_options)
     if config.reward_classifier is not None:
         confirm = None
         if config.confirm_success:
