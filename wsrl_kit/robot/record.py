@@ -31,6 +31,8 @@ from wsrl_kit.robot.takeover import LISTENING, VERDICT, PersonInput, beside_pers
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 
+BEGIN = "move to begin"
+"""In what the person is told while the robot waits at a start."""
 CLASSIFIER = "classifier"
 """Source, and folder, of the sets for the reward classifier."""
 
@@ -134,7 +136,7 @@ class _Recorder:
         while True:
             entropy = (self._config.seed, *source.encode(), number, attempt)
             seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-            take = self._act(source, seed, f"{remark}move to begin {source} {number}")
+            take = self._act(source, seed, f"{remark}{BEGIN} {source} {number}")
             remark = ""
             if isinstance(take, str):
                 remark = f"the episode is dropped: {take}; "

@@ -29,6 +29,7 @@ from wsrl_kit.envs.playback import make_visible
 from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ExperimentError, ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
+from wsrl_kit.robot.environment import RobotEnv
 from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.record import run_record
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
@@ -315,6 +316,13 @@ def _made(config: WSRLConfig, is_watched: bool) -> gymnasium.Env:
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
     """The environment to learn from, with human, classifier and robot reconnection."""
     environment = _made(config, is_watched=takeover is not None)
+    robot, is_told = environment.unwrapped, config.reward_classifier is not None or takeover is not None
+    if isinstance(robot, RobotEnv) and not robot.knows_success and not is_told:
+        environment.close()
+        raise ParameterError(
+            f"nobody tells the robot at {robot.client.url} its successes: give reward_classifier, human 'person', or "
+            "a target_pose in environment_options"
+        )
     environment = with_human(environment, config.human, config.human_options)
     if config.reward_classifier is not None:
         confirm = None
