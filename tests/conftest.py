@@ -42,7 +42,7 @@ MAPS, MOST_MAPS = Path("/proc/self/maps"), 15_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-inputs", type=int, default=60, help="damaged files to read, of all formats together")
+    parser.addoption("--fuzz-inputs", type=int, default=100, help="damaged files to read, of all formats together")
     parser.addoption("--fuzz-seed", type=int, default=0, help="decides which damaged files these are")
 
 

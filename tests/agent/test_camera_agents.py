@@ -80,6 +80,7 @@ def test_who_sees_learns_what_the_state_does_not_say(dataset: Dataset) -> None:
     assert success[150] >= 0.8
 
 
+@pytest.mark.slow
 def test_the_critics_train_the_encoder_and_the_actor_does_not(dataset: Dataset) -> None:
     config = spot()
     static, agent = fresh(config, dataset)

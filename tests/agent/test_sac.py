@@ -380,6 +380,7 @@ def test_an_update_is_its_critic_updates_and_then_one_actor_update_on_all_rows()
     assert int(together.updates) == 3 + 3
 
 
+@pytest.mark.slow
 def test_seeds_under_vmap_are_the_single_runs() -> None:
     seeds = range(3)
     keys = jax.random.split(jax.random.key(7), 3)

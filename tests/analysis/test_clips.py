@@ -103,6 +103,7 @@ def test_moments_are_in_the_order_of_time_and_an_evaluation_is_shown_once(run: P
 
 
 @pytest.mark.usefixtures("opengl")
+@pytest.mark.slow
 def test_a_clip_has_a_frame_for_each_step_and_moves(tmp_path: Path, success: Trace, failure: Trace) -> None:
     folder = write_run(tmp_path / "run", {0: [success, failure]})
     clip = write_clip(folder)

@@ -175,6 +175,7 @@ def test_axes_without_a_point_are_a_sentence(tmp_path):
     assert finetune_figure(read_run(tmp_path / "a")).axes[4].texts[0].get_text() == "Q value: not recorded"
 
 
+@pytest.mark.slow
 def test_no_figure_is_wider_than_a_page_can_show(records):
     runs = reduce_runs(records)
     measure = measure_of(records)

@@ -92,6 +92,7 @@ def test_a_task_without_success_shows_its_return(tmp_path: Path) -> None:
     assert find(explorer(tmp_path).box, ipywidgets.Dropdown, "metric").value == "evaluation/return_sampled"
 
 
+@pytest.mark.slow
 def test_the_clip_of_the_run_that_was_evaluated_last_is_drawn_in_another_process(runs: Path) -> None:
     box = explorer(runs).box
     says = lambda: [w.value for w in widgets(box) if type(w) is ipywidgets.HTML]  # noqa: E731

@@ -96,7 +96,9 @@ def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) ->
     hold.observe(lambda change: setattr(takeover, "is_held", change["new"]), "value")
     question, facts, cameras = ipywidgets.HTML(), ipywidgets.HTML(), _Cameras(takeover)
     keys.on_msg(partial(_hear, takeover, verdicts, speed, question, facts, cameras))
-    buttons = ipywidgets.HBox([*_verdicts(takeover, verdicts), hold, speed])
+    # While recording, the robot holds wherever the person does not act.
+    holding = [] if verdicts is RECORDING else [hold]
+    buttons = ipywidgets.HBox([*_verdicts(takeover, verdicts), *holding, speed])
     return ipywidgets.VBox([keys, buttons, question, facts, cameras.row])
 
 
