@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 from distributed import LocalCluster
@@ -49,7 +50,7 @@ class Nap(Job):
         self.folder.with_suffix(".times").write_text(json.dumps([begun, time.time()]))
 
 
-def seconds_of(job: Job, mean: float = 40.0) -> float:
+def seconds_of(job: Job, mean: float = 20.0) -> float:
     """The length of a run, differently long by a third; a warmup takes half of it."""
     length = mean * float(np.random.default_rng(job.config.seed).uniform(2 / 3, 4 / 3))
     return length / 2 if job.kind == "warmup" else length
@@ -66,6 +67,10 @@ def simulate(runs: int, workers: int) -> dict[str, Any]:
             jobs.append(Nap("warmup", "warmup", config, start))
             jobs += [Nap("finetune", "warm", after, root / f"warm_{seed}_{arm}") for arm in range(2)]
             jobs += [Nap("finetune", "cold", config, root / f"cold_{seed}_{arm}") for arm in range(2)]
+        # What every worker does for itself, on a machine of its own: a hundred profilers would fill this process.
+        dask.config.set(
+            {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "10 s"}
+        )
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

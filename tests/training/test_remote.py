@@ -3,6 +3,7 @@
 The slow tests print a row each: `pytest -m slow -s tests/training/test_remote.py`.
 """
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import dask
 import gymnasium
 import numpy as np
 import psutil
@@ -147,6 +149,9 @@ def test_without_one_learner_nothing_is_started(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 2.0)
     # One run, which may find its learner at another address.
     refused(tmp_path, free_port(), "^no Dask scheduler can be reached at tcp://.*refused.*: start one with")
+    only_encrypted = dask.config.set({"distributed.comm.require-encryption": True})
+    with socket.create_server(("127.0.0.1", 0)) as server, only_encrypted:
+        refused(tmp_path, server.getsockname()[1], "^no Dask scheduler can be reached at tcp://.*encryption required")
     with workers_here() as cluster:
         refused(tmp_path, port_of(cluster), "^no worker of .* the resource learner: .* --resources learner=1`$")
     with workers_here(2, RESOURCE) as cluster:

@@ -54,7 +54,7 @@ def client_of(scheduler: Any) -> Iterator["Client"]:
             parts = urlsplit(scheduler)
             socket.create_connection((parts.hostname, parts.port), CONNECT_SECONDS).close()
         client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS) if is_own else scheduler
-    except (OSError, TypeError) as error:
+    except (OSError, TypeError, RuntimeError) as error:  # the last two: Dask, of encryption
         raise RunError(
             f"no Dask scheduler can be reached at {address} ({one_line(str(error))}): start one with `dask scheduler`, "
             "and give the address that it prints"
