@@ -147,6 +147,12 @@ def test_every_command_in_the_documentation_has_the_flags_that_it_is_given(page:
             assert {*re.findall(r"(?<=--)\w+", arguments)} <= names, arguments
 
 
+def test_every_test_that_the_safety_page_names_exists() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "safety.md").read_text())
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*/test_*.py"))
+    assert len(named) > 20 and [name for name in named if f"def {name}(" not in tests] == []
+
+
 def lab(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """`wsrl-kit lab`, which ends at once since JupyterLab is asked for its version."""
     command = [sys.executable, "-c", "from wsrl_kit.cli import main; raise SystemExit(main())", "lab", *arguments]

@@ -39,6 +39,7 @@ def _command(arguments: list[str]) -> int:
     _add_run(commands)
     described = _add_notebooks(commands, arguments[:1])
     recording = _add_record(commands, arguments[:1])
+    rehearsal = _add_rehearse(commands, arguments[:1])
     for add in (_add_lab, _add_data, _add_advise, _add_watch, _add_hil_serl, _add_robot):
         add(commands)
     options, rest = parser.parse_known_args(arguments)
@@ -46,6 +47,8 @@ def _command(arguments: list[str]) -> int:
         return _run(described.path, _flags(options, rest, described), options.out)
     if recording is not None:
         return _record(_flags(options, rest, recording), recording, options.out)
+    if rehearsal is not None:
+        return _rehearse(_flags(options, rest, rehearsal), rehearsal, options.out)
     if options.command == "lab":
         return _lab(options.folder, arguments[1:])
     if rest:
@@ -128,6 +131,66 @@ def _record(given: dict[str, Any], notebook: Notebook, out: Path | None) -> int:
             print(f"wsrl-kit: {stopped}", file=sys.stderr)
             return 130
     print(f"{folder}: recorded, for --offline_data_path or HIL-SERL's --demo_path")
+    return 0
+
+
+_EVENING = {
+    "robot_speed": 10.0,
+    "demonstrations": 10,
+    "final_episodes": 5,
+    "batch_size": 128,
+    "hidden_sizes": [128, 128],
+    "warmup_evaluation_interval": 1_000,
+}
+"""Parameters of a rehearsal that notebook 08 does not list."""
+
+
+def _add_rehearse(commands: Any, wanted: list[str]) -> Notebook | None:
+    """The command that rehearses notebook 08's experiment; returns the notebook's parameters."""
+    help = "run an evening at a robot on its simulated twin, ten times faster, with a scripted person, and time it"
+    rehearse = commands.add_parser("rehearse", help=help, allow_abbrev=False)
+    _add_out(rehearse)
+    if wanted != ["rehearse"]:
+        return None
+    described = read_notebook(template_folder() / COMMANDS["hil-serl"][0])
+    own = {
+        "arms": ["hil_serl"],
+        "seeds": [0],
+        "human": "person",
+        "warmup_steps": 1_000,
+        "behavior_cloning_fade_steps": 1_000,
+        "online_steps": 1_000,
+        "output_dir": "runs/rehearsal",
+        MORE: _EVENING,
+    }
+    described = replace(described, defaults=described.defaults | own)
+    _add_parameters(rehearse, described)
+    return described
+
+
+def _rehearse(given: dict[str, Any], notebook: Notebook, out: Path | None) -> int:
+    from wsrl_kit.config.config import WSRLConfig
+    from wsrl_kit.hil_serl.config import HilSerlConfig
+    from wsrl_kit.hil_serl.rehearsal import StepTime, run_rehearsal
+    from wsrl_kit.notebook.live import Training
+    from wsrl_kit.notebook.parameters import check_values, merged
+    from wsrl_kit.parameters import build
+
+    values = merged(notebook.defaults | check_values(notebook, given))
+    if values["robot_url"] is not None:
+        raise ParameterError("a rehearsal has a simulated robot of its own: robot_url must be None")
+    config, plan = build(WSRLConfig, values), build(HilSerlConfig, values)
+    folder = out or user_path(values["output_dir"])
+    times: list[StepTime] = []
+    try:
+        Training(lambda progress: times.extend(run_rehearsal(config, plan, folder, progress)), live=False).start()
+    except Stopped as stopped:
+        print(f"wsrl-kit: {stopped}", file=sys.stderr)
+        return 130
+    print(f"\n{'step':<12}{f's at {plan.robot_speed:g}x':>10}{'s at 1x':>10}  result")
+    for step in times:
+        print(f"{step.name:<12}{step.seconds:>10.1f}{step.robot_seconds:>10.1f}  {step.result}")
+    print(f"\ns at 1x: at least, since the robot takes its control steps in real time\n{folder}")
     return 0
 
 

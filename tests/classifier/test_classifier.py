@@ -23,7 +23,14 @@ from wsrl_kit.classifier.config import ClassifierConfig
 from wsrl_kit.classifier.data import episodes_of_rows, hold_out, load_labelled, record_labelled
 from wsrl_kit.classifier.model import Decision, Examples, RewardClassifier, rewarded
 from wsrl_kit.classifier.reward import ClassifierReward
-from wsrl_kit.classifier.train import lookalikes, read_validation, run_classifier
+from wsrl_kit.classifier.train import (
+    comparison_figure,
+    judged_folders,
+    lookalikes,
+    read_validation,
+    retraining,
+    run_classifier,
+)
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.insertion import SUCCESS_DEPTH
 from wsrl_kit.envs.make import make
@@ -31,7 +38,7 @@ from wsrl_kit.envs.scripts import scripted_policy
 from wsrl_kit.errors import CheckpointError, DataError, ExperimentError, ParameterError, Stopped
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.progress import Silent
-from wsrl_kit.runs.run import read_run
+from wsrl_kit.runs.run import Run, read_run
 
 # Episodes that begin near the hole, with room for the steps after an insertion.
 ROBOT = {"max_episode_steps": 40, "reset_height": 0.012, "difficulty": "easy"}
@@ -131,6 +138,35 @@ def test_data_that_do_not_make_a_classifier_are_one_sentence(tmp_path: Path, fil
         write_hil_serl(tmp_path / name, [trajectory(3, seed=number, observation_size=size)])
     with pytest.raises(DataError, match=sentence):
         run_classifier(toy(classifier_data=[str(tmp_path / name) for name in files]), tmp_path / "run", Silent())
+
+
+def test_a_classifier_is_retrained_with_what_was_judged_and_compared_on_what_neither_saw(tmp_path: Path) -> None:
+    data = torn([4] * 12, {3, 7, 11, 15, 19, 23}, tmp_path)
+    first, folder = toy(classifier_data=data), tmp_path / "classifier"
+    run_classifier(first, folder, Silent())
+    parameters = {"reward_classifier": str(folder / "classifier.npz")}
+    for name, paid in (("paid", parameters), ("unpaid", {})):
+        judged = tmp_path / name / "judged"
+        judged.mkdir(parents=True)
+        Run.open(tmp_path / name, kind="finetune", arm="", seed=0, parameters=paid).finish({})
+        for number in range(8):
+            shown = trajectory(1, seed=50 + number, observation_size=3)
+            write_hil_serl(judged / f"{number:08d}_failure.pkl", [shown])
+    assert judged_folders(folder) == [str(tmp_path / "paid" / "judged")]
+    again, retrained = retraining(first, folder, judged_folders(folder))
+    run_classifier(again, retrained, Silent())
+    # A quarter of the judged is held out beside the validation episodes of before.
+    before, after = read_validation(folder), read_validation(retrained)
+    assert len(after.row) == len(before.row) + 2
+    np.testing.assert_array_equal(after.row[: len(before.row)], before.row)
+    false_positives, recall = comparison_figure(first, folder, again, retrained).axes
+    labels = [text.get_text() for text in false_positives.get_legend().get_texts()]
+    assert [label.partition(":")[0] for label in labels] == ["before", "after"]
+    found = read_run(retrained).summary
+    assert recall.lines[3].get_xydata() == pytest.approx(np.array([[found["threshold"], found["recall"]]]))
+    # What is judged later is another retraining.
+    write_hil_serl(tmp_path / "paid" / "judged" / "9_success.pkl", [trajectory(1, seed=9, observation_size=3)])
+    assert retraining(first, folder, judged_folders(folder))[1] != retrained
 
 
 # Thresholds

@@ -244,6 +244,19 @@ def test_stop_ends_the_work_at_its_next_step(shown: list[Any]) -> None:
     assert button.description == "Stopped"
 
 
+def test_a_button_starts_the_work_once_and_headless_none_is_needed(shown: list[Any]) -> None:
+    done: list[str] = []
+    training = Training(lambda progress: done.append("live"), live=True)
+    training.on_button("Retrain")
+    (box,) = shown
+    assert box.children[0].description == "Retrain" and not done
+    box.children[0].click()
+    asyncio.run(training.finished())
+    assert box.children[0].disabled and done == ["live"]
+    Training(lambda progress: done.append("headless"), live=False).on_button("Retrain")
+    assert done == ["live", "headless"]
+
+
 def test_the_end_is_seen_in_the_widgets(shown: list[Any], watch: Watch) -> None:
     training = Training(lambda progress: progress.update(5, 5), draw, live=True).start()
     asyncio.run(training.finished())

@@ -214,6 +214,18 @@ def test_only_what_is_used_of_a_state_is_asked_for():
     assert state.pose.tolist() == STATE["pose"] and state.gripper_position == 1.0
 
 
+def test_the_number_of_joints_is_the_servers():
+    for count in (6, 7):
+        with calling(saying(json.dumps({"q": [0.5] * count}).encode())) as client:
+            assert client.joints().tolist() == [0.5] * count
+    for wrong in ([], "six", [None], [1e999]):
+        with (
+            calling(saying(json.dumps({"q": wrong}).encode())) as client,
+            pytest.raises(RobotError, match="getq must give q as"),
+        ):
+            client.joints()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

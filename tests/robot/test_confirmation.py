@@ -17,19 +17,19 @@ from slow_cases import one_fast
 from training_samples import StopAt, same_checkpoint, settings
 from wsrl_kit.agent import vision
 from wsrl_kit.classifier import model
-from wsrl_kit.classifier.data import examples, load_labelled
+from wsrl_kit.classifier.data import JUDGED, examples, load_labelled
 from wsrl_kit.classifier.model import Decision, Examples, RewardClassifier
-from wsrl_kit.classifier.reward import ASK_AGAIN, CONFIRMED, ClassifierReward
+from wsrl_kit.classifier.reward import ASK_AGAIN, ClassifierReward
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import camera_shapes, stacked
 from wsrl_kit.errors import DataError, ExperimentError, ParameterError, Stopped
-from wsrl_kit.robot.takeover import HumanTakeover, PersonInput, Verdict, by_person, by_task
+from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED, HumanTakeover, PersonInput, Verdict, by_person, by_task
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
-from wsrl_kit.training.finetune import JUDGED
+from wsrl_kit.training.episode import EpisodeRecord
 from wsrl_kit.training.jobs import run_finetune
 
 STILL = np.zeros(6, np.float32)
@@ -148,6 +148,22 @@ def test_a_person_denies_confirms_and_aborts() -> None:
     assert robot.step(STILL)[2:4] == (False, False)
     _, reward, terminated, truncated, info = robot.step(STILL)
     assert (reward, terminated, truncated) == (0.0, False, True) and CONFIRMED not in info
+
+
+def test_a_verdict_also_judges_a_classifier_that_saw_something_else() -> None:
+    takeover, words = PersonInput(), EpisodeRecord(is_judged=True)
+    seen = iter([0.0, 0.0, 0.0, 1.0])
+    robot = HumanTakeover(ClassifierReward(make("hirol_fixed_gripper"), lambda _: next(seen), 0.5, 0.5, 1), takeover)
+    for verdict in (Verdict.SUCCESS, Verdict.FAILURE):
+        robot.reset(seed=0)
+        takeover.decide(verdict)
+        _, reward, terminated, _, info = robot.step(STILL)
+        is_success = verdict is Verdict.SUCCESS
+        assert (reward, terminated) == (float(is_success), True)
+        assert (info["success"], info[CONFIRMED], info[CLASSIFIED]) == (is_success, is_success, not is_success)
+        words.include(reward, info)
+    assert words.metrics["training/episode_missed_successes"] == 1.0
+    assert words.metrics["training/episode_denied_successes"] == 1.0
 
 
 def test_what_was_pressed_before_the_question_is_no_answer() -> None:

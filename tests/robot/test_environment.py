@@ -183,6 +183,59 @@ def test_joints_are_reset_once_in_a_period(server):
     assert counts == [0, 1, 1, 2]
 
 
+def test_joints_are_reset_to_a_target_and_a_server_that_goes_elsewhere_is_noticed(server):
+    target = [0.1, 0.3, 0.0, -1.9, 0.0, 2.2, 0.7]
+    # The robot's joints are seen only until it goes on to its start.
+    reset_joints, joints, elsewhere = server.arm.reset_joints, [], []
+
+    def reset(given=None):
+        reset_joints(elsewhere or given)
+        joints.append(server.arm.state()["q"])
+
+    server.arm.reset_joints = reset
+    with driven(server, joint_reset_period=1, reset_joint_target=target) as robot:
+        robot.reset(seed=0)
+        assert joints == [pytest.approx(target)]
+        elsewhere += [0.0, *target[1:]]
+        with pytest.raises(RobotError, match=r"ended 0.10 rad off: HIL-SERL's server .* told to hold"):
+            robot.reset(seed=0)
+    with (
+        driven(server, joint_reset_period=1, reset_joint_target=target[:6]) as robot,
+        pytest.raises(ParameterError, match=r"of the robot at http://.* which has 7, found 6"),
+    ):
+        robot.reset(seed=0)
+
+
+def test_a_robot_that_presses_too_hard_holds_and_its_episode_has_failed(server):
+    with driven(server, force_limit=40.0) as robot:
+        robot.reset(seed=0)
+        assert robot.step(move(z=-1.0))[2:4] == (False, False)
+        server.set_faults(Faults(state={"force": [0.0, 30.0, 30.0]}, endpoints=("getstate",), count=1))
+        commands = len(server.arm.commands)
+        observation, reward, terminated, truncated, info = robot.step(move(z=-1.0))
+        assert (reward, terminated, truncated) == (0.0, True, False)
+        assert info["force_limited"] and info["contact_force"] == pytest.approx(np.hypot(30.0, 30.0))
+        # Told to hold where it was measured, after the step's own command.
+        assert observation[POSE][2] == pytest.approx(server.arm.commands[-1][2] - 0.19, abs=1e-3)
+        assert len(server.arm.commands) == commands + 2
+        robot.reset(seed=0)
+        # Something in the way to the start.
+        server.set_faults(Faults(state={"force": [0.0, 0.0, 50.0]}, endpoints=("getstate",)))
+        with pytest.raises(RobotError, match=r"at most 40 N \(force_limit\) on its way .* told to hold where"):
+            robot.reset(seed=0)
+
+
+def test_a_policy_and_a_reset_move_no_faster_than_their_limits(server):
+    with driven(server, reset_speed=[0.05, 0.5], action_scale=[0.004, 0.06]) as robot:
+        robot.reset(seed=0)
+        # The first eleven rise, before the simulation begins its episode elsewhere.
+        way = np.array(server.arm.commands)[11:, :3]
+        assert 0 < np.linalg.norm(np.diff(way, axis=0), axis=1).max() <= 0.005 + 1e-9
+        before = np.array(server.arm.state()["pose"])
+        robot.step(move(1.0, -1.0, 1.0))
+        assert server.arm.commands[-1][:3] == pytest.approx([*(before[:3] + np.array([0.004, -0.004, 0.004]))])
+
+
 def test_an_insertion_succeeds_and_a_time_limit_truncates(server):
     with driven(server, max_episode_steps=40) as robot:
         robot.reset(seed=0)
@@ -232,8 +285,12 @@ def test_hil_serls_convention_moves_and_sees_along_the_tool(server):
 
 
 def test_a_seventh_action_moves_the_gripper_and_lets_it_rest(server):
+    infos = []
+
     def step(wish):
-        return robot.step(np.append(move(), np.float32(wish)))[0][0]
+        observation, _, _, _, info = robot.step(np.append(move(), np.float32(wish)))
+        infos.append(info)
+        return observation[0]
 
     with driven(server, gripper=True) as robot:
         robot.reset(seed=0)
@@ -241,6 +298,9 @@ def test_a_seventh_action_moves_the_gripper_and_lets_it_rest(server):
         assert step(0.4) == 0.0 and step(0.6) == 1.0
         rests = [step(-1.0) for _ in range(6)]
         assert rests == [1.0] * 5 + [0.0]
+    # Opened once and closed once, each at a price.
+    assert [told["gripper_moved"] for told in infos] == [0, 1, *[0] * 5, -1]
+    assert [told["grasp_penalty"] for told in infos] == [0, -0.02, *[0] * 5, -0.02]
 
 
 @pytest.mark.parametrize(
@@ -450,6 +510,8 @@ def test_nothing_is_left_open(server):
         ({"reset_pose": [0.5, 0.0, 0.3]}, "reset_pose must be a tuple"),
         ({"reset_pose": [0.5, 0.0, 0.19, 0.0, 0.0, 0.0]}, "reset_pose must lie within"),
         ({"abs_pose_limit_high": [0.54, 0.04, 0.21, 3.3, 1.6, 0.2]}, r"the fifth lie within \[-1.5, 1.5\]"),
+        ({"reset_joint_target": [0.0] * 7}, "reset_joint_target needs a joint_reset_period of at least 1, found 0"),
+        ({"force_limit": -1.0}, "force_limit must be"),
         ({"control_frequency": 0}, r"control_frequency must be a float in \[0.1, 1000\], found 0"),
         ({"cameras": {"wrist_1": 3}}, "cameras must be"),
     ],

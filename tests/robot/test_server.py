@@ -95,6 +95,9 @@ def test_every_order_is_taken_and_answered_as_upstream_does(server):
     assert post(server, "stopimp") == "Stopped impedance"
     assert post(server, "clearerr") == "Clear"
     assert post(server, "jointreset") == "Reset Joint"
+    home = [0.0, 0.3, 0.0, -1.9, 0.0, 2.2, 0.7]
+    assert post(server, "jointreset", {"arr": home}) == "Reset Joint"
+    assert post(server, "getq")["q"] == home
     assert post(server, "update_param", {"translational_Ki": 0}) == "Updated compliance parameters"
     for order, answer, position in [
         ("activate_gripper", "Activated", 0.0),
@@ -157,6 +160,7 @@ def test_compliance_parameters_change_the_spring_with_upstreams_signs(server):
     [
         ("pose", {"arr": [0.5, 0.0, float("nan"), 1, 0, 0, 0]}, "arr must be a list[float], found"),
         ("pose", {"arr": [0.5, 0.0]}, "arr must be x, y, z and a quaternion, found [0.5, 0.0]"),
+        ("jointreset", {"arr": [0.0] * 6}, "arr must be 7 angles from [-2.9"),
         ("pose", None, "arr must be a list[float], found None"),
         ("pose", [1, 2], "the body must be a JSON object"),
         ("update_param", {"translational_clp_x": 1}, "did you mean translational_clip_x?"),

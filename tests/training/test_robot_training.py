@@ -42,6 +42,15 @@ def test_a_robots_address_takes_the_experiments_place() -> None:
     assert build(WSRLConfig, {"robot_url": None}) == WSRLConfig()
 
 
+def test_a_real_robot_whose_successes_nobody_tells_is_refused_before_it_moves(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    del server.endpoints["sim/status"]
+    with pytest.raises(ParameterError, match="nobody tells the robot at .* its successes: give reward_classifier"):
+        run_finetune(on_robot(server), tmp_path, Silent())
+    assert not server.arm.commands
+
+
 @pytest.mark.slow
 def test_a_run_on_a_robot_is_like_any_other(server: FaultyServer, tmp_path: Path) -> None:
     run_finetune(on_robot(server), tmp_path, Silent())

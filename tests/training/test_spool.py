@@ -10,9 +10,9 @@ import pytest
 
 from training_samples import settings
 from wsrl_kit.agent.transition import Transition
-from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.envs.human import INTERVENTION
 from wsrl_kit.envs.make import make
+from wsrl_kit.robot.takeover import CONFIRMED
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.episode import EnvironmentStep
 from wsrl_kit.training.spool import Spool, decoded, encoded

@@ -136,7 +136,8 @@ def warmup_figure(record: RunRecord) -> Figure:
 def finetune_figure(record: RunRecord) -> Figure:
     """One fine-tuning run: success or return, offline ratio, losses, lengths of episodes, Q, TD error."""
     helped = len(record.curve(INTERVENTION_RATE)) > 0
-    figure, axes = plots.new_figure(4 if helped else 3, 2, 5.4, 2.8)
+    is_judged = len(record.curve("training/episode_denied_successes")) > 0
+    figure, axes = plots.new_figure(3 + helped + is_judged, 2, 5.4, 2.8)
     measure = measure_of([record])
     episodes = f"training/episode_{measure.name}"
     # A robot is not evaluated beside its training.
@@ -167,6 +168,15 @@ def finetune_figure(record: RunRecord) -> Figure:
         for event in (*axes[6].lines, *axes[7].lines):
             event.set(linestyle="none", marker="o")
         axes[6].legend(frameon=False)
+    if is_judged:
+        judged = {
+            "denied": "training/episode_denied_successes",
+            "missed by the classifier": "training/episode_missed_successes",
+        }
+        label = "Successes judged otherwise, per episode"
+        plots.run_metrics(axes[-2], record, judged, label=label).set_ylim(bottom=0)
+        words = {"rewarded": "training/episode_success", "by the task": "training/episode_task_success"}
+        plots.run_metrics(axes[-1], record, words, label="Success of an episode").set_ylim(-0.03, 1.03)
     plots.replace_empty_axes(axes, _is_running([record]))
     return figure
 

@@ -103,7 +103,7 @@ def with_values(figure: Figure) -> str:
     """The figure as HTML that tells the value under the mouse, for lines whose gid is their name."""
     picture = base64.b64encode(png(figure)).decode()
     width, height = (round(PNG_DPI * inches) for inches in figure.get_size_inches())
-    lines = {line: line.get_xydata() for ax in figure.axes for line in ax.lines if line.get_gid()}
+    lines = {line: np.asarray(line.get_xydata()) for ax in figure.axes for line in ax.lines if line.get_gid()}
     every = -(-sum(map(len, lines.values())) // MOST_SPOTS)
     spots = []
     for line, points in lines.items():

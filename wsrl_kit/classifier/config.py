@@ -18,6 +18,12 @@ class ClassifierConfig:
         path=True,
         input_of=("classifier",),
     )
+    judged_data: str | list[str] | None = parameter(
+        None,
+        "judged folders of fine-tunings, to train on too; validation episodes of the other data stay the same",
+        path=True,
+        input_of=("classifier",),
+    )
     exp_name: str = parameter("hirol_fixed_gripper", "task: the simulated Franka, or any Gymnasium id")
     environment_options: dict = parameter({}, "options of the environment, such as {'difficulty': 'easy'}")
     demo_episodes: int = parameter(30, "recorded episodes of the scripted expert", minimum=0)

@@ -6,7 +6,7 @@ joined again here, so that no episode is both trained on and validated on.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,30 +31,44 @@ from wsrl_kit.parameters import user_path
 
 LABELS = ("failure", "success")
 """Words in a file's name; their places are the labels."""
+JUDGED = "judged"
+"""Folder, within a fine-tuning's, of what somebody judged; also the source of its rows."""
 
 
-def load_labelled(paths: Paths, cameras: Sequence[str] | None = None) -> Dataset:
+def load_labelled(paths: Paths, cameras: Sequence[str] | None = None, judged: Paths = None) -> Dataset:
     """Reads success and failure files in any of the kit's formats; rows of success files have reward 1, others 0.
 
     A row's label belongs to its next observation. A file's name must contain `success` or `failure`; other files of a
     folder are ignored.
 
+    Args:
+        judged: more files, perhaps of one kind, whose rows come last, with the source `JUDGED`.
+
     Raises:
         DataError: there are none of one kind, a name says neither or both, a file is damaged, or layouts differ.
     """
     files = _labelled_files(paths)
-    trajectories = []
+    trajectories: list[Trajectory] = []
     for label, name in enumerate(LABELS):
         if not files[name]:
             raise DataError(
                 f"the reward classifier needs files with '{name}' in their names, found "
                 f"{', '.join(path.name for found in files.values() for path in found) or 'none'} in {paths}"
             )
-        given, any_rewards = [str(path) for path in files[name]], Conventions(missing_rewards=UNKNOWN)
-        for trajectory in load_sources(given, cameras=cameras, conventions=any_rewards).trajectories():
-            rewards = np.full(len(trajectory), label, np.float32)
-            trajectories.append(replace(trajectory, source=name, rewards=rewards, success=bool(label), weight=None))
+        trajectories += _labelled(files[name], label, name, cameras)
+    if judged is not None:
+        for label, found in enumerate(_labelled_files(judged).values()):
+            trajectories += _labelled(found, label, JUDGED, cameras)
     return Dataset.from_trajectories(trajectories)
+
+
+def _labelled(files: list[Path], label: int, source: str, cameras: Sequence[str] | None) -> Iterator[Trajectory]:
+    if not files:
+        return
+    given, any_rewards = [str(path) for path in files], Conventions(missing_rewards=UNKNOWN)
+    for trajectory in load_sources(given, cameras=cameras, conventions=any_rewards).trajectories():
+        rewards = np.full(len(trajectory), label, np.float32)
+        yield replace(trajectory, source=source, rewards=rewards, success=bool(label), weight=None)
 
 
 def _labelled_files(paths: Paths) -> dict[str, list[Path]]:
@@ -133,6 +147,19 @@ def hold_out(
                 f"two episodes, found {rows.sum()} {name} from {len(np.unique(episode[rows]))}"
             )
     return held_out
+
+
+def held_out_rows(config: ClassifierConfig, dataset: Dataset) -> Bool[np.ndarray, " transition"]:
+    """Validation rows; those that are not judged are the same with judged data and without. Raises as `hold_out`."""
+    episode, seed = episodes_of_rows(dataset), jax_tools.episode_seed(config.seed, "data")
+    sources = np.array(dataset.source_names)[dataset.episode_source]
+    own = (sources != JUDGED)[dataset.episode_of_row]
+    held_out = np.zeros(len(dataset), bool)
+    held_out[own] = hold_out(dataset.rewards[own] > 0, episode[own], config.validation_fraction, seed)
+    judged = np.setdiff1d(episode[~own], episode[own])
+    count = round(config.validation_fraction * len(judged))
+    chosen = np.random.default_rng(seed).permutation(judged)[:count]
+    return held_out | np.isin(episode, np.concatenate([episode[held_out], chosen]))
 
 
 class StayAfterSuccess(gymnasium.Wrapper):
@@ -232,7 +259,8 @@ def record(config: ClassifierConfig, folder: Path, report: Callable[[int, str], 
 def load_data(config: ClassifierConfig, folder: Path) -> Dataset:
     """A run's success and failure data, given or recorded in its folder."""
     paths: Paths = config.classifier_data or [str(folder / name) for name in RECORDED]
-    return load_labelled(paths, () if config.classifier_inputs == "state" else config.cameras)
+    cameras = () if config.classifier_inputs == "state" else config.cameras
+    return load_labelled(paths, cameras, config.judged_data)
 
 
 def design(config: ClassifierConfig, dataset: Dataset) -> RewardClassifier:

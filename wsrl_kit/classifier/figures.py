@@ -87,6 +87,27 @@ def threshold_figure(
     return figure
 
 
+def comparison_figure(
+    found: Mapping[str, tuple[Float[np.ndarray, " examples"], float]], is_success: Bool[np.ndarray, " examples"]
+) -> Figure:
+    """False positive rate and recall of several classifiers at every threshold; dots: the thresholds taken.
+
+    Args:
+        found: by name of the classifier, its probabilities of the same examples and its threshold.
+    """
+    figure, axes = plots.new_figure(columns=2, width=4.6, height=3.4)
+    for (name, (probability, threshold)), colour in zip(found.items(), plots.SERIES_COLOURS, strict=False):
+        rates, taken = sweep(probability, is_success), sweep(probability, is_success, np.array([threshold]))
+        for ax, rate in zip(axes, ("false_positive_rate", "recall"), strict=True):
+            shown = f"{name}: {taken[rate][0]:.3f} at {threshold:.2f}"
+            ax.plot(rates.threshold, rates[rate], color=colour, linewidth=1.8)
+            ax.plot(taken.threshold, taken[rate], "o", color=colour, label=shown)
+    for ax, label in zip(axes, ("False positive rate", "Recall"), strict=True):
+        ax.set(xlabel="Threshold", ylabel=label, ylim=(-0.03, 1.03))
+        ax.legend(frameon=False)
+    return figure
+
+
 def lookalike_figure(
     probability: Float[np.ndarray, " failures"],
     images: Mapping[str, UInt8[np.ndarray, "failures height width 3"]],

@@ -6,10 +6,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 
 from wsrl_kit.envs.wrappers import TASK_SUCCESS
-from wsrl_kit.robot.takeover import Confirm
-
-CONFIRMED = "success_confirmed"
-"""`info`: a person's answer, at the steps with a question."""
+from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED, Confirm
 
 ASK_AGAIN = 10
 """Steps from a denied success to the next question, if the classifier still sees success."""
@@ -25,8 +22,8 @@ class ClassifierReward(gymnasium.Wrapper):
     With `confirm`, a success counts if confirmed. After a denial the next question comes when success turns on again,
     or after `ASK_AGAIN` steps.
 
-    info: `success`, the classifier's; `success_probability`; `task_success`, the task's own if reported (None:
-    unknown); `success_confirmed`, if somebody answered.
+    info: `success`; `success_classified`, before anybody is asked; `success_probability`; `task_success`, the task's
+    own if reported (None: unknown); `success_confirmed`, if somebody answered.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class ClassifierReward(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = self.env.step(action)
         probability = self._probability(observation)
-        success = self._decide(probability)
+        success = info[CLASSIFIED] = self._decide(probability)
         if "success" in info:
             info[TASK_SUCCESS] = info["success"]
         if self._confirm is not None:

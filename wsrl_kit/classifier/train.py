@@ -1,7 +1,7 @@
 """Trains the reward classifier, validates it on held-out episodes, and chooses its threshold."""
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Integer, PRNGKeyArray, UInt8
+from matplotlib.figure import Figure
 
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.vision import load_resnet10
 from wsrl_kit.classifier import figures, model
 from wsrl_kit.classifier.config import ClassifierConfig
-from wsrl_kit.classifier.data import balanced_rows, design, episodes_of_rows, examples, hold_out, load_data, record
+from wsrl_kit.classifier.data import (
+    JUDGED,
+    RECORDED,
+    balanced_rows,
+    design,
+    episodes_of_rows,
+    examples,
+    held_out_rows,
+    load_data,
+    record,
+)
 from wsrl_kit.classifier.model import ClassifierState, Decision, Examples, RewardClassifier
 from wsrl_kit.config.config import SMALLEST_SCALE
 from wsrl_kit.data.dataset import Dataset, stacks_of
@@ -23,7 +34,7 @@ from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
 from wsrl_kit.runs.loop import Evaluation, GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import Run
+from wsrl_kit.runs.run import Run, find_runs, read_run
 
 VALIDATION_FILE = "validation.csv"
 
@@ -136,8 +147,7 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
         dataset = load_data(config, folder)
         classifier = design(config, dataset)
         episode = episodes_of_rows(dataset)
-        seed = jax_tools.episode_seed(config.seed, "data")
-        held_out = hold_out(dataset.rewards > 0, episode, config.validation_fraction, seed)
+        held_out = held_out_rows(config, dataset)
         validation, is_success = np.flatnonzero(held_out), dataset.rewards[held_out] > 0
         key = jax_tools.key(config.seed, "classifier")
 
@@ -187,6 +197,41 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
             }
         )
     return target
+
+
+def judged_folders(folder: Path) -> list[str]:
+    """The folders `judged` of the fine-tunings, below the parent of a classifier's folder, whose reward it gave."""
+    paid = [run for run in find_runs(folder.parent) if run.parameters.get("reward_classifier") is not None]
+    own = [run for run in paid if Path(run.parameters["reward_classifier"]).resolve() == _file(folder).resolve()]
+    return [str(run.folder / JUDGED) for run in own if (run.folder / JUDGED).is_dir()]
+
+
+def retraining(config: ClassifierConfig, folder: Path, judged: str | list[str]) -> tuple[ClassifierConfig, Path]:
+    """For `run_classifier`: a classifier's data and what was judged, and a folder for each state of the latter."""
+    data = config.classifier_data or [str(folder / name) for name in RECORDED]
+    again = replace(config, classifier_data=data, judged_data=judged)
+    return again, folder / f"retrained_{input_digests(again, 'classifier').get('judged_data', '')[:8]}"
+
+
+def comparison_figure(config: ClassifierConfig, folder: Path, again: ClassifierConfig, retrained: Path) -> Figure:
+    """Both classifiers on the retrained one's validation rows, which neither was trained on; until then its learning.
+
+    Args:
+        config, folder: the first classifier's.
+        again, retrained: from `retraining`.
+    """
+    if not _file(retrained).exists():
+        return figures.learning_figure(read_run(retrained))
+    validation, dataset = read_validation(retrained), load_data(again, retrained)
+    found = {}
+    for name, place in (("before", folder), ("after", retrained)):
+        static, state, decision = model.load(_file(place))
+        found[name] = probabilities(static, state, dataset, validation.row), decision.threshold
+    return figures.comparison_figure(found, validation.is_success)
+
+
+def _file(folder: Path) -> Path:
+    return folder / CLASSIFIER_FILE
 
 
 def _record(config: ClassifierConfig, folder: Path, progress: Progress) -> None:

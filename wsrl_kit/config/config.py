@@ -339,6 +339,11 @@ class WSRLConfig(AgentParameters):
         return cls(**preset(name) | values)
 
     @property
+    def is_judged(self) -> bool:
+        """Whether somebody judges what `reward_classifier` sees: where asked, or a person at any step."""
+        return self.reward_classifier is not None and (self.confirm_success or self.human == PERSON)
+
+    @property
     def critic_updates(self) -> int:
         """Critic updates of warmup and fine-tuning together, after which their decaying learning rate is 0."""
         return self.warmup_steps + self.online_steps * self.update_to_data_ratio

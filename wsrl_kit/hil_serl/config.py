@@ -54,6 +54,9 @@ class HilSerlConfig:
     demonstrations: int = parameter(
         20, "episodes that the scripted expert demonstrates, if no demo_path is given", minimum=1, group="HIL-SERL"
     )
+    classifier_episodes: int = parameter(
+        12, "episodes that a person records for the classifier, if no reward_classifier is given", minimum=2
+    )
     classifier_options: dict = parameter(
         {}, "parameters for 07_reward_classifier that differ from its defaults, if no reward_classifier is given"
     )

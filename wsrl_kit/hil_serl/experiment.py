@@ -9,7 +9,7 @@ warmup/seed_<n>/            offline warmup on the demonstrations
 <arm>/seed_<n>/test/        the policy alone, without a human
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.classifier.config import ClassifierConfig
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.classifier.train import CLASSIFIER_FILE, run_classifier
-from wsrl_kit.config.config import NOBODY, ROBOT, Paths, WSRLConfig
+from wsrl_kit.config.config import NOBODY, PERSON, ROBOT, Paths, WSRLConfig
 from wsrl_kit.envs.config import SOURCES, CollectConfig
 from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, camera_shapes, stacked, succeeded
@@ -30,8 +30,9 @@ from wsrl_kit.errors import Stopped
 from wsrl_kit.experiments.ablation import extends_earlier
 from wsrl_kit.experiments.engine import finished
 from wsrl_kit.hil_serl.config import HIL_SERL_ARMS, HilSerlConfig
+from wsrl_kit.robot.record import run_record
 from wsrl_kit.robot.server import RobotServer, simulated_arm
-from wsrl_kit.robot.takeover import by_task
+from wsrl_kit.robot.takeover import PersonInput, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
 from wsrl_kit.runs.run import Run
@@ -118,6 +119,8 @@ def run_hil_serl(
     *,
     robot_url: str | None = None,
     resume: bool = True,
+    person: PersonInput | None = None,
+    ended: Callable[[str], object] = lambda step: None,
 ) -> None:
     """Runs everything from the first demonstration to the last test, one run after another: there is one robot.
 
@@ -128,6 +131,8 @@ def run_hil_serl(
         config: of warmup and fine-tuning. `demo_path` replaces the recorded demonstrations, `reward_classifier` the
             trained classifier; `human` is for the arms with a human.
         robot_url: a robot's server; None: serve a simulated robot.
+        person: who demonstrates, records data for the classifier, and takes over where `human` is "person".
+        ended: called after each step with its name: record, classifier, warmup, fine-tune, test.
 
     Raises:
         Stopped: the user stopped it.
@@ -140,9 +145,13 @@ def run_hil_serl(
     run = Run.open(folder, kind="hil_serl", arm="", seed=0, parameters=parameters, resume=same)
     with outcome_recorded(run, progress) as progress, _robot(plan, robot_url) as url:
         config = _on_robot(config, plan, url)
-        if plan.is_demonstrated:
+        if person is not None:
+            config, plan = _recorded(config, plan, folder, progress, person)
+        elif plan.is_demonstrated:
             config = replace(config, demo_path=_demonstrated(config, plan, folder, progress))
+        ended("record")
         config = replace(config, reward_classifier=_classifier(config, plan, folder, progress))
+        ended("classifier")
         runs = len(plan.seeds) * (plan.is_warmed_up + len(plan.arms))
         numbers = (f"run {number} of {runs}" for number in range(1, runs + 1))
         for seed in plan.seeds:
@@ -150,14 +159,18 @@ def run_hil_serl(
             if plan.is_warmed_up:
                 named = ProgressRelay(progress, f"{next(numbers)}, warmup seed {seed}")
                 warm = _warmed_up(seeded, folder / "warmup" / f"seed_{seed}", named, resume)
+                ended("warmup")
             for name in plan.arms:
                 arm, target = HIL_SERL_ARMS[name], folder / name / f"seed_{seed}"
                 start = warm if arm.warmup else seeded if arm.demos else replace(seeded, demo_path=None)
                 own = replace(start, human=config.human if arm.human else NOBODY)
                 named = ProgressRelay(progress, f"{next(numbers)}, {name} seed {seed}")
-                run_finetune(own, target, named, arm=name, resume=resume)
+                takeover = person if own.human == PERSON else None
+                run_finetune(own, target, named, arm=name, resume=resume, takeover=takeover)
+                ended("fine-tune")
                 if plan.final_episodes:
                     run_test(own, target, name, plan.final_episodes, named)
+                    ended("test")
         run.finish({"runs": len(plan.arms) * len(plan.seeds)})
 
 
@@ -201,6 +214,28 @@ def _demonstrated(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progres
         run_collect(collection, target, progress)
     demos = SOURCES["expert"]
     return {demos: [str(target / f"{demos}.pkl")]}
+
+
+def _recorded(
+    config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress, person: PersonInput
+) -> tuple[WSRLConfig, HilSerlConfig]:
+    """What a person records of what is not given: demonstrations, and data for the classifier."""
+    collection = CollectConfig(
+        exp_name=config.exp_name,
+        environment_options=config.environment_options,
+        demo_episodes=plan.demonstrations if config.demo_path is None and plan.is_demonstrated else 0,
+        suboptimal_episodes=0,
+        random_episodes=0,
+        classifier_episodes=plan.classifier_episodes if config.reward_classifier is None else 0,
+    )
+    target = folder / "data"
+    if collection.demo_episodes or collection.classifier_episodes:
+        run_record(collection, target, progress, person)
+    if collection.demo_episodes:
+        demos = SOURCES["expert"]
+        config = replace(config, demo_path={demos: [str(target / f"{demos}_*.pkl")]})
+    own = plan.classifier_options | {"classifier_data": str(target / "classifier")}
+    return config, replace(plan, classifier_options=own)
 
 
 def _classifier(config: WSRLConfig, plan: HilSerlConfig, folder: Path, progress: Progress) -> str:

@@ -108,6 +108,24 @@ class Training:
             self._job(self.progress)
         return self
 
+    def on_button(self, label: str) -> None:
+        """Starts once a button is pressed; headless, at once."""
+        if self._panel is None:
+            self.start()
+            return
+        button, place = (
+            ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto")),
+            ipywidgets.Output(),
+        )
+
+        def press(_: ipywidgets.Button) -> None:
+            button.disabled = True
+            with place:
+                self.start()
+
+        button.on_click(press)
+        display(ipywidgets.VBox([button, place]))
+
     async def finished(self) -> None:
         """Waits until the work has ended by itself or by the Stop button; headless, returns at once.
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from ipaddress import ip_address
@@ -240,9 +240,22 @@ class RobotClient:
         """After a reflex or another error."""
         self._call("clearerr")
 
-    def reset_joints(self, deadline: float = 60.0) -> None:
-        """Takes many seconds on a real robot."""
-        self._call("jointreset", attempts=1, deadline=deadline)
+    def joints(self) -> Float64[np.ndarray, " joints"]:
+        """Angles of an arm with any number of joints, rad."""
+        answer = self._json("getq")
+        found = answer.get("q")
+        angles = self._numbers("getq", answer, "q", len(found) if isinstance(found, list) else 0)
+        if not len(angles) or not np.isfinite(angles).all():
+            raise self._misfit("getq", answer, "q", "finite numbers, one for each joint")
+        return angles
+
+    def reset_joints(self, target: Sequence[float] | None = None, deadline: float = 60.0) -> None:
+        """Takes many seconds on a real robot.
+
+        Args:
+            target: angle of each joint, rad, which HIL-SERL's server ignores; None: the server's own.
+        """
+        self._call("jointreset", None if target is None else {"arr": list(target)}, attempts=1, deadline=deadline)
 
     def move_gripper(self, opened: bool) -> None:
         self._call("open_gripper" if opened else "close_gripper", attempts=1)

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from wsrl_kit.envs.insertion import OBSERVATION_HIGH, OBSERVATION_LOW, POSE, relative_bounds
 from wsrl_kit.envs.scripts import Script, insertion_script
 from wsrl_kit.envs.wrappers import STATE
-from wsrl_kit.errors import ExperimentError, RobotError
+from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.parameters import check_some
 from wsrl_kit.robot.cameras import Camera, CameraFrames, FrozenCameras, open_camera
 from wsrl_kit.robot.client import RobotClient, RobotState
@@ -36,8 +36,6 @@ from wsrl_kit.robot.poses import (
 
 FARTHEST = 5.0
 """Metres from the safety box beyond which no arm can be."""
-_SPEED, _TURN_SPEED = 0.1, 0.5
-"""Of `Contact.move_to`, m/s and rad/s."""
 _LARGEST_NUMBER = 1e6
 """A greater reading is no measurement; its square would overflow a float32."""
 
@@ -45,16 +43,13 @@ _LARGEST_NUMBER = 1e6
 class Contact:
     """A robot's last reading, and its motions outside a policy.
 
-    Args:
-        margin: m and rad outside the box beyond which a reading is invalid.
-
     Attributes:
         reading: None: no contact yet, or lost.
         read_at: time of the reading, s of `time.monotonic`.
     """
 
-    def __init__(self, client: RobotClient, box: SafetyBox, margin: tuple[float, float], clock: ControlClock) -> None:
-        self._client, self._box, self._margin, self._clock = client, box, margin, clock
+    def __init__(self, client: RobotClient, box: SafetyBox, options: RobotOptions, clock: ControlClock) -> None:
+        self._client, self._box, self._options, self._clock = client, box, options, clock
         self.reading: RobotState | None = None
         self.read_at = 0.0
 
@@ -102,18 +97,32 @@ class Contact:
 
         Args:
             settling: seconds at the end.
+
+        Raises:
+            RobotError: the force is above its limit.
         """
         assert self.reading is not None
         start = self.reading.pose
         is_inside = max(self._box.excess(start)) == 0
         distance, angle = pose_distance(start, goal)
-        steps = ceil(max(1.0, distance / _SPEED, angle / _TURN_SPEED) * self._clock.frequency)
+        speed, turn_speed = self._options.reset_speed
+        steps = ceil(max(1.0, distance / speed, angle / turn_speed) * self._clock.frequency)
         for step in range(1, steps + ceil(settling * self._clock.frequency) + 1):
             pose = interpolate(start, goal, min(step / steps, 1.0))
             # Between two rotations within limits of Euler angles may lie one outside.
             self._client.command(self._box.clip(pose) if is_inside else pose)
             self._clock.wait()
+            if self._options.force_limit is not None and self.presses_too_hard(self.read(anywhere=True)):
+                raise RobotError(
+                    f"the robot must meet at most {self._options.force_limit:g} N (force_limit) on its way to the "
+                    "start, and met more: look for what blocks it"
+                )
         return self.read(anywhere=True)
+
+    def presses_too_hard(self, reading: RobotState) -> bool:
+        """Whether the measured force is above `force_limit`."""
+        limit = self._options.force_limit
+        return limit is not None and float(np.linalg.norm(reading.force)) > limit
 
     def _problem(self, reading: RobotState, anywhere: bool) -> str | None:
         for name, value in vars(reading).items():
@@ -123,7 +132,7 @@ class Contact:
         if abs(np.linalg.norm(reading.pose[3:]) - 1) > 0.01:
             return f"must give a pose with a quaternion of length 1, found {reading.pose[3:].tolist()}"
         distance, angle = self._box.excess(reading.pose)
-        far, turned = (FARTHEST, pi) if anywhere else self._margin
+        far, turned = (FARTHEST, pi) if anywhere else self._options.sanity_margin
         if distance > far or angle > turned:
             return (
                 f"must give a pose within {far:g} m and {turned:.3g} rad of the safety box, found one {distance:.3f} m "
@@ -138,6 +147,13 @@ _ARRIVED, _ARRIVED_TURN = 0.02, 0.2
 """Largest distance from the reset pose at which an episode begins, m and rad."""
 _GRIPPER_REST = 0.6
 """Least seconds between two gripper commands."""
+_JOINTS_ARRIVED = 0.05
+"""Largest distance of a joint from `reset_joint_target`, rad."""
+
+FORCE_LIMITED = "force_limited"
+"""`info`: whether the force was above `force_limit`."""
+GRIPPER_MOVED = "gripper_moved"
+"""`info`: 1, the gripper was told to open; -1, to close; 0, neither. Only with a gripper."""
 
 
 class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
@@ -153,10 +169,11 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
     Observation: the convention's 19 float32; with cameras a dict of `state` and images.
 
     Reward: 1 at a success, which terminates, else 0: a pose within `reward_threshold` of `target_pose`, else a
-    simulated server's success. A real robot without target needs a reward classifier.
+    simulated server's success. A real robot without target needs a reward classifier or a person. A force above
+    `force_limit` makes the robot hold, and terminates.
 
     info: `success` (where known); `overruns`, late steps of this episode; `safety_box_clipped`; `contact_force`, N, at
-    the end of the step.
+    the end of the step; `force_limited`; with a gripper `gripper_moved` and HIL-SERL's `grasp_penalty`.
 
     A simulated server sets the clock's speed, and draws its hole at each reset, seeded by this environment.
 
@@ -182,7 +199,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             raise
         self.simulated = truth is not None
         self._clock = ControlClock(options.control_frequency, 1.0 if truth is None else truth["speed"])
-        self._contact = Contact(self.client, self.safety_box, options.sanity_margin, self._clock)
+        self._contact = Contact(self.client, self.safety_box, options, self._clock)
         self._frozen_cameras = FrozenCameras(ceil(options.control_frequency))
         size = options.image_size
         self._image_shapes: dict[str, tuple[int, int]]
@@ -215,7 +232,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             above[2] = choice.reset_pose[2] + choice.reset_lift
             contact.move_to(self.safety_box.clip(above))
             if choice.joint_reset_period and self._episodes % choice.joint_reset_period == 0:
-                client.reset_joints()
+                self._reset_joints()
             if self.simulated:
                 client.new_simulated_episode(int(self.np_random.integers(2**31)))
             contact.read(anywhere=True)
@@ -250,20 +267,24 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             wish = self._wish(action, before.pose)
             clipped = max(self.safety_box.excess(wish)) > 1e-9
             self.client.command(self._within_a_step(before.pose, self.safety_box.clip(wish)))
+            info: dict[str, Any] = {"safety_box_clipped": clipped}
             if self.options.gripper:
-                self._command_gripper(float(action[6]), before.gripper_position)
+                moved = self._command_gripper(float(action[6]), before.gripper_position)
+                info |= {GRIPPER_MOVED: moved, "grasp_penalty": self.options.grasp_penalty if moved else 0.0}
             self._clock.wait()
             reading = self._contact.read()
-            info = {
+            info |= {
                 "overruns": self._clock.overruns,
-                "safety_box_clipped": clipped,
                 "contact_force": float(np.linalg.norm(reading.force)),
+                FORCE_LIMITED: self._contact.presses_too_hard(reading),
             }
+            if info[FORCE_LIMITED]:
+                self.client.command(reading.pose)
             success = self._success(reading)
             observation = self._observe(reading)
         if success is not None:
             info["success"] = success
-        return observation, float(success or False), bool(success), False, info
+        return observation, float(success or False), bool(success) or info[FORCE_LIMITED], False, info
 
     def reconnect(self) -> None:
         """Connects again and holds the robot; the episode may continue. Raises RobotError if outside the box."""
@@ -359,13 +380,35 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
         share = float(np.min(longest / np.maximum(pose_distance(here, goal), 1e-9)))
         return goal if share >= 1 else interpolate(here, goal, share)
 
-    def _command_gripper(self, wish: float, position: float) -> None:
-        """HIL-SERL's binary gripper: acts only on a change, and not too often."""
+    def _reset_joints(self) -> None:
+        """Raises ParameterError if the arm has another number of joints, RobotError if they end elsewhere."""
+        target = self.options.reset_joint_target
+        if target is None:
+            self.client.reset_joints()
+            return
+        joints = len(self.client.joints())
+        if len(target) != joints:
+            raise ParameterError(
+                f"reset_joint_target must have an angle for each joint of the robot at {self.client.url}, which has "
+                f"{joints}, found {len(target)}"
+            )
+        self.client.reset_joints(target)
+        off = float(np.abs(self.client.joints() - target).max())
+        if off > _JOINTS_ARRIVED:
+            raise RobotError(
+                f"a joint reset must end within {_JOINTS_ARRIVED:g} rad of reset_joint_target {target}, and ended "
+                f"{off:.2f} rad off: HIL-SERL's server has a target of its own, its flag --reset_joint_target"
+            )
+
+    def _command_gripper(self, wish: float, position: float) -> float:
+        """HIL-SERL's binary gripper: acts only on a change, and not too often; returns `GRIPPER_MOVED`."""
         self._gripper_rest = max(self._gripper_rest - 1, 0)
         is_open = position > 0.85
         if self._gripper_rest == 0 and ((wish <= -0.5 and is_open) or (wish >= 0.5 and not is_open)):
             self.client.move_gripper(opened=wish > 0)
             self._gripper_rest = ceil(_GRIPPER_REST * self.options.control_frequency)
+            return 1.0 if wish > 0 else -1.0
+        return 0.0
 
     def _success(self, reading: RobotState) -> bool | None:
         if self.options.target_pose is not None:

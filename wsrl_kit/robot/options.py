@@ -40,12 +40,32 @@ class RobotOptions:
         "kit", "meaning of states and actions: the kit's simulation's, or HIL-SERL's", choices=("kit", "hil_serl")
     )
     gripper: bool = parameter(False, "a seventh action closes (below -0.5) and opens (above 0.5) the gripper")
+    grasp_penalty: float = parameter(
+        -0.02, "reported at each step that opens or closes the gripper; learned with gripper 'single'", maximum=0.0
+    )
+    # Limits of workspace, speed and force: docs/safety.md.
     abs_pose_limit_low: Pose = parameter(
         (0.46, -0.04, 0.12, pi - 0.2, -0.2, -0.2), "lower limits of every commanded pose"
     )
     abs_pose_limit_high: Pose = parameter(
         (0.54, 0.04, 0.21, pi + 0.2, 0.2, 0.2), "upper limits of every commanded pose"
     )
+    sanity_margin: tuple[float, float] = parameter(
+        (0.05, 0.5), "m and rad outside the limits from which a measured pose counts as lost contact", minimum=0.0
+    )
+    action_scale: tuple[float, float] = parameter(
+        (0.01, 0.06), "m and rad that an action of 1 moves; times control_frequency, the largest speed", minimum=0.0
+    )
+    reset_speed: tuple[float, float] = parameter(
+        (0.1, 0.5), "largest speed on the way to an episode's start, m/s and rad/s", minimum=0.001
+    )
+    force_limit: float | None = parameter(
+        None, "measured force above which the robot holds and the episode fails, N; None: no limit", minimum=0.0
+    )
+    compliance_param: dict[str, float] = parameter(
+        COMPLIANCE, "compliance parameters while a policy acts; stiffness times clip limits the force"
+    )
+    precision_param: dict[str, float] = parameter(PRECISION, "compliance parameters while the robot is reset")
     reset_pose: Pose = parameter((0.5, 0.0, 0.19, pi, 0.0, 0.0), "mean pose in which an episode begins")
     random_xy_range: float = parameter(0.02, "half range of x and y at reset, m", minimum=0.0)
     random_z_range: float = parameter(0.01, "half range of z at reset, m", minimum=0.0)
@@ -54,6 +74,9 @@ class RobotOptions:
         0.01, "height over reset_pose to which the tool rises before it moves, m", minimum=0.0
     )
     joint_reset_period: int = parameter(0, "episodes from one joint reset to the next; 0: never", minimum=0)
+    reset_joint_target: list[float] | None = parameter(
+        None, "angle of each joint after a joint reset, rad; None: the server's own, unchecked"
+    )
     target_pose: Pose | None = parameter(
         None, "pose that is a success; None: a simulated server or a classifier decides"
     )
@@ -65,12 +88,6 @@ class RobotOptions:
     reconnect_seconds: float = parameter(60.0, "how long training waits for a lost robot, s", minimum=0.0)
     max_episode_steps: int = parameter(100, "time limit, control steps", minimum=1)
     control_frequency: float = parameter(10.0, "control steps per second", minimum=0.1, maximum=1000.0)
-    action_scale: tuple[float, float] = parameter((0.01, 0.06), "m and rad that an action of 1 moves", minimum=0.0)
-    compliance_param: dict[str, float] = parameter(COMPLIANCE, "compliance parameters while a policy acts")
-    precision_param: dict[str, float] = parameter(PRECISION, "compliance parameters while the robot is reset")
-    sanity_margin: tuple[float, float] = parameter(
-        (0.05, 0.5), "m and rad outside the limits from which a measured pose counts as lost contact", minimum=0.0
-    )
     deadline: float = parameter(1.0, "time in which the server must answer, s", minimum=0.001)
     retries: int = parameter(2, "further attempts of a call that is safe to repeat", minimum=0)
     cameras: dict[str, dict[str, Any]] = parameter(
@@ -88,6 +105,8 @@ class RobotOptions:
                 f"abs_pose_limit_low and abs_pose_limit_high must span at most a turn, and the fifth lie within "
                 f"[-1.5, 1.5], where Euler angles mean one rotation each, found {low} and {high}"
             )
+        if self.reset_joint_target is not None and not self.joint_reset_period:
+            raise ParameterError("reset_joint_target needs a joint_reset_period of at least 1, found 0")
         reset_pose = SafetyBox(low, high).unwind(self.reset_pose)
         if any(not lower <= at <= upper for lower, at, upper in zip(low, reset_pose, high, strict=True)):
             raise ParameterError(f"reset_pose must lie within {low} and {high}, found {self.reset_pose}")

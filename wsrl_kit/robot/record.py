@@ -31,6 +31,8 @@ from wsrl_kit.robot.takeover import LISTENING, VERDICT, PersonInput, beside_pers
 from wsrl_kit.runs.progress import Progress, outcome_recorded
 from wsrl_kit.runs.run import Run
 
+BEGIN = "move to begin"
+"""In what the person is told while the robot waits at a start."""
 CLASSIFIER = "classifier"
 """Source, and folder, of the sets for the reward classifier."""
 
@@ -134,7 +136,7 @@ class _Recorder:
         while True:
             entropy = (self._config.seed, *source.encode(), number, attempt)
             seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-            take = self._act(source, seed, f"{remark}move to begin {source} {number}")
+            take = self._act(source, seed, f"{remark}{BEGIN} {source} {number}")
             remark = ""
             if isinstance(take, str):
                 remark = f"the episode is dropped: {take}; "
@@ -166,6 +168,7 @@ class _Recorder:
         observations: list[Any] = []
         actions: list[Any] = []
         rewards: list[float] = []
+        penalties: list[float] = []
         success, left, ends = None, self._config.success_frames, False
         while not ends:
             observation, reward, terminated, truncated, info = environment.step(still)
@@ -176,6 +179,7 @@ class _Recorder:
             if observations:
                 success = succeeded(success, info)
                 actions.append(info.get(INTERVENTION, still))
+                penalties += [info["grasp_penalty"]] if "grasp_penalty" in info else []
                 rewards.append(float(success or False) if source == CLASSIFIER else float(reward))
                 left -= bool(success)
             observations.append(observation)
@@ -187,6 +191,8 @@ class _Recorder:
         trajectory = trajectory_of(
             observations, actions, rewards, bool(terminated), bool(truncated), success, source, horizon
         )
+        if penalties:
+            trajectory = replace(trajectory, grasp_penalty=np.array(penalties, np.float32))
         return _Take(trajectory, info.get(VERDICT), info.get("overruns", 0))
 
     def _wait(self, prompt: str, is_met: Callable[[Motion | None], bool]) -> None:

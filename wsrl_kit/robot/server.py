@@ -1,6 +1,6 @@
 """The simulated twin of HIL-SERL's robot server.
 
-Endpoints that no real robot has:
+`jointreset` takes also {"arr": angles of the joints, rad}. Endpoints that no real robot has:
     images: a NumPy `.npz` of uint8 (height, width, 3) RGB arrays, by camera.
     sim/status: `SimulatedArm.truth`; marks a simulated robot.
     sim/reset: {"seed": n} or nothing; a new episode with a new hole.
@@ -73,7 +73,7 @@ def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
         "move_gripper": does(lambda given: arm.move_gripper(_opening(given)), "Moved Gripper"),
         "startimp": does(lambda _: arm.start_controller(), "Started impedance"),
         "stopimp": does(lambda _: arm.stop_controller(), "Stopped impedance"),
-        "jointreset": does(lambda _: arm.new_episode(), "Reset Joint"),
+        "jointreset": does(lambda given: arm.reset_joints(_angles(given)), "Reset Joint"),
         "clearerr": lambda _: "Clear",
         "activate_gripper": lambda _: "Activated",
         "reset_gripper": does(lambda _: arm.move_gripper(OPEN), "Reset"),
@@ -84,6 +84,10 @@ def endpoints(arm: SimulatedArm) -> dict[str, Endpoint]:
         "sim/status": lambda _: arm.truth(),
         "sim/reset": does(new_episode, "Reset"),
     }
+
+
+def _angles(given: Mapping[str, Any]) -> list[float] | None:
+    return check("arr", given.get("arr"), list[float] | None)
 
 
 def _check_load(given: Mapping[str, Any]) -> None:

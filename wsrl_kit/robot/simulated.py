@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -112,7 +112,7 @@ class SimulatedArm:
         self._compliance = compliance_of(self._model)
         self._gripper = CLOSED
         self._controlled = True
-        self._steps = 0
+        self._steps = self._episodes = self._commands = 0
         self._lock = Lock()
         self._camera_size = options.image_size if isinstance(options, PixelInsertionOptions) else 0
         self._cameras = Cameras(self._model, CAMERAS, self._camera_size) if self._camera_size else None
@@ -133,13 +133,30 @@ class SimulatedArm:
         """Draws hole and start, as also a joint reset does; a seed fixes both."""
         with self._lock:
             self.task.reset(seed=seed)
+            self._episodes += 1
             self._gripper = CLOSED
+
+    def reset_joints(self, target: Sequence[float] | None = None) -> None:
+        """A new episode, with the joints at `target`, rad; raises ParameterError if they can't be there."""
+        low, high = self._model.jnt_range[: self._model.nv].T
+        if target is not None and (len(target) != len(low) or not ((low <= target) & (target <= high)).all()):
+            raise ParameterError(
+                f"arr must be {len(low)} angles from {low.round(2).tolist()} to {high.round(2).tolist()} rad, found "
+                f"{list(target)}"
+            )
+        self.new_episode()
+        if target is not None:
+            with self._lock:
+                self._data.qpos[:] = target
+                mujoco.mj_forward(self._model, self._data)
+                self._hold()
 
     def command(self, pose: Float[np.ndarray, "7"]) -> None:
         """Makes `pose` the controller's equilibrium; ignored while it is stopped."""
         rotation = rotation_of(pose) * TOOL_DOWN  # a half turn is its own inverse
         with self._lock:
             self.commands.append(pose.tolist())
+            self._commands += 1
             if self._controlled:
                 self._data.ctrl[:3] = pose[:3] - BASE_TO_HOLE
                 self._data.ctrl[3:6] = rotation.as_rotvec()
@@ -191,7 +208,7 @@ class SimulatedArm:
         """Facts that no real robot knows.
 
         In the nominal hole's frame `hole_position` (m) and `tip_pose` (m and rotation vector, rad); `time`, simulated
-        seconds; `cameras`: height and width.
+        seconds; `episode` and `commands`, counts; `cameras`: height and width.
         """
         with self._lock:
             tip = self._data.actuator_length[:6]
@@ -199,6 +216,8 @@ class SimulatedArm:
                 "simulated": True,
                 "speed": self.speed,
                 "time": self._steps * PHYSICS_STEP,
+                "episode": self._episodes,
+                "commands": self._commands,
                 "success": bool(tip[2] < -SUCCESS_DEPTH),
                 "hole_position": self.task.hole_position.tolist(),
                 "tip_pose": tip.tolist(),

@@ -45,6 +45,12 @@ OUTSIDE = "outside"
 VERDICT = "verdict"
 """`info`: the `Verdict` by which a person ended the episode."""
 
+CONFIRMED = "success_confirmed"
+"""`info`: a person's word on the step, where they gave one: asked, or by ending an episode that a classifier sees."""
+
+CLASSIFIED = "success_classified"
+"""`info`: whether a classifier sees a success, whatever a person says."""
+
 
 class PersonInput:
     """Passes a person's input from pad and devices to the robot's loop, and frames to the pad, in another thread.
@@ -192,7 +198,8 @@ class HumanTakeover(gymnasium.Wrapper):
     """Replaces the policy's action by a person's motion while they hold one, and ends episodes by their verdicts.
 
     info: `intervene_action`, float32 in [-1, 1], of the person; `held_action` (zeros) while the robot holds since the
-    pad's message is late or a device is gone: nobody's intervention, so that no policy learns it; `verdict`.
+    pad's message is late or a device is gone: nobody's intervention, so that no policy learns it; `verdict`;
+    `success_confirmed`, if a classifier sees the step too.
 
     Success: reward 1, terminated, whatever the task says; failure: reward 0, terminated; both set `info["success"]`.
     Any other: truncated. A verdict between two episodes is dropped.
@@ -255,6 +262,8 @@ class HumanTakeover(gymnasium.Wrapper):
         if verdict in (Verdict.SUCCESS, Verdict.FAILURE):
             is_success = verdict is Verdict.SUCCESS
             reward, terminated, info = float(is_success), True, info | {"success": is_success}
+            if CLASSIFIED in info:
+                info[CONFIRMED] = is_success
         elif verdict is not None:
             truncated = True
         if verdict is not None:

@@ -112,7 +112,7 @@ class InlineActor:
             return STOPPED
         config, agent_config = self.config, self.agent_config(self.environment_step)
         # Copied, since the environment may use its arrays again.
-        before = jax.tree.map(np.array, self._observation) if config.confirm_success else None
+        before = jax.tree.map(np.array, self._observation) if config.is_judged else None
         action = self._action(agent_config)
         seen = (self._state, self._frames)
         step = take_step(config, agent_config, self.policy, self.environment, *seen, action)

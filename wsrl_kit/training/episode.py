@@ -15,13 +15,14 @@ from jaxtyping import Float32, Float64
 
 from wsrl_kit.agent.sac import Policy, SACConfig
 from wsrl_kit.agent.transition import Transition
-from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
+from wsrl_kit.robot.environment import GRIPPER_MOVED
 from wsrl_kit.robot.reconnecting import CONTACT_LOST
+from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED
 from wsrl_kit.runs.loop import environment_acts
 from wsrl_kit.training.experience import Experience, Frames, StoredStep
 from wsrl_kit.training.sight import split_observation
@@ -38,7 +39,7 @@ class EnvironmentStep(NamedTuple):
         observation: the next one, from the environment.
         state: its flat state.
         frames: its images, as replay stores them.
-        before: the observation that was acted on, if successes are confirmed.
+        before: the observation that was acted on, if somebody judges what a classifier sees.
     """
 
     action: Float32[np.ndarray, " action"]
@@ -155,12 +156,13 @@ class EpisodeRecord:
     """Return, length and success of one episode.
 
     Args:
-        asks: whether successes are confirmed.
+        is_judged: whether somebody judges what a classifier sees.
     """
 
-    def __init__(self, asks: bool) -> None:
+    def __init__(self, is_judged: bool) -> None:
         self.rewards: list[float] = []
-        self._asks, self._denied = asks, 0
+        self._is_judged, self._denied, self._missed = is_judged, 0, 0
+        self._gripper_moves: int | None = None
         self._success: bool | None = None
         self._task_success: bool | None = None
 
@@ -169,7 +171,11 @@ class EpisodeRecord:
         self._success = succeeded(self._success, info)
         self._task_success = succeeded(self._task_success, info, TASK_SUCCESS)
         if CONFIRMED in info:
-            self._denied += not info[CONFIRMED]
+            classified, is_success = bool(info[CLASSIFIED]), bool(info[CONFIRMED])
+            self._denied += classified and not is_success
+            self._missed += is_success and not classified
+        if GRIPPER_MOVED in info:
+            self._gripper_moves = (self._gripper_moves or 0) + bool(info[GRIPPER_MOVED])
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -181,8 +187,11 @@ class EpisodeRecord:
         if self._task_success is not None:
             # The task's own word beside the classifier's, which may be wrong.
             values["training/episode_task_success"] = float(self._task_success)
-        if self._asks:
+        if self._gripper_moves is not None:
+            values["training/episode_gripper_moves"] = float(self._gripper_moves)
+        if self._is_judged:
             values["training/episode_denied_successes"] = float(self._denied)
+            values["training/episode_missed_successes"] = float(self._missed)
         return values
 
 

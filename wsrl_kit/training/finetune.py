@@ -19,8 +19,7 @@ from jaxtyping import Float, Float32, Float64, PRNGKeyArray, PyTree
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.agent.sac import SACConfig, SACState, TermWeights
 from wsrl_kit.agent.transition import Transition
-from wsrl_kit.classifier.data import LABELS
-from wsrl_kit.classifier.reward import CONFIRMED
+from wsrl_kit.classifier.data import JUDGED, LABELS
 from wsrl_kit.config import schedules
 from wsrl_kit.config.config import INLINE, PERSON, THREAD, WSRLConfig
 from wsrl_kit.data.dataset import Dataset, returns_to_go
@@ -29,6 +28,7 @@ from wsrl_kit.envs.collect import trajectory_of
 from wsrl_kit.envs.make import is_simulation
 from wsrl_kit.envs.wrappers import observation_horizon
 from wsrl_kit.replay.frames import FrameStore
+from wsrl_kit.robot.takeover import CONFIRMED
 from wsrl_kit.runs.loop import (
     EnvironmentFailed,
     Event,
@@ -55,9 +55,6 @@ from wsrl_kit.training.experience import Experience
 from wsrl_kit.training.start import PROBE_SIZE, learning_reward, sac_config
 
 LOGGER = logging.getLogger("wsrl_kit")
-
-JUDGED = "judged"
-"""Folder, within a run's, of confirmed and denied successes."""
 
 
 def online(config: WSRLConfig) -> WSRLConfig:
@@ -337,7 +334,7 @@ class Episode:
 def play_episode(setup: Setup, run: RunState) -> Iterator[Event]:
     """One episode: evaluation if due, reset, then the actor's `step`, `learn` and `record` until it ends."""
     config = setup.config
-    episode = Episode(EpisodeRecord(config.confirm_success), InterventionLog(run.memory))
+    episode = Episode(EpisodeRecord(config.is_judged), InterventionLog(run.memory))
     try:
         if evaluation_is_due(setup, run):
             yield from evaluate(setup, run)
@@ -484,7 +481,7 @@ def _learning_metrics(setup: Setup, run: RunState) -> dict[str, float]:
 
 
 def _judged(setup: Setup, run: RunState, step: EnvironmentStep) -> Output:
-    """A confirmed or denied success, as a file for training the next classifier."""
+    """What somebody judged, as a file for training the next classifier."""
     is_success = step.info[CONFIRMED]
     # Nothing ended here: the label speaks of the step's result.
     label, rewards, observations = LABELS[is_success], [float(is_success)], [step.before, step.observation]

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from wsrl_kit.agent import jax_tools
 from wsrl_kit.agent.parameters import NO_VALUE
 from wsrl_kit.agent.sac import SACConfig, SACState
+from wsrl_kit.classifier.data import JUDGED
 from wsrl_kit.classifier.model import rewarded
 from wsrl_kit.config.advice import diagnose
 from wsrl_kit.config.config import PERSON, WSRLConfig, is_scheduler
@@ -28,6 +29,7 @@ from wsrl_kit.envs.playback import make_visible
 from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import ExperimentError, ParameterError, RunError, Stopped
 from wsrl_kit.replay import frame_files
+from wsrl_kit.robot.environment import RobotEnv
 from wsrl_kit.robot.reconnecting import reconnecting
 from wsrl_kit.robot.record import run_record
 from wsrl_kit.robot.takeover import PersonInput, beside_person, by_person, by_task
@@ -194,8 +196,8 @@ def run_finetune(
 ) -> None:
     """Fine-tunes from `checkpoint_path` (or a fresh agent) with `demo_path` (or no offline data).
 
-    A `reward_classifier` decides reward and success in training episodes, not in evaluation. Confirmed and denied
-    successes go to the folder `judged`, as data for the next classifier. A finished run continues only if
+    A `reward_classifier` decides reward and success in training episodes, not in evaluation. What
+    somebody judged goes to the folder `judged`, as data for the next classifier. A finished run continues only if
     `online_steps` grew, with the schedules of the new length.
 
     Args:
@@ -260,7 +262,7 @@ def _finetuning_tree(
     tree = finetune.initial_tree(config, agent_config, agent_state, dataset)
     if not run.checkpoint_path.exists():
         frame_files.remove(run.checkpoint_path)
-        for folder in (finetune.JUDGED, SPOOL):
+        for folder in (JUDGED, SPOOL):
             shutil.rmtree(run.folder / folder, ignore_errors=True)
         return resumed(run, tree)
     earlier_steps = checkpoint.read_metadata(run.checkpoint_path).get("online_steps", config.online_steps)
@@ -314,6 +316,13 @@ def _made(config: WSRLConfig, is_watched: bool) -> gymnasium.Env:
 def _training_environment(config: WSRLConfig, takeover: PersonInput | None, progress: Progress) -> gymnasium.Env:
     """The environment to learn from, with human, classifier and robot reconnection."""
     environment = _made(config, is_watched=takeover is not None)
+    robot, is_told = environment.unwrapped, config.reward_classifier is not None or takeover is not None
+    if isinstance(robot, RobotEnv) and not robot.knows_success and not is_told:
+        environment.close()
+        raise ParameterError(
+            f"nobody tells the robot at {robot.client.url} its successes: give reward_classifier, human 'person', or "
+            "a target_pose in environment_options"
+        )
     environment = with_human(environment, config.human, config.human_options)
     if config.reward_classifier is not None:
         confirm = None

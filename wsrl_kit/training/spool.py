@@ -16,11 +16,12 @@ import numpy as np
 
 from wsrl_kit.agent.sac import SACConfig
 from wsrl_kit.agent.transition import packed, unpacked
-from wsrl_kit.classifier.reward import CONFIRMED
 from wsrl_kit.envs.human import INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.files import SPARE_BYTES, reading, remove_partial
+from wsrl_kit.robot.environment import GRIPPER_MOVED
+from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED
 from wsrl_kit.training.episode import EnvironmentStep
 from wsrl_kit.training.experience import Frames
 
@@ -29,7 +30,16 @@ RESERVE = "reserve"
 
 RESERVE_BYTES = 4 * 2**20
 
-INFO = ("success", TASK_SUCCESS, CONFIRMED, "contact_force", "safety_box_clipped", INTERVENTION)
+INFO = (
+    "success",
+    TASK_SUCCESS,
+    CLASSIFIED,
+    CONFIRMED,
+    "contact_force",
+    "safety_box_clipped",
+    GRIPPER_MOVED,
+    INTERVENTION,
+)
 """The entries of a step's `info` that learning and its metrics read."""
 
 
