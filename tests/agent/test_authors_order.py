@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from test_sac import BATCH, CONFIG, assert_close, assert_identical, assert_moved, batch_of, trained
 
-from slow_cases import one_fast
 from training_samples import settings, start_finetune, taken
 from wsrl_kit.agent import authors_order, sac
 from wsrl_kit.runs.loop import Measurement
@@ -23,7 +22,8 @@ def adam_without_gradient(parameter: np.ndarray, first: np.ndarray, second: np.n
     return parameter - CONFIG.actor_learning_rate * corrected / (np.sqrt(spread) + 1e-8)
 
 
-@pytest.mark.parametrize("utd", one_fast([1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("utd", [1, 3])
 def test_one_critic_update_takes_the_actors_gradient_on_the_critics_from_before(utd: int) -> None:
     state, batch, key = trained(), batch_of(utd, BATCH), jax.random.key(5)
     new_state, _, td_error = update(CONFIG, state, batch, key)

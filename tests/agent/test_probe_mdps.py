@@ -174,7 +174,8 @@ WEIGHTS = sac.TermWeights(conservative=0.01)
 CASES = [(name, False) for name in PRESETS] + [(name, True) for name in ("calql", "wsrl")]
 
 
-@pytest.mark.parametrize(("name", "has_offline_term"), one_fast(CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "has_offline_term"), CASES)
 def test_every_preset_solves_the_probes(name: str, has_offline_term: bool) -> None:
     config = preset_config(name, has_offline_term)
     assert config.is_conservative == has_offline_term or name == "calql"

@@ -26,6 +26,7 @@ from hil_serl_samples import (
     upstream_policy,
     upstream_values,
 )
+from slow_cases import one_fast
 from wsrl_kit.agent import sac, state
 from wsrl_kit.agent.sac import SACConfig, SACState
 from wsrl_kit.agent.vision import PixelConfig
@@ -51,7 +52,7 @@ def config(setup: str, action_size: int | None = None, cameras: tuple[str, ...] 
     return sac.from_parameters(parameters, 19, action_size or ACTION_SIZES[setup], pixels)
 
 
-@pytest.fixture(scope="module", params=["single", "dual"])
+@pytest.fixture(scope="module", params=one_fast(["single", "dual"]))
 def gripping(request: pytest.FixtureRequest) -> tuple[SACConfig, SACState]:
     static = config(request.param)
     return static, random_agent(static)
