@@ -152,6 +152,8 @@ def test_a_classifier_is_retrained_with_what_was_judged_and_compared_on_what_nei
         for number in range(8):
             shown = trajectory(1, seed=50 + number, observation_size=3)
             write_hil_serl(judged / f"{number:08d}_failure.pkl", [shown])
+    (tmp_path / "damaged" / "judged").mkdir(parents=True)
+    (tmp_path / "damaged" / "run.json").write_text("{")
     assert judged_folders(folder) == [str(tmp_path / "paid" / "judged")]
     again, retrained = retraining(first, folder, judged_folders(folder))
     run_classifier(again, retrained, Silent())

@@ -1,6 +1,7 @@
 """Trains the reward classifier, validates it on held-out episodes, and chooses its threshold."""
 
 import csv
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from wsrl_kit.errors import RunError, Stopped
 from wsrl_kit.files import reading
 from wsrl_kit.runs.loop import Evaluation, GradientPlan, follow, gradient_loop, initial_tree, resumed
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import Run, find_runs, read_run
+from wsrl_kit.runs.run import Run, read_run
 
 VALIDATION_FILE = "validation.csv"
 
@@ -200,10 +201,14 @@ def run_classifier(config: ClassifierConfig, folder: Path, progress: Progress, *
 
 
 def judged_folders(folder: Path) -> list[str]:
-    """The folders `judged` of the fine-tunings, below the parent of a classifier's folder, whose reward it gave."""
-    paid = [run for run in find_runs(folder.parent) if run.parameters.get("reward_classifier") is not None]
-    own = [run for run in paid if Path(run.parameters["reward_classifier"]).resolve() == _file(folder).resolve()]
-    return [str(run.folder / JUDGED) for run in own if (run.folder / JUDGED).is_dir()]
+    """The folders `judged` of the fine-tunings beside a classifier's folder, or one deeper, whose reward it gave."""
+    own, found = _file(folder).resolve(), []
+    for place in sorted([*folder.parent.glob(f"*/{JUDGED}"), *folder.parent.glob(f"*/*/{JUDGED}")]):
+        with suppress(RunError):  # a damaged run is nobody's
+            given = read_run(place.parent, with_metrics=False).parameters.get("reward_classifier")
+            if given is not None and Path(given).resolve() == own:
+                found.append(str(place))
+    return found
 
 
 def retraining(config: ClassifierConfig, folder: Path, judged: str | list[str]) -> tuple[ClassifierConfig, Path]:
