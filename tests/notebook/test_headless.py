@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def alive(process: int) -> bool:
     return True
 
 
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.05)
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.02)
 
 
 def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None:
@@ -212,14 +213,19 @@ def test_a_signal_ends_the_kernel_and_keeps_what_was_done(tmp_path: Path, number
 
 
 @pytest.mark.slow
-def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_kernel", [False, True])
+def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_there(
+    tmp_path: Path, has_kernel: bool
+) -> None:
     notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
     assert run(notebook, "--out", "out", folder=tmp_path).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task")
-    while not any((task / "children").read_text() for task in children.iterdir()):
-        time.sleep(0.02)
+    if has_kernel:
+        wait_until(lambda: any((task / "children").read_text() for task in children.iterdir()))
+    else:
+        wait_until(lambda: not (tmp_path / "out/job.ipynb").exists())
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
@@ -230,7 +236,7 @@ def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_t
 def test_a_killed_runner_takes_its_kernel_along(tmp_path: Path) -> None:
     write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stdout=subprocess.PIPE)
-    wait_for(tmp_path / "out/kernel")
+    wait_until((tmp_path / "out/kernel").exists)
     process.kill()
     process.communicate()
     kernel = int((tmp_path / "out/kernel").read_text())

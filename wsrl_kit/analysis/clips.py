@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from wsrl_kit.analysis.metrics import arm_label, finite_curve, measure_of, switch_dip
 from wsrl_kit.analysis.plots import GRID, NEUTRAL, SERIES_COLOURS
+from wsrl_kit.config.config import ROBOT
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.insertion_model import HOLE_DEPTH, PEG_LENGTH, PEG_WIDTH
 from wsrl_kit.envs.playback import Playback, control_rate, make_visible, play_again
@@ -145,6 +146,8 @@ def moments(record: RunRecord) -> list[Moment]:
         raise RunError(
             f"{record.folder} holds a run of kind {record.kind}: expected the folder of a warmup or fine-tuning"
         )
+    if not found and record.parameters.get("exp_name") == ROBOT:
+        raise RunError(f"{record.folder} is a real robot's run, which is never played again: there is no clip of it")
     if not found:
         raise RunError(
             f"{record.folder} holds no traces of episodes to show: each evaluation writes some, so the run is from an "

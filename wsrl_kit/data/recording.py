@@ -49,7 +49,8 @@ class CameraChoice:
         chosen = {camera: name for camera, name in renamed.items() if self.wanted is None or name in self.wanted}
         named = list(chosen.values())
         if missing := [name for name in self.wanted or () if name not in named]:
-            have = f"{', '.join(renamed)}: camera_names tells which is which" if renamed else "no cameras"
+            called = [camera if camera == name else f"{camera} (called {name})" for camera, name in renamed.items()]
+            have = f"{', '.join(called)}: camera_names tells which is which" if called else "no cameras"
             return {}, f"has no images of {', '.join(missing)}, found {have}"
         if twice := [name for name in named if named.count(name) > 1]:
             return {}, f"has two cameras that camera_names calls {twice[0]!r}"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsrl_kit.config.presets import PRESETS
 from wsrl_kit.errors import RunError
 from wsrl_kit.notebook.parameters import Notebook, as_cell, read_notebook
 from wsrl_kit.notebook.templates import COMMANDS, template_folder
@@ -68,8 +69,9 @@ def notebook_of(command: str) -> Notebook:
 
 
 def given(parameters: Mapping[str, Any], notebook: Notebook) -> dict[str, Any]:
-    """Those of a run's parameters that the notebook has, where they differ from what it would take."""
-    usual, parameters = json.loads(json.dumps([notebook.values, parameters]))
+    """Those of a run's parameters that the notebook has, where they differ from what it and their preset would take."""
+    values = notebook.values | PRESETS[parameters.get("preset", "kit")]
+    usual, parameters = json.loads(json.dumps([values, parameters]))
     known = {name: value for name, value in parameters.items() if name in notebook.fields}
     return {name: value for name, value in known.items() if value != usual.get(name)}
 

@@ -21,27 +21,28 @@ WRONG = "#d55e00"
 _ELSEWHERE = ("output_dir", "live", "resume", MORE)
 
 
-def parameter_form(config: WSRLConfig, command: str, live: bool | None = None) -> None:
+def parameter_form(config: WSRLConfig, command: str, live: bool | None = None, preset: str = "kit") -> None:
     """Shows the form, or headless the table of the config. It changes nothing of the run.
 
     Args:
         command: whose notebook the parameters cell is for.
         live: True: the form; None: if a front end is attached.
+        preset: from which the config was made.
     """
-    display(Form(config, command).box if (not is_headless() if live is None else live) else table(config))
+    display(Form(config, command, preset).box if (not is_headless() if live is None else live) else table(config))
 
 
 class Form:
     """The widgets, in `box`: the notebook's own parameters, the others folded by group.
 
     Args:
-        config, command: as of `parameter_form`.
+        config, command, preset: as of `parameter_form`.
     """
 
-    def __init__(self, config: WSRLConfig, command: str) -> None:
+    def __init__(self, config: WSRLConfig, command: str, preset: str = "kit") -> None:
         self._notebook = notebook_of(command)
-        self._values = given(asdict(config), self._notebook)
-        known = self._notebook.values | asdict(config)
+        known = self._notebook.values | asdict(config) | {"preset": preset}
+        self._values = given(known, self._notebook)
         self._fields: dict[str, Any] = {}
         self._remarks: dict[str, ipywidgets.HTML] = {}
         groups = {"": self._notebook.defaults, **self._notebook.groups}

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 # After Ctrl-C the notebook's own cleaning up may take this long before its kernel is killed.
 GRACE_SECONDS = 60.0
+# Python loses an interrupt that meets it in the midst of some imports; before a run has begun it is sent again.
+AGAIN_SECONDS = 5.0
+LOOK_SECONDS = 0.2  # between two looks for a kernel to kill
 
 
 RECORD = "run.json"
@@ -111,6 +114,7 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
     """Papermill in a thread of its own, so that the main thread can end the kernel on a signal."""
     kernels: list[Any] = []
     failures: list[BaseException] = []
+    before = _content(executed.parent / RECORD)
 
     ended = threading.Event()
 
@@ -131,7 +135,13 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
             interrupted.has_begun = _has_begun(executed)
             if interrupted.has_begun:
                 print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
-            _end_kernel(kernels, ended, by_force=not interrupted.has_begun)
+            if not interrupted.has_begun:
+                # Also the kernel that papermill is about to start.
+                _end_kernel(kernels, ended, [signal.SIGKILL] * round(GRACE_SECONDS / LOOK_SECONDS), LOOK_SECONDS)
+            elif _content(executed.parent / RECORD) == before:
+                _end_kernel(kernels, ended, [signal.SIGINT] * round(GRACE_SECONDS / AGAIN_SECONDS), AGAIN_SECONDS)
+            else:
+                _end_kernel(kernels, ended, [signal.SIGINT], GRACE_SECONDS)
             raise
     if failures:
         raise _explain(failures[0], executed) from failures[0]
@@ -202,17 +212,20 @@ def _has_begun(executed: Path) -> bool:
         return True
 
 
-def _end_kernel(kernels: list[Any], ended: threading.Event, by_force: bool) -> None:
-    """Interrupts the running cell, so that it can close its files, and kills what has not ended after a while.
+def _end_kernel(kernels: list[Any], ended: threading.Event, signals: list[signal.Signals], seconds: float) -> None:
+    """Sends signals, by which the running cell can close its files, and kills what has not ended after the last.
+
+    A kernel that still imports would answer an interrupt with a traceback of its own; it is only killed.
 
     Args:
-        by_force: kills at once. A kernel that still imports would answer an interrupt with a traceback of its own.
+        seconds: after each signal.
     """
-    for kill in (signal.SIGKILL,) if by_force else (signal.SIGINT, signal.SIGKILL):
+    for number in (*signals, signal.SIGKILL):
         for kernel in kernels:
-            if kernel.has_kernel:
-                os.kill(kernel.provisioner.pid, kill)
-        if ended.wait(GRACE_SECONDS):
+            with suppress(ProcessLookupError):  # it has just ended
+                if kernel.has_kernel:
+                    os.kill(kernel.provisioner.pid, number)
+        if ended.wait(seconds):
             return
 
 
