@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="wsrl-kit", description=wsrl_kit.__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    whole_names = partial(argparse.ArgumentParser, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=whole_names)
     _add_run(commands)
     described = _add_notebooks(commands, arguments[:1])
     recording = _add_record(commands, arguments[:1])
@@ -57,7 +59,7 @@ def _command(arguments: list[str]) -> int:
 
 
 def _add_run(commands: Any) -> None:
-    run = commands.add_parser("run", help="execute any notebook, headless", allow_abbrev=False)
+    run = commands.add_parser("run", help="execute any notebook, headless")
     run.add_argument("notebook", type=user_path, help="the notebook to execute")
     run.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook"
@@ -70,7 +72,7 @@ def _add_notebooks(commands: Any, wanted: list[str]) -> Notebook | None:
     """The commands that are notebooks; returns the wanted one, which alone is read for its parameters."""
     described = None
     for name, (notebook, help) in COMMANDS.items():
-        command = commands.add_parser(name, help=help, allow_abbrev=False)
+        command = commands.add_parser(name, help=help)
         _add_out(command)
         if name == "report":
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
@@ -82,7 +84,7 @@ def _add_notebooks(commands: Any, wanted: list[str]) -> Notebook | None:
 
 def _add_record(commands: Any, wanted: list[str]) -> Notebook | None:
     """The command that records with a person; returns the parameters of the notebook that does it with the pad."""
-    record = commands.add_parser("record", help="record episodes with a person, in this terminal", allow_abbrev=False)
+    record = commands.add_parser("record", help="record episodes with a person, in this terminal")
     _add_out(record)
     if wanted != ["record"]:
         return None
@@ -148,7 +150,7 @@ _EVENING = {
 def _add_rehearse(commands: Any, wanted: list[str]) -> Notebook | None:
     """The command that rehearses notebook 08's experiment; returns the notebook's parameters."""
     help = "run an evening at a robot on its simulated twin, ten times faster, with a scripted person, and time it"
-    rehearse = commands.add_parser("rehearse", help=help, allow_abbrev=False)
+    rehearse = commands.add_parser("rehearse", help=help)
     _add_out(rehearse)
     if wanted != ["rehearse"]:
         return None
@@ -255,7 +257,6 @@ def _add_lab(commands: Any) -> None:
         "lab",
         help="open copies of the notebooks in JupyterLab",
         epilog="Further arguments, such as --no-browser, go to JupyterLab.",
-        allow_abbrev=False,
     )
     lab.add_argument(
         "folder",

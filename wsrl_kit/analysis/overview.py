@@ -274,7 +274,8 @@ def overlay_figure(
         drawn[arms[name]] += 1
         label = arm_label(record.arm) if record.arm else name
         if len(records) <= MOST_NAMED:
-            label += f", seed {record.seed}" * bool(record.arm) + " (nothing recorded)" * (not len(steps))
+            nothing = "" if len(steps) else f" (nothing against {plots.AXIS_LABELS[against].lower()})"
+            label += f", seed {record.seed}" * bool(record.arm) + nothing
         if smoothing and len(steps):
             ax.plot(*_thinned(steps, values), color=colour, linewidth=0.8, alpha=0.25)
             values = pd.Series(values).ewm(alpha=1.0 - smoothing).mean().to_numpy()

@@ -54,7 +54,7 @@ def explore(root: Path, metric: str, against: str, smoothing: float, live: bool 
         explorer = Explorer(folders, metric, against, smoothing)
         display(explorer.box)
         _follow(explorer, lambda: True)
-    records, _ = _records(folders, frame["folder"][:FIRST_TICKED], metric)
+    records, _ = _records(folders, frame["folder"][frame["kind"].isin(BUDGETS)][:FIRST_TICKED], metric)
     return overview_table(frame, root), overlay_figure(records, metric, against, smoothing)
 
 

@@ -217,9 +217,9 @@ def run_finetune(
             f"actor_value {NO_VALUE!r} clones alone, but fine-tuning learns from rewards: give 'mean' or 'minimum'"
         )
     config = agents.advised(config)
-    if config.frozen_rollout_steps >= config.online_steps:
+    if config.frozen_rollout_steps > config.online_steps:
         raise ParameterError(
-            f"frozen_rollout_steps must be below online_steps, else nothing is learned: found "
+            f"frozen_rollout_steps must be at most online_steps, else nothing is learned: found "
             f"{config.frozen_rollout_steps} and {config.online_steps}"
         )
     run = _open(config, folder, "finetune", arm, resume, may_grow=("online_steps",))
