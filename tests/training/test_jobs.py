@@ -282,3 +282,11 @@ def test_on_a_disk_that_takes_nothing_any_more_the_first_error_is_told(sources, 
     assert read_run(tmp_path).status == "running"
     run_finetune(config, tmp_path, Silent())
     assert read_run(tmp_path).status == "finished"
+
+
+def test_a_fine_tuning_that_would_be_all_frozen_rollouts_is_refused(tmp_path):
+    with pytest.raises(
+        ParameterError, match="must be at most online_steps, else nothing is learned: found 101 and 100"
+    ):
+        run_finetune(settings(frozen_rollout_steps=101), tmp_path, Silent())
+    assert not (tmp_path / "run.json").exists()
