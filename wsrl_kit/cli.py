@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
@@ -34,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ParameterError) else 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes whole names of flags only; so do its commands' parsers."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{**given, "allow_abbrev": False})
+
+
 def _command(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="wsrl-kit", description=wsrl_kit.__doc__, allow_abbrev=False)
-    whole_names = partial(argparse.ArgumentParser, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=whole_names)
+    parser = _Parser(prog="wsrl-kit", description=wsrl_kit.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     described = _add_notebooks(commands, arguments[:1])
     recording = _add_record(commands, arguments[:1])
