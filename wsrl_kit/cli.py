@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -44,18 +44,13 @@ def _command(arguments: list[str]) -> int:
     parser = _Parser(prog="wsrl-kit", description=wsrl_kit.__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
-    described = _add_notebooks(commands, arguments[:1])
-    recording = _add_record(commands, arguments[:1])
-    rehearsal = _add_rehearse(commands, arguments[:1])
+    for add_wanted in (_add_notebooks, _add_record, _add_rehearse):
+        add_wanted(commands, arguments[:1])
     for add in (_add_lab, _add_data, _add_advise, _add_watch, _add_hil_serl, _add_robot):
         add(commands)
     options, rest = parser.parse_known_args(arguments)
-    if described is not None:
-        return _run(described.path, _flags(options, rest, described), options.out)
-    if recording is not None:
-        return _record(_flags(options, rest, recording), recording, options.out)
-    if rehearsal is not None:
-        return _rehearse(_flags(options, rest, rehearsal), rehearsal, options.out)
+    if described := getattr(options, "described", None):
+        return options.do(described, _flags(options, rest, described), options.out)
     if options.command == "lab":
         return _lab(options.folder, arguments[1:])
     if rest:
@@ -73,38 +68,61 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(do=lambda options: _run(options.notebook, dict(options.p), options.out))
 
 
-def _add_notebooks(commands: Any, wanted: list[str]) -> Notebook | None:
-    """The commands that are notebooks; returns the wanted one, which alone is read for its parameters."""
-    described = None
+def _add_described(
+    commands: Any,
+    wanted: list[str],
+    name: str,
+    help: str,
+    notebook: str,
+    do: Callable[[Notebook, dict[str, Any], Path | None], int],
+    **defaults: Any,
+) -> argparse.ArgumentParser:
+    """A command whose flags are a notebook's parameters; the notebook is read for the wanted command alone.
+
+    Args:
+        do: gets the notebook, the parameters given, and the folder of the run.
+        defaults: of the command, where they are not the notebook's.
+    """
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    _add_out(command)
+    if wanted == [name]:
+        described = read_notebook(template_folder() / notebook)
+        described = replace(described, defaults=described.defaults | defaults)
+        _add_parameters(command, described)
+        command.set_defaults(described=described, do=do)
+    return command
+
+
+def _add_notebooks(commands: Any, wanted: list[str]) -> None:
+    def run(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
+        return _run(notebook.path, given, out)
+
     for name, (notebook, help) in COMMANDS.items():
-        command = commands.add_parser(name, help=help)
-        _add_out(command)
+        command = _add_described(commands, wanted, name, help, notebook, run)
         if name == "report":
             command.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or globs; or {arm: folders}")
-        if wanted == [name]:
-            described = read_notebook(template_folder() / notebook)
-            _add_parameters(command, described)
-    return described
 
 
-def _add_record(commands: Any, wanted: list[str]) -> Notebook | None:
-    """The command that records with a person; returns the parameters of the notebook that does it with the pad."""
-    record = commands.add_parser("record", help="record episodes with a person, in this terminal")
-    _add_out(record)
-    if wanted != ["record"]:
-        return None
-    described = read_notebook(template_folder() / COMMANDS["collect"][0])
-    own = {"operator": "keyboard", "suboptimal_episodes": 0, "random_episodes": 0, "output_dir": "runs/recorded"}
-    described = replace(described, defaults=described.defaults | own)
-    _add_parameters(record, described)
-    return described
+def _add_record(commands: Any, wanted: list[str]) -> None:
+    _add_described(
+        commands,
+        wanted,
+        "record",
+        "record episodes with a person, in this terminal",
+        COMMANDS["collect"][0],
+        _record,
+        operator="keyboard",
+        suboptimal_episodes=0,
+        random_episodes=0,
+        output_dir="runs/recorded",
+    )
 
 
 _LEGEND = """Keys: Enter keep, x discard (another start), z redo (the same start), y success, n failure, Ctrl-C stop.
 With operator 'keyboard' also W/S A/D R/F x y z, J/L I/K U/O around x y z, V/C open and close, space stay."""
 
 
-def _record(given: dict[str, Any], notebook: Notebook, out: Path | None) -> int:
+def _record(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
     from wsrl_kit.envs.config import KEYBOARD, PAD, SCRIPTED, SPACEMOUSE, CollectConfig
     from wsrl_kit.notebook.parameters import check_values
     from wsrl_kit.parameters import build
@@ -152,30 +170,26 @@ _EVENING = {
 """Parameters of a rehearsal that notebook 08 does not list."""
 
 
-def _add_rehearse(commands: Any, wanted: list[str]) -> Notebook | None:
-    """The command that rehearses notebook 08's experiment; returns the notebook's parameters."""
-    help = "run an evening at a robot on its simulated twin, ten times faster, with a scripted person, and time it"
-    rehearse = commands.add_parser("rehearse", help=help)
-    _add_out(rehearse)
-    if wanted != ["rehearse"]:
-        return None
-    described = read_notebook(template_folder() / COMMANDS["hil-serl"][0])
-    own = {
-        "arms": ["hil_serl"],
-        "seeds": [0],
-        "human": "person",
-        "warmup_steps": 1_000,
-        "behavior_cloning_fade_steps": 1_000,
-        "online_steps": 1_000,
-        "output_dir": "runs/rehearsal",
-        MORE: _EVENING,
-    }
-    described = replace(described, defaults=described.defaults | own)
-    _add_parameters(rehearse, described)
-    return described
+def _add_rehearse(commands: Any, wanted: list[str]) -> None:
+    _add_described(
+        commands,
+        wanted,
+        "rehearse",
+        "run an evening at a robot on its simulated twin, ten times faster, with a scripted person, and time it",
+        COMMANDS["hil-serl"][0],
+        _rehearse,
+        arms=["hil_serl"],
+        seeds=[0],
+        human="person",
+        warmup_steps=1_000,
+        behavior_cloning_fade_steps=1_000,
+        online_steps=1_000,
+        output_dir="runs/rehearsal",
+        **{MORE: _EVENING},
+    )
 
 
-def _rehearse(given: dict[str, Any], notebook: Notebook, out: Path | None) -> int:
+def _rehearse(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
     from wsrl_kit.config.config import WSRLConfig
     from wsrl_kit.hil_serl.config import HilSerlConfig
     from wsrl_kit.hil_serl.rehearsal import StepTime, run_rehearsal
@@ -223,7 +237,7 @@ def _add_parameters(parser: argparse.ArgumentParser, notebook: Notebook) -> None
 
 
 def _flags(options: argparse.Namespace, rest: Sequence[str], notebook: Notebook) -> dict[str, Any]:
-    given = {name: value for name, value in vars(options).items() if name not in ("command", "out")}
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "described", "do", "out")}
     if len(given.get("runs", ())) == 1:
         # A single one may spell a list or a dict.
         given |= {"runs": given["runs"][0]}

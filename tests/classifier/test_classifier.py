@@ -24,11 +24,11 @@ from wsrl_kit.classifier.data import episodes_of_rows, hold_out, load_labelled, 
 from wsrl_kit.classifier.model import Decision, Examples, RewardClassifier, rewarded
 from wsrl_kit.classifier.reward import ClassifierReward
 from wsrl_kit.classifier.train import (
-    comparison_figure,
     judged_folders,
     lookalikes,
     read_validation,
     retraining,
+    retraining_figure,
     run_classifier,
 )
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
@@ -161,7 +161,7 @@ def test_a_classifier_is_retrained_with_what_was_judged_and_compared_on_what_nei
     before, after = read_validation(folder), read_validation(retrained)
     assert len(after.row) == len(before.row) + 2
     np.testing.assert_array_equal(after.row[: len(before.row)], before.row)
-    false_positives, recall = comparison_figure(first, folder, again, retrained).axes
+    false_positives, recall = retraining_figure(first, folder, again, retrained).axes
     labels = [text.get_text() for text in false_positives.get_legend().get_texts()]
     assert [label.partition(":")[0] for label in labels] == ["before", "after"]
     found = read_run(retrained).summary

@@ -17,9 +17,10 @@ import pytest
 from distributed import LocalCluster
 
 from counting_runs import counting_jobs
-from dask_samples import KIT, cluster, free_port, is_listening, process, scheduler_process, wait_for, worker_process
+from dask_samples import KIT, cluster, free_port, is_listening, process, scheduler_process, worker_process
 from jobs_here import AtOnce, jobs_here
 from training_samples import StopAt, settings
+from waiting import wait_for
 from wsrl_kit.errors import ParameterError, RunError, Stopped
 from wsrl_kit.experiments import engine
 from wsrl_kit.experiments.ablation import run_ablation

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from slow_cases import one_fast
 from tiny_notebooks import CONFIG, FINISH, write_notebook
+from waiting import wait_for
 from wsrl_kit.cli import main
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.notebook.parameters import check_values, read_notebook
@@ -45,11 +45,6 @@ def alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    while not condition():
-        time.sleep(0.02)
 
 
 def test_a_run_leaves_the_executed_notebook_and_its_html(tmp_path: Path) -> None:
@@ -223,9 +218,9 @@ def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_t
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task")
     if has_kernel:
-        wait_until(lambda: any((task / "children").read_text() for task in children.iterdir()))
+        wait_for(lambda: any((task / "children").read_text() for task in children.iterdir()))
     else:
-        wait_until(lambda: not (tmp_path / "out/job.ipynb").exists())
+        wait_for(lambda: not (tmp_path / "out/job.ipynb").exists())
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
@@ -236,7 +231,7 @@ def test_a_signal_before_the_first_cell_is_one_line_and_leaves_the_run_that_is_t
 def test_a_killed_runner_takes_its_kernel_along(tmp_path: Path) -> None:
     write_notebook(tmp_path / "job.ipynb", CONFIG, SLOW, FINISH)
     process = subprocess.Popen([*COMMAND, "job.ipynb", "--out", "out"], cwd=tmp_path, stdout=subprocess.PIPE)
-    wait_until((tmp_path / "out/kernel").exists)
+    wait_for((tmp_path / "out/kernel").exists)
     process.kill()
     process.communicate()
     kernel = int((tmp_path / "out/kernel").read_text())

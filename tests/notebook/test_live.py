@@ -3,6 +3,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from synthetic_runs import write_finetune
+from waiting import wait_for
 from widgets_here import widgets
 from wsrl_kit.errors import DataError, Stopped
 from wsrl_kit.notebook import explore, live
@@ -34,11 +36,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return outputs
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(wait_for, seconds=60.0)
 
 
 def test_headless_does_the_work_and_shows_text(shown: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from dask_samples import Network, free_port, process, scheduler_process, wait_for, worker_process
+from dask_samples import Network, free_port, process, scheduler_process, worker_process
 from training_samples import PENDULUM, settings, stored
+from waiting import wait_for
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.config.schedules import run_schedules

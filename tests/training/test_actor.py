@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -12,6 +12,7 @@ import pytest
 from remote_samples import learned_inline
 from robot_samples import served
 from training_samples import PENDULUM, StopAt, last, measured, same, settings, start_finetune, taken
+from waiting import wait_for
 from wsrl_kit.agent import jax_tools, sac
 from wsrl_kit.agent.transition import unpacked
 from wsrl_kit.config.config import THREAD, WSRLConfig
@@ -46,26 +47,22 @@ def actor_of(config: WSRLConfig, environment: gymnasium.Env, lag: int) -> tuple[
     return ThreadedActor(InlineActor(config, lambda step: static, environment, key, sac.policy(agent), 0), lag), agent
 
 
-def wait_for(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_in_time = partial(wait_for, seconds=60.0)
 
 
 def test_acting_is_ahead_of_learning_by_no_more_than_the_lag_and_stops_with_all_that_it_did() -> None:
     config = settings(**BESIDE)
     actor, agent = actor_of(config, make(config.exp_name, config.environment_options), 3)
     assert actor.begin(0, unpacked(np.zeros((0, 14), np.float32), 3, 1), 0) == []
-    wait_for(lambda: actor.steps_ahead == 3)
+    wait_in_time(lambda: actor.steps_ahead == 3)
     time.sleep(0.2)
     assert actor.steps_ahead == 3
     assert actor.step() is not None
     actor.learned(agent)
-    wait_for(lambda: actor.steps_ahead == 3)
+    wait_in_time(lambda: actor.steps_ahead == 3)
     actor.stop()
     assert all(isinstance(actor.step(), EnvironmentStep) for _ in range(3))
-    wait_for(lambda: actor.has_stopped)
+    wait_in_time(lambda: actor.has_stopped)
     assert isinstance(actor.step(), ActorStopped)
     actor.close()
 
@@ -76,7 +73,7 @@ def test_a_robot_holds_while_it_waits_for_learning() -> None:
         environment = make(config.exp_name, config.environment_options)
         actor, _ = actor_of(config, environment, 2)
         actor.begin(0, unpacked(np.zeros((0, 49), np.float32), 19, 6), 0)
-        wait_for(lambda: actor.steps_ahead == 2)
+        wait_in_time(lambda: actor.steps_ahead == 2)
         time.sleep(0.3)
         held = server.arm.state()["pose"]
         time.sleep(0.3)

@@ -19,9 +19,10 @@ import pytest
 from distributed import LocalCluster
 
 from camera_samples import Spot, write_demos
-from dask_samples import Network, free_port, wait_for
+from dask_samples import Network, free_port
 from remote_samples import check_whole, learned_inline, loaded, machines, remote_settings, robot_process, start_of
 from training_samples import StopAt, same
+from waiting import wait_for
 from wsrl_kit.agent import sac
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.make import make

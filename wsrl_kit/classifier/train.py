@@ -218,7 +218,7 @@ def retraining(config: ClassifierConfig, folder: Path, judged: str | list[str]) 
     return again, folder / f"retrained_{input_digests(again, 'classifier').get('judged_data', '')[:8]}"
 
 
-def comparison_figure(config: ClassifierConfig, folder: Path, again: ClassifierConfig, retrained: Path) -> Figure:
+def retraining_figure(config: ClassifierConfig, folder: Path, again: ClassifierConfig, retrained: Path) -> Figure:
     """Both classifiers on the retrained one's validation rows, which neither was trained on; until then its learning.
 
     Args:

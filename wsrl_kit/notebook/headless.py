@@ -95,7 +95,7 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
     before, kept = _content(record), _content(executed)
     executed.unlink(missing_ok=True)  # from here on it tells how far this execution has come
     try:
-        _execute(notebook, executed, values)
+        _execute(notebook, executed, values, lambda: _content(record) != before)
     except (errors.WSRLKitError, Interrupted) as error:
         if isinstance(error, Interrupted):
             did_nothing = not error.has_begun
@@ -110,12 +110,14 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
     return executed
 
 
-def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
-    """Papermill in a thread of its own, so that the main thread can end the kernel on a signal."""
+def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Callable[[], bool]) -> None:
+    """Papermill in a thread of its own, so that the main thread can end the kernel on a signal.
+
+    Args:
+        has_run: whether the notebook has opened its run, which saves when it is interrupted.
+    """
     kernels: list[Any] = []
     failures: list[BaseException] = []
-    before = _content(executed.parent / RECORD)
-
     ended = threading.Event()
 
     def work() -> None:
@@ -133,15 +135,12 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any]) -> None:
             ended.wait()
         except Interrupted as interrupted:
             interrupted.has_begun = _has_begun(executed)
-            if interrupted.has_begun:
-                print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
             if not interrupted.has_begun:
                 # Also the kernel that papermill is about to start.
-                _end_kernel(kernels, ended, [signal.SIGKILL] * round(GRACE_SECONDS / LOOK_SECONDS), LOOK_SECONDS)
-            elif _content(executed.parent / RECORD) == before:
-                _end_kernel(kernels, ended, [signal.SIGINT] * round(GRACE_SECONDS / AGAIN_SECONDS), AGAIN_SECONDS)
-            else:
-                _end_kernel(kernels, ended, [signal.SIGINT], GRACE_SECONDS)
+                _end_kernel(kernels, ended, signal.SIGKILL, LOOK_SECONDS)
+                raise
+            print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
+            _end_kernel(kernels, ended, signal.SIGINT, GRACE_SECONDS if has_run() else AGAIN_SECONDS)
             raise
     if failures:
         raise _explain(failures[0], executed) from failures[0]
@@ -212,19 +211,19 @@ def _has_begun(executed: Path) -> bool:
         return True
 
 
-def _end_kernel(kernels: list[Any], ended: threading.Event, signals: list[signal.Signals], seconds: float) -> None:
-    """Sends signals, by which the running cell can close its files, and kills what has not ended after the last.
+def _end_kernel(kernels: list[Any], ended: threading.Event, number: signal.Signals, seconds: float) -> None:
+    """Sends a signal, by which the running cell can close its files, and kills what has not ended after a while.
 
     A kernel that still imports would answer an interrupt with a traceback of its own; it is only killed.
 
     Args:
-        seconds: after each signal.
+        seconds: after which the signal is sent again.
     """
-    for number in (*signals, signal.SIGKILL):
+    for each in (*[number] * round(GRACE_SECONDS / seconds), signal.SIGKILL):
         for kernel in kernels:
             with suppress(ProcessLookupError):  # it has just ended
                 if kernel.has_kernel:
-                    os.kill(kernel.provisioner.pid, number)
+                    os.kill(kernel.provisioner.pid, each)
         if ended.wait(seconds):
             return
 

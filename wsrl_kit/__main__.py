@@ -12,3 +12,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("wsrl-kit: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
