@@ -199,6 +199,8 @@ class ThreadedActor:
 
     def learned(self, agent: SACState) -> None:
         if agent is not self._agent:
+            # Copies that wait for an update would fill XLA's queue of 32 programs, and acting would wait behind them.
+            jax.block_until_ready(agent)
             # A copy, since the next update takes over the agent's buffers; waited for here, since the actor must not.
             self.policy = jax.block_until_ready(jax_tools.copied(sac.policy(agent)._replace(trunk=())))
             self._agent = agent
