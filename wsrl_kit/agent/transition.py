@@ -51,13 +51,14 @@ def row_width(observation_size: int, action_size: int, has_penalty: bool) -> int
 
 def packed(transition: Transition) -> Float32[np.ndarray, "*batch width"]:
     """Rows of everything but images: observation, next observation, action, [grasp penalty], and five numbers."""
-    cloned = np.ones_like(transition.reward) if transition.cloned is None else transition.cloned
-    numbers = [cloned, transition.reward, transition.mask, transition.weight, transition.monte_carlo_return]
-    if transition.grasp_penalty is not None:
-        numbers.insert(0, transition.grasp_penalty)
-    vectors = [transition.observation, transition.next_observation, transition.action]
-    columns = [np.asarray(number, np.float32)[..., None] for number in numbers]
-    return np.concatenate([*(np.asarray(vector, np.float32) for vector in vectors), *columns], axis=-1)
+    sizes = (transition.observation.shape[-1], transition.action.shape[-1])
+    width = row_width(*sizes, transition.grasp_penalty is not None)
+    rows = np.empty((*np.shape(transition.reward), width), np.float32)
+    places: Any = unpacked(rows, *sizes)
+    for place, value in zip(places, transition, strict=True):
+        if isinstance(place, np.ndarray):
+            place[...] = 1.0 if value is None else value
+    return rows
 
 
 def unpacked(rows: Any, observation_size: int, action_size: int) -> Transition:

@@ -71,7 +71,7 @@ class Replay:
             beta: importance exponent, in [0, 1].
         """
         rows = np.empty((*shape, self.online.rows.shape[1]), np.float32)
-        index, expected = np.empty(shape, np.int64), np.ones(shape)
+        index, expected = np.empty(shape, np.int64), np.empty(shape)
         count = self.offline_count(shape[1], ratio)
         for side, columns in self._sides(count, shape[1]):
             side.draw(self._seed, step, columns, rows, index, expected)
