@@ -57,7 +57,8 @@ def test_a_notebook_has_a_command_with_its_parameters_as_flags(clone: Path) -> N
     done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert Path("here/run.json").read_text() == '{"status": "finished", "sizes": [4], "seed": 3}'
-    assert done.stdout.split() == ["here/01_offline_warmup.ipynb", "here/01_offline_warmup.html"]
+    files = [f"here/{name}" for name in ("01_offline_warmup.html", "01_offline_warmup.ipynb", "run.json")]
+    assert done.stdout.splitlines() == ["writing 01_offline_warmup.html", "", *files]
 
 
 def test_the_flags_are_explained(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:

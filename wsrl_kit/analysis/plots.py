@@ -59,6 +59,8 @@ PNG_DPI = 100
 """Dots an inch of figures shown in a notebook."""
 MOST_SPOTS = 1500
 """Places of a figure that tell their value."""
+FEW_POINTS = 40
+"""Up to this number, the points of a run's curve are marked."""
 MOST_BANDS = 6
 """With more arms than this, no bands are drawn: they would hide the curves."""
 
@@ -270,16 +272,9 @@ def run_metrics(
     for (name, metric), colour in zip(metrics.items(), SERIES_COLOURS, strict=False):
         curve = record.curve(metric, phase)
         kept = np.isfinite(curve.value)
-        few = kept.sum() <= 40
-        ax.plot(
-            getattr(curve, against)[kept],
-            curve.value[kept],
-            color=colour,
-            linewidth=1.8,
-            marker="o" if few else "",
-            markersize=3.5,
-            label=name,
-        )
+        marker = "o" if kept.sum() <= FEW_POINTS else ""
+        steps, values = getattr(curve, against)[kept], curve.value[kept]
+        ax.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
     frozen = record.parameters.get("frozen_rollout_steps", 0)
     if frozen and phase == "online" and against == "environment_step":
         ax.axvspan(0, frozen, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="frozen rollouts")

@@ -143,17 +143,16 @@ def write_report(
     """
     measure = measure_of(records, targets)
     runs = reduce_runs(records, measure)
-    summary, differences = (
-        summary_table(runs, measure, parameter_notes(records)),
-        difference_table(runs, control, measure),
-    )
+    summary = summary_table(runs, measure, parameter_notes(records))
+    differences = difference_table(runs, control, measure)
+    shown = [summary, differences] if runs["arm"].nunique() > 1 else [summary]
     figures = ablation_figures(records, runs, measure)
     if every_figure:
         figures |= comparison_figures(records, runs, control, measure)
     texts = {
-        "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
-        "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
-        "report.tex": f"{summary.to_latex()}\n{differences.to_latex()}",
+        "summary.md": "\n".join(table.to_markdown() for table in shown),
+        "summary.txt": "\n".join(table.to_text() for table in shown),
+        "report.tex": "\n".join(table.to_latex() for table in shown),
         "summary.csv": summary.to_csv(),
         "differences.csv": differences.to_csv(),
         "per_seed.csv": per_seed_csv(runs),

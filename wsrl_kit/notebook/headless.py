@@ -106,6 +106,7 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
             executed.write_bytes(kept)
         raise
     _check_finished(output_dir)
+    print(f"writing {executed.with_suffix('.html').name}", flush=True)
     _write_html(executed)
     return executed
 
