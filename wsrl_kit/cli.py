@@ -294,10 +294,10 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
         raise ParameterError(f"the folder must come before JupyterLab's own arguments, found {arguments[0]} first")
     root, folder, options = Path.cwd(), folder or Path("lab"), arguments[1:] if folder else arguments
     copies = copy_templates(folder, root)
-    for names, what in ((copies.new, "copied"), (copies.kept, "kept as they are")):
-        if names:
-            print(f"{folder}: {what}: {', '.join(names)}")
-    for name in copies.outdated:
+    for kind, what in (("new", "copied"), ("kept", "kept as they are")):
+        if copies[kind]:
+            print(f"{folder}: {what}: {', '.join(copies[kind])}")
+    for name in copies["outdated"]:
         print(f"{folder / name} is kept, but is not from this version's notebook: rename it to get that one next time")
     print(f"Relative paths in them begin at {root}.", flush=True)
     browsed = root if folder.resolve().is_relative_to(root) else folder.resolve()

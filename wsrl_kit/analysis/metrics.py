@@ -181,9 +181,7 @@ def final(value: Float[np.ndarray, " points"], evaluations: int = 3) -> float:
 
 
 def switch_dip(
-    environment_step: Num[np.ndarray, " points"],
-    value: Float[np.ndarray, " points"],
-    window: float | None = None,
+    environment_step: Num[np.ndarray, " points"], value: Float[np.ndarray, " points"], window: float | None = None
 ) -> Dip:
     """Fall of a curve below its first point, within `window` steps (None: half of the budget).
 

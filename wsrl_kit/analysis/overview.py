@@ -190,8 +190,7 @@ class GrowingFile:
 
 def _joined(first: Curve, second: Curve) -> Curve:
     """One curve after the other."""
-    names = ("environment_step", "gradient_step", "value")
-    return Curve(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+    return Curve(*map(np.concatenate, zip(vars(first).values(), vars(second).values(), strict=True)))
 
 
 def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list[bytes]]:
@@ -230,10 +229,8 @@ def _seconds_left(folder: Path, earlier: float, step: float, steps: float) -> fl
 
 def overview_table(frame: pd.DataFrame, root: Path) -> Table:
     """`RunFolders.table` as text."""
-    headings = {
-        "folder": "Run", "kind": "Kind", "arm": "Arm", "seed": "Seed", "status": "Status", "step": "Step",
-        "success": "Success", "return": "Return", "left": "Left",
-    }  # fmt: skip
+    columns = ("kind", "arm", "seed", "status", "step", "success", "return", "left")
+    headings = {"folder": "Run"} | {name: name.capitalize() for name in columns}
     shown = [shown_row(row, root) for row in frame.to_dict("records")]
     rows = [{name: row[name] for name in headings} for row in shown]
     notes = [f"{row['folder']}: {row['message']}" for row in shown if row["message"]]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import ipywidgets
@@ -20,6 +21,7 @@ from wsrl_kit.analysis.plots import png
 from wsrl_kit.errors import Stopped, WSRLKitError
 from wsrl_kit.notebook.explore import LOOK_SHARE, explorer_below
 from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.text import duration
 
 LOOK_SECONDS = 2.0  # at least, between two looks at the run: at its figure, and at single metrics
@@ -82,7 +84,7 @@ class Training:
         unit: str = "step",
     ) -> None:
         self.live = not is_headless() if live is None else live
-        self._job = job if runs is None else lambda progress: self._logged(job, progress, runs, loggers)
+        self._job, self._runs, self._loggers = job, runs, loggers
         self._panel = _Panel(draw, runs, unit) if self.live else None
         self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines(unit).report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -105,7 +107,7 @@ class Training:
                 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         else:
             print(COMPILING, flush=True)
-            self._job(self.progress)
+            self._do(print)
         return self
 
     def on_button(self, label: str) -> None:
@@ -113,18 +115,15 @@ class Training:
         if self._panel is None:
             self.start()
             return
-        button, place = (
-            ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto")),
-            ipywidgets.Output(),
-        )
+        place = ipywidgets.Output()
 
-        def press(_: ipywidgets.Button) -> None:
-            button.disabled = True
+        def press() -> None:
+            pressed.disabled = True
             with place:
                 self.start()
 
-        button.on_click(press)
-        display(ipywidgets.VBox([button, place]))
+        pressed = button(label, press)
+        display(ipywidgets.VBox([pressed, place]))
 
     async def finished(self) -> None:
         """Waits until the work has ended by itself or by the Stop button; headless, says what comes next.
@@ -149,15 +148,9 @@ class Training:
         if interrupted:
             raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
 
-    def _logged(
-        self,
-        job: Callable[[StoppableProgress], object],
-        progress: StoppableProgress,
-        runs: Path,
-        names: tuple[str, ...],
-    ) -> None:
-        with copied(runs, names, self._panel.note if self._panel else print):
-            job(progress)
+    def _do(self, say: Callable[[str], None]) -> None:
+        with nullcontext() if self._runs is None else copied(self._runs, self._loggers, say):
+            self._job(self.progress)
 
     def _end(self) -> None:
         self.progress.stop()
@@ -166,7 +159,7 @@ class Training:
     def _work(self) -> None:
         assert self._panel is not None
         try:
-            self._job(self.progress)
+            self._do(self._panel.note)
         except Stopped as stopped:
             self._stopped = stopped  # by the Stop button: the cells below still run
         except BaseException as error:
