@@ -353,15 +353,9 @@ def evaluations(record: RunRecord) -> Curve:
 
 
 COMPARED = (
-    "steps_to_target",
-    "gradient_steps_to_target",
-    "seconds_to_target",
-    "area_under_curve",
-    "final_success",
-    "final_return",
-    "early_peak_contact_force",
-    "early_safety_box_clips",
-)
+    "steps_to_target", "gradient_steps_to_target", "seconds_to_target", "area_under_curve", "final_success",
+    "final_return", "early_peak_contact_force", "early_safety_box_clips",
+)  # fmt: skip
 
 
 class Comparison(NamedTuple):

@@ -131,19 +131,15 @@ class Explorer:
         chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
         for widget in (*self._ticks, *chosen):
             widget.observe(lambda change: self._changed(change["owner"]), "value")
-        buttons = [
-            button("Tick all", lambda: self._tick(True)),
-            button("Untick all", lambda: self._tick(False)),
-            button("Previous", lambda: self._turn(-1)),
-            button("Next", lambda: self._turn(1)),
-        ]
+        ticking = [button("Tick all", lambda: self._tick(True)), button("Untick all", lambda: self._tick(False))]
+        turning = [button("Previous", lambda: self._turn(-1)), button("Next", lambda: self._turn(1))]
         self.box = ipywidgets.VBox(
             [
                 self._status,
                 ipywidgets.HBox(chosen[:3]),
                 ipywidgets.HTML(_HEADINGS),
                 self._rows,
-                ipywidgets.HBox([*buttons, self._place]),
+                ipywidgets.HBox([*ticking, *turning, self._place]),
                 ipywidgets.HBox(chosen[3:]),
                 self._figure,
                 run_actions(self._ticked_runs, self.refresh),

@@ -48,11 +48,8 @@ def schedule_knobs(config: WSRLConfig, live: bool | None = None) -> Figure:
         shares = (offline_share(changed, *span) for span in ((first, window), (0, steps)))
         part, whole = ("no batch" if math.isnan(share) else f"{share:.1%}" for share in shares)
         sentence = f"Offline data in the {window:,} steps from step {first:,}: {part} of all examples; in the whole run"
-        return (
-            changed,
-            figure,
-            f"{sentence} {whole}." if config.demo_path else "Without demo_path no offline data stay.",
-        )
+        text = f"{sentence} {whole}." if config.demo_path else "Without demo_path no offline data stay."
+        return changed, figure, text
 
     ratio = {"min": 0.0, "max": 1.0, "step": 0.01}
     sliders: dict[str, Any] = {
@@ -139,9 +136,7 @@ def _show(sliders: Mapping[str, Any], draw: Draw, command: str, live: bool | Non
         slider.continuous_update = False  # a figure takes longer than a moving hand
         slider.observe(redraw, "value")
     redraw()
-    lines = [
-        ipywidgets.HBox([ipywidgets.Label(printable(name), layout=Layout(width="16em")), sliders[name]])
-        for name in sliders
-    ]
-    display(ipywidgets.VBox([*lines, sentence, image, code_below(cell)]))
+    wide = Layout(width="16em")
+    rows = [[ipywidgets.Label(printable(name), layout=wide), slider] for name, slider in sliders.items()]
+    display(ipywidgets.VBox([*map(ipywidgets.HBox, rows), sentence, image, code_below(cell)]))
     return first

@@ -306,7 +306,7 @@ def _open(
     stretched += ["the learning rates"] * (config.learning_rate_schedule != "constant")
     for name, before in run.grown.items() if stretched else ():
         now, schedules = getattr(config, name), " and ".join(stretched)
-        LOGGER.warning("%s was %d, is %d: from here on %s follow the longer schedule", name, before, now, schedules)
+        LOGGER.warning("%s was %d, is %d: from here on the longer run stretches %s", name, before, now, schedules)
     return run
 
 
