@@ -57,7 +57,8 @@ def test_a_notebook_has_a_command_with_its_parameters_as_flags(clone: Path) -> N
     done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert Path("here/run.json").read_text() == '{"status": "finished", "sizes": [4], "seed": 3}'
-    assert done.stdout.split() == ["here/01_offline_warmup.ipynb", "here/01_offline_warmup.html"]
+    files = [f"here/{name}" for name in ("01_offline_warmup.html", "01_offline_warmup.ipynb", "run.json")]
+    assert done.stdout.splitlines() == ["writing 01_offline_warmup.html", "", *files]
 
 
 def test_the_flags_are_explained(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,18 +174,18 @@ def test_lab_says_which_copies_are_from_another_version(clone: Path) -> None:
     template = clone / "notebooks/01_offline_warmup.ipynb"
     template.write_text("old")
     (clone / "notebooks/90_report.ipynb").write_text("report")
-    assert copy_templates(Path("copies"), Path()).new == (template.name, "90_report.ipynb")
+    assert copy_templates(Path("copies"), Path())["new"] == [template.name, "90_report.ipynb"]
     template.write_text("new")
     copies = copy_templates(Path("copies"), Path())
-    assert (copies.new, copies.kept, copies.outdated) == ((), ("90_report.ipynb",), (template.name,))
+    assert copies == {"new": [], "kept": ["90_report.ipynb"], "outdated": [template.name]}
     assert Path("copies", template.name).read_text() == "old"
     Path("copies", template.name).rename("copies/mine.ipynb")
-    assert copy_templates(Path("copies"), Path()).new == (template.name,)
+    assert copy_templates(Path("copies"), Path())["new"] == [template.name]
     assert Path("copies", template.name).read_text() == "new"
     # A notebook of the user's own that only has the name of a template is theirs.
     Path("others").mkdir()
     Path("others", template.name).write_text("other")
-    assert copy_templates(Path("others"), Path()).outdated == (template.name,)
+    assert copy_templates(Path("others"), Path())["outdated"] == [template.name]
     assert Path("others", template.name).read_text() == "other"
 
 

@@ -118,8 +118,8 @@ def _add_record(commands: Any, wanted: list[str]) -> None:
     )
 
 
-_LEGEND = """Keys: Enter keep, x discard (another start), z redo (the same start), y success, n failure, Ctrl-C stop.
-With operator 'keyboard' also W/S A/D R/F x y z, J/L I/K U/O around x y z, V/C open and close, space stay."""
+_LEGEND = "Keys: Enter keep, x discard (another start), z redo (the same start), y success, n failure, Ctrl-C stop."
+_MOVES, _GRIPPER = "W/S A/D R/F x y z, J/L I/K U/O around x y z, space stay", ", V/C open and close"
 
 
 def _record(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
@@ -135,6 +135,9 @@ def _record(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
         last = ""
 
         def update(self, step: int, total: int, text: str) -> None:
+            if not self.last:  # by now the task's robot is known
+                moves = _MOVES + _GRIPPER * person.has_gripper + "." if config.operator == KEYBOARD else ""
+                print(f"{_LEGEND}\n{moves}".rstrip())
             if text != self.last:
                 print(text, flush=True)
             self.last = text
@@ -149,7 +152,6 @@ def _record(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
     folder = out or user_path(values["output_dir"])
     devices = [SpaceMouse()] if config.operator == SPACEMOUSE else []
     with closing(PersonInput(devices=[*devices, TerminalKeys(moves=not devices)])) as person:
-        print(_LEGEND, flush=True)
         try:
             run_record(config, folder, Lines(), person)
         except Stopped as stopped:
@@ -257,17 +259,15 @@ def _run(notebook: Path, given: dict[str, Any], out: Path | None) -> int:
     named = given.pop("output_dir", None)
     out = out or user_path(named or f"runs/{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}", "output_dir")
     try:
-        executed = run_notebook(notebook, given, out)
+        run_notebook(notebook, given, out)
     except Interrupted as interrupted:
         print(f"wsrl-kit: {interrupted}; the same command with --out {out} continues", file=sys.stderr)
         return 128 + interrupted.number
     summary = out / "summary.txt"
     if summary.exists():
         print(f"\n{summary.read_text()}")
-    patterns = ("*.pkl", "*.npz", "*.csv", "*.tex", "figures/*")
-    written = [path for pattern in patterns for path in sorted(out.glob(pattern))]
-    results = [executed, executed.with_suffix(".html"), *written]
-    print("\n".join(["", *(str(path) for path in results)]))
+    written = [path for pattern in ("[!.]*.*", "figures/*", "videos/*") for path in sorted(out.glob(pattern))]
+    print("\n".join(["", *map(str, written)]))
     return 0
 
 
@@ -294,10 +294,10 @@ def _lab(folder: Path | None, arguments: Sequence[str]) -> int:
         raise ParameterError(f"the folder must come before JupyterLab's own arguments, found {arguments[0]} first")
     root, folder, options = Path.cwd(), folder or Path("lab"), arguments[1:] if folder else arguments
     copies = copy_templates(folder, root)
-    for names, what in ((copies.new, "copied"), (copies.kept, "kept as they are")):
-        if names:
-            print(f"{folder}: {what}: {', '.join(names)}")
-    for name in copies.outdated:
+    for kind, what in (("new", "copied"), ("kept", "kept as they are")):
+        if copies[kind]:
+            print(f"{folder}: {what}: {', '.join(copies[kind])}")
+    for name in copies["outdated"]:
         print(f"{folder / name} is kept, but is not from this version's notebook: rename it to get that one next time")
     print(f"Relative paths in them begin at {root}.", flush=True)
     browsed = root if folder.resolve().is_relative_to(root) else folder.resolve()

@@ -4,6 +4,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,10 +85,10 @@ def test_wandb_writes_an_offline_run(tmp_path: Path) -> None:
 
 
 def test_a_logger_that_fails_says_so_once_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(folder: Path) -> loggers.Logger:
+    def missing(folder: Path) -> Any:
         raise ImportError
 
-    def full(folder: Path) -> loggers.Logger:
+    def full(folder: Path) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(loggers, "LOGGERS", {"wandb": missing, "tensorboard": full})

@@ -176,6 +176,15 @@ def test_one_seed_can_be_reported(tmp_path):
     assert "[" not in (tmp_path / "summary.txt").read_text()
 
 
+def test_a_single_run_has_no_empty_figure_and_no_table_of_differences(tmp_path):
+    write_finetune(tmp_path / "run", "scratch", 0, budget=400)
+    made = write_report(select_runs(str(tmp_path / "run")), tmp_path, "scratch")
+    assert not {"against_control", "performance_profiles"} & made.figures.keys()
+    labels = [ax.get_xlabel() for ax in made.figures["stability"].axes]
+    assert labels == ["Success at switch", "Drawdown (CVaR)", "Dispersion (IQR)"]  # without a dip
+    assert "against the control" not in (tmp_path / "summary.txt").read_text()
+
+
 @pytest.mark.slow
 def test_runs_without_any_evaluation_make_a_whole_report_that_says_so(tmp_path):
     write_run(tmp_path / "run", "rlpd_all")

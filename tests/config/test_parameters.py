@@ -261,7 +261,7 @@ def test_a_damaged_record_of_copies_is_none(copy: Path, record: str) -> None:
     (copy.parent / ".wsrl-kit.json").write_text(record)
     from_notebook({}, SessionConfig)
     assert Path.cwd() == copy.parent
-    assert copy.name in copy_templates(copy.parent, copy.parent.parent).kept
+    assert copy.name in copy_templates(copy.parent, copy.parent.parent)["kept"]
 
 
 def test_in_a_notebook_a_misspelt_parameter_is_named(

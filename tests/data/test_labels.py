@@ -141,6 +141,7 @@ def test_the_doctor_reports_labels_and_what_they_leave(tmp_path: Path) -> None:
     write_labels(path, {0: Label("exclude"), 1: Label("failure", 3)}, 3)
     facts = examine(path).facts
     assert (facts["labels"], facts["episodes"], facts["transitions"]) == ("1 exclude, 1 failure, 1 cut", "2", "9")
+    assert facts["digest"] == json.loads(labels_path(path).read_text())["data"]  # for labels written by hand
 
 
 @dataclass

@@ -209,7 +209,7 @@ def test_the_report_ranks_candidates_and_pictures_what_each_parameter_does(tmp_p
     assert values == ["0.5", "[32]"]
     assert (n, point) == (4, pytest.approx(0.6 + 0.05 * 1.5))
     assert low < point < high
-    assert "the luckiest" in str(report)
+    assert "the luckiest" in str(report.table)
     ratio, sizes = report.figures["effects"].axes
     assert [ax.get_xlabel() for ax in (ratio, sizes)] == ["min_offline_ratio", "hidden_sizes"]
     # The mean over all candidates of a value is that of the first seeds: later ones are for the better only.

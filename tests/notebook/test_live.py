@@ -16,7 +16,7 @@ from synthetic_runs import write_finetune
 from waiting import wait_for
 from widgets_here import widgets
 from wsrl_kit.errors import DataError, Stopped
-from wsrl_kit.notebook import explore, live
+from wsrl_kit.notebook import live
 from wsrl_kit.notebook.live import COMPILING, StoppableProgress, Training
 
 PNG = b"\x89PNG"
@@ -77,6 +77,8 @@ class Watch:
 
     def monotonic(self) -> float:
         return self.seconds
+
+    thread_time = monotonic
 
 
 @pytest.fixture
@@ -148,6 +150,7 @@ def test_there_is_no_image_before_there_is_something_to_see(shown: list[Any]) ->
         return draw() if is_recorded.is_set() else Figure()
 
     def job(progress: StoppableProgress) -> None:
+        progress.update(1, 2)
         looked.wait()
         # A browser shows an image without a picture as a broken one.
         assert parts(shown)[3].layout.display == "none"
@@ -179,18 +182,32 @@ def test_drawing_takes_at_most_its_share_of_the_time(shown: list[Any], watch: Wa
     assert all(later - earlier >= 37.5 for earlier, later in pairwise(drawn[:3]))
 
 
-def test_the_runs_so_far_are_explored_below(shown: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explore, "REFRESH_SECONDS", 0.02)
-
+def test_the_runs_so_far_are_explored_below(shown: list[Any], tmp_path: Path) -> None:
     def job(progress: StoppableProgress) -> None:
         write_finetune(tmp_path / "runs/scratch/seed_0", "scratch", 0, last_step=400)
+        progress.update(1, 2)
         wait_until(lambda: any("scratch" in w.value for w in widgets(shown[0]) if type(w) is ipywidgets.HTML))
 
-    async def train() -> None:
-        await Training(job, runs=tmp_path / "runs", live=True).start().finished()
-
-    asyncio.run(train())
+    asyncio.run(Training(job, runs=tmp_path / "runs", live=True).start().finished())
     assert "<title>From scratch, seed 0 (scratch/seed_0): " in shown[0].children[3].children[-2].value
+
+
+def test_a_folded_explorer_looks_when_it_is_opened_and_once_more_at_the_end(shown: list[Any], tmp_path: Path) -> None:
+    run = tmp_path / "my_run"
+
+    def told() -> str:
+        return " ".join(w.value for w in widgets(shown[0]) if type(w) is ipywidgets.HTML)
+
+    def job(progress: StoppableProgress) -> None:
+        write_finetune(run, "", 0, budget=1000, last_step=400)
+        progress.update(1, 2)
+        assert "my_run" not in told()
+        shown[0].children[3].selected_index = 0
+        assert ">my_run<" in told() and ">400 of " in told()  # the run's own folder by its name
+        write_finetune(run, "", 0, budget=1000)
+
+    asyncio.run(Training(job, draw, run, live=True).start().finished())
+    assert ">1,000 of " in told()
 
 
 def test_a_stopped_run_says_what_the_work_says_and_looks_stopped(shown: list[Any]) -> None:

@@ -19,6 +19,7 @@ from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.robot.control_clock import ControlClock
 from wsrl_kit.robot.environment import preflight
 from wsrl_kit.robot.server import RobotServer, simulated_arm
+from wsrl_kit.robot.takeover import HumanTakeover, PersonInput
 
 LOW, HIGH = np.array([0.46, -0.04, 0.12, -0.2, -0.2, -0.2]), np.array([0.54, 0.04, 0.21, 0.2, 0.2, 0.2])
 """The default safety box, angles from the tool pointing straight down."""
@@ -211,9 +212,10 @@ def test_a_robot_that_presses_too_hard_holds_and_its_episode_has_failed(server):
         robot.reset(seed=0)
         assert robot.step(move(z=-1.0))[2:4] == (False, False)
         server.set_faults(Faults(state={"force": [0.0, 30.0, 30.0]}, endpoints=("getstate",), count=1))
-        commands = len(server.arm.commands)
-        observation, reward, terminated, truncated, info = robot.step(move(z=-1.0))
+        commands, person = len(server.arm.commands), PersonInput()
+        observation, reward, terminated, truncated, info = HumanTakeover(robot, person).step(move(z=-1.0))
         assert (reward, terminated, truncated) == (0.0, True, False)
+        assert "force 42.4 of 40 N" in person.facts
         assert info["force_limited"] and info["contact_force"] == pytest.approx(np.hypot(30.0, 30.0))
         # Told to hold where it was measured, after the step's own command.
         assert observation[POSE][2] == pytest.approx(server.arm.commands[-1][2] - 0.19, abs=1e-3)

@@ -192,6 +192,7 @@ def test_in_a_terminal_a_killed_recording_keeps_every_episode_that_was_kept(tmp_
                 heard += os.read(ours, 1).decode(errors="replace")
 
     try:
+        told("Ctrl-C stop.\r\nW/S A/D R/F x y z, J/L I/K U/O around x y z, space stay.\r\n")  # there is no gripper
         for number in (1, 2):
             told(f"move to begin demos {number}")
             time.sleep(0.1)

@@ -317,6 +317,7 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     say(pad, None, 100.25, released=True)
     answers = [data["content"] for data in told if data["method"] == "custom"]
     assert all(answer.pop("idle") == "the policy acts" and answer.pop("trouble") == "" for answer in answers)
+    assert not any(answer.pop("gripper") for answer in answers)  # its keys are hidden
     assert answers == [
         {"time": 100.0, "acts": False, "holds": False, "told": False, "delay": None},
         {"time": 100.25, "acts": True, "holds": False, "told": False, "delay": 0.125},

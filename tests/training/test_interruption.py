@@ -291,12 +291,14 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("sampler", one_fast(SAMPLERS, "replay that is full"))
-def test_a_finished_fine_tuning_goes_on_for_more_steps(sources, tmp_path, sampler):
+def test_a_finished_fine_tuning_goes_on_for_more_steps(sources, tmp_path, sampler, caplog):
     config = settings(demo_path=str(sources), **SAMPLERS[sampler], online_steps=60)
     run_finetune(config, tmp_path, Silent())
     before = (tmp_path / "metrics.csv").read_bytes()
     with pytest.raises(Stopped, match="stopped at step 75, saved"):
         run_finetune(replace(config, online_steps=100), tmp_path, StopAt(75))
+    stretched = "online_steps was 60, is 100: from here on the longer run stretches PER's beta"
+    assert (stretched in caplog.text) == config.use_prioritized_replay
     run_finetune(replace(config, online_steps=100), tmp_path, Silent())
     record = read_run(tmp_path)
     assert (record.status, record.parameters["online_steps"]) == ("finished", 100)

@@ -215,17 +215,9 @@ class _Page:
         self._moving: list[tuple[Axes, Artist]] = []
         self._scenes: list[Any] = []
         self._cursors: list[list[Any]] = []
-        grid = self._figure.add_gridspec(
-            4,
-            2,
-            height_ratios=(5.2, 1, 1, 1.3),
-            left=0.08,
-            right=0.985,
-            top=0.91,
-            bottom=0.06,
-            hspace=0.16,
-            wspace=0.14,
-        )
+        self._panels: dict[int, Axes] = {}
+        margins = {"left": 0.08, "right": 0.985, "top": 0.91, "bottom": 0.06, "hspace": 0.16, "wspace": 0.14}
+        grid = self._figure.add_gridspec(4, 2, height_ratios=(5.2, 1, 1, 1.3), **margins)
         for column in range(2):
             if column < len(episodes):
                 self._draw_episode(grid, column, episodes[column], rate, speed, action_names)
@@ -233,7 +225,6 @@ class _Page:
                 ax = self._figure.add_subplot(grid[:, column])
                 ax.set_axis_off()
                 ax.text(0.5, 0.6, _absent(episodes), ha="center", va="center", color=NEUTRAL)
-        _share_limits(self._figure)
         self.length = 1 + max(-(-len(episode.trace) // stride) for episode in episodes)
         self._canvas.draw()
         self._background = self._canvas.copy_from_bbox(self._figure.bbox)
@@ -262,16 +253,18 @@ class _Page:
         self._moving += scene.moving
         scene.axes[0].set_title(f"{_outcome(trace)}, {len(trace) / rate:.1f} s{speed}", fontsize=10, loc="left")
         steps = np.arange(1, len(trace) + 1)
-        panels: list[tuple[str, Axes]] = []
+        panels: list[Axes] = []
 
         def panel(row: int, label: str) -> Axes:
-            ax = self._figure.add_subplot(grid[row, column], label=label)
+            # Both columns have the same limits, so that heights compare.
+            ax = self._figure.add_subplot(grid[row, column], sharey=self._panels.get(row))
+            self._panels[row] = ax
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(axis="y", color=GRID, linewidth=0.8)
             ax.tick_params(labelsize=8, labelbottom=row == 3)
             if column == 0:
                 ax.set_ylabel(label, fontsize=8)
-            panels.append((label, ax))
+            panels.append(ax)
             return ax
 
         force = panel(1, "Force (N)")
@@ -286,7 +279,7 @@ class _Page:
         actions.set_xlabel("Step", fontsize=8)
         actions.xaxis.set_major_locator(MaxNLocator(integer=True))
         cursors = []
-        for _, ax in panels:
+        for ax in panels:
             ax.set_xlim(0, len(trace))
             if touched is not None:
                 ax.axvline(touched, color=NEUTRAL, linestyle=":", linewidth=1.2)
@@ -388,15 +381,6 @@ def draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Se
         )
 
 
-def _share_limits(figure: Figure) -> None:
-    """The same vertical limits for both columns of each panel, so that heights compare."""
-    for label in ("Force (N)", "Q", "Action"):
-        panels = [ax for ax in figure.axes if ax.get_label() == label and ax.lines]
-        low, high = (function(ax.get_ylim()[side] for ax in panels) for side, function in enumerate((min, max)))
-        for ax in panels:
-            ax.set_ylim(low, high)
-
-
 def _outcome(trace: Trace) -> str:
     if np.isnan(trace.success):
         return f"Return {trace.total_reward:.4g}"
@@ -422,18 +406,12 @@ def _check_codec() -> None:
     """Raises ExperimentError where H.264 can't be written."""
     try:
         import av
-        import av.codec.codec
 
         av.codec.Codec("libx264", "w")
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # av's error of an unknown codec is a ValueError
         raise ExperimentError(
-            "writing MP4 needs PyAV, which `pip install 'wsrl-kit[video]'` installs; an --out that ends in .png gives "
-            "still pictures without it"
-        ) from error
-    except av.codec.codec.UnknownCodecError as error:
-        raise ExperimentError(
-            "writing MP4 needs PyAV with the encoder libx264, found one without, unlike PyPI's wheels; an --out that "
-            "ends in .png gives still pictures without it"
+            "writing MP4 needs PyAV with the encoder libx264, as `pip install 'wsrl-kit[video]'` installs it; an --out "
+            "that ends in .png gives still pictures without it"
         ) from error
 
 

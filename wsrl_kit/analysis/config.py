@@ -6,11 +6,7 @@ from wsrl_kit.parameters import parameter, validate
 
 Runs = str | list[str] | dict[str, str | list[str]]
 
-SCORES = {
-    "area_under_curve": "Area under curve",
-    "final_success": "Final success",
-    "final_return": "Final return",
-}
+SCORES = {"area_under_curve": "Area under curve", "final_success": "Final success", "final_return": "Final return"}
 """Axis labels of the quantities that may be tuned; more is better."""
 
 
@@ -19,10 +15,7 @@ class ReportConfig:
     """Parameters of a report."""
 
     runs: Runs = parameter(
-        "runs/ablation",
-        "runs to report: folder, glob, list of these, or {arm: folders}",
-        path=True,
-        group="Report",
+        "runs/ablation", "runs to report: folder, glob, list of these, or {arm: folders}", path=True, group="Report"
     )
     control: str | None = parameter(
         None, "arm with which the others are compared; None: rlpd_all, or the first arm if there is no rlpd_all"

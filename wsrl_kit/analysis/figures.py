@@ -67,15 +67,19 @@ def ablation_figures(records: Sequence[RunRecord], runs: pd.DataFrame, measure: 
 def comparison_figures(
     records: Sequence[RunRecord], runs: pd.DataFrame, control: str, measure: Measure
 ) -> dict[str, Figure]:
-    """A report's further figures: arms against the control, spread of runs, stability, time to the target if any."""
-    figures = {"against_control": _against_control_figure(runs, control, measure)}
-    figures["performance_profiles"], axes = plots.new_figure(columns=2)
-    for ax, name in zip(axes, (f"final_{measure.name}", "area_under_curve"), strict=True):
-        plots.performance_profiles(ax, runs, QUANTITIES[name], measure)
-    plots.shared_legend(figures["performance_profiles"], axes[0])
+    """A report's further figures; arms against the control and the spread of runs only where there are several."""
+    figures = {}
+    if runs["arm"].nunique() > 1:
+        figures["against_control"] = _against_control_figure(runs, control, measure)
+    if len(runs) > 1:
+        figures["performance_profiles"], axes = plots.new_figure(columns=2)
+        for ax, name in zip(axes, (f"final_{measure.name}", "area_under_curve"), strict=True):
+            plots.performance_profiles(ax, runs, QUANTITIES[name], measure)
+        plots.shared_legend(figures["performance_profiles"], axes[0])
     if measure.target is not None:
-        figures["reached_target"], axes = plots.new_figure(columns=3, width=4.6)
-        for ax, (name, label) in zip(axes, TO_TARGET.items(), strict=True):
+        shown = _recorded(runs, TO_TARGET) or TO_TARGET
+        figures["reached_target"], axes = plots.new_figure(columns=len(shown), width=4.6)
+        for ax, (name, label) in zip(axes, shown.items(), strict=True):
             plots.fraction_reached(ax, runs, QUANTITIES[name], label)
             ax.set_ylabel(measure.heading("Fraction of runs at target"))
         plots.shared_legend(figures["reached_target"], axes[0])
@@ -204,15 +208,23 @@ def source_figure(
 
 
 def _points_figure(runs: pd.DataFrame, headings: Mapping[str, str], bars: str = "") -> Figure:
-    """One axes for each quantity, with the arms' names on the left; `bars` names one more quantity, as bars."""
-    arms = runs["arm"].nunique()
-    figure, axes = plots.panel_figure(len(headings) + bool(bars), 4.6, max(3.4, 0.5 * arms))
-    for ax, (name, heading) in zip(axes, headings.items(), strict=False):
+    """One axes for each recorded quantity, with the arms' names on the left; `bars` names one more, as bars.
+
+    Where none is recorded, the axes say so.
+    """
+    arms, has_bars = runs["arm"].nunique(), bool(bars) and runs[bars].notna().any()
+    shown = _recorded(runs, headings) or ({} if has_bars else headings)
+    figure, axes = plots.panel_figure(len(shown) + has_bars, 4.6, max(3.4, 0.5 * arms))
+    for ax, (name, heading) in zip(axes, shown.items(), strict=False):
         plots.summary_points(ax, restricted(runs), QUANTITIES[name], heading)
-    if bars:
+    if has_bars:
         plots.summary_bars(axes[-1], runs, QUANTITIES[bars])
     plots.label_first_column(axes)
     return figure
+
+
+def _recorded(runs: pd.DataFrame, headings: Mapping[str, str]) -> dict[str, str]:
+    return {name: heading for name, heading in headings.items() if runs[name].notna().any()}
 
 
 def _is_running(records: Sequence[RunRecord]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wsrl_kit.analysis.overview import GrowingFile, run_folders
 from wsrl_kit.errors import RunError
@@ -19,16 +19,6 @@ from wsrl_kit.text import one_line
 
 COPY_SECONDS = 10.0  # between two looks at the runs
 LAST_SECONDS = 60.0  # that the last look may take
-
-
-class Logger(Protocol):
-    """Where the rows of one run go; made anew, without the earlier rows, where `metrics.csv` was rewound."""
-
-    def write(self, phase: str, environment_step: int, gradient_step: int, values: Mapping[str, float]) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class TensorBoard:
@@ -100,7 +90,7 @@ class WandB:
         self._run.finish()
 
 
-LOGGERS: dict[str, Callable[[Path], Logger]] = {"tensorboard": TensorBoard, "wandb": WandB}
+LOGGERS: dict[str, Callable[[Path], TensorBoard | WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 @contextmanager
@@ -141,12 +131,12 @@ def copied(root: Path, names: tuple[str, ...], say: Callable[[str], None]) -> It
 
 
 class _Copy:
-    """One run's rows in one logger."""
+    """One run's rows in one logger, which is made anew, without the earlier rows, where `metrics.csv` was rewound."""
 
-    def __init__(self, folder: Path, make: Callable[[Path], Logger]) -> None:
+    def __init__(self, folder: Path, make: Callable[[Path], TensorBoard | WandB]) -> None:
         self._folder, self._make = folder, make
         self._file = GrowingFile(folder / "metrics.csv")
-        self._logger: Logger | None = None
+        self._logger: TensorBoard | WandB | None = None
 
     def catch_up(self) -> None:
         try:

@@ -181,9 +181,7 @@ def final(value: Float[np.ndarray, " points"], evaluations: int = 3) -> float:
 
 
 def switch_dip(
-    environment_step: Num[np.ndarray, " points"],
-    value: Float[np.ndarray, " points"],
-    window: float | None = None,
+    environment_step: Num[np.ndarray, " points"], value: Float[np.ndarray, " points"], window: float | None = None
 ) -> Dip:
     """Fall of a curve below its first point, within `window` steps (None: half of the budget).
 
@@ -355,15 +353,9 @@ def evaluations(record: RunRecord) -> Curve:
 
 
 COMPARED = (
-    "steps_to_target",
-    "gradient_steps_to_target",
-    "seconds_to_target",
-    "area_under_curve",
-    "final_success",
-    "final_return",
-    "early_peak_contact_force",
-    "early_safety_box_clips",
-)
+    "steps_to_target", "gradient_steps_to_target", "seconds_to_target", "area_under_curve", "final_success",
+    "final_return", "early_peak_contact_force", "early_safety_box_clips",
+)  # fmt: skip
 
 
 class Comparison(NamedTuple):

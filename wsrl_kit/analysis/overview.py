@@ -190,8 +190,7 @@ class GrowingFile:
 
 def _joined(first: Curve, second: Curve) -> Curve:
     """One curve after the other."""
-    names = ("environment_step", "gradient_step", "value")
-    return Curve(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+    return Curve(*map(np.concatenate, zip(vars(first).values(), vars(second).values(), strict=True)))
 
 
 def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list[bytes]]:
@@ -230,16 +229,15 @@ def _seconds_left(folder: Path, earlier: float, step: float, steps: float) -> fl
 
 def overview_table(frame: pd.DataFrame, root: Path) -> Table:
     """`RunFolders.table` as text."""
-    headings = {
-        "folder": "Run", "kind": "Kind", "arm": "Arm", "seed": "Seed", "status": "Status", "step": "Step",
-        "success": "Success", "return": "Return", "left": "Left",
-    }  # fmt: skip
-    rows = [{name: row[name] for name in headings} for row in map(shown_row, frame.to_dict("records"))]
-    notes = [f"{row['folder']}: {printable(row['message'])}" for row in frame.to_dict("records") if row["message"]]
+    columns = ("kind", "arm", "seed", "status", "step", "success", "return", "left")
+    headings = {"folder": "Run"} | {name: name.capitalize() for name in columns}
+    shown = [shown_row(row, root) for row in frame.to_dict("records")]
+    rows = [{name: row[name] for name in headings} for row in shown]
+    notes = [f"{row['folder']}: {row['message']}" for row in shown if row["message"]]
     return make_table(f"Runs under {root}", rows, headings, notes)
 
 
-def shown_row(row: Mapping[str, Any]) -> dict[str, str]:
+def shown_row(row: Mapping[str, Any], root: Path) -> dict[str, str]:
     """The cells of one row of `RunFolders.table` as printable text; "" where nothing is known."""
 
     def number(value: float, form: str) -> str:
@@ -247,12 +245,18 @@ def shown_row(row: Mapping[str, Any]) -> dict[str, str]:
 
     of = number(row["steps"], " of {:,.0f}")
     return {
-        **{name: printable(row[name]) for name in ("folder", "kind", "arm", "seed", "status", "message")},
+        **{name: printable(row[name]) for name in ("kind", "arm", "seed", "status", "message")},
+        "folder": printable(_name(row["folder"], root)),
         "step": number(row["step"], "{:,.0f}") + of if not math.isnan(row["step"]) else "",
         "success": number(row["success"], "{:.2f}"),
         "return": number(row["return"], "{:.3g}"),
         "left": "" if math.isnan(row["seconds_left"]) else duration(row["seconds_left"]),
     }
+
+
+def _name(folder: str, path: Path) -> str:
+    """A folder as the table names it; the root itself, which may be a run, by its own name."""
+    return path.resolve().name if folder == "." else folder
 
 
 def overlay_figure(
@@ -272,15 +276,17 @@ def overlay_figure(
         steps, values = plots.run_curve(record, metric, against)
         colour, line = colours[arms[name]], _LINES[drawn[arms[name]] % len(_LINES)]
         drawn[arms[name]] += 1
-        label = arm_label(record.arm) if record.arm else name
+        shown = _name(name, record.folder)
+        label = arm_label(record.arm) if record.arm else shown
         if len(records) <= MOST_NAMED:
             nothing = "" if len(steps) else f" (nothing against {plots.AXIS_LABELS[against].lower()})"
             label += f", seed {record.seed}" * bool(record.arm) + nothing
         if smoothing and len(steps):
             ax.plot(*_thinned(steps, values), color=colour, linewidth=0.8, alpha=0.25)
             values = pd.Series(values).ewm(alpha=1.0 - smoothing).mean().to_numpy()
-        (curve,) = ax.plot(*_thinned(steps, values), linestyle=line, color=colour, linewidth=1.4)
-        curve.set_gid(printable(f"{label} ({name})" if record.arm else name))
+        style = line + "o" * (len(steps) <= plots.FEW_POINTS)
+        (curve,) = ax.plot(*_thinned(steps, values), style, color=colour, linewidth=1.4, markersize=3.5)
+        curve.set_gid(printable(f"{label} ({shown})" if record.arm else shown))
         named.setdefault(for_figure(label), curve)
     figure.legend(
         [*named.values()][:MOST_NAMED],

@@ -5,6 +5,7 @@ import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,8 @@ PNG_DPI = 100
 """Dots an inch of figures shown in a notebook."""
 MOST_SPOTS = 1500
 """Places of a figure that tell their value."""
+FEW_POINTS = 40
+"""Up to this number, the points of a run's curve are marked."""
 MOST_BANDS = 6
 """With more arms than this, no bands are drawn: they would hide the curves."""
 
@@ -167,10 +170,7 @@ def run_curve(
 
 
 def learning_curves(
-    ax: Axes,
-    records: Sequence[RunRecord],
-    measure: Measure = SUCCESS,
-    against: str = "environment_step",
+    ax: Axes, records: Sequence[RunRecord], measure: Measure = SUCCESS, against: str = "environment_step"
 ) -> Axes:
     """Each seed thin (dashed if not finished), the IQM of the finished seeds thick with its 95 % band.
 
@@ -270,16 +270,9 @@ def run_metrics(
     for (name, metric), colour in zip(metrics.items(), SERIES_COLOURS, strict=False):
         curve = record.curve(metric, phase)
         kept = np.isfinite(curve.value)
-        few = kept.sum() <= 40
-        ax.plot(
-            getattr(curve, against)[kept],
-            curve.value[kept],
-            color=colour,
-            linewidth=1.8,
-            marker="o" if few else "",
-            markersize=3.5,
-            label=name,
-        )
+        marker = "o" if kept.sum() <= FEW_POINTS else ""
+        steps, values = getattr(curve, against)[kept], curve.value[kept]
+        ax.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
     frozen = record.parameters.get("frozen_rollout_steps", 0)
     if frozen and phase == "online" and against == "environment_step":
         ax.axvspan(0, frozen, color=GRID, alpha=0.6, linewidth=0, zorder=0, label="frozen rollouts")
@@ -311,16 +304,8 @@ def schedules(ax: Axes, steps: Num[np.ndarray, " steps"], values: Mapping[str, F
 
 def source_bars(ax: Axes, names: Sequence[str], values: Float[np.ndarray, " sources"], label: str) -> Axes:
     """One horizontal bar for each offline source, with its number."""
-    bars = ax.barh(range(len(names)), np.nan_to_num(values), height=0.6, color=SERIES_COLOURS[0])
-    ax.bar_label(
-        bars,
-        ["not known" if math.isnan(v) else f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in values],
-        padding=4,
-    )
-    ax.set_yticks(range(len(names)), [for_figure(name) for name in names])
-    ax.invert_yaxis()
-    ax.margins(x=0.2)
-    ax.grid(visible=False)
+    texts = ["not known" if math.isnan(v) else f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in values]
+    _draw_bars(ax, names, values, texts, SERIES_COLOURS[0])
     ax.set_xlabel(label)
     return ax
 
@@ -363,7 +348,7 @@ def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: st
             if kept.any():
                 ax.plot(values[kept], heights[kept], "o", color=colours[arm], alpha=0.6, markersize=5, mfc=face)
         draw_estimate(ax, interval, height, colours[arm], ">" if hollow.any() else "")
-    _name_arms(ax, list(colours))
+    _name_rows(ax, [arm_label(arm) for arm in colours])
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
     ax.locator_params(axis="x", nbins=6)
@@ -387,11 +372,8 @@ def summary_bars(ax: Axes, runs: pd.DataFrame, quantity: Quantity) -> Axes:
     colours = arm_colours(runs["arm"])
     done = finished(runs).dropna(subset=quantity.name)
     points = [float(iqm(own)) if len(own := _values(done, arm, quantity)) else math.nan for arm in colours]
-    bars = ax.barh(range(len(colours)), np.nan_to_num(points), height=0.6, color=list(colours.values()))
     texts = [quantity.absent if math.isnan(point) else f"{point:.2f}" for point in points]
-    ax.bar_label(bars, texts, padding=4)
-    _name_arms(ax, list(colours))
-    ax.margins(x=0.15)
+    _draw_bars(ax, [arm_label(arm) for arm in colours], points, texts, list(colours.values()))
     ax.set_xlabel(quantity.heading)
     return ax
 
@@ -472,7 +454,7 @@ def against_control(
             draw_estimate(ax, intervals[arm], height, colours[arm], bounds.get(arm, ""))
         else:
             annotate_missing(ax, height)
-    _name_arms(ax, order)
+    _name_rows(ax, [arm_label(arm) for arm in order])
     ax.set_xlabel(label + (HOLLOW if any(bounds.values()) else ""))
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
@@ -482,11 +464,19 @@ def _values(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Float[np.ndarra
     return runs.loc[runs["arm"] == arm, quantity.name].to_numpy(float)
 
 
-def _name_arms(ax: Axes, arms: Sequence[str]) -> None:
-    """Rows of arms from the top, with their names, without a grid."""
-    ax.set_yticks(range(len(arms)), [for_figure(arm_label(arm)) for arm in arms])
-    ax.set_ylim(max(1, len(arms)) - 0.4, -0.6)
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Rows from the top, with their names, without a grid."""
+    ax.set_yticks(range(len(names)), [for_figure(name) for name in names])
+    ax.set_ylim(max(1, len(names)) - 0.4, -0.6)
     ax.grid(visible=False)
+
+
+def _draw_bars(ax: Axes, names: Sequence[str], values: Any, texts: Sequence[str], colour: Any) -> None:
+    """A horizontal bar with its text in each row; `colour` is one, or one for each row."""
+    bars = ax.barh(range(len(names)), np.nan_to_num(values), height=0.6, color=colour)
+    ax.bar_label(bars, texts, padding=4)
+    _name_rows(ax, names)
+    ax.margins(x=0.2)
 
 
 def _draw_band(ax: Axes, runs: pd.DataFrame, arm: str, grid: Float[np.ndarray, " steps"], band: Band) -> None:
@@ -503,15 +493,8 @@ def _mark_switch(ax: Axes, records: Sequence[RunRecord], against: str) -> None:
         ax.axvline(start, color=NEUTRAL, linestyle=":", linewidth=1.2, zorder=1)
     if (starts and max(starts) > 0) or against == "environment_step":
         where = max(starts, default=0.0)
-        ax.annotate(
-            "switch",
-            (where, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 2),
-            textcoords="offset points",
-            size=8,
-            color=NEUTRAL,
-        )
+        place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (3, 2), "textcoords": "offset points"}
+        ax.annotate("switch", (where, 1.0), size=8, color=NEUTRAL, **place)
 
 
 def _step_axis(ax: Axes) -> Axes:

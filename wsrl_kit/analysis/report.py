@@ -29,13 +29,10 @@ def select_runs(runs: Runs) -> list[RunRecord]:
         RunError: no run, a damaged run, different tasks, or two runs of the same arm and seed.
     """
     if isinstance(runs, Mapping):
-        records = [
-            dataclasses.replace(record, arm=arm)
-            for arm, paths in runs.items()
-            for record in _find_finetuning(_as_list(paths))
-        ]
+        found = {arm: _find_finetuning(paths) for arm, paths in runs.items()}
+        records = [dataclasses.replace(record, arm=arm) for arm, own in found.items() for record in own]
     else:
-        records = _find_finetuning(_as_list(runs))
+        records = _find_finetuning(runs)
     if not records:
         raise RunError(f"runs must hold at least one fine-tuning run, found none in {runs}")
     _refuse_different_tasks(records)
@@ -57,13 +54,9 @@ def choose_control(control: str | None, records: Sequence[RunRecord]) -> str:
     return control
 
 
-def _as_list(paths: str | list[str]) -> list[str]:
-    return [paths] if isinstance(paths, str) else paths
-
-
-def _find_finetuning(paths: list[str]) -> list[RunRecord]:
+def _find_finetuning(paths: str | list[str]) -> list[RunRecord]:
     found: dict[Path, RunRecord] = {}
-    for pattern in paths:
+    for pattern in [paths] if isinstance(paths, str) else paths:
         folders = [pattern] if Path(pattern).is_dir() else sorted(filter(Path.is_dir, map(Path, glob.glob(pattern))))
         records = [record for folder in folders for record in find_runs(Path(folder))]
         if not records:
@@ -123,11 +116,7 @@ class RunReport:
 
 
 def write_report(
-    records: Sequence[RunRecord],
-    root: Path,
-    control: str,
-    targets: Targets = USUAL_TARGETS,
-    every_figure: bool = True,
+    records: Sequence[RunRecord], root: Path, control: str, targets: Targets = USUAL_TARGETS, every_figure: bool = True
 ) -> RunReport:
     """Compare runs and write summary.txt, .md and .csv, differences.csv, per_seed.csv, report.tex and figures/*.png.
 
@@ -143,17 +132,16 @@ def write_report(
     """
     measure = measure_of(records, targets)
     runs = reduce_runs(records, measure)
-    summary, differences = (
-        summary_table(runs, measure, parameter_notes(records)),
-        difference_table(runs, control, measure),
-    )
+    summary = summary_table(runs, measure, parameter_notes(records))
+    differences = difference_table(runs, control, measure)
+    shown = [summary, differences] if runs["arm"].nunique() > 1 else [summary]
     figures = ablation_figures(records, runs, measure)
     if every_figure:
         figures |= comparison_figures(records, runs, control, measure)
     texts = {
-        "summary.md": f"{summary.to_markdown()}\n{differences.to_markdown()}",
-        "summary.txt": f"{summary.to_text()}\n{differences.to_text()}",
-        "report.tex": f"{summary.to_latex()}\n{differences.to_latex()}",
+        "summary.md": "\n".join(table.to_markdown() for table in shown),
+        "summary.txt": "\n".join(table.to_text() for table in shown),
+        "report.tex": "\n".join(table.to_latex() for table in shown),
         "summary.csv": summary.to_csv(),
         "differences.csv": differences.to_csv(),
         "per_seed.csv": per_seed_csv(runs),
@@ -238,13 +226,9 @@ def _with_warmup(record: RunRecord, warmups: Sequence[RunRecord]) -> RunRecord:
         return record
     start = Path(checkpoint).parent.parts
     for warmup in warmups:
-        parts = _parts_below(warmup.folder, record.folder.parent.parent)
+        root, folder = record.folder.parent.parent, warmup.folder
+        parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
         if checkpoint == warmup.summary.get("checkpoint") or (parts and start[-len(parts) :] == parts):
             earlier = {key: curve for key, curve in warmup.metrics.items() if key[0] == "warmup"}
             return dataclasses.replace(record, metrics=earlier | record.metrics, warmup_seconds=warmup.seconds)
     return record
-
-
-def _parts_below(folder: Path, root: Path) -> tuple[str, ...]:
-    """Parts of a folder's path below a root; () elsewhere."""
-    return folder.relative_to(root).parts if folder.is_relative_to(root) else ()

@@ -143,9 +143,7 @@ def performance_profile(
 
 
 def reached_fraction(
-    steps: Float[np.ndarray, "*batch runs"],
-    reached: Bool[np.ndarray, "*batch runs"],
-    grid: Float[np.ndarray, " steps"],
+    steps: Float[np.ndarray, "*batch runs"], reached: Bool[np.ndarray, "*batch runs"], grid: Float[np.ndarray, " steps"]
 ) -> Float[np.ndarray, "*batch steps"]:
     """Share of runs that have reached the target by each step of an increasing grid (Kaplan and Meier 1958).
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -49,9 +49,8 @@ class Trial:
         return float(iqm(np.array([self.scores.get(seed, math.nan) for seed in seeds])))
 
 
-@dataclass(frozen=True)
-class TuningReport:
-    """A tuning so far. In a notebook it shows its table.
+class TuningReport(NamedTuple):
+    """A tuning so far.
 
     Attributes:
         table: the best candidates.
@@ -60,12 +59,6 @@ class TuningReport:
 
     table: Table
     figures: dict[str, Figure]
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def read_trials(root: Path) -> list[Trial]:

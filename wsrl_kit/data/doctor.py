@@ -16,6 +16,7 @@ from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
 from wsrl_kit.errors import DataError, NoTransitionsError
+from wsrl_kit.files import digest, reading
 from wsrl_kit.text import printable
 
 
@@ -110,11 +111,14 @@ def examine(
         return FileReport(name, "", {"transitions": "0"}, (str(error),) if is_problem else (), is_empty=not is_problem)
     except DataError as error:
         return FileReport(name, "", {}, (str(error),))
-    found, labels = [*recording.problems, *value_problems(recording)], ""
+    found, more = [*recording.problems, *value_problems(recording)], {}
     refused: tuple[str, ...] = ()
     try:
+        with reading(path, DataError):
+            more["digest"] = digest([Path(path)])
         recording = labelled(Path(path), recording, conventions.missing_rewards)
-        labels = summary(read_labels(Path(path)))
+        if labels := summary(read_labels(Path(path))):
+            more["labels"] = labels
     except DataError as error:
         refused = (str(error),)
     if len(broken := recording.gaps):
@@ -131,7 +135,7 @@ def examine(
     return FileReport(
         name,
         recording.format,
-        _facts(repair_timeouts(recording, timeout_length)) | ({"labels": labels} if labels else {}),
+        _facts(repair_timeouts(recording, timeout_length)) | more,
         tuple(problems),
         recording.layout,
         tuple(remarks),

@@ -126,9 +126,8 @@ class Browser:
                 # Such as a label that leaves nothing to learn from.
                 write_labels(file.path, before, file.recording.episode_count)
                 raise
-            said = (
-                f"saved in {labels_path(file.path)}" if read_labels(file.path) else "no episode of the file is labelled"
-            )
+            saved = f"saved in {labels_path(file.path)}"
+            said = saved if read_labels(file.path) else "no episode of the file is labelled"
         except WSRLKitError as error:
             said = str(error)
         self._status.value = html.escape(printable(said))

@@ -10,6 +10,7 @@ from IPython.display import Image, Video
 
 from wsrl_kit.analysis.clips import write_clip
 from wsrl_kit.errors import WSRLKitError
+from wsrl_kit.notebook.parameters import is_headless
 from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.runs.traces import find_traces
 from wsrl_kit.text import one_line
@@ -23,6 +24,8 @@ def run_clip(folder: Path) -> Video | Image | None:
 
     Prints a sentence where there is nothing to show: a notebook must not fail for a clip.
     """
+    if is_headless():
+        print("writing the clip", flush=True)
     try:
         clip = write_clip(folder)
     except WSRLKitError as error:

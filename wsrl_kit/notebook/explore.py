@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from wsrl_kit.text import printable
 
 REFRESH_SECONDS = 3.0  # at least, between two looks at the folders
 LOOK_SHARE = 0.02
-"""Of the time that looking at runs may take."""
+"""Of a core's time that looking at runs may take."""
 FIRST_TICKED = 30  # runs that are ticked as they come
 FIRST_METRIC = "training/critic_loss"  # recorded long before the first evaluation
 ROWS = 20  # of a page of the table
@@ -53,7 +54,7 @@ def explore(root: Path, metric: str, against: str, smoothing: float, live: bool 
     if not is_headless() if live is None else live:
         explorer = Explorer(folders, metric, against, smoothing)
         display(explorer.box)
-        _follow(explorer, lambda: True)
+        _follow(explorer)
     records, _ = _records(folders, frame["folder"][frame["kind"].isin(BUDGETS)][:FIRST_TICKED], metric)
     return overview_table(frame, root), overlay_figure(records, metric, against, smoothing)
 
@@ -69,31 +70,32 @@ def _records(folders: RunFolders, names: Iterable[str], metric: str) -> tuple[di
     return found, troubles
 
 
+def explorer_below(root: Path, is_folded: bool) -> tuple[ipywidgets.Widget, Callable[[], None]]:
+    """An explorer of a training's runs, and what refreshes it; a folded one looks at nothing before it is opened."""
+    explorer = Explorer(RunFolders(root), SUCCESS.metric, "gradient_step", 0.0)
+    folded = ipywidgets.Accordion([explorer.box], titles=("Single metrics, clips, and what can follow",))
+
+    def look() -> None:
+        if root.is_dir() and (folded.selected_index == 0 or not is_folded):
+            explorer.refresh()
+
+    folded.observe(lambda _: look(), "selected_index")
+    return (folded if is_folded else explorer.box), look
+
+
 _following: set[asyncio.Task[None]] = set()
 
 
-def follow_in_panel(root: Path, is_folded: bool) -> ipywidgets.Widget:
-    """An explorer that follows the runs of a training; a folded one looks at nothing before it is opened."""
-    explorer = Explorer(RunFolders(root), SUCCESS.metric, "gradient_step", 0.0)
-    if not is_folded:
-        _follow(explorer, root.is_dir)
-        return explorer.box
-    folded = ipywidgets.Accordion([explorer.box], titles=("Single metrics, clips, and what can follow",))
-    _follow(explorer, lambda: folded.selected_index == 0 and root.is_dir())
-    return folded
-
-
-def _follow(explorer: "Explorer", is_wanted: Callable[[], bool]) -> None:
+def _follow(explorer: "Explorer") -> None:
     """Refreshes the explorer as long as the kernel lives; one that was shown before stays as it is."""
     for task in list(_following):
         task.cancel()
 
     async def refresh() -> None:
         while True:
-            start = time.monotonic()
-            if is_wanted():
-                explorer.refresh()
-            pause = (time.monotonic() - start) / LOOK_SHARE
+            start = time.thread_time()
+            explorer.refresh()
+            pause = (time.thread_time() - start) / LOOK_SHARE
             await asyncio.sleep(max(REFRESH_SECONDS, pause))
 
     task = asyncio.get_running_loop().create_task(refresh())
@@ -114,6 +116,7 @@ class Explorer:
         self._drawn: tuple[Any, ...] = (None,)
         self._troubles: list[str] = []
         self._is_setting = self._is_chosen = False
+        self._lock = threading.RLock()  # a choice of the user, and a refresh from another thread
         self._wanted = metric
         self._words = ipywidgets.Text(placeholder="words, such as: running warmup", description="only")
         self._arms, self._seeds = (ipywidgets.SelectMultiple(description=name, rows=5) for name in ("arms", "seeds"))
@@ -128,19 +131,15 @@ class Explorer:
         chosen = (self._words, self._arms, self._seeds, self._metric, self._against, self._smoothing)
         for widget in (*self._ticks, *chosen):
             widget.observe(lambda change: self._changed(change["owner"]), "value")
-        buttons = [
-            button("Tick all", lambda: self._tick(True)),
-            button("Untick all", lambda: self._tick(False)),
-            button("Previous", lambda: self._turn(-1)),
-            button("Next", lambda: self._turn(1)),
-        ]
+        ticking = [button("Tick all", lambda: self._tick(True)), button("Untick all", lambda: self._tick(False))]
+        turning = [button("Previous", lambda: self._turn(-1)), button("Next", lambda: self._turn(1))]
         self.box = ipywidgets.VBox(
             [
                 self._status,
                 ipywidgets.HBox(chosen[:3]),
                 ipywidgets.HTML(_HEADINGS),
                 self._rows,
-                ipywidgets.HBox([*buttons, self._place]),
+                ipywidgets.HBox([*ticking, *turning, self._place]),
                 ipywidgets.HBox(chosen[3:]),
                 self._figure,
                 run_actions(self._ticked_runs, self.refresh),
@@ -149,30 +148,31 @@ class Explorer:
 
     def refresh(self) -> None:
         """Looks at the folders, and shows what has changed."""
-        try:
-            frame = self._folders.table()
-        except RunError as error:
-            self._status.value = html.escape(str(error))
-            return
-        if frame.equals(self._frame):
-            return
-        known = set() if self._frame.empty else {*self._frame["folder"]}
-        self._frame, folders = frame, list(frame["folder"])
-        new = [name for name in frame["folder"][frame["kind"].isin(BUDGETS)] if name not in known]
-        ticked = [name for name in self._ticked if name in folders]
-        self._ticked = [*ticked, *new[: max(0, FIRST_TICKED - len(ticked))]]
-        self._is_setting = True
-        for widget, column in ((self._arms, "arm"), (self._seeds, "seed")):
-            hidden = {value for _, value in widget.options} - {*widget.value}
-            values = sorted(set(frame[column]), key=lambda text: (len(text), text))
-            widget.options = [(printable(value) or "(none)", value) for value in values]
-            widget.value = [value for value in values if value not in hidden]
-        recorded = self._folders.metrics(self._ticked)
-        metric = self._metric.value if self._is_chosen else self._usual_metric(recorded)
-        self._metric.options = sorted({*recorded, metric})
-        self._metric.value = metric
-        self._is_setting = False
-        self._show()
+        with self._lock:
+            try:
+                frame = self._folders.table()
+            except RunError as error:
+                self._status.value = html.escape(str(error))
+                return
+            if frame.equals(self._frame):
+                return
+            known = set() if self._frame.empty else {*self._frame["folder"]}
+            self._frame, folders = frame, list(frame["folder"])
+            new = [name for name in frame["folder"][frame["kind"].isin(BUDGETS)] if name not in known]
+            ticked = [name for name in self._ticked if name in folders]
+            self._ticked = [*ticked, *new[: max(0, FIRST_TICKED - len(ticked))]]
+            self._is_setting = True
+            for widget, column in ((self._arms, "arm"), (self._seeds, "seed")):
+                hidden = {value for _, value in widget.options} - {*widget.value}
+                values = sorted(set(frame[column]), key=lambda text: (len(text), text))
+                widget.options = [(printable(value) or "(none)", value) for value in values]
+                widget.value = [value for value in values if value not in hidden]
+            recorded = self._folders.metrics(self._ticked)
+            metric = self._metric.value if self._is_chosen else self._usual_metric(recorded)
+            self._metric.options = sorted({*recorded, metric})
+            self._metric.value = metric
+            self._is_setting = False
+            self._show()
 
     def _usual_metric(self, recorded: list[str]) -> str:
         """The metric that was asked for, or what says most until it is recorded."""
@@ -181,14 +181,15 @@ class Explorer:
         return FIRST_METRIC if wanted not in recorded and FIRST_METRIC in recorded else wanted
 
     def _changed(self, widget: ipywidgets.Widget) -> None:
-        if self._is_setting:
-            return
-        self._is_chosen |= widget is self._metric
-        if widget in self._ticks:
-            name = self._shown[self._ticks.index(widget)]["folder"]
-            others = [each for each in self._ticked if each != name]
-            self._ticked = [*others, name] if widget.value else others
-        self._show()
+        with self._lock:
+            if self._is_setting:
+                return
+            self._is_chosen |= widget is self._metric
+            if widget in self._ticks:
+                name = self._shown[self._ticks.index(widget)]["folder"]
+                others = [each for each in self._ticked if each != name]
+                self._ticked = [*others, name] if widget.value else others
+            self._show()
 
     def _turn(self, pages: int) -> None:
         self._page += pages
@@ -219,14 +220,15 @@ class Explorer:
         ticked = [name for name in self._ticked if name in set(kept["folder"])]
         self._is_setting = True
         for tick, cells, row in zip(self._ticks, self._cells, self._shown, strict=False):
-            tick.value, cells.value = row["folder"] in ticked, _html(shown_row(row))
+            tick.value, cells.value = row["folder"] in ticked, _html(shown_row(row, self._folders.root))
         self._is_setting = False
         self._rows.children = self._lines[: len(self._shown)]
         self._place.value = f"page {self._page + 1} of {pages}"
         self._draw(ticked, metric, self._against.value, self._smoothing.value)
         counts = ", ".join(f"{count} {status}" for status, count in self._frame["status"].value_counts().items())
         shown = f"; {len(kept)} of them are listed" if len(kept) < len(self._frame) else ""
-        facts = [f"{len(self._frame)} runs under {self._folders.root}: {counts or 'none yet'}{shown}", *self._troubles]
+        runs = f"{len(self._frame)} run{'' if len(self._frame) == 1 else 's'} under {self._folders.root}"
+        facts = [f"{runs}: {counts or 'none yet'}{shown}", *self._troubles]
         self._status.value = "<br>".join(html.escape(printable(fact)) for fact in facts)
 
     def _draw(self, names: list[str], metric: str, against: str, smoothing: float) -> None:

@@ -14,7 +14,7 @@ from wsrl_kit.config.presets import PRESETS
 from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.notebook.commands import given, notebook_of
 from wsrl_kit.notebook.parameters import MORE, as_cell, check_values, is_headless
-from wsrl_kit.notebook.run_actions import to_copy
+from wsrl_kit.notebook.run_actions import code_below
 from wsrl_kit.parameters import check, parse, table
 
 WRONG = "#d55e00"
@@ -55,8 +55,7 @@ class Form:
         self._cell = ipywidgets.Textarea(layout=Layout(width="100%", height="20em"))
         listed = boxes.pop("")
         folded = ipywidgets.Accordion(list(boxes.values()), titles=list(boxes))
-        code = ipywidgets.Accordion([to_copy(self._cell)], titles=["As code: the parameters cell with these values"])
-        self.box = ipywidgets.VBox([listed, self._differences, folded, self._status, code])
+        self.box = ipywidgets.VBox([listed, self._differences, folded, self._status, code_below(self._cell)])
         self._write()
 
     def _line(self, name: str, value: Any) -> ipywidgets.Widget:

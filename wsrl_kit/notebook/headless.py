@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from wsrl_kit import errors
+from wsrl_kit.files import written_whole
 from wsrl_kit.notebook.parameters import NOTEBOOK_VARIABLE, check_values, read_notebook
 from wsrl_kit.runs.run import refuse_locked
 
@@ -106,6 +107,7 @@ def run_notebook(notebook: Path, given: Mapping[str, Any], output_dir: Path) -> 
             executed.write_bytes(kept)
         raise
     _check_finished(output_dir)
+    print(f"writing {executed.with_suffix('.html').name}", flush=True)
     _write_html(executed)
     return executed
 
@@ -265,9 +267,8 @@ def _write_html(executed: Path) -> None:
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.raw_template = FOLDED
     text, _ = exporter.from_filename(str(executed))
-    temporary = executed.with_suffix(".html.part")
-    temporary.write_text(text)
-    temporary.replace(executed.with_suffix(".html"))
+    with written_whole(executed.with_suffix(".html"), errors.RunError) as temporary:
+        temporary.write_text(text)
 
 
 def _bound_threads() -> None:

@@ -24,6 +24,7 @@ from wsrl_kit.data.weights import source_table, weigh
 from wsrl_kit.errors import WSRLKitError
 from wsrl_kit.notebook.commands import cell_of
 from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.run_actions import code_below
 from wsrl_kit.text import printable
 
 # Values of the sliders by name -> the config that they make, its figure, and a sentence.
@@ -45,15 +46,10 @@ def schedule_knobs(config: WSRLConfig, live: bool | None = None) -> Figure:
         plots.schedules(ax, np.arange(steps), run_schedules(changed))
         first, window = values["from step"], values["next steps"]
         shares = (offline_share(changed, *span) for span in ((first, window), (0, steps)))
-        parts = ["no batch" if math.isnan(share) else f"{share:.1%}" for share in shares]
-        sentence = (
-            f"Offline data in the {window:,} steps from step {first:,}: {parts[0]} of all examples; in the whole run"
-        )
-        return (
-            changed,
-            figure,
-            f"{sentence} {parts[1]}." if config.demo_path else "Without demo_path no offline data stay.",
-        )
+        part, whole = ("no batch" if math.isnan(share) else f"{share:.1%}" for share in shares)
+        sentence = f"Offline data in the {window:,} steps from step {first:,}: {part} of all examples; in the whole run"
+        text = f"{sentence} {whole}." if config.demo_path else "Without demo_path no offline data stay."
+        return changed, figure, text
 
     ratio = {"min": 0.0, "max": 1.0, "step": 0.01}
     sliders: dict[str, Any] = {
@@ -140,10 +136,7 @@ def _show(sliders: Mapping[str, Any], draw: Draw, command: str, live: bool | Non
         slider.continuous_update = False  # a figure takes longer than a moving hand
         slider.observe(redraw, "value")
     redraw()
-    lines = [
-        ipywidgets.HBox([ipywidgets.Label(printable(name), layout=Layout(width="16em")), sliders[name]])
-        for name in sliders
-    ]
-    code = ipywidgets.Accordion([cell], titles=["As code: the parameters cell with these values"])
-    display(ipywidgets.VBox([*lines, sentence, image, code]))
+    wide = Layout(width="16em")
+    rows = [[ipywidgets.Label(printable(name), layout=wide), slider] for name, slider in sliders.items()]
+    display(ipywidgets.VBox([*map(ipywidgets.HBox, rows), sentence, image, code_below(cell)]))
     return first

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import ipywidgets
@@ -18,11 +19,12 @@ from matplotlib.figure import Figure
 from wsrl_kit.analysis.loggers import copied
 from wsrl_kit.analysis.plots import png
 from wsrl_kit.errors import Stopped, WSRLKitError
-from wsrl_kit.notebook.explore import LOOK_SHARE, follow_in_panel
+from wsrl_kit.notebook.explore import LOOK_SHARE, explorer_below
 from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.text import duration
 
-DRAW_SECONDS = 2.0  # at least, between two drawings of the live figure
+LOOK_SECONDS = 2.0  # at least, between two looks at the run: at its figure, and at single metrics
 TICK_SECONDS = 0.5  # between two changes of the live status
 SILENT_SECONDS = 10.0  # without a report, after which the status says so
 KNOWN_SECONDS = 3.0  # of work, after which its pace says how long the rest takes
@@ -82,7 +84,7 @@ class Training:
         unit: str = "step",
     ) -> None:
         self.live = not is_headless() if live is None else live
-        self._job = job if runs is None else lambda progress: self._logged(job, progress, runs, loggers)
+        self._job, self._runs, self._loggers = job, runs, loggers
         self._panel = _Panel(draw, runs, unit) if self.live else None
         self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines(unit).report)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -105,7 +107,7 @@ class Training:
                 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         else:
             print(COMPILING, flush=True)
-            self._job(self.progress)
+            self._do(print)
         return self
 
     def on_button(self, label: str) -> None:
@@ -113,21 +115,18 @@ class Training:
         if self._panel is None:
             self.start()
             return
-        button, place = (
-            ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto")),
-            ipywidgets.Output(),
-        )
+        place = ipywidgets.Output()
 
-        def press(_: ipywidgets.Button) -> None:
-            button.disabled = True
+        def press() -> None:
+            pressed.disabled = True
             with place:
                 self.start()
 
-        button.on_click(press)
-        display(ipywidgets.VBox([button, place]))
+        pressed = button(label, press)
+        display(ipywidgets.VBox([pressed, place]))
 
     async def finished(self) -> None:
-        """Waits until the work has ended by itself or by the Stop button; headless, returns at once.
+        """Waits until the work has ended by itself or by the Stop button; headless, says what comes next.
 
         Interrupting the kernel stops the work and the cells below.
 
@@ -135,6 +134,8 @@ class Training:
             WSRLKitError: whatever the work raised.
             Stopped: the kernel was interrupted.
         """
+        if self._panel is None:
+            print("writing figures", flush=True)  # in the cells below
         interrupted = False
         while self._thread.is_alive():
             try:
@@ -147,15 +148,9 @@ class Training:
         if interrupted:
             raise self._stopped or Stopped("interrupted after the work had ended; everything is kept")
 
-    def _logged(
-        self,
-        job: Callable[[StoppableProgress], object],
-        progress: StoppableProgress,
-        runs: Path,
-        names: tuple[str, ...],
-    ) -> None:
-        with copied(runs, names, self._panel.note if self._panel else print):
-            job(progress)
+    def _do(self, say: Callable[[str], None]) -> None:
+        with nullcontext() if self._runs is None else copied(self._runs, self._loggers, say):
+            self._job(self.progress)
 
     def _end(self) -> None:
         self.progress.stop()
@@ -164,7 +159,7 @@ class Training:
     def _work(self) -> None:
         assert self._panel is not None
         try:
-            self._job(self.progress)
+            self._do(self._panel.note)
         except Stopped as stopped:
             self._stopped = stopped  # by the Stop button: the cells below still run
         except BaseException as error:
@@ -241,7 +236,8 @@ class _TextLines:
 class _Panel:
     """Bar, status, Stop button, figure and explorer. The training's thread calls `report` and `close`.
 
-    A clock shows and draws, in a thread of its own: the training does not wait for a picture.
+    A clock shows and draws, in a thread of its own: the training does not wait for a picture. After the training's end
+    it looks once more.
     """
 
     def __init__(self, draw: Callable[[], Figure] | None, runs: Path | None, unit: str) -> None:
@@ -251,11 +247,11 @@ class _Panel:
         self._button = ipywidgets.Button(description="Stop", icon="stop", button_style="warning")
         # Not before there is a picture: a browser shows an image without one as broken.
         self._figure = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
-        self._runs = runs
+        self._explorers = [] if runs is None else [explorer_below(runs, is_folded=draw is not None)]
         self._pace = _Pace(unit)
         self._text = self._trouble = ""
         self._notes: list[str] = []
-        self._next_figure = 0.0
+        self._next_look = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="clock of the training", daemon=True)
@@ -268,8 +264,8 @@ class _Panel:
             self._look_stopping()
 
         self._button.on_click(stop)
-        explorers = [] if self._runs is None else [follow_in_panel(self._runs, is_folded=self._draw is not None)]
-        display(ipywidgets.VBox([ipywidgets.HBox([self._bar, self._button]), self._status, self._figure, *explorers]))
+        rows = [ipywidgets.HBox([self._bar, self._button]), self._status, self._figure]
+        display(ipywidgets.VBox([*rows, *(widget for widget, _ in self._explorers)]))
         self._clock.start()
 
     def report(self, step: int, total: int, text: str) -> None:
@@ -286,7 +282,7 @@ class _Panel:
         self._ended.set()
         self._clock.join()
         self._pace.has_ended = True
-        self._show_figure()
+        self._look()
         self._show_status()
         if outcome is None and not self._pace.total:
             self._bar.value = 1.0
@@ -303,8 +299,9 @@ class _Panel:
     def _tick(self) -> None:
         while not self._ended.wait(TICK_SECONDS):
             self._show_status()
-            if time.monotonic() >= self._next_figure:
-                self._show_figure()
+            # Before the first report there is nothing to see, and drawing it would put off the next look.
+            if self._pace.total and time.monotonic() >= self._next_look:
+                self._look()
 
     def _look_stopping(self) -> None:
         self._button.disabled, self._button.button_style = True, ""
@@ -323,16 +320,16 @@ class _Panel:
     def _say(self, sentence: str) -> None:
         self._status.value = html.escape(sentence, quote=False)
 
-    def _show_figure(self) -> None:
-        if self._draw is None:
-            return
-        start = time.monotonic()
+    def _look(self) -> None:
+        start = time.thread_time()  # where processes crowd the cores, waiting takes nothing from the training
         try:
-            figure, self._trouble = self._draw(), ""
-            if any(ax.has_data() for ax in figure.axes):
-                self._figure.value = png(figure)
-                self._figure.layout.display = ""
+            for _, look in self._explorers:
+                look()
+            if self._draw is not None:
+                figure, self._trouble = self._draw(), ""
+                if any(ax.has_data() for ax in figure.axes):
+                    self._figure.value = png(figure)
+                    self._figure.layout.display = ""
         except Exception as error:  # a training must not end for a figure
             self._trouble = f"the figure could not be drawn: {error}"
-        now = time.monotonic()
-        self._next_figure = now + max(DRAW_SECONDS, (now - start) / LOOK_SHARE)
+        self._next_look = time.monotonic() + max(LOOK_SECONDS, (time.thread_time() - start) / LOOK_SHARE)

@@ -93,6 +93,7 @@ export default () => {
       link.className = "wsrl-pad-link";
       pad.append(state, link);
 
+      const gripper = []; // buttons that only a task with one shows
       for (const motion of MOTIONS) {
         const button = document.createElement("button");
         button.tabIndex = -1;
@@ -106,6 +107,7 @@ export default () => {
         for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
           button.addEventListener(end, () => held.delete(motion));
         }
+        if (motion.entry === 6) gripper.push(button);
         pad.append(button);
       }
 
@@ -130,6 +132,7 @@ export default () => {
       const show = (message) => {
         pad.classList.toggle("wsrl-pad-acts", message.acts);
         pad.classList.toggle("wsrl-pad-holds", message.holds);
+        for (const button of gripper) button.hidden = !message.gripper;
         if (message.acts) state.textContent = "you act";
         else if (message.trouble) state.textContent = `the robot holds: ${message.trouble}`;
         else if (message.told) state.textContent = "the robot holds: press Hold again to go on";

@@ -18,6 +18,7 @@ from wsrl_kit.envs.config import KEYBOARD, SCRIPTED, SPACEMOUSE
 from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.errors import ExperimentError, ParameterError
 from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.devices import SpaceMouse, Verdict
 from wsrl_kit.robot.takeover import PersonInput
@@ -95,57 +96,38 @@ def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) ->
     hold = ipywidgets.ToggleButton(description="Hold", icon="pause", tooltip="the robot holds until you press it again")
     hold.observe(lambda change: setattr(takeover, "is_held", change["new"]), "value")
     question, facts, cameras = ipywidgets.HTML(), ipywidgets.HTML(), _Cameras(takeover)
-    keys.on_msg(partial(_hear, takeover, verdicts, speed, question, facts, cameras))
+
+    def hear(_: Any, message: dict[str, Any], buffers: Any) -> None:
+        """Holds the browser's motion; answers with time, who acts, the link's delay, question, facts and pictures."""
+        if "verdict" in message:
+            if message["verdict"] in verdicts:
+                takeover.decide(Verdict(message["verdict"]))
+            return
+        told, motion = message["told"], message["motion"]
+        if message["released"]:
+            takeover.release()
+        elif motion is not None and told is not None:
+            scaled = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(motion)]
+            takeover.hold(scaled, told)
+        now = takeover.now()
+        # There and back, minus the time for which the browser kept the last answer.
+        delay = None if told is None else max(0.0, now - told - message["kept"])
+        acts = {"acts": takeover.acts, "holds": takeover.holds, "idle": takeover.idle, "trouble": takeover.trouble}
+        keys.send({"time": now, "delay": delay, "told": takeover.is_held, "gripper": takeover.has_gripper, **acts})
+        question.value = f"<b>{html.escape(takeover.asks)}</b>"
+        past = f"<br>last verdicts: {', '.join(takeover.verdicts)}" if takeover.verdicts else ""
+        style = "font-variant-numeric:tabular-nums; line-height:1.3"
+        facts.value = f"<div style='{style}'>{html.escape(takeover.facts)}{past}</div>"
+        cameras.draw()
+
+    keys.on_msg(hear)
     # While recording, the robot holds wherever the person does not act.
     holding = [] if verdicts is RECORDING else [hold]
-    buttons = ipywidgets.HBox([*_verdicts(takeover, verdicts), *holding, speed])
-    return ipywidgets.VBox([keys, buttons, question, facts, cameras.row])
-
-
-def _hear(
-    takeover: PersonInput,
-    verdicts: Mapping[Verdict, str],
-    speed: ipywidgets.FloatSlider,
-    question: ipywidgets.HTML,
-    facts: ipywidgets.HTML,
-    cameras: "_Cameras",
-    keys: ipywidgets.Widget,
-    message: dict[str, Any],
-    buffers: Any,
-) -> None:
-    """Holds the browser's motion; answers with time, who acts, the link's delay, question, facts and pictures."""
-    if "verdict" in message:
-        if message["verdict"] in verdicts:
-            takeover.decide(Verdict(message["verdict"]))
-        return
-    told = message["told"]
-    if message["released"]:
-        takeover.release()
-    elif message["motion"] is not None and told is not None:
-        motion = [value if entry == GRIPPER else speed.value * value for entry, value in enumerate(message["motion"])]
-        takeover.hold(motion, told)
-    now = takeover.now()
-    # There and back, minus the time for which the browser kept the last answer.
-    delay = None if told is None else max(0.0, now - told - message["kept"])
-    acts = {"acts": takeover.acts, "holds": takeover.holds, "idle": takeover.idle, "trouble": takeover.trouble}
-    keys.send({"time": now, "delay": delay, "told": takeover.is_held, **acts})
-    question.value = f"<b>{html.escape(takeover.asks)}</b>"
-    past = f"<br>last verdicts: {', '.join(takeover.verdicts)}" if takeover.verdicts else ""
-    facts.value = (
-        f"<div style='font-variant-numeric:tabular-nums; line-height:1.3'>{html.escape(takeover.facts)}{past}</div>"
-    )
-    cameras.draw()
-
-
-def _verdicts(takeover: PersonInput, verdicts: Mapping[Verdict, str]) -> list[ipywidgets.Button]:
-    def button(verdict: Verdict, style: str) -> ipywidgets.Button:
-        made = ipywidgets.Button(
-            description=verdict.capitalize(), button_style=style, tooltip="ends the episode, or answers"
-        )
-        made.on_click(lambda _: takeover.decide(verdict))
-        return made
-
-    return [button(verdict, style) for verdict, style in verdicts.items()]
+    ends = [
+        button(verdict.capitalize(), partial(takeover.decide, verdict), "ends the episode, or answers", style)
+        for verdict, style in verdicts.items()
+    ]
+    return ipywidgets.VBox([keys, ipywidgets.HBox([*ends, *holding, speed]), question, facts, cameras.row])
 
 
 class _Cameras:

@@ -286,7 +286,8 @@ def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[An
             if name not in variables and not name.startswith("_") and name not in IPYTHON_NAMES and _is_literal(value):
                 raise unknown(name, known)
     else:
-        _enter_root()
+        if root := root_of(Path(os.environ[NOTEBOOK_VARIABLE])):
+            os.chdir(root)
         for name in annotated:
             if name in namespace and name not in variables and get_close_matches(name, known):
                 print(f"{name} has no effect: {unknown(name, known)}")
@@ -307,12 +308,6 @@ def _read_fields(parameters: type[Any], values: Mapping[str, Any]) -> dict[str, 
             value = parse(value, annotation) if isinstance(value, str) else value
             read[field.name] = None if value is None else check(field.name, value, annotation, field.metadata)
     return read
-
-
-def _enter_root() -> None:
-    root = root_of(Path(os.environ[NOTEBOOK_VARIABLE]))
-    if root:
-        os.chdir(root)
 
 
 def _is_literal(value: Any) -> bool:

@@ -29,6 +29,11 @@ def to_copy(text: ipywidgets.Textarea) -> ipywidgets.VBox:
     return ipywidgets.VBox([copy, text])
 
 
+def code_below(cell: ipywidgets.Textarea) -> ipywidgets.Accordion:
+    """A folded parameters cell, to copy."""
+    return ipywidgets.Accordion([to_copy(cell)], titles=["As code: the parameters cell with these values"])
+
+
 def run_actions(runs: Callable[[], list[RunRecord]], deleted: Callable[[], None]) -> ipywidgets.Widget:
     """The buttons, and below them what they say. A run is deleted after a second button is pressed.
 

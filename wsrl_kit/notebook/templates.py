@@ -6,7 +6,6 @@ A file beside the copies records their templates and their root: the folder at w
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,6 @@ RECORD = ".wsrl-kit.json"
 """Name of the file beside the copies: {"root": folder, relative to this one, "templates": {name: digest}}."""
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Names of the notebooks in a folder of copies.
-
-    Attributes:
-        new: copied now.
-        kept: copied before, from this version's template.
-        outdated: copied before from another version's template, and kept.
-    """
-
-    new: tuple[str, ...]
-    kept: tuple[str, ...]
-    outdated: tuple[str, ...]
-
-
 def template_folder() -> Path:
     """The installed notebooks: inside the package, or beside it in a clone."""
     package = Path(wsrl_kit.__file__).parent
@@ -63,12 +47,15 @@ def template_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "notebooks"
 
 
-def copy_templates(folder: Path, root: Path) -> Copies:
+def copy_templates(folder: Path, root: Path) -> dict[str, list[str]]:
     """Copies every template that has no copy in the folder; overwrites nothing.
 
     Args:
         folder: of the copies.
         root: where relative paths in the copies begin.
+
+    Returns:
+        Names of the copies: `new`, `kept`, and `outdated`, which are kept although from another version's template.
 
     Raises:
         ParameterError: the folder holds the templates, or can't be written.
@@ -101,7 +88,7 @@ def copy_templates(folder: Path, root: Path) -> Copies:
             temporary.write_text(json.dumps(record, indent=1))
     except OSError as error:
         raise ParameterError(f"{folder} must be a folder that can be written, but {error.strerror}") from error
-    return Copies(*(tuple(names) for names in found.values()))
+    return found
 
 
 def root_of(notebook: Path) -> Path | None:

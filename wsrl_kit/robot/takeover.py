@@ -36,7 +36,7 @@ LISTENING = 0.02
 _VIEW_SECONDS = 0.25
 """Least seconds between two pictures of the outside view."""
 
-_FORCE_LIMIT = float(OBSERVATION_HIGH[1])
+_LARGEST_FORCE = float(OBSERVATION_HIGH[1])
 """N along each axis, beyond which the observation shows no more."""
 
 OUTSIDE = "outside"
@@ -271,7 +271,10 @@ class HumanTakeover(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, info
 
     def _facts(self) -> str:
-        """Step, force against its limit, and pose, where the robot knows them; what is wrong with the view."""
+        """Step, force and pose, where the robot knows them; what is wrong with the view.
+
+        The force is against `force_limit`, or along an axis against the observation's largest.
+        """
         robot, facts = self.env.unwrapped, [f"step {self._step}"]
         force = pose = None
         if isinstance(robot, InsertionEnv):
@@ -279,7 +282,10 @@ class HumanTakeover(gymnasium.Wrapper):
         elif isinstance(robot, RobotEnv) and robot.reading is not None:
             force, pose = robot.reading.force, to_xyz_euler(robot.reading.pose)
         if force is not None and pose is not None:
-            facts.append(f"force {np.abs(force).max():.1f} of {_FORCE_LIMIT:.0f} N")
+            measured, limit = np.abs(force).max(), _LARGEST_FORCE
+            if isinstance(robot, RobotEnv) and robot.options.force_limit is not None:
+                measured, limit = np.linalg.norm(force), robot.options.force_limit
+            facts.append(f"force {measured:.1f} of {limit:g} N")
             facts.append("x {:.1f}, y {:.1f}, z {:.1f} mm".format(*1000 * pose[:3]))
             facts.append("turned {:.2f}, {:.2f}, {:.2f} rad".format(*pose[3:]))
         return "; ".join([*facts, *([self._view.trouble] if self._view.trouble else [])])

@@ -124,6 +124,7 @@ class Run:
         rows: metric rows written so far.
         parameters: by name, as JSON holds them.
         is_finished: nothing left to do, nothing locked.
+        grown: parameters that exceed the earlier run's, with the earlier values.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -131,6 +132,7 @@ class Run:
         self.rows = 0
         self.parameters: dict[str, Any] = identity["parameters"]
         self.is_finished = False
+        self.grown: dict[str, int] = {}
         self._identity = identity
         self._earlier_seconds = 0.0
         self._start = time.monotonic()
@@ -237,11 +239,11 @@ class Run:
 
     def _reopen(self, may_grow: Collection[str], outputs: Collection[Path]) -> None:
         found = _read_json(self.folder)
-        grown = _check_same(self.folder, found, self._identity, may_grow)
+        self.grown = _check_same(self.folder, found, self._identity, may_grow)
         self._earlier_seconds = float(found["seconds"])
         self.rows = len(_complete_lines(self.metrics_path)) - 1
         is_complete = all(path.exists() for path in outputs)
-        self.is_finished = found["status"] == "finished" and not grown and is_complete
+        self.is_finished = found["status"] == "finished" and not self.grown and is_complete
         if not self.is_finished:
             self.rewind(self.rows)
 
@@ -440,8 +442,10 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
         }
 
 
-def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]) -> bool:
-    """Refuses another run than the wanted one; returns whether parameters have grown."""
+def _check_same(
+    folder: Path, found: dict[str, Any], wanted: dict[str, Any], may_grow: Collection[str]
+) -> dict[str, int]:
+    """Refuses another run than the wanted one; returns the earlier values of parameters that have grown."""
     for name in ("kind", "arm", "seed"):
         if found[name] != wanted[name]:
             raise RunError(
@@ -449,9 +453,8 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
             )
     before, now, absent = found["parameters"], wanted["parameters"], "not given"
     names = [name for name in {**now, **before} if before.get(name, absent) != now.get(name, absent)]
-    grown = [
-        name for name in names if name in may_grow and isinstance(before.get(name), int) and now[name] > before[name]
-    ]
+    growing = [name for name in names if name in may_grow and isinstance(before.get(name), int)]
+    grown = {name: before[name] for name in growing if now[name] > before[name]}
     if others := [name for name in names if name not in grown]:
         changes = ", ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in others)
         raise RunError(
@@ -464,7 +467,7 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any], may
                 f"{folder} holds a run that began with other data: the files of {name} ({now.get(name)}) have changed "
                 f"since; put the earlier ones back to continue it, or {ELSEWHERE}"
             )
-    return bool(grown)
+    return grown
 
 
 def refuse_locked(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs from parameters to finished folder, as notebooks and ablation call them."""
 
+import logging
 import shutil
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
@@ -42,6 +43,8 @@ from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import Evaluator
 from wsrl_kit.training.inputs import load_offline_data
 from wsrl_kit.training.remote import SPOOL, Link, RemoteLearning
+
+LOGGER = logging.getLogger("wsrl_kit")
 
 
 def run_collect(
@@ -288,7 +291,7 @@ def _open(
     outputs: tuple[Path, ...] = (),
 ) -> Run:
     jax_tools.enable_compilation_cache()
-    return Run.open(
+    run = Run.open(
         folder,
         kind=kind,
         arm=arm,
@@ -299,6 +302,12 @@ def _open(
         outputs=outputs,
         resume=resume,
     )
+    stretched = ["PER's beta"] * (kind == "finetune" and config.use_prioritized_replay)
+    stretched += ["the learning rates"] * (config.learning_rate_schedule != "constant")
+    for name, before in run.grown.items() if stretched else ():
+        now, schedules = getattr(config, name), " and ".join(stretched)
+        LOGGER.warning("%s was %d, is %d: from here on the longer run stretches %s", name, before, now, schedules)
+    return run
 
 
 def _recorded_learner(config: WSRLConfig, folder: Path) -> str:
