@@ -319,10 +319,10 @@ def test_the_pad_is_told_the_time_who_acts_and_the_links_delay(
     assert all(answer.pop("idle") == "the policy acts" and answer.pop("trouble") == "" for answer in answers)
     assert not any(answer.pop("gripper") for answer in answers)  # its keys are hidden
     assert answers == [
-        {"time": 100.0, "acts": False, "holds": False, "told": False, "delay": None},
-        {"time": 100.25, "acts": True, "holds": False, "told": False, "delay": 0.125},
-        {"time": 100.5, "acts": False, "holds": True, "told": False, "delay": 0.5},
-        {"time": 100.5, "acts": False, "holds": False, "told": False, "delay": 0.25},
+        {"time": 100.0, "acts": False, "holds": False, "is_held": False, "delay": None},
+        {"time": 100.25, "acts": True, "holds": False, "is_held": False, "delay": 0.125},
+        {"time": 100.5, "acts": False, "holds": True, "is_held": False, "delay": 0.5},
+        {"time": 100.5, "acts": False, "holds": False, "is_held": False, "delay": 0.25},
     ]
 
 

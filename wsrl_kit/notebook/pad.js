@@ -135,7 +135,7 @@ export default () => {
         for (const button of gripper) button.hidden = !message.gripper;
         if (message.acts) state.textContent = "you act";
         else if (message.trouble) state.textContent = `the robot holds: ${message.trouble}`;
-        else if (message.told) state.textContent = "the robot holds: press Hold again to go on";
+        else if (message.is_held) state.textContent = "the robot holds: press Hold again to go on";
         else if (message.holds) state.textContent = `the robot holds, your word came too late: ${regain}`;
         else state.textContent = `${message.idle}: ${hint}`;
         if (message.delay !== null) link.textContent = `link: ${Math.round(1000 * message.delay)} ms there and back`;

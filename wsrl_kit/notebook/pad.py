@@ -113,7 +113,7 @@ def pad_of(takeover: PersonInput, verdicts: Mapping[Verdict, str] = TAKEOVER) ->
         # There and back, minus the time for which the browser kept the last answer.
         delay = None if told is None else max(0.0, now - told - message["kept"])
         acts = {"acts": takeover.acts, "holds": takeover.holds, "idle": takeover.idle, "trouble": takeover.trouble}
-        keys.send({"time": now, "delay": delay, "told": takeover.is_held, "gripper": takeover.has_gripper, **acts})
+        keys.send({"time": now, "delay": delay, "is_held": takeover.is_held, "gripper": takeover.has_gripper, **acts})
         question.value = f"<b>{html.escape(takeover.asks)}</b>"
         past = f"<br>last verdicts: {', '.join(takeover.verdicts)}" if takeover.verdicts else ""
         style = "font-variant-numeric:tabular-nums; line-height:1.3"
