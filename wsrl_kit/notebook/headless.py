@@ -123,7 +123,11 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Ca
     def work() -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="wsrl-kit-") as sockets:
-                _papermill(notebook, executed, values, kernels, Path(sockets))
+                try:
+                    _papermill(notebook, executed, values, kernels, Path(sockets))
+                finally:
+                    for kernel in kernels:
+                        kernel.shutdown_kernel(now=True)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -152,18 +156,11 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Ca
 def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: list[Any], sockets: Path) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager, KernelManager
-    from traitlets import default
-
-    class RunningInterpreter(KernelManager):
-        """Starts this Python, whatever kernelspecs the notebook asks for or the user's home holds."""
-
-        @default("kernel_spec_manager")
-        def _no_installed_kernelspecs(self) -> KernelSpecManager:
-            return KernelSpecManager(kernel_dirs=[])
 
     # Sockets in a private folder: no other user can listen, and runs that start together can't share a port.
     place = {"transport": "ipc", "connection_file": str(sockets / "kernel.json")}
-    kernel = RunningInterpreter(**place)
+    # Without kernelspecs it is this Python, whatever the notebook asks for or the user's home holds.
+    kernel = KernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **place)
     kernels.append(kernel)
     # It starts while papermill is imported. The option silences what it says to itself when it is shut down; what cells
     # print does not pass its log.
