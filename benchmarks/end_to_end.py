@@ -126,17 +126,18 @@ def timed(
 
 
 IN_PARTS = """
-import json, pathlib, sys, time
-began = time.perf_counter()
+import inspect, json, pathlib, sys, time
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.training import finetune, jobs
-seconds = {"imports": time.perf_counter() - began}
+began, seconds = time.perf_counter(), {}
 
 def timed(module, name, part):
     function = getattr(module, name)
     def wrapper(*arguments, **named):
         start = time.perf_counter()
         result = function(*arguments, **named)
+        # Events are made as they are taken.
+        result = list(result) if inspect.isgenerator(result) else result
         seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
         return result
     setattr(module, name, wrapper)
@@ -159,7 +160,6 @@ try:
 except Exception as error:
     assert "stopped" in str(error), error
 seconds["the rest"] = time.perf_counter() - began - sum(seconds.values())
-del seconds["imports"]
 print(json.dumps(seconds))
 """
 
@@ -183,10 +183,13 @@ def starts() -> Iterator[tuple[str, dict[str, float]]]:
             kept = inherited | {"XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": str(cache / "loops")}
             for kind in ("empty caches", "filled caches"):
                 out = Path(folder) / f"{kind} {number}"
+                # First: the parts fill the caches further.
+                command_seconds = until_the_job(flags, out / "command", kept)
                 child = [sys.executable, "-c", IN_PARTS, parameters, str(out / "parts")]
                 parts = subprocess.run(child, env=kept, check=True, stdout=subprocess.PIPE, text=True).stdout
-                seconds = json.loads(parts)
-                yield kind, {"command, kernel, imports": until_the_job(flags, out / "command", kept)} | seconds
+                seconds = {"command, kernel, imports, pre-flight check, until the job begins": command_seconds}
+                seconds |= json.loads(parts)
+                yield kind, seconds | {"all together": sum(seconds.values())}
 
 
 def until_the_job(flags: list[str], out: Path, environment: Mapping[str, str]) -> float:

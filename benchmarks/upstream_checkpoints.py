@@ -143,17 +143,13 @@ def check(kind: str, folder: Path) -> None:
 
 
 def back(kind: str, folder: Path) -> None:
-    import jax
-    import jax.numpy as jnp
 
-    from wsrl_kit.agent import sac
     from wsrl_kit.hil_serl import checkpoint
     from wsrl_kit.training import start as agents
 
     static = checkpoint.import_hil_serl(folder / "trained", folder / "back.npz")
     assert static.gripper == (kind if kind in ("single", "dual") else "fixed")
-    fresh = sac.create(static, jax.random.key(0), jnp.zeros(STATE), jnp.ones(STATE))
-    agent, _ = agents.load_warmup(folder / "back.npz", static, fresh)
+    agent, _ = agents.load_warmup(folder / "back.npz", static)
     _compare(_outputs_here(static, agent, dict(np.load(folder / "inputs.npz"))), dict(np.load(folder / "trained.npz")))
 
 

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 2 for a wrong parameter, 1 for any other failure."""
+    """Runs one command and returns its exit status: 130 if stopped, 2 for a wrong parameter, 1 for another failure."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return _command(arguments)
+    except Stopped as stopped:
+        print(f"wsrl-kit: {stopped}", file=sys.stderr)
+        return 130
     except WSRLKitError as error:
         print("\n".join(map(printable, f"wsrl-kit: error: {error}".split("\n"))), file=sys.stderr)
         return 2 if isinstance(error, ParameterError) else 1
@@ -152,11 +155,7 @@ def _record(notebook: Notebook, given: dict[str, Any], out: Path | None) -> int:
     folder = out or user_path(values["output_dir"])
     devices = [SpaceMouse()] if config.operator == SPACEMOUSE else []
     with closing(PersonInput(devices=[*devices, TerminalKeys(moves=not devices)])) as person:
-        try:
-            run_record(config, folder, Lines(), person)
-        except Stopped as stopped:
-            print(f"wsrl-kit: {stopped}", file=sys.stderr)
-            return 130
+        run_record(config, folder, Lines(), person)
     print(f"{folder}: recorded, for --offline_data_path or HIL-SERL's --demo_path")
     return 0
 
@@ -205,11 +204,7 @@ def _rehearse(notebook: Notebook, given: dict[str, Any], out: Path | None) -> in
     config, plan = build(WSRLConfig, values), build(HilSerlConfig, values)
     folder = out or user_path(values["output_dir"])
     times: list[StepTime] = []
-    try:
-        Training(lambda progress: times.extend(run_rehearsal(config, plan, folder, progress)), live=False).start()
-    except Stopped as stopped:
-        print(f"wsrl-kit: {stopped}", file=sys.stderr)
-        return 130
+    Training(lambda progress: times.extend(run_rehearsal(config, plan, folder, progress)), live=False).start()
     print(f"\n{'step':<12}{f's at {plan.robot_speed:g}x':>10}{'s at 1x':>10}  result")
     for step in times:
         print(f"{step.name:<12}{step.seconds:>10.1f}{step.robot_seconds:>10.1f}  {step.result}")

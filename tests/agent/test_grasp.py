@@ -328,8 +328,7 @@ def test_a_checkpoint_of_another_gripper_is_refused(tmp_path: Path) -> None:
     file, probe = tmp_path / "warmup.npz", agents.probe_batch(config, recorded(), 8)
     agents.save_warmup(file, static, agent, probe, {})
 
-    _, other = agents.create(replace(config, seed=1), environment, recorded())
-    assert same(agents.load_warmup(file, static, other), (agent, probe))
-    fixed = agents.create(replace(config, gripper="fixed"), environment, recorded())
+    assert same(agents.load_warmup(file, static), (agent, probe))
+    fixed = agents.configure(replace(config, gripper="fixed"), environment, recorded())
     with pytest.raises(CheckpointError, match="was made with gripper single, but this run has gripper fixed$"):
-        agents.load_warmup(file, *fixed)
+        agents.load_warmup(file, fixed)

@@ -155,7 +155,7 @@ def test_a_warmup_checkpoint_that_declares_another_probe_batch_is_refused(
     _write_warmup(tmp_path / "warmup.npz")
     change_metadata(tmp_path / "warmup.npz", lambda metadata: metadata.update(probe_size=size))
     with pytest.raises(CheckpointError, match=message):
-        agents.load_warmup(tmp_path / "warmup.npz", *_warmup_agent())
+        agents.load_warmup(tmp_path / "warmup.npz", _warmup_agent()[0])
 
 
 def change_metadata(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

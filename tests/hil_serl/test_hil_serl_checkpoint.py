@@ -155,7 +155,7 @@ def test_there_and_back_is_the_same_agent(tmp_path: Path) -> None:
         observation_center=jnp.zeros(5), observation_scale=jnp.ones(5), log_multiplier=jnp.zeros(())
     )
     import_hil_serl(exported(tmp_path, static, agent), tmp_path / "back.npz")
-    back, probe = agents.load_warmup(tmp_path / "back.npz", static, agent)
+    back, probe = agents.load_warmup(tmp_path / "back.npz", static)
     assert probe is None
     found = arrays(back)
     for name, leaf in arrays(agent).items():

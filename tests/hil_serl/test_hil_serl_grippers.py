@@ -120,7 +120,7 @@ def test_its_file_is_hil_serls_and_comes_back_as_the_same_agent(
 
     assert main(["import-hil-serl", str(tmp_path / "there"), str(tmp_path / "back.npz")]) == 0
     assert "gripper 'dual'" in capsys.readouterr().out
-    back, _ = agents.load_warmup(tmp_path / "back.npz", static, agent)
+    back, _ = agents.load_warmup(tmp_path / "back.npz", static)
     found = arrays(back)
     for name, leaf in arrays(agent).items():
         if not name.startswith("multiplier_optimizer"):

@@ -100,6 +100,15 @@ def test_what_is_no_notebook_is_refused(tmp_path: Path) -> None:
         read_notebook(tmp_path / "none.ipynb")
 
 
+def test_a_notebook_that_papermill_cannot_load_leaves_no_kernel_behind(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "job.ipynb", CONFIG, FINISH)
+    notebook.write_text(json.dumps(json.loads(notebook.read_text()) | {"nbformat": 9}))
+    done = run(notebook, "--out", "out", folder=tmp_path)
+    assert done.returncode == 1
+    # A kernel that is left behind says on the same stream that its sockets are gone.
+    assert re.fullmatch(r"wsrl-kit: error: job\.ipynb could not be executed: .* version 9\n", done.stderr)
+
+
 def test_an_error_of_ours_is_one_sentence(tmp_path: Path) -> None:
     body = "from wsrl_kit.errors import DataError\nraise DataError('demos.pkl is missing')"
     done = run(write_notebook(tmp_path / "job.ipynb", body), "--out", "out", folder=tmp_path)

@@ -205,7 +205,7 @@ def warmup_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_warmup_checkpoint_gives_agent_and_probe_back(warmup_file: Path) -> None:
     config, fresh = new_agent()
-    agent, probe = agents.load_warmup(warmup_file, config, fresh)
+    agent, probe = agents.load_warmup(warmup_file, config)
     assert_identical(agent, jax.tree.map(lambda leaf: leaf + 1, fresh))
     assert probe.observation.shape == (5, 3)
     assert checkpoint.read_metadata(warmup_file)["seed"] == 3
@@ -230,10 +230,10 @@ def test_a_warmup_checkpoint_of_another_network_is_refused(
     warmup_file: Path, observation_size: int, changed: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        agents.load_warmup(warmup_file, *new_agent(observation_size, **changed))
+        agents.load_warmup(warmup_file, new_agent(observation_size, **changed)[0])
     assert sentence in str(caught.value)
 
 
 def test_a_runs_checkpoint_is_no_warmup_checkpoint(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="is a run's checkpoint: expected one written by offline warmup$"):
-        agents.load_warmup(saved, *new_agent())
+        agents.load_warmup(saved, new_agent()[0])

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from full_disk import files_limited_to
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs.run import Run, delete_run, find_runs, read_run
+from wsrl_kit.runs.run import Run, delete_run, find_runs, read_run, save_figure
 
 PARAMETERS = {"batch_size": 256, "hidden_sizes": [64, 64], "discount": 0.97, "checkpoint_path": None}
 
@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_reopened_but_can_be_started_anew(tmp_path):
     run = open_run(tmp_path)
     run.record("online", 0, 0, {"a": 1.0})
     run.checkpoint_path.write_bytes(b"checkpoint")
-    run.figure("curve", Figure())
+    save_figure(tmp_path / "figures" / "curve.png", Figure())
     run.finish({})
     content = (tmp_path / "run.json").read_bytes()
     assert open_run(tmp_path).is_finished
@@ -182,7 +182,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_recorded(tmp_path):
         with pytest.raises(RunError, match=r"run\.json can't be written"):
             run.finish({"long": "x" * 1000})
         with pytest.raises(RunError, match="can't be written"):
-            run.figure("curve", figure)
+            save_figure(tmp_path / "figures" / "curve.png", figure)
     assert run.metrics_path.read_bytes() == intact
     assert run.rows == 1
     assert (tmp_path / "run.json").read_bytes() == status
@@ -243,9 +243,9 @@ def test_runs_are_found_in_order_whatever_their_folders(tmp_path):
         find_runs(tmp_path / "absent")
 
 
-def test_figures_are_pngs_in_their_folder(tmp_path):
-    path = open_run(tmp_path).figure("success", Figure())
-    assert path == tmp_path / "figures" / "success.png"
+def test_figures_are_pngs(tmp_path):
+    path = tmp_path / "figures" / "success.png"
+    save_figure(path, Figure())
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

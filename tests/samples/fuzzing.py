@@ -207,14 +207,10 @@ def _write_warmup(path: Path) -> None:
     agents.save_warmup(path, static, state, agents.probe_zeros(static, 2), {"seed": 0})
 
 
-_AGENT: list[Any] = []
-
-
 def _read_warmup(path: Path) -> None:
     from wsrl_kit.training import start as agents
 
-    _AGENT[:] = _AGENT or _warmup_agent()
-    agents.load_warmup(path, *_AGENT)
+    agents.load_warmup(path, _warmup_agent()[0])
 
 
 def _write_classifier(path: Path) -> None:

@@ -138,7 +138,7 @@ def test_without_rewards_a_policy_clones_alone_and_nothing_is_kept(without_rewar
     data = load_offline_data(config, config.offline_data_path)
     with closing(make(config.exp_name, config.environment_options)) as environment:
         static, fresh = agents.create(config, environment, data)
-    cloned, _ = agents.load_warmup(checkpoint, static, fresh)
+    cloned, _ = agents.load_warmup(checkpoint, static)
     observations = jnp.asarray(data.observations)
     distances = [
         np.square(sac.act(static, sac.policy(agent), observations, jnp.zeros(data.actions.shape)) - data.actions)

@@ -40,12 +40,8 @@ def episode_seed(seed: int, purpose: str, *count: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
-SHORTEST_COMPILATION = 0.5
-"""Seconds; programs that compile faster are not cached."""
-
-
 def enable_compilation_cache() -> None:
-    """Caches compiled programs in `~/.cache/wsrl-kit/programs` (`XDG_CACHE_HOME` moves it).
+    """Caches all compiled programs in `~/.cache/wsrl-kit/programs` (`XDG_CACHE_HOME` moves it).
 
     Call before the first compilation. The user's `JAX_COMPILATION_CACHE_DIR` or `JAX_ENABLE_COMPILATION_CACHE=0` wins.
     """
@@ -60,7 +56,8 @@ def enable_compilation_cache() -> None:
     # What a full disk or a killed process left of a program is compiled again, which no user needs to act on.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_COMPILATION)
+    # Short ones too: a start has some fifty, which take a second together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def copied(tree: PyTree) -> PyTree:

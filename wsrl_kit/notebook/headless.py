@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,10 +24,9 @@ from wsrl_kit.runs.run import refuse_locked
 THREADS = 4
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # NPROC: XLA on the CPU
 
-# After Ctrl-C the notebook's own cleaning up may take this long before its kernel is killed.
-GRACE_SECONDS = 60.0
-# Python loses an interrupt that meets it in the midst of some imports; before a run has begun it is sent again.
-AGAIN_SECONDS = 5.0
+# After Ctrl-C a run may take this long to save before its kernel is killed, and a notebook without a run to end: Python
+# loses an interrupt that meets it in the midst of some imports.
+SAVE_SECONDS, END_SECONDS = 60.0, 10.0
 LOOK_SECONDS = 0.2  # between two looks for a kernel to kill
 
 
@@ -125,7 +125,11 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Ca
     def work() -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="wsrl-kit-") as sockets:
-                _papermill(notebook, executed, values, kernels, Path(sockets))
+                try:
+                    _papermill(notebook, executed, values, kernels, Path(sockets))
+                finally:
+                    for kernel in kernels:
+                        kernel.shutdown_kernel(now=True)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -137,37 +141,45 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Ca
             ended.wait()
         except Interrupted as interrupted:
             interrupted.has_begun = _has_begun(executed)
-            if not interrupted.has_begun:
-                # Also the kernel that papermill is about to start.
-                _end_kernel(kernels, ended, signal.SIGKILL, LOOK_SECONDS)
-                raise
-            print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
-            _end_kernel(kernels, ended, signal.SIGINT, GRACE_SECONDS if has_run() else AGAIN_SECONDS)
+            if interrupted.has_begun:
+                print(f"wsrl-kit: {interrupted}, the run saves", file=sys.stderr, flush=True)
+            for number, seconds in _signals(interrupted.has_begun, has_run):
+                for kernel in kernels:
+                    with suppress(ProcessLookupError):  # it has just ended
+                        if kernel.has_kernel:
+                            os.kill(kernel.provisioner.pid, number)
+                if ended.wait(seconds):
+                    break
             raise
     if failures:
         raise _explain(failures[0], executed) from failures[0]
 
 
 def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: list[Any], sockets: Path) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager, KernelManager
+
+    # Sockets in a private folder: no other user can listen, and runs that start together can't share a port.
+    place = {"transport": "ipc", "connection_file": str(sockets / "kernel.json")}
+    # Without kernelspecs it is this Python, whatever the notebook asks for or the user's home holds.
+    kernel = KernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **place)
+    kernels.append(kernel)
+    # It starts while papermill is imported. The option silences what it says to itself when it is shut down; what cells
+    # print does not pass its log.
+    kernel.start_kernel(extra_arguments=["--log-level=CRITICAL"])
+
+    class StartedKernel(AsyncKernelManager):
+        """Papermill's view of the kernel."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**place, **options)
+            self.load_connection_file()
+            self.provisioner = kernel.provisioner
+
     # papermill's imports reach jsonschema, which reads this package's grammar of web addresses in 3 s if it can import
     # it. No notebook needs that.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: can't be imported
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
     from papermill import execute_notebook
-    from traitlets import default
-
-    class RunningInterpreter(AsyncKernelManager):
-        """Starts this Python, whatever kernelspecs the notebook asks for or the user's home holds."""
-
-        @default("kernel_spec_manager")
-        def _no_installed_kernelspecs(self) -> KernelSpecManager:
-            return KernelSpecManager(kernel_dirs=[])
-
-        def __init__(self, **options: Any) -> None:
-            # Sockets in a private folder: no other user can listen, and runs that start together can't share a port.
-            super().__init__(transport="ipc", connection_file=str(sockets / "kernel.json"), **options)
-            kernels.append(self)
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     # What a kernel's end looks like from here is told in our own words.
@@ -178,9 +190,7 @@ def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: 
         values,
         kernel_name="python3",
         language="python",
-        kernel_manager_class=RunningInterpreter,
-        # Silences what the kernel says to itself when it is shut down; what cells print does not pass its log.
-        extra_arguments=["--log-level=CRITICAL"],
+        kernel_manager_class=StartedKernel,
         progress_bar=False,
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
@@ -213,21 +223,17 @@ def _has_begun(executed: Path) -> bool:
         return True
 
 
-def _end_kernel(kernels: list[Any], ended: threading.Event, number: signal.Signals, seconds: float) -> None:
-    """Sends a signal, by which the running cell can close its files, and kills what has not ended after a while.
+def _signals(has_begun: bool, has_run: Callable[[], bool]) -> Iterator[tuple[signal.Signals, float]]:
+    """By which a kernel ends, each with the seconds to wait after it.
 
-    A kernel that still imports would answer an interrupt with a traceback of its own; it is only killed.
-
-    Args:
-        seconds: after which the signal is sent again.
+    A kernel without a cell would answer an interrupt with a traceback of its own; it is only killed.
     """
-    for each in (*[number] * round(GRACE_SECONDS / seconds), signal.SIGKILL):
-        for kernel in kernels:
-            with suppress(ProcessLookupError):  # it has just ended
-                if kernel.has_kernel:
-                    os.kill(kernel.provisioner.pid, each)
-        if ended.wait(seconds):
-            return
+    if has_begun and not has_run():
+        yield signal.SIGINT, END_SECONDS
+    if has_begun and has_run():
+        yield signal.SIGINT, SAVE_SECONDS
+    # Also the kernel that is about to start.
+    yield from repeat((signal.SIGKILL, LOOK_SECONDS), 300)
 
 
 def _explain(error: BaseException, executed: Path) -> errors.WSRLKitError:

@@ -15,6 +15,7 @@ from IPython.display import display
 from ipywidgets import Layout
 from matplotlib.figure import Figure
 
+from wsrl_kit.agent import jax_tools
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.figures import source_figure
 from wsrl_kit.config.config import WSRLConfig
@@ -37,6 +38,7 @@ def schedule_knobs(config: WSRLConfig, live: bool | None = None) -> Figure:
     Args:
         live: True: sliders; None: if a front end is attached.
     """
+    jax_tools.enable_compilation_cache()  # schedules are the first that their notebooks compile
     steps = config.online_steps
 
     def draw(values: Mapping[str, Any]) -> tuple[WSRLConfig, Figure, str]:

@@ -75,7 +75,9 @@ def fitted(source: str, arrays: Mapping[str, np.ndarray], template: PyTree) -> P
                 f"{source} holds {name} as {found.dtype}{list(found.shape)}, "
                 f"but the configured network needs {wanted.dtype}{list(wanted.shape)}"
             )
-        leaves.append(jax.numpy.asarray(found) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else found)
+        is_jax = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        # Unlike `jnp.asarray`, this compiles nothing.
+        leaves.append(jax.device_put(found, may_alias=False) if is_jax else found)
     extra = set(arrays) - {name for name, _ in named_leaves(template)} - {METADATA}
     if extra:
         raise CheckpointError(f"{source} holds {min(extra)}, which the configured network does not have")

@@ -28,16 +28,18 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 import filelock
 import numpy as np
 from jaxtyping import Float64, Int64
-from matplotlib.figure import Figure
 
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import read_json, reading, remove_partial, synced, written_whole
 from wsrl_kit.text import printable
+
+if TYPE_CHECKING:  # every command reads runs, and matplotlib takes half a second to import
+    from matplotlib.figure import Figure
 
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
@@ -303,16 +305,6 @@ class Run:
         with _writing(self.metrics_path):
             synced(self.metrics_path)
 
-    def figure(self, name: str, figure: Figure) -> Path:
-        """Saves or replaces figures/<name>.png.
-
-        Raises:
-            RunError: it can't be written; an earlier one is intact.
-        """
-        path = self.folder / "figures" / f"{name}.png"
-        save_figure(path, figure)
-        return path
-
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Marks the run finished; the last write."""
         self._end("finished", summary=summary)
@@ -353,7 +345,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save_figure(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: "Figure") -> None:
     """Writes a PNG atomically, and creates its folder.
 
     Raises:

@@ -157,8 +157,8 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk.
     """
     jax_tools.enable_compilation_cache()
-    dataset, agent_config, agent_state = _warmup_start(config)
-    agent_state, _ = agents.load_warmup(checkpoint_path, agent_config, agent_state)
+    dataset, agent_config, _ = _warmup_start(config)
+    agent_state, _ = agents.load_warmup(checkpoint_path, agent_config)
     return _retain(config, agent_config, agent_state, dataset, target)
 
 

@@ -70,14 +70,12 @@ def pictures_of_data(config: WSRLConfig, dataset: Dataset, count: int = 6) -> di
 
 def pictures_of_robot(config: WSRLConfig, count: int = 6) -> dict[str, UInt8[np.ndarray, "two ..."]]:
     """Like `pictures_of_data`, for the first images of some episodes."""
-    seen = []
     with closing(make(config.exp_name, config.environment_options)) as environment:
-        if camera_shapes(environment):
-            seeds = (jax_tools.episode_seed(config.seed, "episodes", episode) for episode in range(count))
-            seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
-    return _with_crops(
-        config, {name: np.stack([images[name][-1] for images in seen]) for name in seen[0]} if seen else {}
-    )
+        if not camera_shapes(environment):
+            return {}
+        seeds = (jax_tools.episode_seed(config.seed, "episodes", episode) for episode in range(count))
+        seen = [parts(environment.reset(seed=seed)[0])[1] for seed in seeds]
+    return _with_crops(config, {name: np.stack([images[name][-1] for images in seen]) for name in seen[0]})
 
 
 def _with_crops(config: WSRLConfig, images: CameraImages) -> dict[str, UInt8[np.ndarray, "two ..."]]:

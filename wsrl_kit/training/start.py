@@ -9,7 +9,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from wsrl_kit.agent import jax_tools, sac, vision
 from wsrl_kit.agent.gripper import FIXED
@@ -46,12 +46,13 @@ def start(
     Raises:
         WSRLKitError: as `create`, `load_warmup` or `check_trunk`.
     """
-    agent_config, agent_state = create(config, environment, dataset)
     probe = None
     if config.checkpoint_path is None:
+        agent_config, agent_state = create(config, environment, dataset)
         check_trunk(config, agent_config)
     else:
-        agent_state, probe = load_warmup(Path(config.checkpoint_path), agent_config, agent_state)
+        agent_config = configure(config, environment, dataset)
+        agent_state, probe = load_warmup(Path(config.checkpoint_path), agent_config)
     if probe is None and dataset is not None:
         probe = probe_batch(config, dataset)
     return agent_config, agent_state, probe
@@ -251,11 +252,8 @@ def _network(config: SACConfig) -> dict[str, Any]:
     return network
 
 
-def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[SACState, Transition | None]:
+def load_warmup(path: Path, config: SACConfig) -> tuple[SACState, Transition | None]:
     """Reads a warmed-up agent and its probe batch; None if the file has none, like an imported one.
-
-    Args:
-        agent_state: fresh, for its structure.
 
     Raises:
         CheckpointError: missing, damaged, or of another network.
@@ -272,9 +270,13 @@ def load_warmup(path: Path, config: SACConfig, agent_state: SACState) -> tuple[S
             if found not in (wanted, list(wanted) if isinstance(wanted, tuple) else wanted):
                 raise CheckpointError(f"{path} was made with {name} {found}, but this run has {name} {wanted}")
         size = check("probe_size", metadata["probe_size"], int, {"minimum": 0})
-        # Shapes alone: the file says how many rows there are.
-        probe = jax.eval_shape(lambda: probe_zeros(config, size))
-        tree = checkpoint.load(path, {"agent": agent_state, "probe": probe})
+
+        def template() -> PyTree:
+            ones = jnp.ones(config.observation_size)
+            return {"agent": sac.create(config, jax.random.key(0), ones, ones), "probe": probe_zeros(config, size)}
+
+        # Shapes alone: to make an agent takes seconds, and the file says how many rows the probe has.
+        tree = checkpoint.load(path, jax.eval_shape(template))
         return tree["agent"], tree["probe"] if size else None
 
 
@@ -305,8 +307,6 @@ def check_robot(config: WSRLConfig) -> list[str]:
             f"actions: {agent_config.action_size}"
         )
         if config.checkpoint_path is not None:
-            # Shapes alone: to make an agent takes seconds.
-            agent_state = jax.eval_shape(lambda: create(config, environment, None)[1])
-            load_warmup(Path(config.checkpoint_path), agent_config, agent_state)
+            load_warmup(Path(config.checkpoint_path), agent_config)
             facts.append(f"{config.checkpoint_path} fits them")
     return facts
