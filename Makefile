@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml requirements.lock
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m 'not slow'
+	$(BIN)/pytest -n auto --dist loadfile -m 'not slow'
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -n auto --dist worksteal -m slow
+	$(BIN)/pytest -n auto --dist loadfile -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
