@@ -37,7 +37,7 @@ matplotlib.rcParams["savefig.dpi"] = 20
 # As in `wsrl_kit.notebook.headless`, for the tests that read notebooks themselves: 3 s of import.
 sys.modules.setdefault("rfc3987_syntax", None)  # None: can't be imported
 
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 12_000
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 15_000
 """The memory maps of this process, and from how many on compiled programs are forgotten; Linux allows 65,530."""
 
 

@@ -190,7 +190,8 @@ class GrowingFile:
 
 def _joined(first: Curve, second: Curve) -> Curve:
     """One curve after the other."""
-    return Curve(*map(np.concatenate, zip(vars(first).values(), vars(second).values(), strict=True)))
+    names = ("environment_step", "gradient_step", "value")
+    return Curve(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
 
 
 def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list[bytes]]:
