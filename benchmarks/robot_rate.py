@@ -1,61 +1,43 @@
-"""Whether a robot keeps its 10 Hz while the policy learns from images: learning inline, and beside the control loop.
+"""Whether a robot keeps its 10 Hz while the policy learns from images.
 
     python benchmarks/robot_rate.py                # 1,000 steps each
     python benchmarks/robot_rate.py --steps 100
 
-The robot is simulated, served over HTTP by a process of its own in real time. An overrun is a control step that came
-late; a hold is a wait for learning, with the robot told to hold.
+Learning inline, in a thread beside the control loop, and in a process of its own with less right to the processor
+(`nice`), which is a learner at an address. The robot is simulated, served over HTTP by a process of its own in real
+time. An overrun is a control step that came late. A robot that waits for learning takes less than 10 steps a second.
 """
 
 import argparse
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import gymnasium
-import numpy as np
+from wsrl_kit.config.config import INLINE, ROBOT, THREAD, WSRLConfig
+from wsrl_kit.runs.progress import Silent
+from wsrl_kit.runs.run import read_run
+from wsrl_kit.training.jobs import run_finetune
 
-from wsrl_kit.config.config import ROBOT, THREAD, WSRLConfig
-from wsrl_kit.envs.make import make
-from wsrl_kit.runs.loop import Step
-from wsrl_kit.training import finetune
-from wsrl_kit.training import start as agents
-from wsrl_kit.training.evaluation import Evaluator
-
-WARM_UP_STEPS = 20
-"""Steps in which programs are compiled, not counted."""
+EPISODE_STEPS = 50
+"""Steps of an episode; in the first one programs are compiled, and it is not counted."""
+PROCESS = "process, nice"
+WORKER = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--resources", "learner=1"]
 
 
-class Counted(gymnasium.Wrapper):
-    """Counts steps, late steps and holds."""
+class Clock(Silent):
+    """When the first episode was over, and when the last step was taken."""
 
-    def __init__(self, environment: gymnasium.Env) -> None:
-        super().__init__(environment)
-        self.counts = np.zeros(3, int)
-        self._before = 0
-        robot: Any = environment.unwrapped
-        hold = robot.hold
+    begun = ended = 0.0
 
-        def counted_hold() -> None:
-            self.counts[2] += 1
-            self._before = 0
-            hold()
-
-        robot.hold = counted_hold
-
-    def reset(self, **given: Any) -> Any:
-        self._before = 0
-        return self.env.reset(**given)
-
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
-        late = result[4].get("overruns", self._before)
-        self.counts[:2] += 1, max(0, late - self._before)
-        self._before = late
-        return result
+    def update(self, step: int, total: int, text: str) -> None:
+        self.ended = time.monotonic()
+        if step <= EPISODE_STEPS:
+            self.begun = self.ended
 
 
 @contextmanager
@@ -70,27 +52,49 @@ def served(size: int) -> Iterator[str]:
         process.communicate()
 
 
+@contextmanager
+def learner_process() -> Iterator[str]:
+    """The address of a scheduler with one worker that learns, at the lowest priority."""
+    dask = str(Path(sys.executable).with_name("dask"))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "scheduler.json"
+        here = ["--host", "127.0.0.1"]
+        commands = [
+            [dask, "scheduler", *here, "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
+            ["nice", "-n", "19", dask, "worker", "--scheduler-file", str(file), *here, *WORKER],
+        ]
+        processes = []
+        try:
+            for command in commands:
+                processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+                while not file.exists():
+                    time.sleep(0.1)
+            yield json.loads(file.read_text())["address"]
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+                process.wait()
+
+
 def measure(learner: str, steps: int, size: int, batch_size: int) -> str:
-    with served(size) as url:
+    at = learner_process() if learner == PROCESS else nullcontext(learner)
+    with served(size) as url, at as address, TemporaryDirectory() as folder:
         config = WSRLConfig(
             exp_name=ROBOT,
-            environment_options={"robot_url": url, "max_episode_steps": 50},
-            learner=learner,
-            online_steps=WARM_UP_STEPS + steps,
+            environment_options={"robot_url": url, "max_episode_steps": EPISODE_STEPS},
+            learner=address,
+            online_steps=EPISODE_STEPS + steps,
+            checkpoint_interval=10 * steps,
             batch_size=batch_size,
             update_to_data_ratio=1,
             evaluation_episodes=0,
         )
-        with closing(Counted(make(config.exp_name, config.environment_options))) as environment:
-            static, agent = agents.create(config, environment, None)
-            tree = finetune.initial_tree(config, static, agent, None)
-            before = environment.counts.copy()
-            with closing(finetune.finetune(config, static, tree, environment, Evaluator(config), None)) as events:
-                for event in events:
-                    if isinstance(event, Step) and event.step == WARM_UP_STEPS:
-                        before = environment.counts.copy()
-    taken, overruns, holds = environment.counts - before
-    return f"| {learner} | {taken} | {overruns} | {holds} |"
+        clock = Clock()
+        run_finetune(config, Path(folder), clock)
+        late = read_run(Path(folder)).curve("training/episode_overruns")
+    counted = late.value[late.environment_step > EPISODE_STEPS].sum()
+    rate = steps / (clock.ended - clock.begun)
+    return f"| {learner} | {steps} | {counted:.0f} | {rate:.1f} |"
 
 
 def main() -> None:
@@ -98,9 +102,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learners", nargs="+", default=[INLINE, THREAD, PROCESS])
     options = parser.parse_args()
-    print("| learner | control steps | overruns | holds |\n|---|---:|---:|---:|")
-    for learner in ("inline", THREAD):
+    print("| learner | control steps | overruns | steps a second |\n|---|---:|---:|---:|")
+    for learner in options.learners:
         print(measure(learner, options.steps, options.image_size, options.batch_size), flush=True)
 
 

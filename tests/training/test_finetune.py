@@ -163,13 +163,16 @@ class PushDown(gymnasium.Wrapper):
         self.contact_forces: list[float] = []
         self.clips: list[bool] = []
         self.ends: list[tuple[bool, bool]] = []
+        self.overruns: list[int] = []
 
     def step(self, action: Any) -> Any:
         result = self.env.step(np.array([0.0, 0.0, -1.0, 0.0, 0.0, 0.0], np.float32))
         self.contact_forces.append(result[4]["contact_force"])
         self.clips.append(result[4]["safety_box_clipped"])
         self.ends.append((result[2], result[3]))
-        return result
+        begins = len(self.ends) == 1 or any(self.ends[-2])
+        self.overruns.append(1 if begins else self.overruns[-1] + 1)
+        return *result[:4], result[4] | {"overruns": self.overruns[-1]}
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +204,15 @@ def test_peak_contact_force_and_safety_box_clips_are_recorded_in_windows(pushed)
         assert forces[step] == max(environment.contact_forces[step - 9 : step])
         assert clips[step] == sum(environment.clips[step - 9 : step])
     assert max(forces.values()) > 1.0
+
+
+def test_late_steps_are_recorded_for_each_episode(pushed):
+    environment, events = pushed
+    late = measured(events, "training/episode_overruns")
+    assert len(late) > 10
+    assert (
+        late == {step: environment.overruns[step - 1] for step in late} == measured(events, "training/episode_length")
+    )
 
 
 RESETS: list[tuple[int, int]] = []

@@ -152,6 +152,8 @@ _JOINTS_ARRIVED = 0.05
 
 FORCE_LIMITED = "force_limited"
 """`info`: whether the force was above `force_limit`."""
+OVERRUNS = "overruns"
+"""`info`: how many steps of the episode came late."""
 GRIPPER_MOVED = "gripper_moved"
 """`info`: 1, the gripper was told to open; -1, to close; 0, neither. Only with a gripper."""
 
@@ -274,7 +276,7 @@ class RobotEnv(gymnasium.Env[Any, Float32[np.ndarray, " action"]]):
             self._clock.wait()
             reading = self._contact.read()
             info |= {
-                "overruns": self._clock.overruns,
+                OVERRUNS: self._clock.overruns,
                 "contact_force": float(np.linalg.norm(reading.force)),
                 FORCE_LIMITED: self._contact.presses_too_hard(reading),
             }

@@ -26,6 +26,7 @@ from wsrl_kit.envs.make import make
 from wsrl_kit.envs.wrappers import observation_horizon, succeeded
 from wsrl_kit.errors import ParameterError, Stopped
 from wsrl_kit.robot.devices import Motion, Verdict
+from wsrl_kit.robot.environment import OVERRUNS
 from wsrl_kit.robot.reconnecting import CONTACT_LOST, reconnecting
 from wsrl_kit.robot.takeover import LISTENING, VERDICT, PersonInput, beside_person, paused
 from wsrl_kit.runs.progress import Progress, outcome_recorded
@@ -193,7 +194,7 @@ class _Recorder:
         )
         if penalties:
             trajectory = replace(trajectory, grasp_penalty=np.array(penalties, np.float32))
-        return _Take(trajectory, info.get(VERDICT), info.get("overruns", 0))
+        return _Take(trajectory, info.get(VERDICT), info.get(OVERRUNS, 0))
 
     def _wait(self, prompt: str, is_met: Callable[[Motion | None], bool]) -> None:
         """Until what the person holds meets a condition; the robot holds meanwhile."""

@@ -20,7 +20,7 @@ from wsrl_kit.data.recording import LARGEST_ACTION
 from wsrl_kit.envs.human import HELD, INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS, succeeded
 from wsrl_kit.errors import ExperimentError
-from wsrl_kit.robot.environment import GRIPPER_MOVED
+from wsrl_kit.robot.environment import GRIPPER_MOVED, OVERRUNS
 from wsrl_kit.robot.reconnecting import CONTACT_LOST
 from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED
 from wsrl_kit.runs.loop import environment_acts
@@ -163,6 +163,7 @@ class EpisodeRecord:
         self.rewards: list[float] = []
         self._is_judged, self._denied, self._missed = is_judged, 0, 0
         self._gripper_moves: int | None = None
+        self._overruns: int | None = None
         self._success: bool | None = None
         self._task_success: bool | None = None
 
@@ -176,6 +177,7 @@ class EpisodeRecord:
             self._missed += is_success and not classified
         if GRIPPER_MOVED in info:
             self._gripper_moves = (self._gripper_moves or 0) + bool(info[GRIPPER_MOVED])
+        self._overruns = info.get(OVERRUNS, self._overruns)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -189,6 +191,8 @@ class EpisodeRecord:
             values["training/episode_task_success"] = float(self._task_success)
         if self._gripper_moves is not None:
             values["training/episode_gripper_moves"] = float(self._gripper_moves)
+        if self._overruns is not None:
+            values["training/episode_overruns"] = float(self._overruns)
         if self._is_judged:
             values["training/episode_denied_successes"] = float(self._denied)
             values["training/episode_missed_successes"] = float(self._missed)

@@ -20,7 +20,7 @@ from wsrl_kit.envs.human import INTERVENTION
 from wsrl_kit.envs.wrappers import TASK_SUCCESS
 from wsrl_kit.errors import DataError, RunError
 from wsrl_kit.files import SPARE_BYTES, reading, remove_partial
-from wsrl_kit.robot.environment import GRIPPER_MOVED
+from wsrl_kit.robot.environment import GRIPPER_MOVED, OVERRUNS
 from wsrl_kit.robot.takeover import CLASSIFIED, CONFIRMED
 from wsrl_kit.training.episode import EnvironmentStep
 from wsrl_kit.training.experience import Frames
@@ -38,6 +38,7 @@ INFO = (
     "contact_force",
     "safety_box_clipped",
     GRIPPER_MOVED,
+    OVERRUNS,
     INTERVENTION,
 )
 """The entries of a step's `info` that learning and its metrics read."""
