@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 
 from robot_samples import driven, served
+from wsrl_kit.data.views import View
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
-from wsrl_kit.robot.cameras import CroppedCamera, crop_and_scale, open_camera
+from wsrl_kit.robot.cameras import CroppedCamera, open_camera
 
-
-def test_scaling_weighs_the_two_nearest_pixels_by_their_centres():
-    line = np.array([0, 100], np.uint8)
-    across = np.broadcast_to(line[None, :, None], (4, 2, 3)).copy()
-    # New centres lie at -0.25 (the edge), 0.25, 0.75 and 1.25 (the edge) of the old pixels.
-    assert crop_and_scale(across, [], 4)[1, :, 2].tolist() == [0, 25, 75, 100]
-    assert crop_and_scale(across.transpose(1, 0, 2).copy(), [], 4)[:, 1, 0].tolist() == [0, 25, 75, 100]
-    assert crop_and_scale(np.full((3, 5, 3), 7, np.uint8), [], 8).tolist() == np.full((8, 8, 3), 7).tolist()
-
-
-def test_what_is_cropped_is_rows_then_columns():
-    picture = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    assert np.array_equal(crop_and_scale(picture, [1, 4, 3, 6], 3), picture[1:4, 3:6])
+VIEW = View(3, 3, [1, 4, 3, 6])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +55,7 @@ def broken():
     ],
 )
 def test_what_a_device_does_wrong_is_lost_contact(read, sentence):
-    camera = CroppedCamera("wrist_1", Device(read), [1, 4, 3, 6], 3)
+    camera = CroppedCamera("wrist_1", Device(read), VIEW)
     with pytest.raises(RobotError, match=sentence):
         camera.read()
     camera.close()
@@ -74,7 +63,7 @@ def test_what_a_device_does_wrong_is_lost_contact(read, sentence):
 
 def test_a_picture_that_fits_is_cut_and_scaled():
     picture = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
-    assert np.array_equal(CroppedCamera("w", Device(lambda: picture), [1, 4, 3, 6], 3).read(), picture[1:4, 3:6])
+    assert np.array_equal(CroppedCamera("w", Device(lambda: picture), VIEW).read(), picture[1:4, 3:6])
 
 
 @pytest.mark.skipif(find_spec("pyrealsense2") is not None, reason="pyrealsense2 is installed")

@@ -26,6 +26,7 @@ from waiting import wait_for
 from wsrl_kit.agent import sac
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.make import make
+from wsrl_kit.envs.wrappers import camera_shapes
 from wsrl_kit.errors import CheckpointError, ParameterError, RunError, Stopped
 from wsrl_kit.parameters import build
 from wsrl_kit.replay import frame_files
@@ -191,14 +192,16 @@ def test_images_arrive_as_they_were_while_replay_overwrites_its_oldest(here: int
     changes = {
         "environment_options": {"observation_horizon": 2},
         "demo_path": str(write_demos(tmp_path, 5, observation_horizon=2)),
+        "use_prioritized_replay": False,
     }
     lengths = {"online_steps": 120, "frozen_rollout_steps": 110, "replay_capacity": 40}
     config = remote_settings(here, exp_name="wsrl_kit_tests/Watched-v0", batch_size=8, **lengths, **changes)
     run_finetune(config, tmp_path / "run", Silent())
 
     assert len(Watched.shown) == 120
-    dataset = load_offline_data(config, config.demo_path, ("back", "front"))
-    static, agent = agents.create(config, make(config.exp_name, config.environment_options), dataset)
+    environment = make(config.exp_name, config.environment_options)
+    dataset = load_offline_data(config, config.demo_path, camera_shapes(environment))
+    static, agent = agents.create(config, environment, dataset)
     template = finetune.initial_tree(config, static, agent, dataset)
     replay = frame_files.load(tmp_path / "run" / "checkpoint.npz", template)["replay"]
     assert same(replay["offline"], template["replay"]["offline"])

@@ -1,4 +1,4 @@
-"""Conventions that data files leave open: success, units of actions, bounds, names of cameras, missing rewards."""
+"""Conventions that data files leave open: success, units of actions, bounds, cameras, missing rewards."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Shaped
 
 from wsrl_kit.data.recording import Recording
+from wsrl_kit.data.views import View
 
 LARGEST_BOUND = 1e6
 """A greater bound means "none": some tasks write the largest float."""
@@ -32,12 +33,14 @@ class Conventions:
         action_bounds: (lowest, highest) in the files' units; None: [-1, 1].
         camera_names: name in the files -> name in the task.
         missing_rewards: one of `MISSING_REWARDS`.
+        views: of the task's cameras; larger frames are cropped and scaled. Without one, frames stay.
     """
 
     success_key: str | None = None
     action_bounds: tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]] | None = None
     camera_names: Mapping[str, str] = field(default_factory=dict)
     missing_rewards: str = FROM_LABELS
+    views: Mapping[str, View] = field(default_factory=dict)
 
 
 AS_WRITTEN = Conventions()
@@ -50,6 +53,7 @@ def interpret(recording: Recording, conventions: Conventions) -> Recording:
     if said is not None:
         success = np.where(np.isnan(said), np.nan, said > 0).astype(np.float32)
         recording = replace(recording, success=success)
+    recording = _seen(recording, conventions.views)
     if recording.actions_in_unit:
         return recording
     if conventions.action_bounds is None:
@@ -67,6 +71,16 @@ def interpret(recording: Recording, conventions: Conventions) -> Recording:
         problem = f"has actions of size {size}, expected {len(low)} as the task has"
         return replace(recording, problems=(*recording.problems, problem))
     return replace(recording, actions=to_unit(recording.actions, low, high), actions_in_unit=True)
+
+
+def _seen(recording: Recording, views: Mapping[str, View]) -> Recording:
+    """The recording with its larger frames cropped and scaled."""
+    frames, scaled_from = dict(recording.frames), dict(recording.scaled_from)
+    for name in sorted(views.keys() & frames.keys()):
+        first = frames[name][0]
+        if views[name].narrows(first):
+            frames[name], scaled_from[name] = [views[name].of(frame) for frame in frames[name]], first.shape[:2]
+    return replace(recording, frames=frames, scaled_from=scaled_from)
 
 
 def has_bounds(low: Shaped[np.ndarray, "..."], high: Shaped[np.ndarray, "..."]) -> bool:

@@ -15,6 +15,7 @@ from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
+from wsrl_kit.data.views import task_views
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import digest, reading
 from wsrl_kit.text import printable
@@ -103,6 +104,8 @@ def examine(
         task: what the file is for; other sizes and missing cameras are problems.
     """
     name = os.fspath(path)
+    if task is not None:
+        conventions = replace(conventions, views=task_views(task.layout.cameras, task.environment_options))
     try:
         recording = read_recording(path, None if task is None else tuple(task.layout.cameras), conventions)
     except NoTransitionsError as error:

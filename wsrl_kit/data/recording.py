@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64, Integer, Shaped, UInt8
 
 from wsrl_kit.data.dataset import Dataset, Transitions
 from wsrl_kit.data.trajectory import CameraFrames, Layout
+from wsrl_kit.data.views import View
 from wsrl_kit.errors import DataError
 from wsrl_kit.text import printable
 
@@ -38,10 +39,12 @@ class CameraChoice:
     Attributes:
         wanted: by their names in the task; None: all; (): none.
         names: name in the file -> name in the task, where they differ.
+        views: by names in the task, for readers that scale larger frames one by one.
     """
 
     wanted: Sequence[str] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, View] = field(default_factory=dict)
 
     def among(self, found: Iterable[str]) -> tuple[dict[str, str], str]:
         """(wanted camera in the file -> its name in the task), and a problem as the end of a sentence, or ""."""
@@ -81,6 +84,7 @@ class Recording(Transitions):
         action_names: of an action's numbers, where recorded.
         frames: by camera, possibly repeated.
         stored_frames: frames per camera in the file.
+        scaled_from: recorded (height, width) by camera, where larger than the task's.
         infos: other single numbers; nan where missing.
         problems: ends of sentences after the file's name.
         timeouts_repaired: terminations turned into truncations.
@@ -102,6 +106,7 @@ class Recording(Transitions):
     action_names: tuple[str, ...] = ()
     frames: RecordedFrames = field(default_factory=dict)
     stored_frames: int = 0
+    scaled_from: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     infos: Mapping[str, Float32[np.ndarray, " transition"]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     timeouts_repaired: int = 0

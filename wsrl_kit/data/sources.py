@@ -68,7 +68,7 @@ def read_recording(
                 f"{path} is in no known format, expected a HIL-SERL pickle, D4RL or robomimic hdf5, a Minari dataset, "
                 "a LeRobotDataset or the kit's npz."
             )
-        return interpret(reader(path, CameraChoice(cameras, conventions.camera_names)), conventions)
+        return interpret(reader(path, CameraChoice(cameras, conventions.camera_names, conventions.views)), conventions)
 
 
 def read_labelled(path: Path, cameras: Sequence[str] | None = None, conventions: Conventions = AS_WRITTEN) -> Recording:

@@ -52,7 +52,7 @@ def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task)
     guessed = task.rewards == ZERO_WITHOUT_SUCCESS
     if rewards and (rewards == SUCCESS_IS_ZERO if guessed else rewards != task.rewards):
         found.append(f"has rewards of {rewards}, but those of {task.exp_name} are {task.rewards}")
-    return [remark for remark in found if remark]
+    return [*(remark for remark in found if remark), *_scaled(recording)]
 
 
 def sentences(remarks: Iterable[tuple[str, str]]) -> list[str]:
@@ -97,6 +97,15 @@ def reward_convention(rewards: Float32[np.ndarray, " transition"]) -> str:
     if values <= {0.0, 1.0}:
         return SUCCESS_IS_ONE
     return SUCCESS_IS_ZERO if values <= {-1.0, 0.0} else OTHER_REWARDS
+
+
+def _scaled(recording: Recording) -> list[str]:
+    cameras = recording.layout.cameras
+    return [
+        f"has frames of {found[0]} x {found[1]} from camera {name}, cut and scaled to the task's "
+        f"{cameras[name][0]} x {cameras[name][1]}"
+        for name, found in recording.scaled_from.items()
+    ]
 
 
 def _other_units(recording: Recording, task: Task) -> str:

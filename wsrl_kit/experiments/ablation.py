@@ -75,7 +75,7 @@ def with_files(config: WSRLConfig) -> tuple[WSRLConfig, int]:
         DataError: a file is missing, damaged, unsafe, empty, or does not fit the others.
     """
     paths: Paths = {name: [str(path) for path in files] for name, files in expand(config.offline_data_path).items()}
-    return replace(config, offline_data_path=paths), len(load_offline_data(config, paths, cameras=()))
+    return replace(config, offline_data_path=paths), len(load_offline_data(config, paths, cameras={}))
 
 
 def plan(config: WSRLConfig, ablation: AblationConfig, root: Path) -> list[Job]:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, UInt8
 
+from wsrl_kit.data.views import View
 from wsrl_kit.errors import ExperimentError, ParameterError, RobotError
 from wsrl_kit.parameters import check, unknown
 
@@ -36,24 +37,24 @@ class Camera(Protocol):
 
 
 class CroppedCamera:
-    """A camera with frames cropped and scaled to a square of `size` pixels; every failure is a RobotError."""
+    """A camera with frames cropped and scaled; every failure is a RobotError."""
 
-    def __init__(self, name: str, camera: Camera, crop: list[int], size: int) -> None:
-        self._name, self._camera, self._crop, self._size = name, camera, crop, size
+    def __init__(self, name: str, camera: Camera, view: View) -> None:
+        self._name, self._camera, self._view = name, camera, view
 
-    def read(self) -> UInt8[np.ndarray, "size size 3"]:
+    def read(self) -> UInt8[np.ndarray, "height width 3"]:
         try:
             frame = self._camera.read()
         except Exception as error:  # drivers have no common error
             raise RobotError(f"camera {self._name} gives no picture: {error}") from error
-        rows, columns = self._crop[1::2] or (1, 1)
+        rows, columns = self._view.crop[1::2] or (1, 1)
         shape, kind = np.shape(frame), np.asarray(frame).dtype
         if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or shape[0] < rows or shape[1] < columns:
             raise RobotError(
                 f"camera {self._name} must give color pictures of at least {rows} x {columns} pixels, found "
                 f"{'x'.join(map(str, shape))} of {kind}"
             )
-        return crop_and_scale(frame, self._crop, self._size)
+        return self._view.of(frame)
 
     def close(self) -> None:
         # A device that is gone can't be closed.
@@ -113,7 +114,7 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
         raise ParameterError(f"camera {name} must have one of realsense, a serial number, and opencv, found {settings}")
     kind, device = (_RealSense, chosen["realsense"]) if "realsense" in chosen else (_OpenCV, repr(chosen["opencv"]))
     try:
-        return CroppedCamera(name, kind(chosen, deadline), crop, size)
+        return CroppedCamera(name, kind(chosen, deadline), View(size, size, crop))
     except ImportError as error:
         package = "pyrealsense2" if "realsense" in chosen else "opencv-python-headless"
         raise ExperimentError(
@@ -121,30 +122,6 @@ def open_camera(name: str, settings: Mapping[str, Any], size: int, deadline: flo
         ) from error
     except Exception as error:
         raise RobotError(f"camera {name} ({device}) can't be opened: {error}") from error
-
-
-def crop_and_scale(
-    frame: UInt8[np.ndarray, "height width 3"], crop: list[int], size: int
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Crops and scales a frame to a square, as cv2.INTER_LINEAR."""
-    if crop:
-        frame = frame[crop[0] : crop[1], crop[2] : crop[3]]
-    if frame.shape[:2] == (size, size):
-        return frame
-    above, below, down = _neighbours(frame.shape[0], size)
-    left, right, across = _neighbours(frame.shape[1], size)
-    rows = frame[above] * (1 - down[:, None, None]) + frame[below] * down[:, None, None]
-    scaled = rows[:, left] * (1 - across[:, None]) + rows[:, right] * across[:, None]
-    return np.rint(scaled).astype(np.uint8)
-
-
-def _neighbours(
-    length: int, size: int
-) -> tuple[Int64[np.ndarray, " size"], Int64[np.ndarray, " size"], Float64[np.ndarray, " size"]]:
-    """Per new pixel the old pixels before and after its centre, and the latter's weight."""
-    at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-    before = at.astype(np.int64)
-    return before, np.minimum(before + 1, length - 1), at - before
 
 
 class _RealSense:

@@ -1,6 +1,6 @@
 """The offline data of a run, and checks of the data against the task."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from wsrl_kit.data.task import (
     task_remarks,
 )
 from wsrl_kit.data.trajectory import Layout
+from wsrl_kit.data.views import task_views
 from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
@@ -53,8 +54,11 @@ def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
         return Task(exp_name, dict(environment_options), _layout(environment), bounds, rewards, similar)
 
 
-def conventions(config: WSRLConfig) -> Conventions:
+def conventions(config: WSRLConfig, cameras: Mapping[str, tuple[int, ...]] | None = None) -> Conventions:
     """How to read a task's data files.
+
+    Args:
+        cameras: the shapes of the task's, to which larger frames are scaled.
 
     Raises:
         WSRLKitError: the task's bounds are needed, and it can't be made.
@@ -65,7 +69,8 @@ def conventions(config: WSRLConfig) -> Conventions:
         with closing(make(config.exp_name, config.environment_options)) as environment:
             bounds = action_bounds(environment)
     success_key = config.environment_options.get("success_key")
-    return Conventions(success_key, bounds, config.camera_names, config.missing_rewards)
+    views = task_views(cameras or {}, config.environment_options)
+    return Conventions(success_key, bounds, config.camera_names, config.missing_rewards, views)
 
 
 def _layout(environment: gymnasium.Env) -> Layout:
@@ -103,13 +108,13 @@ def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
 def load_offline_data(
     config: WSRLConfig,
     paths: Paths,
-    cameras: Sequence[str] | None = None,
+    cameras: Mapping[str, tuple[int, ...]] | None = None,
     inspect: Callable[[Path, Recording], object] | None = None,
 ) -> Dataset:
     """Reads and weighs the sources; data with weights (`filtered_demos.pkl`) keep them.
 
     Args:
-        cameras: cameras to read; None: all.
+        cameras: shapes of the cameras to read, to which larger frames are scaled; None: all, as recorded.
 
     Raises:
         DataError: a file is missing, damaged, unsafe, empty or inconsistent; or Cal-QL lacks whole episodes; or critics
@@ -125,7 +130,8 @@ def load_offline_data(
         if inspect is not None:
             inspect(path, recording)
 
-    dataset = load_sources(paths, cameras=cameras, conventions=conventions(config), inspect=include)
+    names = None if cameras is None else tuple(cameras)
+    dataset = load_sources(paths, cameras=names, conventions=conventions(config, cameras), inspect=include)
     if config.conservative_loss == "calql":
         _check_whole_episodes(dataset, paths)
     if dataset.is_weighted:
@@ -155,6 +161,10 @@ class _Inspection:
         self._remarks: list[tuple[str, str]] = []
         self._info_names: set[str] = set()
 
+    @property
+    def cameras(self) -> Mapping[str, tuple[int, ...]]:
+        return self._task.layout.cameras
+
     def include(self, path: Path, recording: Recording) -> None:
         self._remarks += [(str(path), remark) for remark in file_remarks(path, recording, self._task)]
         self._info_names.update(recording.infos)
@@ -171,7 +181,7 @@ def load_and_check(config: WSRLConfig, paths: Paths) -> tuple[Dataset, list[str]
         WSRLKitError: as `load_offline_data`, or the task can't be made.
     """
     inspection = _Inspection(config)
-    dataset = load_offline_data(config, paths, inspect=inspection.include)
+    dataset = load_offline_data(config, paths, inspection.cameras, inspection.include)
     return dataset, inspection.sentences(dataset)
 
 

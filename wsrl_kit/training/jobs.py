@@ -165,7 +165,7 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
 def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
     """The offline data, and a fresh agent for them and the environment."""
     with closing(make(config.exp_name, config.environment_options)) as environment:
-        dataset = load_offline_data(config, config.offline_data_path, tuple(camera_shapes(environment)))
+        dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
         return dataset, *agents.create(config, environment, dataset)
 
 
@@ -237,7 +237,7 @@ def run_finetune(
             environment = stack.enter_context(closing(_training_environment(config, takeover, progress)))
             dataset = None
             if config.demo_path is not None:
-                cameras = tuple(camera_shapes(environment))
+                cameras = camera_shapes(environment)
                 dataset = load_offline_data(finetune.online(config), config.demo_path, cameras)
             agent_config, agent_state, probe = agents.start(config, environment, dataset)
             tree = _finetuning_tree(config, run, agent_config, agent_state, dataset)

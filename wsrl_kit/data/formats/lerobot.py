@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def read_lerobot(path: Path, cameras: CameraChoice) -> Recording:
     rewards = to_float32(table[rewarded])[:, 0] if rewarded else np.zeros(len(last), np.float32)
     unknown = np.full(len(last), np.nan, np.float32)
     terminated, truncated, success = _ends(table, rewards, last) if rewarded else (np.zeros_like(last), last, unknown)
-    images = _camera_images(folder, cameras)
+    images, scaled_from = _camera_images(folder, cameras)
     recording = Recording(
         observations=observations,
         actions=to_float32(table["action"]),
@@ -162,6 +162,7 @@ def read_lerobot(path: Path, cameras: CameraChoice) -> Recording:
         stack=rows[:, None] if images else None,
         next_stack=led_to[:, None] if images else None,
         stored_frames=len(rows) if images else 0,
+        scaled_from=scaled_from,
     )
     recording = without_last_steps(recording, np.flatnonzero(last & ~terminated))
     if len(recording) == 0:
@@ -375,10 +376,11 @@ def _declared_bytes(metadata: Any) -> int:
     return total
 
 
-def _camera_images(folder: _Folder, cameras: CameraChoice) -> CameraFrames:
-    """Frames by camera, one per row."""
+def _camera_images(folder: _Folder, cameras: CameraChoice) -> tuple[CameraFrames, dict[str, tuple[int, ...]]]:
+    """Frames by camera, one per row; and the recorded (height, width) of those that were scaled."""
     found = _keys(folder)
     images: dict[str, UInt8[np.ndarray, "frame _height _width 3"]] = {}
+    scaled_from: dict[str, tuple[int, ...]] = {}
     for camera, name in cameras.of_file(folder.path, found).items():
         keys = found[camera]
         if len(keys) > 1:
@@ -391,8 +393,13 @@ def _camera_images(folder: _Folder, cameras: CameraChoice) -> CameraFrames:
         files = {folder.video_part(key, episode)[0] for episode in folder.episodes} if is_video else folder.data_files()
         largest = _VIDEO_RATIO if is_video else LARGEST_RATIO
         stored = sum(file.stat().st_size for file in files)
+        first = next(frames)
+        frames, view = chain([first], frames), cameras.views.get(name)
+        if view is not None and view.narrows(first):
+            # One by one: the frames of a folder as recorded may not fit into memory.
+            frames, scaled_from[name] = map(view.of, frames), first.shape[:2]
         images[name] = _gathered(f"{folder.path}: {key!r}", frames, int(folder.lengths.sum()), stored, largest)
-    return images
+    return images, scaled_from
 
 
 def _keys(folder: _Folder) -> dict[str, list[str]]:
