@@ -14,8 +14,8 @@ from wsrl_kit.data.conventions import Conventions
 from wsrl_kit.data.doctor import examine
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.data.sources import load_sources
-from wsrl_kit.data.views import View, task_views
-from wsrl_kit.training.inputs import describe, load_and_check
+from wsrl_kit.data.views import View
+from wsrl_kit.training.inputs import conventions, describe, load_and_check
 
 
 def test_scaling_weighs_the_two_nearest_pixels_by_their_centres():
@@ -72,5 +72,9 @@ def test_a_task_says_which_frames_it_sees_scaled(tmp_path: Path) -> None:
 
 def test_a_robots_crops_are_those_of_its_cameras() -> None:
     options = {"cameras": {"wrist_1": {"opencv": 0, "crop": [0, 100, 20, 120]}, "wrist_2": {"opencv": 1}}}
-    views = task_views({"wrist_1": (1, 64, 64, 3), "wrist_2": (128, 96, 3)}, options)
-    assert views == {"wrist_1": View(64, 64, [0, 100, 20, 120]), "wrist_2": View(128, 96)}
+    config = WSRLConfig(exp_name="hirol_robot", environment_options=options)
+    shapes = {"wrist_1": (1, 64, 64, 3), "wrist_2": (1, 96, 96, 3)}
+    assert conventions(config, shapes).views == {"wrist_1": View(64, 64, [0, 100, 20, 120]), "wrist_2": View(96, 96)}
+    # Elsewhere an option of this name means something else.
+    other = WSRLConfig(exp_name=NAME, environment_options={"cameras": ["wrist_1"]})
+    assert conventions(other, shapes).views["wrist_1"] == View(64, 64)

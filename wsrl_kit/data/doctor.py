@@ -15,7 +15,6 @@ from wsrl_kit.data.recording import Recording, repair_timeouts, value_problems
 from wsrl_kit.data.sources import Paths, expand, is_dump, read_recording
 from wsrl_kit.data.task import Task, file_remarks, sentences, success_hint, success_remarks, task_remarks
 from wsrl_kit.data.trajectory import Layout
-from wsrl_kit.data.views import task_views
 from wsrl_kit.errors import DataError, NoTransitionsError
 from wsrl_kit.files import digest, reading
 from wsrl_kit.text import printable
@@ -105,7 +104,7 @@ def examine(
     """
     name = os.fspath(path)
     if task is not None:
-        conventions = replace(conventions, views=task_views(task.layout.cameras, task.environment_options))
+        conventions = replace(conventions, views=task.views)
     try:
         recording = read_recording(path, None if task is None else tuple(task.layout.cameras), conventions)
     except NoTransitionsError as error:

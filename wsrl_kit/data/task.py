@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float32, Float64
 from wsrl_kit.data.conventions import SUCCESS_KEYS, hint, similar_keys
 from wsrl_kit.data.recording import ACTION_TOLERANCE, Recording
 from wsrl_kit.data.trajectory import Layout
+from wsrl_kit.data.views import View
 
 SUCCESS_IS_ONE = "1 for success and else 0"
 SUCCESS_IS_ZERO = "0 for success and else -1"
@@ -35,6 +36,7 @@ class Task:
         action_bounds: (lowest, highest) in the task's units.
         rewards: a constant of this module.
         similar_keys: `info` names like success, if it is unreported.
+        views: of its cameras, to which larger frames are scaled.
     """
 
     exp_name: str
@@ -43,6 +45,7 @@ class Task:
     action_bounds: tuple[Float64[np.ndarray, " action"], Float64[np.ndarray, " action"]]
     rewards: str
     similar_keys: tuple[str, ...] = ()
+    views: Mapping[str, View] = field(default_factory=dict)
 
 
 def file_remarks(path: str | os.PathLike[str], recording: Recording, task: Task) -> list[str]:

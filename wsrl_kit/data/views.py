@@ -1,8 +1,7 @@
 """How a task sees the pictures of a camera: cut, then scaled, as HIL-SERL does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -47,15 +46,3 @@ def _neighbours(
     at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     before = at.astype(np.int64)
     return before, np.minimum(before + 1, length - 1), at - before
-
-
-def task_views(cameras: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> dict[str, View]:
-    """The views of a task's cameras, by name.
-
-    Args:
-        cameras: shapes that end with height, width and channels.
-        options: the task's; a robot's say how its cameras are cropped.
-    """
-    settings = options.get("cameras") or {}
-    crops = {name: settings.get(name, {}).get("crop", ()) for name in cameras}
-    return {name: View(shape[-3], shape[-2], crops[name]) for name, shape in cameras.items()}

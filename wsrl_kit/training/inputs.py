@@ -26,7 +26,7 @@ from wsrl_kit.data.task import (
     task_remarks,
 )
 from wsrl_kit.data.trajectory import Layout
-from wsrl_kit.data.views import task_views
+from wsrl_kit.data.views import View
 from wsrl_kit.data.weights import weigh
 from wsrl_kit.envs.make import INSERTION, PIXELS, make
 from wsrl_kit.envs.wrappers import STATE, SuccessInfo, SuccessReward, action_bounds
@@ -51,7 +51,8 @@ def describe(exp_name: str, environment_options: Mapping[str, Any]) -> Task:
         if exp_name not in _OWN_TASKS:
             rewards, similar = _first_steps(environment)
         bounds = action_bounds(environment)
-        return Task(exp_name, dict(environment_options), _layout(environment), bounds, rewards, similar)
+        options, layout = dict(environment_options), _layout(environment)
+        return Task(exp_name, options, layout, bounds, rewards, similar, _views(exp_name, options, layout.cameras))
 
 
 def conventions(config: WSRLConfig, cameras: Mapping[str, tuple[int, ...]] | None = None) -> Conventions:
@@ -69,8 +70,15 @@ def conventions(config: WSRLConfig, cameras: Mapping[str, tuple[int, ...]] | Non
         with closing(make(config.exp_name, config.environment_options)) as environment:
             bounds = action_bounds(environment)
     success_key = config.environment_options.get("success_key")
-    views = task_views(cameras or {}, config.environment_options)
+    views = _views(config.exp_name, config.environment_options, cameras or {})
     return Conventions(success_key, bounds, config.camera_names, config.missing_rewards, views)
+
+
+def _views(exp_name: str, options: Mapping[str, Any], cameras: Mapping[str, tuple[int, ...]]) -> dict[str, View]:
+    """How a task sees its cameras, by shapes that end with height, width and channels."""
+    settings = options.get("cameras", {}) if exp_name == ROBOT else {}
+    crops = {name: settings.get(name, {}).get("crop", ()) for name in cameras}
+    return {name: View(shape[-3], shape[-2], crops[name]) for name, shape in cameras.items()}
 
 
 def _layout(environment: gymnasium.Env) -> Layout:

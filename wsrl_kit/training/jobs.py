@@ -2,9 +2,11 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import gymnasium
 from jaxtyping import PyTree
@@ -45,6 +47,8 @@ from wsrl_kit.training.inputs import load_offline_data
 from wsrl_kit.training.remote import SPOOL, Link, RemoteLearning
 
 LOGGER = logging.getLogger("wsrl_kit")
+
+T = TypeVar("T")
 
 
 def run_collect(
@@ -118,7 +122,7 @@ def run_warmup(config: WSRLConfig, folder: Path, progress: Progress, *, arm: str
     if run.is_finished:
         return target
     with outcome_recorded(run, progress) as progress:
-        dataset, agent_config, agent_state = _warmup_start(config)
+        dataset, (agent_config, agent_state) = _offline_start(config, agents.create)
         agents.check_trunk(config, agent_config)
         tree = resumed(run, warmup.initial_tree(agent_state))
         with closing(Evaluator(config)) as evaluator:
@@ -157,16 +161,16 @@ def run_retention(config: WSRLConfig, checkpoint_path: Path, target: Path) -> in
         WSRLKitError: bad data, checkpoint, parameters or disk.
     """
     jax_tools.enable_compilation_cache()
-    dataset, agent_config, _ = _warmup_start(config)
+    dataset, agent_config = _offline_start(config, agents.configure)
     agent_state, _ = agents.load_warmup(checkpoint_path, agent_config)
     return _retain(config, agent_config, agent_state, dataset, target)
 
 
-def _warmup_start(config: WSRLConfig) -> tuple[Dataset, SACConfig, SACState]:
-    """The offline data, and a fresh agent for them and the environment."""
+def _offline_start(config: WSRLConfig, prepare: Callable[[WSRLConfig, gymnasium.Env, Dataset], T]) -> tuple[Dataset, T]:
+    """The offline data, and what is prepared for them and the environment."""
     with closing(make(config.exp_name, config.environment_options)) as environment:
         dataset = load_offline_data(config, config.offline_data_path, camera_shapes(environment))
-        return dataset, *agents.create(config, environment, dataset)
+        return dataset, prepare(config, environment, dataset)
 
 
 def _retains(config: WSRLConfig) -> bool:
