@@ -117,8 +117,7 @@ def drive_warmup(page: Page) -> None:
 
 def drive_explorer(page: Page) -> None:
     press(page, "Untick all")
-    press(page, "Delete ...")
-    says(page, "Tick a run first.")
+    page.wait_for_selector("button:has-text('Delete ...')", state="hidden")
     press(page, "Tick all")
     press(page, "Continue ...")
     page.wait_for_function("[...document.querySelectorAll('textarea')].some(e => e.value.includes('wsrl-kit warmup'))")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from wsrl_kit.analysis import plots
 from wsrl_kit.analysis.metrics import QUANTITIES, SUCCESS, finished, finite_curve, reduce_run, values_by_seed
 from wsrl_kit.analysis.report import finetuning_runs, write_report
-from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference
+from wsrl_kit.analysis.statistics import Interval, iqm, paired_difference
 from wsrl_kit.analysis.tables import Estimate, cell_text
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.envs.config import CollectConfig
@@ -217,7 +217,7 @@ def judge(claim: Claim, runs: pd.DataFrame) -> tuple[Interval, str] | None:
     arm, control = (values_by_seed(runs, name, claim.quantity) for name in (claim.arm, claim.control))
     if not arm.keys() & control.keys():
         return None
-    difference = paired_difference(arm, control, mean if quantity and quantity.censored else iqm)
+    difference = paired_difference(arm, control, quantity.statistic if quantity else iqm)
     sign = BETTER[claim.quantity]
     ends = sorted((sign * difference.low, sign * difference.high))
     verdict = "holds" if ends[0] > 0 else "does not" if ends[1] < 0 else "undecided"

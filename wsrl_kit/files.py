@@ -137,6 +137,12 @@ def written_whole(path: str | os.PathLike[str], error: type[WSRLKitError]) -> It
         ) from reason
 
 
+def write_text(path: Path, text: str, error: type[WSRLKitError]) -> None:
+    """Writes a text file as a whole; raises as `written_whole`."""
+    with written_whole(path, error) as temporary:
+        temporary.write_text(text)
+
+
 def synced(path: Path) -> None:
     """Waits until a file's content, or a folder's entries, are on the disk."""
     if path.is_dir() and os.name == "nt":

@@ -169,10 +169,10 @@ def change_metadata(path: Path, change: Callable[[dict[str, Any]], object]) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "3"}, "must hold a seed of another type"),
-        ({"seconds": None}, "must hold a seconds of another type"),
-        ({"parameters": []}, "must hold a parameters of another type"),
-        ({"arm": 3}, "must hold a arm of another type"),
+        ({"seed": "3"}, "seed must be an int"),
+        ({"seconds": None}, "seconds must be a float"),
+        ({"parameters": []}, "parameters must be a dict"),
+        ({"arm": 3}, "arm must be a str"),
     ],
 )
 def test_a_run_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -18,9 +18,9 @@ from wsrl_kit.analysis.overview import RunFolders
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import RunError
 from wsrl_kit.notebook import explore
-from wsrl_kit.notebook.commands import continue_run, finetune_from, report_on
 from wsrl_kit.notebook.explore import Explorer
 from wsrl_kit.notebook.parameters import as_cell, check_values, read_notebook
+from wsrl_kit.notebook.run_actions import continue_run, finetune_from, report_on
 from wsrl_kit.notebook.templates import COMMANDS, template_folder
 from wsrl_kit.runs.run import Run, read_run
 from wsrl_kit.runs.traces import Trace, trace_name, write_traces
@@ -63,7 +63,10 @@ def test_runs_are_narrowed_by_words_arms_and_seeds(runs: Path) -> None:
     assert list(ticked(box)) == ["rlpd_all/seed_0", "rlpd_all/seed_1"]
     find(box, ipywidgets.SelectMultiple, "seeds").value = ["1", "2"]
     assert list(ticked(box)) == ["rlpd_all/seed_1"]
+    actions = next(w for w in widgets(box) if find(box, ipywidgets.Button, "Clip") in getattr(w, "children", ()))
+    assert actions.layout.display == ""
     press(box, "Untick all")
+    assert actions.layout.display == "none"  # there is nothing to act on
     find(box, ipywidgets.Text, "only").value = ""
     assert ticked(box) == {"alive": False, "rlpd_all/seed_1": False}
 

@@ -5,7 +5,7 @@ another in an MP4; a PNG shows their ends, one below the other. Episodes come fr
 again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import image
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.patches import Polygon
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.spatial.transform import Rotation
 
 from wsrl_kit.analysis.metrics import arm_label, finite_curve, measure_of, switch_dip
-from wsrl_kit.analysis.plots import GRID, NEUTRAL, SERIES_COLOURS
+from wsrl_kit.analysis.plots import NEUTRAL, SERIES_COLOURS, draw_grid
 from wsrl_kit.config.config import ROBOT
 from wsrl_kit.envs.insertion import InsertionEnv
 from wsrl_kit.envs.insertion_model import HOLE_DEPTH, PEG_LENGTH, PEG_WIDTH
@@ -212,19 +211,16 @@ class _Page:
         self._canvas = FigureCanvasAgg(self._figure)
         speed = f" ({stride} times faster than the robot)" if stride > 1 else ""
         self._figure.suptitle(for_figure(title), fontsize=12, y=0.985)
-        self._moving: list[tuple[Axes, Artist]] = []
-        self._scenes: list[Any] = []
-        self._cursors: list[list[Any]] = []
+        self._shows: list[Callable[[int], None]] = []
         self._panels: dict[int, Axes] = {}
         margins = {"left": 0.08, "right": 0.985, "top": 0.91, "bottom": 0.06, "hspace": 0.16, "wspace": 0.14}
         grid = self._figure.add_gridspec(4, 2, height_ratios=(5.2, 1, 1, 1.3), **margins)
-        for column in range(2):
-            if column < len(episodes):
-                self._draw_episode(grid, column, episodes[column], rate, speed, action_names)
-            else:
-                ax = self._figure.add_subplot(grid[:, column])
-                ax.set_axis_off()
-                ax.text(0.5, 0.6, _absent(episodes), ha="center", va="center", color=NEUTRAL)
+        for column, episode in enumerate(episodes):
+            self._shows.append(self._draw_episode(grid, column, episode, rate, speed, action_names))
+        if len(episodes) < 2:
+            ax = self._figure.add_subplot(grid[:, 1])
+            ax.set_axis_off()
+            ax.text(0.5, 0.6, _absent(episodes), ha="center", va="center", color=NEUTRAL)
         self.length = 1 + max(-(-len(episode.trace) // stride) for episode in episodes)
         self._canvas.draw()
         self._background = self._canvas.copy_from_bbox(self._figure.bbox)
@@ -232,26 +228,24 @@ class _Page:
     def frame(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
         """One frame; an episode that has ended shows its end."""
         self._canvas.restore_region(self._background)
-        for episode, scene, cursors in zip(self._episodes, self._scenes, self._cursors, strict=True):
-            step = min(number * self._stride, len(episode.trace))
-            scene.show(-(-step // self._stride), step)
-            for cursor in cursors:
-                cursor.set_xdata([step, step])
-        for ax, artist in self._moving:
-            ax.draw_artist(artist)
+        for episode, show in zip(self._episodes, self._shows, strict=True):
+            show(min(number * self._stride, len(episode.trace)))
+        for ax in self._figure.axes:
+            for artist in ax.get_children():
+                if artist.get_animated():
+                    ax.draw_artist(artist)
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
     def _draw_episode(
         self, grid: Any, column: int, episode: Episode, rate: float, speed: str, action_names: Sequence[str]
-    ) -> None:
+    ) -> Callable[[int], None]:
+        """Draws what stays; returns what moves the rest to a step."""
         trace, playback = episode.trace, episode.playback
         if playback.pictures and not playback.trouble:
-            scene: Any = _Photograph(self._figure, grid[0, column], playback)
+            ax, show_scene = _draw_pictures(self._figure, grid[0, column], playback, self._stride)
         else:
-            scene = _Drawing(self._figure, grid[0, column], playback, self._clearance)
-        self._scenes.append(scene)
-        self._moving += scene.moving
-        scene.axes[0].set_title(f"{_outcome(trace)}, {len(trace) / rate:.1f} s{speed}", fontsize=10, loc="left")
+            ax, show_scene = _draw_poses(self._figure, grid[0, column], playback, self._clearance)
+        ax.set_title(f"{_outcome(trace)}, {len(trace) / rate:.1f} s{speed}", fontsize=10, loc="left")
         steps = np.arange(1, len(trace) + 1)
         panels: list[Axes] = []
 
@@ -259,8 +253,7 @@ class _Page:
             # Both columns have the same limits, so that heights compare.
             ax = self._figure.add_subplot(grid[row, column], sharey=self._panels.get(row))
             self._panels[row] = ax
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(axis="y", color=GRID, linewidth=0.8)
+            draw_grid(ax)
             ax.tick_params(labelsize=8, labelbottom=row == 3)
             if column == 0:
                 ax.set_ylabel(label, fontsize=8)
@@ -275,81 +268,81 @@ class _Page:
             force.plot(steps, playback.forces, color=SERIES_COLOURS[0], linewidth=1.3)
         panel(2, "Q").plot(steps - 1, trace.values, color=SERIES_COLOURS[2], linewidth=1.3)
         actions = panel(3, "Action")
-        draw_actions(actions, trace.actions, action_names, has_legend=column == 0)
+        draw_actions(actions, trace.actions, action_names)
+        if column == 0:
+            actions.legend(
+                fontsize=7, ncols=len(actions.lines), frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.97),
+                borderpad=0.0,
+            )  # fmt: skip
         actions.set_xlabel("Step", fontsize=8)
         actions.xaxis.set_major_locator(MaxNLocator(integer=True))
-        cursors = []
         for ax in panels:
             ax.set_xlim(0, len(trace))
             if touched is not None:
                 ax.axvline(touched, color=NEUTRAL, linestyle=":", linewidth=1.2)
-            cursors.append(ax.axvline(0, color="black", linewidth=1.2, animated=True))
-            self._moving.append((ax, cursors[-1]))
+        cursors = [ax.axvline(0, color="black", linewidth=1.2, animated=True) for ax in panels]
         if touched is not None:
             force.annotate(
                 "contact", (touched, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -2),
                 textcoords="offset points", va="top", size=8, color=NEUTRAL,
             )  # fmt: skip
-        self._cursors.append(cursors)
+
+        def show(step: int) -> None:
+            show_scene(step)
+            for cursor in cursors:
+                cursor.set_xdata([step, step])
+
+        return show
 
 
-class _Photograph:
-    """An episode's pictures."""
-
-    def __init__(self, figure: Figure, place: SubplotSpec, playback: Playback) -> None:
-        ax = figure.add_subplot(place)
-        ax.set_axis_off()
-        self._pictures = playback.pictures
-        self._image = ax.imshow(playback.pictures[0], animated=True)
-        self.axes = [ax]
-        self.moving = [(ax, self._image)]
-
-    def show(self, picture: int, step: int) -> None:
-        self._image.set_data(self._pictures[min(picture, len(self._pictures) - 1)])
+def _draw_pictures(
+    figure: Figure, place: SubplotSpec, playback: Playback, stride: int
+) -> tuple[Axes, Callable[[int], None]]:
+    """An episode's first picture; returns its axes, and what shows the picture of a step."""
+    ax = figure.add_subplot(place)
+    ax.set_axis_off()
+    pictures = playback.pictures
+    shown = ax.imshow(pictures[0], animated=True)
+    return ax, lambda step: shown.set_data(pictures[min(-(-step // stride), len(pictures) - 1)])
 
 
-class _Drawing:
-    """Peg and hole from the side and from above, of an episode's poses, where no OpenGL works."""
+def _draw_poses(
+    figure: Figure, place: SubplotSpec, playback: Playback, clearance: float
+) -> tuple[Axes, Callable[[int], None]]:
+    """Hole and way of the peg from the side and from above, where no OpenGL works; like `_draw_pictures`."""
+    assert playback.poses is not None and playback.hole is not None
+    poses = playback.poses
+    parts = place.subgridspec(2, 1, height_ratios=(1.3, 1), hspace=0.3)
+    side, top = figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
+    x, y = (1000.0 * playback.hole[:2]).tolist()
+    half, wall, depth = 500.0 * (PEG_WIDTH + clearance), 30.0, 1000.0 * HOLE_DEPTH
+    for left in (x - half - wall, x + half):
+        side.fill_between([left, left + wall], -depth, 0.0, color=_HOLE_COLOUR, alpha=0.5, linewidth=0)
+    top.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, facecolor="none", edgecolor=_HOLE_COLOUR))
+    width = PEG_WIDTH / 2
+    views = (
+        (side, "z (mm), from the side", (-35.0, 100.0), [0, 2], (0.0, PEG_LENGTH)),
+        (top, "y (mm), from above", (-40.0, 40.0), [0, 1], (-width, width)),
+    )
+    pegs = []
+    for ax, label, limits, plane, (low, high) in views:
+        ax.plot(*1000.0 * poses[:, plane].T, color=NEUTRAL, linewidth=0.8)
+        ax.set(xlim=(-60.0, 60.0), ylim=limits, aspect="equal")
+        ax.set_ylabel(label, fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+        outline = np.zeros((4, 3))
+        outline[:, plane] = [(-width, low), (width, low), (width, high), (-width, high)]
+        peg = Polygon([(0.0, 0.0)] * 4, facecolor=_PEG_COLOUR, alpha=0.8, edgecolor="black", animated=True)
+        ax.add_patch(peg)
+        pegs.append((peg, plane, outline))
 
-    def __init__(self, figure: Figure, place: SubplotSpec, playback: Playback, clearance: float) -> None:
-        assert playback.poses is not None and playback.hole is not None
-        self._poses = playback.poses
-        parts = place.subgridspec(2, 1, height_ratios=(1.3, 1), hspace=0.3)
-        side, top = figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
-        self.axes = [side, top]
-        x, y = (1000.0 * playback.hole[:2]).tolist()
-        half, wall, depth = 500.0 * (PEG_WIDTH + clearance), 30.0, 1000.0 * HOLE_DEPTH
-        for left in (x - half - wall, x + half):
-            side.fill_between([left, left + wall], -depth, 0.0, color=_HOLE_COLOUR, alpha=0.5, linewidth=0)
-        corners = [(-half, -half), (half, -half), (half, half), (-half, half)]
-        top.add_patch(Polygon([(x + a, y + b) for a, b in corners], facecolor="none", edgecolor=_HOLE_COLOUR))
-        tip = 1000.0 * playback.poses
-        side.plot(tip[:, 0], tip[:, 2], color=NEUTRAL, linewidth=0.8)
-        top.plot(tip[:, 0], tip[:, 1], color=NEUTRAL, linewidth=0.8)
-        for ax, label, limits in (
-            (side, "z (mm), from the side", (-35.0, 100.0)),
-            (top, "y (mm), from above", (-40.0, 40.0)),
-        ):
-            ax.set(xlim=(-60.0, 60.0), ylim=limits, aspect="equal")
-            ax.set_ylabel(label, fontsize=8)
-            ax.tick_params(labelsize=8)
-            ax.spines[["top", "right"]].set_visible(False)
-        self._pegs = []
-        for ax in self.axes:
-            peg = Polygon([(0.0, 0.0)] * 4, facecolor=_PEG_COLOUR, alpha=0.8, edgecolor="black", animated=True)
-            ax.add_patch(peg)
-            self._pegs.append(peg)
-        self.moving = list(zip(self.axes, self._pegs, strict=True))
+    def show(step: int) -> None:
+        turned = Rotation.from_euler("xyz", poses[step, 3:].astype(float))
+        for peg, plane, outline in pegs:
+            peg.set_xy(1000.0 * (poses[step, :3] + turned.apply(outline))[:, plane])
 
-    def show(self, picture: int, step: int) -> None:
-        pose, half = self._poses[step], PEG_WIDTH / 2
-        turned = Rotation.from_euler("xyz", pose[3:].astype(float))
-        outlines = (
-            ([(-half, 0, 0), (half, 0, 0), (half, 0, PEG_LENGTH), (-half, 0, PEG_LENGTH)], (0, 2)),
-            ([(-half, -half, 0), (half, -half, 0), (half, half, 0), (-half, half, 0)], (0, 1)),
-        )
-        for peg, (outline, axes) in zip(self._pegs, outlines, strict=True):
-            peg.set_xy(1000.0 * (pose[:3] + turned.apply(np.array(outline, float)))[:, axes])
+    return side, show
 
 
 def contact(playback: Playback) -> int | None:
@@ -360,7 +353,7 @@ def contact(playback: Playback) -> int | None:
     return int(touching[0]) + 1 if len(touching) else None
 
 
-def draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Sequence[str], has_legend: bool) -> None:
+def draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Sequence[str]) -> None:
     """Each entry of the action; of many entries the norm."""
     count = actions.shape[1]
     if count > MOST_ACTIONS:
@@ -375,10 +368,6 @@ def draw_actions(ax: Axes, actions: Float[np.ndarray, "steps action"], names: Se
             np.arange(len(actions)), actions[:, index], style, where="post", color=SERIES_COLOURS[colour],
             linewidth=width, label=name,
         )  # fmt: skip
-    if has_legend:
-        ax.legend(
-            fontsize=7, ncols=len(names), frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.97), borderpad=0.0
-        )
 
 
 def _outcome(trace: Trace) -> str:

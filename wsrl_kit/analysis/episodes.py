@@ -152,7 +152,7 @@ def episode_figure(trajectory: Trajectory, step: int, table: pd.DataFrame, place
             label = "xyz"[line] if size == STATE_SIZE else str(line)
             axes[name].plot(values, ("-", "--")[dashes], color=plots.SERIES_COLOURS[colour], linewidth=1.3, label=label)
     axes[rows[0][0]].legend(fontsize=7, frameon=False, ncols=3)
-    draw_actions(axes["Action"], trajectory.actions, _ACTIONS, has_legend=False)
+    draw_actions(axes["Action"], trajectory.actions, _ACTIONS)
     axes["Action"].legend(fontsize=7, frameon=False, ncols=2)
     axes["Reward"].set_ylim(min(-0.05, 1.1 * trajectory.rewards.min()), max(1.1, 1.1 * trajectory.rewards.max()))
     axes["Reward"].step(np.arange(len(trajectory)), trajectory.rewards, where="post", color=plots.SERIES_COLOURS[0])
@@ -179,8 +179,7 @@ def _panels(figure: SubFigure, names: Sequence[str]) -> dict[str, Axes]:
     axes = dict(zip(names, figure.subplots(1, len(names), squeeze=False, gridspec_kw=_MARGINS)[0], strict=True))
     for name, ax in axes.items():
         ax.set_title(name, fontsize=9, loc="left")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color=plots.GRID, linewidth=0.8)
+        plots.draw_grid(ax)
         ax.tick_params(labelsize=8)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         if name != "Return":

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsrl_kit.analysis.overview import GrowingFile, run_folders
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs.run import HEADER, TENSORBOARD, WANDB, read_run
+from wsrl_kit.runs.run import HEADER, METRICS, TENSORBOARD, WANDB, read_run
 from wsrl_kit.text import one_line
 
 COPY_SECONDS = 10.0  # between two looks at the runs
@@ -42,8 +42,6 @@ class TensorBoard:
         found = [self._summary.Value(tag=f"{phase}/{name}", simple_value=value) for name, value in values.items()]
         step = gradient_step if phase == "warmup" else environment_step
         self._write(step=step, summary=self._summary(value=found))
-
-    def flush(self) -> None:
         self._file.flush()
 
     def close(self) -> None:
@@ -82,9 +80,6 @@ class WandB:
     def write(self, phase: str, environment_step: int, gradient_step: int, values: Mapping[str, float]) -> None:
         steps = {"environment_step": environment_step, "gradient_step": gradient_step}
         self._run.log({f"{phase}/{name}": value for name, value in values.items()} | steps)
-
-    def flush(self) -> None:
-        """Its own process writes as it likes."""
 
     def close(self) -> None:
         self._run.finish()
@@ -135,7 +130,7 @@ class _Copy:
 
     def __init__(self, folder: Path, make: Callable[[Path], TensorBoard | WandB]) -> None:
         self._folder, self._make = folder, make
-        self._file = GrowingFile(folder / "metrics.csv")
+        self._file = GrowingFile(folder / METRICS)
         self._logger: TensorBoard | WandB | None = None
 
     def catch_up(self) -> None:
@@ -144,8 +139,8 @@ class _Copy:
             rows = [line.split(",") for line in block.decode(errors="replace").splitlines() if line != HEADER.strip()]
             if is_new:
                 self.close()
-            if rows and self._logger is None:
-                self._logger = self._make(self._folder)
+            if rows:
+                self._logger = self._logger or self._make(self._folder)
         except (RunError, FileNotFoundError):
             # Half written or half deleted: perhaps later, from its first row.
             self._file = GrowingFile(self._file.path)
@@ -155,8 +150,6 @@ class _Copy:
             values = {metric: float(value) for *_, metric, value in own}
             assert self._logger is not None
             self._logger.write(phase, int(environment_step), int(gradient_step), values)
-        if rows and self._logger:
-            self._logger.flush()
 
     def close(self) -> None:
         if self._logger:

@@ -10,7 +10,15 @@ import pandas as pd
 from jaxtyping import Float, Num
 
 from wsrl_kit.analysis.config import USUAL_TARGETS, Targets
-from wsrl_kit.analysis.statistics import Interval, iqm, mean, paired_difference, probability_of_improvement
+from wsrl_kit.analysis.statistics import (
+    Interval,
+    Statistic,
+    bootstrap_interval,
+    iqm,
+    mean,
+    paired_difference,
+    probability_of_improvement,
+)
 from wsrl_kit.config.config import NOBODY
 from wsrl_kit.errors import ParameterError
 from wsrl_kit.runs.run import Curve, RunRecord
@@ -120,9 +128,9 @@ class Quantity:
     absent: str = "not recorded"
 
     @property
-    def censored(self) -> bool:
-        """Whether runs may be censored: the restricted mean then replaces the IQM."""
-        return bool(self.reached)
+    def statistic(self) -> Statistic:
+        """The IQM; where runs may be censored, the restricted mean."""
+        return mean if self.reached else iqm
 
 
 QUANTITIES = {
@@ -218,11 +226,8 @@ def dispersion(value: Float[np.ndarray, " points"]) -> float:
 
 def early_safety(record: RunRecord, steps: int = EARLY_STEPS) -> tuple[float, float]:
     """Peak contact force (N) and number of safety-box clips in the first online steps; nan where not recorded."""
-    early = []
-    for name in ("peak_contact_force", "safety_box_clips"):
-        curve = record.curve(f"training/{name}")
-        early.append(curve.value[(curve.environment_step <= steps) & np.isfinite(curve.value)])
-    force, clips = early
+    _, force = finite_curve(record, "training/peak_contact_force", float(steps))
+    _, clips = finite_curve(record, "training/safety_box_clips", float(steps))
     return float(force.max()) if len(force) else math.nan, float(clips.sum()) if len(clips) else math.nan
 
 
@@ -336,7 +341,7 @@ def restricted(runs: pd.DataFrame) -> pd.DataFrame:
 
 def is_censored(runs: pd.DataFrame, quantity: Quantity) -> pd.Series:
     """Whether each run's number is only a lower bound."""
-    if not quantity.censored:
+    if not quantity.reached:
         return pd.Series(False, index=runs.index)
     return (runs[quantity.reached] == 0.0) | runs.get(f"{quantity.name}_cut", False)
 
@@ -383,11 +388,11 @@ def compare(runs: pd.DataFrame, control: str) -> list[Comparison]:
             first, second = (values_by_seed(runs, name, quantity.name) for name in (arm, control))
             shared = runs[runs["seed"].isin(first.keys() & second.keys())]
             if len(shared):
-                difference = paired_difference(first, second, mean if quantity.censored else iqm)
+                difference = paired_difference(first, second, quantity.statistic)
                 higher, lower = (quantity.better * np.array(list(values.values())) for values in (first, second))
                 better = probability_of_improvement(higher, lower)
-                signs = censored_sign(shared, arm, quantity), censored_sign(shared, control, quantity)
-                bound = {(">", ""): ">", ("", ">"): "<"}.get(signs, "")
+                of_arm, of_control = (censored_sign(shared[shared["arm"] == each], quantity) for each in (arm, control))
+                bound = {(">", ""): ">", ("", ">"): "<"}.get((of_arm, of_control), "")
                 comparisons.append(Comparison(arm, quantity, difference, better, bound))
     return comparisons
 
@@ -402,9 +407,14 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["status"] == "finished"]
 
 
-def censored_sign(runs: pd.DataFrame, arm: str, quantity: Quantity) -> str:
-    """`>` if a run of the arm is censored and the true mean larger than the restricted mean; else ""."""
-    return ">" if is_censored(runs[runs["arm"] == arm], quantity).any() else ""
+def estimate(runs: pd.DataFrame, quantity: Quantity) -> Interval:
+    """The quantity's statistic over the runs that recorded it, with its interval."""
+    return bootstrap_interval(runs[quantity.name].dropna().to_numpy(float), quantity.statistic)
+
+
+def censored_sign(runs: pd.DataFrame, quantity: Quantity) -> str:
+    """`>` if a run is censored and the true mean larger than the restricted mean; else ""."""
+    return ">" if is_censored(runs, quantity).any() else ""
 
 
 def values_by_seed(runs: pd.DataFrame, arm: str, name: str) -> dict[int, float]:

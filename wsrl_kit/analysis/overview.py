@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from wsrl_kit.analysis.metrics import RETURN, SUCCESS, arm_label
 from wsrl_kit.analysis.tables import Table, make_table
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import reading
-from wsrl_kit.runs.run import HEADER, OWN_FOLDERS, PHASES, Curve, RunRecord, read_run, was_killed
+from wsrl_kit.runs.run import HEADER, METRICS, OWN_FOLDERS, PHASES, RECORD, Curve, RunRecord, read_run, was_killed
 from wsrl_kit.text import duration, for_figure, printable
 
 TAIL_BYTES = 2**20
@@ -55,8 +56,7 @@ class RunFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._tails: dict[Path, tuple[GrowingFile, dict[str, float]]] = {}
-        self._curves: dict[tuple[Path, str], tuple[GrowingFile, dict[str, Curve]]] = {}
+        self._known: dict[tuple[Path, str], tuple[GrowingFile, dict[str, Any]]] = {}
 
     def table(self) -> pd.DataFrame:
         """One row a run, in the order of folders, with the columns `COLUMNS`.
@@ -77,7 +77,7 @@ class RunFolders:
         """Names of the metrics at the beginnings and ends of runs, sorted; unreadable runs have none."""
         names: set[str] = set()
         for folder in folders:
-            path = self.root / folder / "metrics.csv"
+            path = self.root / folder / METRICS
             try:
                 with reading(path, RunError), path.open("rb") as file:
                     head = file.read(NAME_BYTES)
@@ -96,22 +96,34 @@ class RunFolders:
             RunError: there is no run, or it is damaged.
         """
         path = self.root / folder
+        with self._appended(path, metric) as (_, block, curves):
+            rows = list(_rows_of(block, metric))
+            for phase in PHASES:
+                own = [(int(row[1]), int(row[2]), float(row[4])) for row in rows if row[0] == phase.encode()]
+                if own:
+                    found = Curve.of(own)
+                    curves[phase] = _joined(curves[phase], found) if phase in curves else found
+        metrics = {(phase, metric): curve for phase, curve in curves.items()}
+        return replace(read_run(path, with_metrics=False), metrics=metrics)
+
+    @contextmanager
+    def _appended(
+        self, folder: Path, metric: str = "", most: int | None = None
+    ) -> Iterator[tuple["GrowingFile", bytes, dict[str, Any]]]:
+        """A run's metrics, what was appended to them, and what is known from before, to be added to by the block.
+
+        Args:
+            metric: what it is known of; "": the row of the table.
+            most: as of `GrowingFile`.
+        """
         # Kept only once it was read without an error: what is damaged is read anew, and said again.
-        growing, curves = self._curves.pop((path, metric), (GrowingFile(path / "metrics.csv"), {}))
+        growing, known = self._known.pop((folder, metric), (GrowingFile(folder / METRICS, most), {}))
         with reading(growing.path, RunError):
             block, is_new = growing.read()
             if is_new:
-                curves.clear()
-            rows = list(_rows_of(block, metric))
-            for phase in PHASES:
-                columns = list(zip(*(row for row in rows if row[0] == phase.encode()), strict=True))
-                if columns:
-                    environment, gradient = (np.array([*map(int, column)], np.int64) for column in columns[1:3])
-                    found = Curve(environment, gradient, np.array([*map(float, columns[4])]))
-                    curves[phase] = _joined(curves[phase], found) if phase in curves else found
-        self._curves[path, metric] = growing, curves
-        metrics = {(phase, metric): curve for phase, curve in curves.items()}
-        return replace(read_run(path, with_metrics=False), metrics=metrics)
+                known.clear()
+            yield growing, block, known
+        self._known[folder, metric] = growing, known
 
     def _row(self, folder: Path) -> dict[str, Any]:
         """The folder's row of the table."""
@@ -135,11 +147,7 @@ class RunFolders:
 
     def _last_values(self, folder: Path) -> dict[str, float]:
         """Steps of the last row, and the last success and return."""
-        tail, known = self._tails.pop(folder, (GrowingFile(folder / "metrics.csv", TAIL_BYTES), {}))
-        with reading(tail.path, RunError):
-            block, is_new = tail.read()
-            if is_new:
-                known.clear()
+        with self._appended(folder, most=TAIL_BYTES) as (tail, block, known):
             for measure in (SUCCESS, RETURN):
                 for metric in (measure.metric, f"training/episode_{measure.name}"):
                     last = next(_rows_of(block, metric, from_end=True), None)
@@ -148,7 +156,6 @@ class RunFolders:
                         break
             if len(last := tail.last_line.split(b",")) == 5 and tail.last_line != HEADER.encode():
                 known |= {"environment_step": float(last[1]), "gradient_step": float(last[2])}
-        self._tails[folder] = tail, known
         return known
 
 
@@ -210,7 +217,7 @@ def _rows_of(block: bytes, metric: str, from_end: bool = False) -> Iterator[list
 def run_folders(root: Path) -> Iterator[Path]:
     """Folders that look like runs, in the order of their paths; those that vanish meanwhile are passed over."""
     for folder, inside, files in os.walk(root):
-        is_run = "run.json" in files or "metrics.csv" in files
+        is_run = RECORD in files or METRICS in files
         inside[:] = sorted(name for name in inside if not name.startswith(".") and not (is_run and name in OWN_FOLDERS))
         if is_run:
             yield Path(folder)
@@ -219,7 +226,7 @@ def run_folders(root: Path) -> Iterator[Path]:
 def _seconds_left(folder: Path, earlier: float, step: float, steps: float) -> float:
     """`run.json` was written when the session began, `metrics.csv` at the last record."""
     try:
-        began, recorded = ((folder / name).stat().st_mtime for name in ("run.json", "metrics.csv"))
+        began, recorded = ((folder / name).stat().st_mtime for name in (RECORD, METRICS))
     except OSError:
         return math.nan
     worked = earlier + max(0.0, recorded - began)

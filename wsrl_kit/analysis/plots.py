@@ -5,7 +5,7 @@ import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from wsrl_kit.analysis.metrics import (
     Quantity,
     arm_label,
     arm_order,
+    estimate,
     evaluations,
     finished,
     is_censored,
@@ -29,9 +30,7 @@ from wsrl_kit.analysis.statistics import (
     Interval,
     align,
     bootstrap_band,
-    bootstrap_interval,
     iqm,
-    mean,
     performance_profile,
     reached_band,
 )
@@ -67,7 +66,7 @@ MOST_BANDS = 6
 
 
 def arm_colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm, all different among twelve; a known arm keeps its colour in every figure."""
+    """A colour for each arm in their order, all different among twelve; known arms keep theirs in every figure."""
     ordered = arm_order(names)
     known = {name: COLOURS[name] for name in ordered if name in COLOURS}
     free = [*OTHER_COLOURS, *(colour for colour in COLOURS.values() if colour not in known.values())]
@@ -80,10 +79,16 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: floa
     figure = Figure(figsize=(width * columns, height * rows), dpi=150, layout="constrained")
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color=GRID, linewidth=0.8)
+        draw_grid(ax)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def draw_grid(ax: Axes, axis: Literal["x", "y"] = "y") -> None:
+    """Grid lines of one axis alone, and no frame at the top and on the right."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(visible=False)
+    ax.grid(axis=axis, color=GRID, linewidth=0.8)
 
 
 def panel_figure(count: int, width: float, height: float, across: int = 3) -> tuple[Figure, list[Axes]]:
@@ -181,26 +186,26 @@ def learning_curves(
         against: "environment_step" or "gradient_step"; the latter shows the warmup's evaluations left of the switch.
     """
     colours = arm_colours(record.arm for record in records)
-    for arm in arm_order(colours):
+    for arm, colour in colours.items():
         runs = [record for record in records if record.arm == arm]
         drawn = [(run, *run_curve(run, measure.metric, against)) for run in runs]
         drawn = [(run, steps, values) for run, steps, values in drawn if len(steps)]
         complete = [(steps, values) for run, steps, values in drawn if run.status == "finished"]
         for run, steps, values in drawn if len(drawn) <= SHOW_EVERY_SEED else ():
             style = "-" if run.status == "finished" else "--"
-            ax.plot(steps, values, style, color=colours[arm], linewidth=0.8, alpha=0.35, zorder=2)
-        ax.plot([], [], color=colours[arm], linewidth=2.4, label=for_figure(arm_label(arm)))
+            ax.plot(steps, values, style, color=colour, linewidth=0.8, alpha=0.35, zorder=2)
+        ax.plot([], [], color=colour, linewidth=2.4, label=for_figure(arm_label(arm)))
         if not complete:
             continue
         grid, values = align(complete)
         band = bootstrap_band(values)
         if len(colours) <= MOST_BANDS:
-            ax.fill_between(grid, band.low, band.high, color=colours[arm], alpha=0.15, linewidth=0, zorder=1)
-        ax.plot(grid, band.point, color=colours[arm], linewidth=2.4, zorder=4)
+            ax.fill_between(grid, band.low, band.high, color=colour, alpha=0.15, linewidth=0, zorder=1)
+        ax.plot(grid, band.point, color=colour, linewidth=2.4, zorder=4)
         frozen = runs[0].parameters.get("frozen_rollout_steps", 0)
         if frozen and against == "environment_step" and frozen <= grid[-1]:
             height = np.interp(frozen, grid, band.point)
-            ax.plot([frozen], [height], "^", color=colours[arm], markeredgecolor="white", markersize=9, zorder=5)
+            ax.plot([frozen], [height], "^", color=colour, markeredgecolor="white", markersize=9, zorder=5)
     if any(record.parameters.get("frozen_rollout_steps", 0) for record in records):
         ax.plot([], [], "^", color=NEUTRAL, markersize=8, label="End of frozen rollouts")
     if any(record.status != "finished" for record in records):
@@ -232,7 +237,7 @@ def switch_diagnostic(ax: Axes, records: Sequence[RunRecord], quantity: str = "q
         (f"switch/{quantity}_offline_probe", "--", "Offline probe"),
     )
     colours = arm_colours(record.arm for record in records)
-    for arm in arm_order(colours):
+    for arm, colour in colours.items():
         own = [record for record in records if record.arm == arm]
         runs = [record for record in own if record.status == "finished"] or own
         for metric, style, _ in readings:
@@ -240,13 +245,12 @@ def switch_diagnostic(ax: Axes, records: Sequence[RunRecord], quantity: str = "q
             curves = [curve for curve in curves if len(curve[0])]
             if curves:
                 grid, values = align(curves)
-                ax.plot(grid, iqm(values.T), style, color=colours[arm], linewidth=1.8)
+                ax.plot(grid, iqm(values.T), style, color=colour, linewidth=1.8)
         if len(colours) > 1:
-            ax.plot([], [], color=colours[arm], linewidth=1.8, label=for_figure(arm_label(arm)))
+            ax.plot([], [], color=colour, linewidth=1.8, label=for_figure(arm_label(arm)))
+    shared = NEUTRAL if len(colours) > 1 else colours[records[0].arm]
     for _, style, where in readings:
-        ax.plot(
-            [], [], style, color=NEUTRAL if len(colours) > 1 else colours[records[0].arm], linewidth=1.8, label=where
-        )
+        ax.plot([], [], style, color=shared, linewidth=1.8, label=where)
     _mark_switch(ax, records, "environment_step")
     ax.set(xlabel=AXIS_LABELS["environment_step"], ylabel={"q": "Q value", "td_error": "TD error"}[quantity])
     return _step_axis(ax)
@@ -341,19 +345,18 @@ def summary_points(ax: Axes, runs: pd.DataFrame, quantity: Quantity, heading: st
         values = own[quantity.name].to_numpy(float)
         hollow = is_censored(own, quantity).to_numpy(bool)
         is_bounded |= bool(hollow.any())
-        interval = bootstrap_interval(values, mean if quantity.censored else iqm)
         # Seeds with the same value are drawn beside one another, so that each can be counted.
         heights = height + 0.24 + 0.07 * own.groupby(quantity.name).cumcount().to_numpy()
         for kept, face in ((~hollow, colours[arm]), (hollow, "none")):
             if kept.any():
                 ax.plot(values[kept], heights[kept], "o", color=colours[arm], alpha=0.6, markersize=5, mfc=face)
-        draw_estimate(ax, interval, height, colours[arm], ">" if hollow.any() else "")
+        draw_estimate(ax, estimate(own, quantity), height, colours[arm], ">" if hollow.any() else "")
     _name_rows(ax, [arm_label(arm) for arm in colours])
+    draw_grid(ax, "x")
     if 0.0 <= ax.dataLim.x0 < ax.dataLim.x1:
         ax.set_xlim(-0.03 * ax.dataLim.x1, 1.05 * ax.dataLim.x1)
     ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel((heading or quantity.heading) + (HOLLOW if is_bounded else ""))
-    ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
 
 
@@ -455,8 +458,8 @@ def against_control(
         else:
             annotate_missing(ax, height)
     _name_rows(ax, [arm_label(arm) for arm in order])
+    draw_grid(ax, "x")
     ax.set_xlabel(label + (HOLLOW if any(bounds.values()) else ""))
-    ax.grid(axis="x", color=GRID, linewidth=0.8)
     return ax
 
 
@@ -465,10 +468,9 @@ def _values(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Float[np.ndarra
 
 
 def _name_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Rows from the top, with their names, without a grid."""
+    """Rows from the top, with their names."""
     ax.set_yticks(range(len(names)), [for_figure(name) for name in names])
     ax.set_ylim(max(1, len(names)) - 0.4, -0.6)
-    ax.grid(visible=False)
 
 
 def _draw_bars(ax: Axes, names: Sequence[str], values: Any, texts: Sequence[str], colour: Any) -> None:
@@ -476,6 +478,7 @@ def _draw_bars(ax: Axes, names: Sequence[str], values: Any, texts: Sequence[str]
     bars = ax.barh(range(len(names)), np.nan_to_num(values), height=0.6, color=colour)
     ax.bar_label(bars, texts, padding=4)
     _name_rows(ax, names)
+    ax.grid(visible=False)
     ax.margins(x=0.2)
 
 

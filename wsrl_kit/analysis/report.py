@@ -15,7 +15,7 @@ from wsrl_kit.analysis.metrics import arm_label, arm_order, measure_of, reduce_r
 from wsrl_kit.analysis.tables import Table, difference_table, per_seed_csv, summary_table
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.errors import ParameterError, RunError
-from wsrl_kit.files import written_whole
+from wsrl_kit.files import write_text
 from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.run import RunRecord, find_runs, save_figure
 
@@ -153,8 +153,7 @@ def write_report(
 def write_files(root: Path, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
     """Write `root/<name>` for each text and `root/figures/<name>.png` for each figure, each file as a whole."""
     for name, text in texts.items():
-        with written_whole(root / name, RunError) as temporary:
-            temporary.write_text(text)
+        write_text(root / name, text, RunError)
     for name, figure in figures.items():
         save_figure(root / "figures" / f"{name}.png", figure)
 

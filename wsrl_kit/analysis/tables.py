@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from wsrl_kit.analysis.metrics import (
@@ -22,14 +21,14 @@ from wsrl_kit.analysis.metrics import (
     arm_order,
     censored_sign,
     compare,
+    estimate,
     finished,
     measure_of,
     recorded,
     reduce_run,
     restricted,
-    values_by_seed,
 )
-from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm, mean
+from wsrl_kit.analysis.statistics import Interval, coverage_caveat
 from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import for_latex, for_markdown, for_spreadsheet
 
@@ -76,6 +75,8 @@ class Table:
         notes = "\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in self.notes)
         return "\n\n".join([*parts, notes]).rstrip() + "\n"
 
+    __str__ = __repr__ = to_text
+
     def to_markdown(self) -> str:
         """A pipe table with its title above and its notes below."""
         rule = [" ---: " if self._is_number(name) else " --- " for name in self.shown]
@@ -110,12 +111,6 @@ class Table:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._styled_notes())
         title = f"<p><strong>{html.escape(self.title)}</strong></p>"
         return f"<div style='overflow-x:auto'>{title}{''.join(tables)}{f'<ul>{notes}</ul>' if notes else ''}</div>"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        return self.to_text()
 
     def _styler(self, block: pd.DataFrame, escape: Callable[[str], str]) -> Any:
         css = self.bold[block.columns].map({True: "font-weight: bold", False: ""}.get)
@@ -221,8 +216,8 @@ def run_table(record: RunRecord) -> Table:
     rows: list[dict[str, Cell]] = []
     for quantity in recorded(run):
         value = Interval(float(run[quantity.name][0]), math.nan, math.nan, 1)
-        estimate = Estimate(value, quantity.digits, censored_sign(run, record.arm, quantity))
-        rows.append({"quantity": measure.heading(quantity.heading), "value": estimate})
+        cell = Estimate(value, quantity.digits, censored_sign(run, quantity))
+        rows.append({"quantity": measure.heading(quantity.heading), "value": cell})
     end = f", last evaluated at step {run['last_step'][0]:.0f}" if run["last_step"].notna()[0] else ""
     return make_table(f"Result: {record.status}{end}", rows, {"quantity": "Quantity", "value": "Value"})
 
@@ -238,11 +233,12 @@ def summary_table(runs: pd.DataFrame, measure: Measure, further_notes: Sequence[
     shown = recorded(done)
     rows: list[dict[str, Cell]] = []
     for arm in arm_order(runs["arm"]):
-        reached = values_by_seed(done, arm, "reached_target").values()
-        share = f"{sum(reached):.0f} of {len(reached)}" if reached else "–"
-        rows.append({"arm": arm_label(arm), "n": int((done["arm"] == arm).sum())})
+        own = done[done["arm"] == arm]
+        reached = own["reached_target"].dropna()
+        share = f"{reached.sum():.0f} of {len(reached)}" if len(reached) else "–"
+        rows.append({"arm": arm_label(arm), "n": len(own)})
         rows[-1] |= {"reached_target": share} if has_target else {}
-        rows[-1] |= {quantity.name: _summarise(done, arm, quantity) for quantity in shown}
+        rows[-1] |= {q.name: Estimate(estimate(own, q), q.digits, censored_sign(own, q)) for q in shown}
     headings = {"arm": "Arm", "n": "Runs"} | ({"reached_target": "Reached target"} if has_target else {})
     headings |= {quantity.name: quantity.heading for quantity in shown}
     headings = {name: measure.heading(heading) for name, heading in headings.items()}
@@ -287,12 +283,6 @@ def per_seed_csv(runs: pd.DataFrame) -> str:
     """All rows as CSV, unrounded: arms in their order, seeds ascending."""
     order = arm_order(runs["arm"])
     return to_csv(runs.sort_values(["arm", "seed"], key=lambda c: c.map(order.index) if c.name == "arm" else c))
-
-
-def _summarise(runs: pd.DataFrame, arm: str, quantity: Quantity) -> Estimate:
-    values = np.array(list(values_by_seed(runs, arm, quantity.name).values()), dtype=float)
-    interval = bootstrap_interval(values, mean if quantity.censored else iqm)
-    return Estimate(interval, quantity.digits, censored_sign(runs, arm, quantity))
 
 
 def _words(name: str) -> str:

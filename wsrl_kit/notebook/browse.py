@@ -18,7 +18,7 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.labels import EXCLUDE, FAILURE, SUCCESS, Label, labels_path, read_labels, write_labels
 from wsrl_kit.data.sources import Paths
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.parameters import is_live
 from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.text import printable
 from wsrl_kit.training.inputs import conventions
@@ -36,7 +36,7 @@ def browse(config: WSRLConfig, paths: Paths, live: bool | None = None) -> Figure
     """
     browser = Browser(config, paths)
     figure = browser.figure()
-    display(browser.box if (not is_headless() if live is None else live) else figure)
+    display(browser.box if is_live(live) else figure)
     return figure
 
 

@@ -19,7 +19,7 @@ from wsrl_kit.analysis.overview import BUDGETS, RunFolders, overlay_figure, over
 from wsrl_kit.analysis.plots import AXIS_LABELS, NEUTRAL, with_values
 from wsrl_kit.analysis.tables import Table
 from wsrl_kit.errors import RunError
-from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.parameters import is_live
 from wsrl_kit.notebook.run_actions import button, run_actions
 from wsrl_kit.runs.run import RunRecord
 from wsrl_kit.text import printable
@@ -51,7 +51,7 @@ def explore(root: Path, metric: str, against: str, smoothing: float, live: bool 
     """
     folders = RunFolders(root)
     frame = folders.table()
-    if not is_headless() if live is None else live:
+    if is_live(live):
         explorer = Explorer(folders, metric, against, smoothing)
         display(explorer.box)
         _follow(explorer)
@@ -133,6 +133,7 @@ class Explorer:
             widget.observe(lambda change: self._changed(change["owner"]), "value")
         ticking = [button("Tick all", lambda: self._tick(True)), button("Untick all", lambda: self._tick(False))]
         turning = [button("Previous", lambda: self._turn(-1)), button("Next", lambda: self._turn(1))]
+        self._actions, said = run_actions(self._ticked_runs, self.refresh)
         self.box = ipywidgets.VBox(
             [
                 self._status,
@@ -142,7 +143,7 @@ class Explorer:
                 ipywidgets.HBox([*ticking, *turning, self._place]),
                 ipywidgets.HBox(chosen[3:]),
                 self._figure,
-                run_actions(self._ticked_runs, self.refresh),
+                ipywidgets.VBox([self._actions, said]),
             ]
         )
 
@@ -212,7 +213,8 @@ class Explorer:
         return list(_records(self._folders, self._ticked, self._metric.value)[0].values())
 
     def _show(self) -> None:
-        """The page of the table, and the curves of the ticked runs."""
+        """The page of the table, the curves of the ticked runs, and what can be done with them."""
+        self._actions.layout.display = "" if self._ticked else "none"
         kept, metric = self._kept(), self._metric.value
         pages = max(1, -(-len(kept) // ROWS))
         self._page = min(max(self._page, 0), pages - 1)

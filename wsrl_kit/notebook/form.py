@@ -12,9 +12,8 @@ from wsrl_kit.analysis.plots import NEUTRAL
 from wsrl_kit.config.config import WSRLConfig
 from wsrl_kit.config.presets import PRESETS
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.notebook.commands import given, notebook_of
-from wsrl_kit.notebook.parameters import MORE, as_cell, check_values, is_headless
-from wsrl_kit.notebook.run_actions import code_below
+from wsrl_kit.notebook.parameters import MORE, as_cell, check_values, is_live
+from wsrl_kit.notebook.run_actions import code_below, given, notebook_of
 from wsrl_kit.parameters import check, parse, table
 
 WRONG = "#d55e00"
@@ -29,7 +28,7 @@ def parameter_form(config: WSRLConfig, command: str, live: bool | None = None, p
         live: True: the form; None: if a front end is attached.
         preset: from which the config was made.
     """
-    display(Form(config, command, preset).box if (not is_headless() if live is None else live) else table(config))
+    display(Form(config, command, preset).box if is_live(live) else table(config))
 
 
 class Form:

@@ -9,16 +9,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from wsrl_kit import errors
-from wsrl_kit.files import written_whole
+from wsrl_kit.files import write_text
 from wsrl_kit.notebook.parameters import NOTEBOOK_VARIABLE, check_values, read_notebook
-from wsrl_kit.runs.run import refuse_locked
+from wsrl_kit.runs.progress import signals_handled
+from wsrl_kit.runs.run import RECORD, refuse_locked
 
 # Small networks gain nothing from more threads, and several runs on one machine would fight for its cores.
 THREADS = 4
@@ -28,11 +29,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 # loses an interrupt that meets it in the midst of some imports.
 SAVE_SECONDS, END_SECONDS = 60.0, 10.0
 LOOK_SECONDS = 0.2  # between two looks for a kernel to kill
-
-
-RECORD = "run.json"
-"""By which a run's folder says how the run ended."""
-
 
 FOLDED = """
 {%- extends "lab/index.html.j2" -%}
@@ -135,7 +131,10 @@ def _execute(notebook: Path, executed: Path, values: dict[str, Any], has_run: Ca
         finally:
             ended.set()
 
-    with _signals_raise():
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    with signals_handled(interrupt):
         try:
             threading.Thread(target=work, name="papermill", daemon=True).start()
             ended.wait()
@@ -195,21 +194,6 @@ def _papermill(notebook: Path, executed: Path, values: dict[str, Any], kernels: 
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before: list[tuple[int, Callable[..., Any] | int | None]]
-    before = [(number, signal.signal(number, interrupt)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def _has_begun(executed: Path) -> bool:
@@ -273,8 +257,7 @@ def _write_html(executed: Path) -> None:
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.raw_template = FOLDED
     text, _ = exporter.from_filename(str(executed))
-    with written_whole(executed.with_suffix(".html"), errors.RunError) as temporary:
-        temporary.write_text(text)
+    write_text(executed.with_suffix(".html"), text, errors.RunError)
 
 
 def _bound_threads() -> None:

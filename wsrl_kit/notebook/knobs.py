@@ -23,9 +23,8 @@ from wsrl_kit.config.schedules import offline_share, run_schedules
 from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.weights import source_table, weigh
 from wsrl_kit.errors import WSRLKitError
-from wsrl_kit.notebook.commands import cell_of
-from wsrl_kit.notebook.parameters import is_headless
-from wsrl_kit.notebook.run_actions import code_below
+from wsrl_kit.notebook.parameters import is_live
+from wsrl_kit.notebook.run_actions import cell_of, code_below
 from wsrl_kit.text import printable
 
 # Values of the sliders by name -> the config that they make, its figure, and a sentence.
@@ -119,7 +118,7 @@ def _show(sliders: Mapping[str, Any], draw: Draw, command: str, live: bool | Non
         return {name: slider.value for name, slider in sliders.items()}
 
     _, first, _ = draw(chosen())
-    if not (not is_headless() if live is None else live):
+    if not is_live(live):
         display(first)
         return first
     image = ipywidgets.Image(format="png", layout=Layout(max_width="100%", align_self="flex-start"))

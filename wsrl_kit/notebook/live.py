@@ -20,7 +20,7 @@ from wsrl_kit.analysis.loggers import copied
 from wsrl_kit.analysis.plots import png
 from wsrl_kit.errors import Stopped, WSRLKitError
 from wsrl_kit.notebook.explore import LOOK_SHARE, explorer_below
-from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.parameters import is_live
 from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.text import duration
 
@@ -83,7 +83,7 @@ class Training:
         loggers: tuple[str, ...] = (),
         unit: str = "step",
     ) -> None:
-        self.live = not is_headless() if live is None else live
+        self.live = is_live(live)
         self._job, self._runs, self._loggers = job, runs, loggers
         self._panel = _Panel(draw, runs, unit) if self.live else None
         self.progress = StoppableProgress(self._panel.report if self._panel else _TextLines(unit).report)

@@ -17,7 +17,7 @@ from wsrl_kit.config.config import PERSON
 from wsrl_kit.envs.config import KEYBOARD, SCRIPTED, SPACEMOUSE
 from wsrl_kit.envs.human import PersonOptions, person_options
 from wsrl_kit.errors import ExperimentError, ParameterError
-from wsrl_kit.notebook.parameters import is_headless
+from wsrl_kit.notebook.parameters import is_live
 from wsrl_kit.notebook.run_actions import button
 from wsrl_kit.robot.cameras import CameraFrames
 from wsrl_kit.robot.devices import SpaceMouse, Verdict
@@ -66,7 +66,7 @@ def show_recording_pad(operator: str, live: bool | None = None) -> PersonInput |
 
 
 def _shown(options: PersonOptions, who: str, verdicts: Mapping[Verdict, str], live: bool | None) -> PersonInput:
-    if not (not is_headless() if live is None else live):
+    if not is_live(live):
         raise ParameterError(
             f"{who} needs the notebook to run in JupyterLab, where the pad is shown, and there is no front end"
         )

@@ -259,6 +259,11 @@ def is_headless() -> bool:
     return NOTEBOOK_VARIABLE not in os.environ
 
 
+def is_live(live: bool | None) -> bool:
+    """Whether to show widgets: as `live` says; None: if a front end is attached."""
+    return not is_headless() if live is None else live
+
+
 def from_notebook(namespace: Mapping[str, Any], *classes: type[Any]) -> tuple[Any, ...]:
     """Builds one instance of each dataclass from a notebook's variables, for the cell after the tagged one.
 

@@ -61,7 +61,7 @@ def copy_templates(folder: Path, root: Path) -> dict[str, list[str]]:
         ParameterError: the folder holds the templates, or can't be written.
     """
     # Not for every command's help, which needs no NumPy and takes half as long without.
-    from wsrl_kit.files import written_whole
+    from wsrl_kit.files import write_text, written_whole
 
     templates = template_folder()
     if folder.resolve().is_relative_to(templates.resolve()):
@@ -84,8 +84,7 @@ def copy_templates(folder: Path, root: Path) -> dict[str, list[str]]:
             else:
                 found["outdated"].append(copy.name)
         record = {"root": os.path.relpath(root.resolve(), folder.resolve()), "templates": copied_from}
-        with written_whole(folder / RECORD, ParameterError) as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
+        write_text(folder / RECORD, json.dumps(record, indent=1), ParameterError)
     except OSError as error:
         raise ParameterError(f"{folder} must be a folder that can be written, but {error.strerror}") from error
     return found

@@ -147,28 +147,20 @@ def initial_tree(agent: PyTree, copy: Callable[[PyTree], PyTree]) -> PyTree:
     Args:
         copy: copies an agent; gradient steps take over its buffers.
     """
-    return _tree(agent, copy(agent))
+    return vars(_State(agent, copy(agent)))
 
 
-def _tree(
-    agent: PyTree,
-    best_agent: PyTree,
-    best_error: float = math.inf,
-    step: int = 0,
-    evaluated: int = 0,
-    evaluations: int = 0,
-    without_improvement: int = 0,
-) -> PyTree:
-    """The content of a checkpoint; `evaluated` is the step of the last evaluation."""
-    return {
-        "agent": agent,
-        "best_agent": best_agent,
-        "best_error": np.float64(best_error),
-        "step": np.int64(step),
-        "evaluated": np.int64(evaluated),
-        "evaluations": np.int64(evaluations),
-        "without_improvement": np.int64(without_improvement),
-    }
+@dataclass
+class _State:
+    """What `gradient_loop` changes, and a checkpoint holds; `evaluated` is the step of the last evaluation."""
+
+    agent: PyTree
+    best_agent: PyTree
+    best_error: float = math.inf
+    step: int = 0
+    evaluated: int = 0
+    evaluations: int = 0
+    without_improvement: int = 0
 
 
 def gradient_loop(
@@ -192,51 +184,54 @@ def gradient_loop(
         Stopped: on request, after a last `Snapshot`.
         WSRLKitError: the environment failed; after a last `Snapshot`.
     """
-    agent, step, evaluated = tree["agent"], int(tree["step"]), int(tree["evaluated"])
-    best_agent, best_error = tree["best_agent"], float(tree["best_error"])
-    evaluations, without_improvement = int(tree["evaluations"]), int(tree["without_improvement"])
-    stopped_early = plan.patience > 0 and without_improvement >= plan.patience
+    # A checkpoint's numbers are arrays.
+    state = _State(**{name: leaf if name.endswith("agent") else np.asarray(leaf).item() for name, leaf in tree.items()})
     intervals = (plan.log_interval, plan.evaluation_interval, plan.checkpoint_interval)
     steps_at_once = 1
 
     def snapshot() -> Snapshot:
-        return Snapshot(_tree(agent, best_agent, best_error, step, evaluated, evaluations, without_improvement))
+        return Snapshot({**vars(state)})
 
     def is_due(interval: int) -> bool:
-        return step % interval == 0 or step == plan.steps
+        return state.step % interval == 0 or state.step == plan.steps
 
     def is_evaluation_due() -> bool:
-        return evaluated < step and is_due(plan.evaluation_interval)
+        return state.evaluated < state.step and is_due(plan.evaluation_interval)
 
-    while is_evaluation_due() or (step < plan.steps and not stopped_early):
+    def has_stopped_early() -> bool:
+        return 0 < plan.patience <= state.without_improvement
+
+    while is_evaluation_due() or (state.step < plan.steps and not has_stopped_early()):
         if not is_evaluation_due():
             # A call ends where the next record, evaluation or checkpoint is due, and where a stop can't wait longer.
+            step = state.step
             end = min(plan.steps, step + steps_at_once, *(step - step % interval + interval for interval in intervals))
             before = time.monotonic()
-            agent, metrics = take_steps(agent, step, end)
+            state.agent, metrics = take_steps(state.agent, step, end)
             steps_at_once = 2 * steps_at_once if time.monotonic() - before < CALL_SECONDS else max(1, (end - step) // 2)
-            step = end
-            yield Step(step, plan.steps, plan.text)
+            state.step = end
+            yield Step(end, plan.steps, plan.text)
             if is_due(plan.log_interval):
-                yield Measurement("warmup", 0, step, {f"training/{name}": value for name, value in metrics.items()})
-        if step < plan.steps and stop_requested():
+                yield Measurement("warmup", 0, end, {f"training/{name}": value for name, value in metrics.items()})
+        if state.step < plan.steps and stop_requested():
             yield snapshot()
-            raise stopped(step)
+            raise stopped(state.step)
         if is_evaluation_due():
             try:
-                evaluation = evaluate(agent, evaluations)
+                evaluation = evaluate(state.agent, state.evaluations)
             except EnvironmentFailed as failure:
                 yield snapshot()
-                raise environment_failed(failure, step) from failure.__cause__
-            yield Measurement("warmup", 0, step, evaluation.values)
+                raise environment_failed(failure, state.step) from failure.__cause__
+            yield Measurement("warmup", 0, state.step, evaluation.values)
             yield from evaluation.outputs
-            evaluated, evaluations, without_improvement = step, evaluations + 1, without_improvement + 1
-            if evaluation.error < best_error:
-                best_agent, best_error, without_improvement = copy(agent), evaluation.error, 0
-            stopped_early = plan.patience > 0 and without_improvement >= plan.patience
-        if is_due(plan.checkpoint_interval) or stopped_early:
+            state.evaluated, state.evaluations = state.step, state.evaluations + 1
+            state.without_improvement += 1
+            if evaluation.error < state.best_error:
+                state.best_agent, state.best_error = copy(state.agent), float(evaluation.error)
+                state.without_improvement = 0
+        if is_due(plan.checkpoint_interval) or has_stopped_early():
             yield snapshot()
-    yield TrainingResult(best_agent if plan.patience > 0 else agent, step, stopped_early)
+    yield TrainingResult(state.best_agent if plan.patience > 0 else state.agent, state.step, has_stopped_early())
 
 
 def resumed(run: Run, fresh: PyTree, load: Callable[[Path, PyTree], PyTree] = checkpoint.load) -> PyTree:
@@ -273,11 +268,8 @@ def follow(
                 case Snapshot():
                     # Rows go first: a checkpoint must not count rows that a power cut has lost.
                     run.sync()
-                    save(
-                        run.checkpoint_path,
-                        event.tree,
-                        {"rows": run.rows, "online_steps": run.parameters.get("online_steps")},
-                    )
+                    counts = {"rows": run.rows, "online_steps": run.parameters.get("online_steps")}
+                    save(run.checkpoint_path, event.tree, counts)
                 case Output():
                     path = run.folder / event.name
                     path.parent.mkdir(exist_ok=True)

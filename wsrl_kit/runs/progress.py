@@ -2,13 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
 from wsrl_kit.errors import RunError, Stopped, WSRLKitError
 from wsrl_kit.runs.run import Run
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
 
 
 @runtime_checkable
@@ -83,12 +86,19 @@ def _stopped_by_signals(progress: Progress) -> Iterator[Progress]:
         yield progress
         return
     relay = ProgressRelay(progress)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    for number in handled:
-        signal.signal(number, relay.signal)
-    try:
+    heard = [number for number in STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    with signals_handled(relay.signal, heard):
         yield relay
+
+
+@contextmanager
+def signals_handled(
+    handle: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals] = STOPPING
+) -> Iterator[None]:
+    """Has signals that reach the main thread handled, as long as the block takes."""
+    before = [(number, signal.signal(number, handle)) for number in numbers]
+    try:
+        yield
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
+        for number, handler in before:
+            signal.signal(number, handler)

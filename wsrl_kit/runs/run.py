@@ -25,8 +25,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
@@ -35,7 +35,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from wsrl_kit.errors import RunError
-from wsrl_kit.files import read_json, reading, remove_partial, synced, written_whole
+from wsrl_kit.files import read_json, reading, remove_partial, synced, write_text, written_whole
+from wsrl_kit.parameters import check
 from wsrl_kit.text import printable
 
 if TYPE_CHECKING:  # every command reads runs, and matplotlib takes half a second to import
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # every command reads runs, and matplotlib takes half a secon
 
 PHASES = ("warmup", "online")
 STATUSES = ("running", "stopped", "failed", "finished")
+RECORD, METRICS, CHECKPOINT, LOCK = "run.json", "metrics.csv", "checkpoint.npz", ".lock"
 HEADER = "phase,environment_step,gradient_step,metric,value\n"
 TENSORBOARD, WANDB = "tensorboard", "wandb"
 OWN_FOLDERS = ("figures", "frames", "demo_frames", "judged", "spool", TENSORBOARD, "traces", "videos", WANDB)
@@ -51,20 +53,6 @@ WARMUP_FILE, FILTERED_FILE = "warmup.npz", "filtered_demos.pkl"
 """What a warmup leaves for fine-tuning: the agent, and the data that retention kept."""
 ELSEWHERE = "give this one another output_dir (--out); resume=False would delete the earlier run and start anew"
 PACKAGES = ("wsrl-kit", "jax", "numpy", "mujoco")
-
-# What run.json holds, each of which type.
-FIELDS: dict[str, Any] = {
-    "kind": str,
-    "arm": str,
-    "seed": int,
-    "status": str,
-    "parameters": dict,
-    "inputs": dict,
-    "versions": dict,
-    "summary": dict,
-    "seconds": (int, float),
-    "message": str,
-}
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,12 @@ class Curve:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[SupportsIndex, SupportsIndex, SupportsFloat]]) -> "Curve":
+        """The curve with these points: environment step, gradient step, value."""
+        kinds = (np.int64, np.int64, np.float64)
+        return cls(*(np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -117,6 +111,12 @@ class RunRecord:
         return self.metrics.get((phase, metric), empty)
 
 
+# What run.json holds, each of which type.
+FIELDS: dict[str, Any] = {
+    field.name: field.type for field in fields(RunRecord) if field.name not in ("folder", "metrics", "warmup_seconds")
+}
+
+
 class Run:
     """The writing side of a run's folder, locked until `finish`, `stop`, `fail` or `close`.
 
@@ -138,8 +138,7 @@ class Run:
         self._identity = identity
         self._earlier_seconds = 0.0
         self._start = time.monotonic()
-        # Any thread may end the run.
-        self._lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
+        self._lock = _take(folder)
 
     @classmethod
     def open(
@@ -170,15 +169,14 @@ class Run:
         """
         plain, digests = _plain(parameters), dict(inputs or {})
         identity = {"kind": kind, "arm": arm, "seed": int(seed), "parameters": plain, "inputs": digests}
-        run = cls(Path(folder), identity)
-        with _writing(run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-            run._take()
+        with _changing(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            run = cls(Path(folder), identity)
         try:
-            with _writing(run.folder):
+            with _changing(run.folder):
                 for place in (run.folder, *(entry for entry in run.folder.iterdir() if entry.name in OWN_FOLDERS)):
                     remove_partial(place)
-            if resume and (run.folder / "run.json").exists():
+            if resume and (run.folder / RECORD).exists():
                 run._reopen(may_grow, outputs)
             else:
                 run._create(overwrite=not resume)
@@ -195,22 +193,13 @@ class Run:
         """Releases the folder without recording an outcome."""
         self._lock.release()
 
-    def _take(self) -> None:
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise RunError(
-                f"{self.folder} is being written to by {_holder(self.folder)}: wait until that run has ended or stop "
-                "it, or give this one another output_dir (--out)"
-            ) from None
-
     @property
     def metrics_path(self) -> Path:
-        return self.folder / "metrics.csv"
+        return self.folder / METRICS
 
     @property
     def checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.npz"
+        return self.folder / CHECKPOINT
 
     def _create(self, overwrite: bool) -> None:
         if overwrite:
@@ -220,13 +209,11 @@ class Run:
                 if path.exists() and path.stat().st_size > empty_size:
                     raise RunError(f"{self.folder} holds a {path.name} but no run.json: expected a run or a new folder")
         # run.json is replaced last: a crash before that leaves the earlier run, emptied, which is still a valid run.
-        with _writing(self.folder):
-            outputs = (
-                path for name in ("figures/*.png", "traces/*.npz", "videos/clip.*") for path in self.folder.glob(name)
-            )
-            for path in [self.checkpoint_path, *outputs]:
-                path.unlink(missing_ok=True)
-            _replace(self.metrics_path, HEADER)
+        with _changing(self.folder):
+            for outputs in (CHECKPOINT, "figures/*.png", "traces/*.npz", "videos/clip.*"):
+                for path in self.folder.glob(outputs):
+                    path.unlink(missing_ok=True)
+            write_text(self.metrics_path, HEADER, RunError)
 
     def _refuse_another_kind(self) -> None:
         """Refuses to replace a run of another kind, whose folder was named by mistake."""
@@ -271,7 +258,7 @@ class Run:
                 raise RunError(f"a metric's name must be free of commas, quotes and line ends, found {name!r}")
         prefix = f"{phase},{int(environment_step)},{int(gradient_step)},"
         rows = "".join(f"{prefix}{name},{float(value)!r}\n" for name, value in values.items()).encode()
-        with _writing(self.metrics_path), open(self.metrics_path, "r+b", buffering=0) as file:
+        with _changing(self.metrics_path), open(self.metrics_path, "r+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             try:
                 written = file.write(rows)
@@ -291,7 +278,7 @@ class Run:
         lines = _complete_lines(self.metrics_path)
         if not 0 <= rows <= len(lines) - 1:
             raise RunError(f"{self.metrics_path} must hold at least {rows} rows to resume, found {len(lines) - 1}")
-        with _writing(self.metrics_path):
+        with _changing(self.metrics_path):
             # Shortening a file in place is one system call: it can't be half done, and needs no room on the disk.
             os.truncate(self.metrics_path, sum(map(len, lines[: rows + 1])))
         self.rows = rows
@@ -302,26 +289,23 @@ class Run:
         Raises:
             RunError: the disk fails.
         """
-        with _writing(self.metrics_path):
+        with _changing(self.metrics_path):
             synced(self.metrics_path)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Marks the run finished; the last write."""
-        self._end("finished", summary=summary)
+        with contextlib.closing(self):
+            self._write("finished", summary=summary)
 
     def stop(self) -> None:
         """Marks the run stopped by its user; it can be reopened."""
-        self._end("stopped")
+        with contextlib.closing(self):
+            self._write("stopped")
 
     def fail(self, message: str) -> None:
         """Marks the run failed, with the reason; it can be reopened."""
-        self._end("failed", message=message)
-
-    def _end(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
-        try:
-            self._write(status, summary, message)
-        finally:
-            self.close()
+        with contextlib.closing(self):
+            self._write("failed", message=message)
 
     def _write(self, status: str, summary: Mapping[str, Any] | None = None, message: str = "") -> None:
         content = self._identity | {
@@ -332,7 +316,7 @@ class Run:
             "message": message,
             "process": {"host": socket.gethostname(), "pid": os.getpid()},
         }
-        _replace(self.folder / "run.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(self.folder / RECORD, json.dumps(content, indent=2, allow_nan=False) + "\n", RunError)
 
 
 @functools.cache
@@ -369,7 +353,7 @@ def read_run(folder: Path, with_metrics: bool = True) -> RunRecord:
     content: dict[str, Any] = {
         name: printable(value) if isinstance(value, str) else value for name, value in _read_json(folder).items()
     }
-    return RunRecord(folder=folder, metrics=_read_metrics(folder / "metrics.csv") if with_metrics else {}, **content)
+    return RunRecord(folder=folder, metrics=_read_metrics(folder / METRICS) if with_metrics else {}, **content)
 
 
 def find_runs(root: Path) -> list[RunRecord]:
@@ -380,28 +364,23 @@ def find_runs(root: Path) -> list[RunRecord]:
     """
     if not Path(root).is_dir():
         raise RunError(f"{root} must be a folder of runs, found no folder")
-    records = [read_run(path.parent) for path in sorted(Path(root).rglob("run.json"))]
+    records = [read_run(path.parent) for path in sorted(Path(root).rglob(RECORD))]
     return sorted(records, key=lambda record: (record.kind, record.arm, record.seed))
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
+    path = folder / RECORD
     if not path.exists():
-        raise RunError(f"{folder} must hold a run, found no run.json in it")
+        raise RunError(f"{folder} must hold a run, found no {RECORD} in it")
     with reading(path, RunError, "must hold a run's JSON, found a damaged file"):
         content = read_json(path)
-        if isinstance(content, dict):
-            # Runs from before inputs were watched name none.
-            content.setdefault("inputs", {})
-        missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
-        if missing:
+        # Runs from before inputs were watched name none.
+        content = {"inputs": {}} | content if isinstance(content, dict) else {}
+        if missing := [name for name in FIELDS if name not in content]:
             raise RunError(f"{path} must hold {', '.join(FIELDS)}, found no {missing[0]}")
-        for name, kind in FIELDS.items():
-            if not isinstance(content[name], kind) or isinstance(content[name], bool):
-                raise RunError(f"{path} must hold a {name} of another type, found {content[name]!r}")
         if content["status"] not in STATUSES:
             raise RunError(f"{path} must have a status of {', '.join(STATUSES)}, found {content['status']!r}")
-        return {name: content[name] for name in FIELDS} | {"seconds": float(content["seconds"])}
+        return {name: check(name, content[name], kind) for name, kind in FIELDS.items()}
 
 
 def _complete_lines(path: Path) -> list[bytes]:
@@ -416,7 +395,7 @@ def _complete_lines(path: Path) -> list[bytes]:
 
 
 def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
-    columns: dict[tuple[str, str], tuple[list[int], list[int], list[float]]] = {}
+    found: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
     with reading(path, RunError):
         rows = csv.reader(line.decode(errors="replace") for line in _complete_lines(path)[1:])
         for number, row in enumerate(rows, start=2):
@@ -425,13 +404,8 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], Curve]:
                 parsed = int(environment_step), int(gradient_step), float(value)
             except ValueError:
                 raise RunError(f"{path} must hold {HEADER.strip()} in line {number}, found {','.join(row)!r}") from None
-            key = printable(phase), printable(metric)
-            for column, entry in zip(columns.setdefault(key, ([], [], [])), parsed, strict=True):
-                column.append(entry)  # type: ignore[attr-defined]
-        return {
-            key: Curve(np.array(environment, np.int64), np.array(gradient, np.int64), np.array(value, np.float64))
-            for key, (environment, gradient, value) in columns.items()
-        }
+            found.setdefault((printable(phase), printable(metric)), []).append(parsed)
+        return {key: Curve.of(own) for key, own in found.items()}
 
 
 def _check_same(
@@ -464,10 +438,26 @@ def _check_same(
 
 def refuse_locked(folder: Path) -> None:
     """Raises RunError if another process writes to the folder."""
-    if (folder / ".lock").exists():
-        run = Run(folder, {"parameters": {}})
-        run._take()
-        run.close()
+    if (folder / LOCK).exists():
+        _take(folder).release()
+
+
+def _take(folder: Path) -> filelock.BaseFileLock:
+    """The folder's lock, which is held from now on.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    # Any thread may end the run.
+    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"{folder} is being written to by {_holder(folder)}: wait until that run has ended or stop it, or give "
+            "this one another output_dir (--out)"
+        ) from None
+    return lock
 
 
 def delete_run(folder: Path) -> None:
@@ -480,11 +470,10 @@ def delete_run(folder: Path) -> None:
     _read_json(folder)
     if folder.is_symlink():
         raise RunError(f"{folder} must be a run's folder, found a link to one: delete it by hand")
-    run = Run(folder, {"parameters": {}})
-    with _deleting(folder):
-        run._take()
+    with _changing(folder, "can't be deleted as a whole", ""):
+        lock = _take(folder)
         try:
-            entries = sorted(folder.iterdir(), key=lambda entry: entry.name == "run.json")
+            entries = sorted(folder.iterdir(), key=lambda entry: entry.name == RECORD)
             for entry in entries:
                 is_own = entry.name in OWN_FOLDERS if entry.is_dir() else _OWN(entry.name)
                 if entry.is_symlink() or not is_own:
@@ -492,18 +481,17 @@ def delete_run(folder: Path) -> None:
             for entry in entries:
                 if entry.is_dir():
                     shutil.rmtree(entry)
-                elif entry.name != ".lock":
+                elif entry.name != LOCK:
                     entry.unlink()
         finally:
-            run.close()
-        (folder / ".lock").unlink(missing_ok=True)
+            lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
 # What warmup and fine-tuning write, and the notebook that a command executed with them.
-_OWN = re.compile(
-    rf"\.lock|run\.json|metrics\.csv|checkpoint\.npz|{WARMUP_FILE}|{FILTERED_FILE}|0[12]_\w+\.(ipynb|html)|\..+\.partial"
-).fullmatch
+_FILES = (LOCK, RECORD, METRICS, CHECKPOINT, WARMUP_FILE, FILTERED_FILE)
+_OWN = re.compile(rf"{'|'.join(map(re.escape, _FILES))}|0[12]_\w+\.(ipynb|html)|\..+\.partial").fullmatch
 
 
 def was_killed(folder: Path) -> bool:
@@ -529,7 +517,7 @@ def _holder(folder: Path) -> str:
 def _process(folder: Path) -> dict[str, Any]:
     """The process that wrote `run.json`; {} if that does not say."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        process = json.loads((folder / "run.json").read_text())["process"]
+        process = json.loads((folder / RECORD).read_text())["process"]
         return process if isinstance(process, dict) else {}
     return {}
 
@@ -547,22 +535,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _replace(path: Path, text: str) -> None:
-    with written_whole(path, RunError) as temporary:
-        temporary.write_text(text)
-
-
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _changing(
+    path: Path, failed: str = "can't be written", kept: str = "; all recorded before is intact"
+) -> Iterator[None]:
+    """Turns an error of the system inside into one sentence."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}; all recorded before is intact") from error
-
-
-@contextlib.contextmanager
-def _deleting(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{folder} can't be deleted as a whole: {error.strerror or error}") from error
+        raise RunError(f"{path} {failed}: {error.strerror or error}{kept}") from error
