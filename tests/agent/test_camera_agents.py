@@ -67,6 +67,12 @@ def fresh(config: WSRLConfig, dataset: Dataset | None) -> tuple[SACConfig, SACSt
     return static, agent
 
 
+@pytest.fixture(scope="module")
+def seeing(dataset: Dataset) -> tuple[WSRLConfig, SACConfig, SACState]:
+    config = spot(augmentation_padding=3)
+    return config, *fresh(config, dataset)
+
+
 def batch_of(config: WSRLConfig, dataset: Dataset, size: int = 8) -> Transition:
     return agents.probe_batch(config, dataset, size)
 
@@ -98,9 +104,8 @@ def test_the_critics_train_the_encoder_and_the_actor_does_not(dataset: Dataset) 
     assert not same(by_actor.actor, agent.actor)
 
 
-def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: Dataset) -> None:
-    config = spot()
-    static, agent = fresh(config, dataset)
+def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: Dataset, seeing: Any) -> None:
+    config, static, agent = seeing
 
     @jax.jit
     def step(agent: SACState, batch: Transition, seed: jax.Array) -> SACState:
@@ -113,9 +118,8 @@ def test_what_learns_from_images_lowers_for_a_gpu_where_there_is_none(dataset: D
     assert lowered.out_avals == tuple(jax.typeof(leaf) for leaf in jax.tree.leaves(agent))
 
 
-def test_training_sees_crops_and_acting_does_not(dataset: Dataset) -> None:
-    config = spot(augmentation_padding=3)
-    static, agent = fresh(config, dataset)
+def test_training_sees_crops_and_acting_does_not(dataset: Dataset, seeing: Any) -> None:
+    config, static, agent = seeing
     batch = batch_of(config, dataset)
     prepare = jax.jit(sac.prepare, static_argnums=0)
     assert same(prepare(static, agent, batch).images, batch.images)

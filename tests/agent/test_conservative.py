@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sac import ACTIONS, BATCH, OBSERVATIONS, assert_close, assert_moved, batch_of, fresh
+from test_sac import (
+    ACTIONS,
+    BATCH,
+    OBSERVATIONS,
+    assert_close,
+    assert_moved,
+    batch_of,
+    fresh,
+    td_errors,
+    update,
+    update_critic,
+)
 
 from wsrl_kit.agent import losses, sac
 from wsrl_kit.agent.sac import SACConfig, TermWeights
@@ -24,9 +35,6 @@ def static_of(loss: str, **changes: object) -> SACConfig:
 CQL = static_of("cql", cql_max_target_backup=False)
 CALQL = static_of("calql", cql_max_target_backup=False)
 PLAIN = static_of("none")
-
-update = jax.jit(sac.update, static_argnums=0)
-update_critic = jax.jit(sac.update_critic, static_argnums=0)
 
 
 # By hand
@@ -176,12 +184,10 @@ def test_the_max_target_backup_takes_the_best_of_the_candidates() -> None:
     batch = batch_of(BATCH)._replace(mask=jnp.ones(BATCH), reward=jnp.zeros(BATCH))
     state = fresh()._replace(target_critic=jax.tree.map(lambda leaf: 3 * leaf + 0.3, fresh().target_critic))
     one, many = (replace(CQL, cql_max_target_backup=True, cql_actions=count) for count in (1, 20))
-    error = {
-        c: np.asarray(jax.jit(sac.td_errors, static_argnums=0)(c, state, batch, jax.random.key(0))) for c in (one, many)
-    }
+    error = {c: np.asarray(td_errors(c, state, batch, jax.random.key(0))) for c in (one, many)}
     # TD error = value - target.
     assert error[many].mean() < error[one].mean() - 1e-3
-    plain = jax.jit(sac.td_errors, static_argnums=0)(PLAIN, state, batch, jax.random.key(0))
+    plain = td_errors(PLAIN, state, batch, jax.random.key(0))
     np.testing.assert_allclose(error[one], plain, rtol=1e-5, atol=1e-6)
 
 

@@ -118,7 +118,7 @@ def test_the_small_trunk_by_hand() -> None:
             picked[1, 1, 0, 0] = 1.0
         return picked
 
-    images = small_images(3)
+    images = small_images(2)
     maps = small_maps(jax.tree.map(picks_one_pixel, trunks), images)
     for camera, image in images.items():
         # A layer starts at the first pixel and its middle is the second: 2i + 1, four times.

@@ -205,7 +205,7 @@ def test_a_warmup_that_fails_is_said_once_and_the_other_runs_are_finished(source
     # Rewards so large that learning diverges, and that only warmup sees.
     huge = [replace(each, rewards=each.rewards + 1e30) for each in load_sources(str(sources)).trajectories()[:3]]
     write_hil_serl(tmp_path / "huge.pkl", huge)
-    config = settings(offline_data_path=str(tmp_path / "huge.pkl"))
+    config = settings(offline_data_path=str(tmp_path / "huge.pkl"), online_steps=50)
     ablation = AblationConfig(arms=["scratch", "warmup_wsrl"], seeds=[0], control="scratch")
     progress = StopAt(10**9)
     with jobs_here(), pytest.raises(RunError) as caught:

@@ -208,14 +208,12 @@ def test_without_a_scheduler_or_a_worker_nothing_is_started(tmp_path: Path, monk
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(RunError, match=f"^no Dask scheduler can be reached at {address} .*refused.*: start one with"):
         connected(EngineConfig(scheduler=address), tmp_path).__enter__()
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    with scheduler_process(port, tmp_path):
-        wait_for(lambda: is_listening(port))
-        monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 2.0)
+    with LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
+        address = cluster.scheduler_address
         with pytest.raises(RunError, match=f"^the Dask scheduler at {address} has no worker: .*dask worker {address}"):
             connected(EngineConfig(scheduler=address), tmp_path).__enter__()
-    assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
+    assert not list(tmp_path.iterdir())
 
 
 CLIENT = """

@@ -44,7 +44,8 @@ def planned(variants: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def grown(sources, tmp_path_factory) -> tuple[WSRLConfig, Path]:
     """An ablation that began with one variant, and was run again with more before and after it."""
-    config = settings(offline_data_path=str(sources), retention_ratio=0.3)
+    few = {"warmup_steps": 60, "warmup_evaluation_interval": 30, "online_steps": 50}
+    config = settings(offline_data_path=str(sources), retention_ratio=0.3, **few)
     root = tmp_path_factory.mktemp("variants")
     with jobs_here():
         run_ablation(config, compared(arms=["nothing"]), root, Silent())

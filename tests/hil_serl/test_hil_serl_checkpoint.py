@@ -32,6 +32,7 @@ from hil_serl_samples import (
     upstream_policy,
     upstream_values,
 )
+from slow_cases import one_fast
 from wsrl_kit.agent import sac
 from wsrl_kit.agent import state as sac_state
 from wsrl_kit.agent.sac import SACConfig, SACState
@@ -101,7 +102,7 @@ def test_actions_and_values_are_the_same_by_serls_networks(tmp_path: Path) -> No
     assert softplus == pytest.approx(np.exp(agent.temperature_parameter["exponential"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("parameterisation", ["exponential", "softplus"])
+@pytest.mark.parametrize("parameterisation", one_fast(["softplus", "exponential"]))
 def test_first_moments_are_gradients_by_upstreams_parameters(tmp_path: Path, parameterisation: str) -> None:
     """One gradient as the moments here must come out as the gradient of the same loss by upstream's parameters."""
     static = states_config(temperature_parameterisation=parameterisation)

@@ -403,7 +403,8 @@ def test_regularisers_are_ablated_from_a_warmup_each(sources: Path, tmp_path: Pa
 
 def test_tuning_ranks_its_candidates_and_confirms_the_winner(sources: Path, tmp_path: Path) -> None:
     given = TINY | {"offline_data_path": str(sources), "seeds": [0], "first_seeds": 1, "finalists": 1}
-    given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9], "retention_ratio": 0.5}
+    given |= {"warmup_steps": 60, "warmup_evaluation_interval": 60, "online_steps": 50, "retention_ratio": 0.5}
+    given |= {"search_space": {"min_offline_ratio": [0.0, 0.5]}, "confirmation_seeds": [9]}
     with jobs_here():
         shown = execute(NOTEBOOKS / "04_tuning.ipynb", given, tmp_path)
     assert figures(shown) == 2

@@ -187,25 +187,26 @@ def test_a_pickle_inside_is_refused_and_never_run(tmp_path: Path) -> None:
 # The warmup checkpoint
 
 
-def new_agent(observation_size: int = 3, **changed: Any) -> tuple[SACConfig, SACState]:
-    config = sac.from_parameters(WSRLConfig(**({"hidden_sizes": [4]} | changed)), observation_size, 2)
-    create = jax.jit(sac.create, static_argnums=0)
-    return config, create(config, jax.random.key(0), jnp.zeros(observation_size), jnp.ones(observation_size))
+def network(observation_size: int = 3, **changed: Any) -> SACConfig:
+    return sac.from_parameters(WSRLConfig(**({"hidden_sizes": [4]} | changed)), observation_size, 2)
 
 
 @pytest.fixture(scope="module")
-def warmup_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config, agent = new_agent()
-    agent = jax.tree.map(lambda leaf: leaf + 1, agent)
+def fresh() -> SACState:
+    return sac.create(network(), jax.random.key(0), jnp.zeros(3), jnp.ones(3))
+
+
+@pytest.fixture(scope="module")
+def warmup_file(fresh: SACState, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    agent = jax.tree.map(lambda leaf: leaf + 1, fresh)
     probe = Transition(*(jnp.ones((5, *size)) for size in ((3,), (2,), (), (3,), (), (), ())))
     path = tmp_path_factory.mktemp("warmup") / "warmup.npz"
-    agents.save_warmup(path, config, agent, probe, {"seed": 3})
+    agents.save_warmup(path, network(), agent, probe, {"seed": 3})
     return path
 
 
-def test_a_warmup_checkpoint_gives_agent_and_probe_back(warmup_file: Path) -> None:
-    config, fresh = new_agent()
-    agent, probe = agents.load_warmup(warmup_file, config)
+def test_a_warmup_checkpoint_gives_agent_and_probe_back(warmup_file: Path, fresh: SACState) -> None:
+    agent, probe = agents.load_warmup(warmup_file, network())
     assert_identical(agent, jax.tree.map(lambda leaf: leaf + 1, fresh))
     assert probe.observation.shape == (5, 3)
     assert checkpoint.read_metadata(warmup_file)["seed"] == 3
@@ -230,10 +231,10 @@ def test_a_warmup_checkpoint_of_another_network_is_refused(
     warmup_file: Path, observation_size: int, changed: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        agents.load_warmup(warmup_file, new_agent(observation_size, **changed)[0])
+        agents.load_warmup(warmup_file, network(observation_size, **changed))
     assert sentence in str(caught.value)
 
 
 def test_a_runs_checkpoint_is_no_warmup_checkpoint(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="is a run's checkpoint: expected one written by offline warmup$"):
-        agents.load_warmup(saved, new_agent()[0])
+        agents.load_warmup(saved, network())

@@ -30,8 +30,6 @@ TINY = {
     "environment_options": ROBOT,
     "hidden_sizes": [16],
     "batch_size": 16,
-    # Tests that need other lengths keep warmup_steps + 2 online_steps at 400: the learning-rate schedules' length is
-    # part of the compiled programs, which tests then share.
     "warmup_steps": 200,
     "online_steps": 100,
     "update_to_data_ratio": 2,

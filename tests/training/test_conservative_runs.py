@@ -8,20 +8,23 @@ import pytest
 
 from training_samples import (
     PENDULUM,
+    last,
     measured,
     offline_data,
     same,
     settings,
+    snapshots,
     start_finetune,
     start_warmup,
     stored,
     taken,
 )
+from wsrl_kit.config.config import WSRLConfig
+from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.data.formats.hil_serl import write_hil_serl
 from wsrl_kit.envs.make import make
 from wsrl_kit.errors import DataError, DivergenceError
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.loop import Snapshot
 from wsrl_kit.runs.progress import Silent
 from wsrl_kit.runs.run import read_run
 from wsrl_kit.training import finetune, warmup
@@ -45,35 +48,39 @@ def fading(steps: int) -> dict[str, Any]:
 SHORT = {"environment_options": {"max_episode_steps": 15}, "replay_capacity": 40, "checkpoint_interval": 20}
 
 
-def test_online_transitions_get_their_return_when_the_episode_ends(sources) -> None:
-    # Of 100 steps the last ten are of an episode that has not ended.
-    config = settings(**CALQL | SHORT, reward_scale=0.1, reward_bias=0.5)
-    tree = taken(start_finetune(config, offline_data(config, sources)))[-1].tree
-    rows = stored(tree["replay"]["online"], 19, 6)
+@pytest.fixture(scope="module")
+def faded(sources) -> tuple[WSRLConfig, Dataset, list[Any]]:
+    """A run whose term is gone in its last 20 steps, with its data and events."""
+    config = settings(**CALQL | SHORT | fading(80), reward_scale=0.1, reward_bias=0.5)
+    dataset = offline_data(config, sources)
+    return config, dataset, taken(start_finetune(config, dataset))
+
+
+def test_online_transitions_get_their_return_when_the_episode_ends_while_there_is_a_term(faded) -> None:
+    # Of 100 steps the last ten are of an episode that has not ended, and the 15 before of one that ended too late.
+    config, _, events = faded
+    rows = stored(last(events)["replay"]["online"], 19, 6)
     rewards, returns = rows.reward[::-1], rows.monte_carlo_return[::-1]
-    assert (returns[:10] == -np.inf).all()
+    assert (returns[:25] == -np.inf).all()
     expected = np.zeros(40)
-    for age in range(10, 40):
-        last_of_episode = (age - 10) % 15 == 0
+    for age in range(25, 40):
+        last_of_episode = age == 25
         expected[age] = rewards[age] + (0.0 if last_of_episode else config.discount * expected[age - 1])
-    np.testing.assert_allclose(returns[10:], expected[10:], rtol=1e-5)
+    np.testing.assert_allclose(returns[25:], expected[25:], rtol=1e-5)
     np.testing.assert_allclose(rewards, 0.5)
 
 
-def test_the_term_fades_out_and_is_then_gone(sources) -> None:
-    config = settings(**CALQL | SHORT | fading(50))
-    dataset = offline_data(config, sources)
-    events = taken(start_finetune(config, dataset))
+def test_the_term_fades_out_and_is_then_gone(faded) -> None:
+    config, dataset, events = faded
     gaps = measured(events, "training/conservative_gap")
-    assert max(gaps) == 49
+    assert max(gaps) == 77
     assert max(measured(events, "training/critic_loss")) == 98
     # A run that is resumed after the fade ends with the same bits.
-    snapshots = [event.tree for event in events if isinstance(event, Snapshot)]
-    middle = next(tree for tree in snapshots if 50 < tree["environment_step"] < 100)
+    (middle,) = [tree for tree in snapshots(events) if 80 < tree["environment_step"] < 100]
     environment = make(config.exp_name, config.environment_options)
     static, _ = agents.create(config, environment, dataset)
     resumed = taken(finetune.finetune(config, static, middle, environment, Evaluator(config), None))
-    assert same(resumed[-1].tree, snapshots[-1])
+    assert same(last(resumed), last(events))
 
 
 def test_without_a_weight_online_the_switch_ends_the_term_at_once(sources) -> None:

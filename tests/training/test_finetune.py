@@ -32,6 +32,18 @@ from wsrl_kit.training.evaluation import Evaluator
 PRIORITIZED = {"use_prioritized_replay": True}
 
 
+@pytest.fixture(scope="module")
+def alone() -> list[Any]:
+    """The events of a run without offline data."""
+    return taken(start_finetune(settings(), None))
+
+
+@pytest.fixture(scope="module")
+def with_data(sources) -> list[Any]:
+    """The events of a run with offline data."""
+    return taken(start_finetune(settings(), offline_data(settings(), sources)))
+
+
 @pytest.mark.parametrize(("frozen", "random"), [(50, 0), pytest.param(0, 50, marks=pytest.mark.slow), (25, 50)])
 def test_before_the_first_update_data_are_added_and_no_parameter_changes(sources, frozen, random):
     config = settings(frozen_rollout_steps=frozen, random_steps=random, checkpoint_interval=1)
@@ -116,18 +128,16 @@ def test_a_run_that_is_resumed_in_the_fade_ends_with_the_same_bits(sources):
     assert same(last(resumed), trees[-1])
 
 
-def test_without_offline_data_nothing_is_drawn_from_them(sources):
-    events = taken(start_finetune(settings(), None))
-    assert set(measured(events, "training/offline_ratio").values()) == {0.0}
-    assert measured(events, "switch/offline_transitions") == {0: 0.0}
-    assert measured(events, "switch/offline_bytes") == {0: 0.0}
+def test_without_offline_data_nothing_is_drawn_from_them(alone):
+    assert set(measured(alone, "training/offline_ratio").values()) == {0.0}
+    assert measured(alone, "switch/offline_transitions") == {0: 0.0}
+    assert measured(alone, "switch/offline_bytes") == {0: 0.0}
 
 
-def test_evaluations_begin_at_the_switch_and_end_with_the_last_step(sources):
-    events = taken(start_finetune(settings(), None))
+def test_evaluations_begin_at_the_switch_and_end_with_the_last_step(alone):
     for mode in ("sampled", "deterministic"):
         for name in ("success", "return", "length"):
-            assert list(measured(events, f"evaluation/{name}_{mode}")) == [0, 40, 80, 100]
+            assert list(measured(alone, f"evaluation/{name}_{mode}")) == [0, 40, 80, 100]
 
 
 def test_the_run_is_as_long_as_its_budget_even_if_that_cuts_an_episode(sources):
@@ -141,7 +151,7 @@ def test_the_run_is_as_long_as_its_budget_even_if_that_cuts_an_episode(sources):
     assert measured(events, "training/episode_length") == {30: 30.0, 60: 30.0, 90: 30.0}
 
 
-def test_values_are_followed_through_the_switch_on_a_probe(sources):
+def test_values_are_followed_through_the_switch_on_a_probe(sources, with_data):
     config = settings()
     dataset = offline_data(config, sources)
     events = taken(start_finetune(config, dataset, probe_size=64))
@@ -152,7 +162,7 @@ def test_values_are_followed_through_the_switch_on_a_probe(sources):
     assert measured(events, "switch/offline_transitions") == {0: len(dataset)}
     bytes_each = 4 * (19 + 6 + 1 + 19 + 1 + 1 + 1 + 1)
     assert measured(events, "switch/offline_bytes") == {0: len(dataset) * bytes_each}
-    assert not measured(taken(start_finetune(config, dataset)), "switch/q_offline_probe")
+    assert not measured(with_data, "switch/q_offline_probe")
 
 
 class PushDown(gymnasium.Wrapper):
@@ -267,7 +277,7 @@ def test_any_gymnasium_environment_works_and_unreported_success_is_nan():
     assert set(measured(events, "training/peak_contact_force").values()) == {0.0}
 
 
-def test_the_same_seed_gives_the_same_events_and_another_seed_others(sources):
+def test_the_same_seed_gives_the_same_events_and_another_seed_others(sources, with_data):
     def events(seed: int) -> list[Any]:
         config = settings(seed=seed)
         return taken(start_finetune(config, offline_data(config, sources)))
@@ -275,7 +285,7 @@ def test_the_same_seed_gives_the_same_events_and_another_seed_others(sources):
     def numbers(events: list[Any]) -> list[Any]:
         return [event.values for event in events if isinstance(event, Measurement)]
 
-    first, again, other = events(0), events(0), events(1)
+    first, again, other = with_data, events(0), events(1)
     assert repr(numbers(first)) == repr(numbers(again)) != repr(numbers(other))
     assert same(last(first), last(again))
     assert not same(last(first)["agent"], last(other)["agent"])

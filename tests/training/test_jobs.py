@@ -104,7 +104,10 @@ def test_warmup_writes_its_checkpoint_and_what_is_kept(warmed_up, sources):
 
 def test_warmup_writes_where_checkpoint_path_says_and_keeps_nothing_at_ratio_0(sources, tmp_path):
     config = settings(
-        offline_data_path=str(sources), retention_ratio=0.0, checkpoint_path=str(tmp_path / "far" / "agent")
+        offline_data_path=str(sources),
+        warmup_steps=50,
+        retention_ratio=0.0,
+        checkpoint_path=str(tmp_path / "far" / "agent"),
     )
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "filtered_demos.pkl").write_bytes(b"of an earlier warmup")
@@ -148,7 +151,8 @@ def test_without_rewards_a_policy_clones_alone_and_nothing_is_kept(without_rewar
 
 
 def test_whole_trajectories_can_be_kept(sources, tmp_path):
-    config = settings(offline_data_path=str(sources), retention_unit="trajectory", retention_priority="mix")
+    kept = {"retention_unit": "trajectory", "retention_priority": "mix"}
+    config = settings(offline_data_path=str(sources), warmup_steps=50, **kept)
     run_warmup(config, tmp_path, Silent())
     kept, everything = (load_sources(str(path)) for path in (tmp_path / "filtered_demos.pkl", sources))
     assert set(kept.episode_lengths) <= set(everything.episode_lengths)

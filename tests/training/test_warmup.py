@@ -19,7 +19,7 @@ from wsrl_kit.training import warmup
 
 
 def test_held_out_episodes_are_never_trained_on(sources):
-    config = settings(holdout_fraction=0.3, warmup_evaluation_interval=200)
+    config = settings(holdout_fraction=0.3, warmup_steps=60, warmup_evaluation_interval=60)
     whole = offline_data(config, sources)
     dataset = whole.select_episodes(np.array([0, 1, 9, 10, 17, 18]))
     before = taken(start_warmup(config, dataset))
