@@ -84,7 +84,6 @@ def test_every_package_is_installed() -> None:
     assert sorted(listed) == sorted(found | {"wsrl_kit.notebooks"})
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_has_the_commands_the_notebooks_and_the_simulated_robot(tmp_path: Path) -> None:
     source, folder, environment = tmp_path / "source", tmp_path / "elsewhere", tmp_path / "environment"
     folder.mkdir()
