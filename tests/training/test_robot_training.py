@@ -57,8 +57,9 @@ def test_a_run_on_a_robot_is_like_any_other(server: FaultyServer, tmp_path: Path
     record = read_run(tmp_path)
     assert record.status == "finished"
     assert record.curve("training/episode_length").value.tolist() == [6.0] * 5
+    assert len(record.curve("training/episode_overruns")) == 5
     assert len(record.curve("evaluation/success_sampled")) == 0
-    assert finetune_figure(record).axes[0].get_ylabel() == "Success"
+    assert finetune_figure(record).axes[0].get_ylabel() == "Success rate"
 
 
 class Interrupted(Silent):
