@@ -18,7 +18,7 @@ from wsrl_kit.analysis.report import write_files
 from wsrl_kit.analysis.statistics import Interval, bootstrap_interval, coverage_caveat, iqm
 from wsrl_kit.analysis.tables import Cell, Estimate, Table, cell_text, make_table
 from wsrl_kit.errors import RunError
-from wsrl_kit.runs.run import RunRecord, find_runs, read_run
+from wsrl_kit.runs.run import RECORD, RunRecord, find_runs, read_run
 
 TRIALS, CONFIRMATION = "trials", "confirmation"
 """Folders of the candidates' runs, and of the ablation of the winner against the default."""
@@ -130,7 +130,7 @@ def trial_table(trials: Sequence[Trial], score: str) -> Table:
 
 def effects_figure(root: Path) -> Figure:
     """`parameter_effect` of each tuned parameter so far; empty axes before the tuning has begun."""
-    record = read_run(root) if (Path(root) / "run.json").exists() else None
+    record = read_run(root) if (Path(root) / RECORD).exists() else None
     if record is None:
         return new_figure()[0]
     space, seeds = record.parameters["search_space"], record.parameters["seeds"][: record.parameters["first_seeds"]]

@@ -16,7 +16,7 @@ from wsrl_kit.data.dataset import Dataset
 from wsrl_kit.errors import RunError
 from wsrl_kit.files import reading
 from wsrl_kit.parameters import check_some
-from wsrl_kit.runs.run import RunRecord
+from wsrl_kit.runs.run import RECORD, RunRecord
 
 CLEAR_DIFFERENCE = 0.1
 """Difference of policy and data that counts: of a success rate, or as a share of the range of the data's returns."""
@@ -88,7 +88,7 @@ def of_run(warmup: RunRecord) -> Advice:
             f"{warmup.folder} must be the folder of a finished warmup, found a {warmup.status} {warmup.kind} run "
             "without a diagnosis"
         )
-    with reading(warmup.folder / "run.json", RunError):
+    with reading(warmup.folder / RECORD, RunError):
         return advise(read_diagnosis(stored))
 
 

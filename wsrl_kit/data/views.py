@@ -21,7 +21,7 @@ class View:
     crop: Sequence[int] = ()
 
     def narrows(self, frame: UInt8[np.ndarray, "_height _width 3"]) -> bool:
-        """Whether a recorded frame is larger, and holds the crop."""
+        """Whether a recorded frame is of another size, and large enough to be seen so."""
         found = frame.shape[:2]
         least = tuple(self.crop[1::2]) or (self.height, self.width)
         return found != (self.height, self.width) and all(np.greater_equal(found, least))

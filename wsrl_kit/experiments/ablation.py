@@ -13,7 +13,7 @@ from wsrl_kit.experiments.config import ARMS, AblationConfig, EngineConfig, nami
 from wsrl_kit.experiments.engine import Job, connected, finished, run_jobs
 from wsrl_kit.parameters import names_of
 from wsrl_kit.runs.progress import Progress, outcome_recorded
-from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, Run, read_run
+from wsrl_kit.runs.run import FILTERED_FILE, RECORD, WARMUP_FILE, Run, read_run
 from wsrl_kit.training.inputs import load_offline_data
 
 RETENTION = names_of(WSRLConfig, stage="retention")
@@ -153,7 +153,7 @@ def _offline_data(name: str, offline: str, config: WSRLConfig, common: WSRLConfi
 
 def extends_earlier(root: Path, parameters: dict[str, Any], compared: Collection[str]) -> bool:
     """Whether the folder holds a run that differs in `compared` parameters, else at most in fewer `online_steps`."""
-    if not (root / "run.json").exists():
+    if not (root / RECORD).exists():
         return False
     before = read_run(root).parameters
     if before.get("online_steps", 0) > parameters["online_steps"]:

@@ -44,7 +44,7 @@ from wsrl_kit.errors import (
 )
 from wsrl_kit.experiments.config import EngineConfig
 from wsrl_kit.runs.progress import Progress
-from wsrl_kit.runs.run import FILTERED_FILE, WARMUP_FILE, read_run, refuse_locked
+from wsrl_kit.runs.run import FILTERED_FILE, METRICS, RECORD, WARMUP_FILE, read_run, refuse_locked
 from wsrl_kit.training.scheduler import CONNECT_SECONDS, check_versions, client_of, kit_versions
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Job:
     def steps_done(self) -> float:
         """Environment steps done, from the metrics in its folder."""
         try:
-            last = (self.folder / "metrics.csv").read_text().rsplit("\n", 2)[-2].split(",")
+            last = (self.folder / METRICS).read_text().rsplit("\n", 2)[-2].split(",")
             done = int(last[2]) / self.config.update_to_data_ratio if self.kind == "warmup" else int(last[1])
         except (OSError, ValueError, IndexError):
             return 0.0
@@ -131,7 +131,7 @@ def finished(folder: Path, parameters: dict[str, Any], inputs: Mapping[str, str]
     Args:
         inputs: digests of the files that the parameters name.
     """
-    if not (folder / "run.json").exists():
+    if not (folder / RECORD).exists():
         return False
     record = read_run(folder)
     same_files = all(record.inputs.get(name, now) == now for name, now in inputs.items())

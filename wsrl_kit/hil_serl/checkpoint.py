@@ -29,7 +29,7 @@ from wsrl_kit.files import check_size, reading, written_whole
 from wsrl_kit.hil_serl import agent as hil_serl_agent
 from wsrl_kit.hil_serl.agent import ENCODER, GRASP_OUTPUT, OUR_ENCODER, Arrays, Learned, trained_with
 from wsrl_kit.runs import checkpoint
-from wsrl_kit.runs.run import find_runs
+from wsrl_kit.runs.run import CHECKPOINT, find_runs
 from wsrl_kit.training import start as agents
 
 FOLDER = "hil_serl"
@@ -82,7 +82,7 @@ def export_all(root: Path) -> list[dict[str, str | int | float]]:
         if record.kind == "finetune" and record.status == "finished":
             target = record.folder / FOLDER
             try:
-                export(record.folder / "checkpoint.npz", target)
+                export(record.folder / CHECKPOINT, target)
                 outcome = str(target)
             except CheckpointError as error:
                 outcome = str(error)

@@ -35,7 +35,7 @@ from wsrl_kit.robot.server import RobotServer, simulated_arm
 from wsrl_kit.robot.takeover import PersonInput, by_task
 from wsrl_kit.runs import checkpoint
 from wsrl_kit.runs.progress import Progress, ProgressRelay, outcome_recorded
-from wsrl_kit.runs.run import Run
+from wsrl_kit.runs.run import CHECKPOINT, Run
 from wsrl_kit.training import start as agents
 from wsrl_kit.training.evaluation import MODES, act
 from wsrl_kit.training.jobs import FILTERED_FILE, WARMUP_FILE, run_collect, run_finetune, run_warmup
@@ -68,7 +68,7 @@ def run_test(config: WSRLConfig, trained: Path, arm: str, episodes: int, progres
         closing(make(config.exp_name, config.environment_options)) as environment,
     ):
         agent_config, agent_state = agents.create(config, environment, None)
-        agent_state = checkpoint.load(trained / "checkpoint.npz", {"agent": agent_state}, "agent/")["agent"]
+        agent_state = checkpoint.load(trained / CHECKPOINT, {"agent": agent_state}, "agent/")["agent"]
         task = environment
         if config.reward_classifier is not None:
             # As in training: a false success ends no episode.
