@@ -8,10 +8,12 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib
 import pytest
+from packaging.version import Version
 
 from array_checks import check_arrays
 
@@ -26,10 +28,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Programs run briefly here: compiling them without optimization and without XLA's newer code generator takes less than
-# half of the time, and compiling each in one part a tenth less again. Flags of the user's own come last and win.
-COMPILE_FAST = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+# half of the time, and compiling each in one part a tenth less again. Flags of the user's own come last and win. A flag
+# that XLA does not know ends the process.
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if Version(version("jaxlib")) < Version("0.11"):
+    COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
 if COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{COMPILE_FAST} {os.environ.get('XLA_FLAGS', '')}".strip()
 # No test looks at the pixels of a figure that was written; drawing them takes a third of a figure's time.

@@ -372,7 +372,7 @@ SMALL_IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
         ({"action": np.full((4, 2), 30.0)}, r"the action of transition 0 holds 30, expected \[-1, 1\]"),
         ({"action": np.array(["left"] * 4)}, r"'action' holds string, expected equally many numbers"),
         ({"observation.state": None}, r"has no numeric 'observation\.\*' column"),
-        ({"observation.image": SMALL_IMAGES[..., 0].astype(np.uint16)}, r"pictures of kind 'I;16', expected 8-bit"),
+        ({"observation.image": SMALL_IMAGES[..., 0].astype(np.uint16)}, r"pictures of kind 'I(;16)?', expected 8-bit"),
         ({"observation.image": SMALL_IMAGES[..., 0].astype(np.float32)}, r"pictures of kind 'F', expected 8-bit"),
         (
             {"observation.image.x": SMALL_IMAGES, "observation.images.x": SMALL_IMAGES},

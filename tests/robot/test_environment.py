@@ -24,6 +24,7 @@ from wsrl_kit.robot.takeover import HumanTakeover, PersonInput
 LOW, HIGH = np.array([0.46, -0.04, 0.12, -0.2, -0.2, -0.2]), np.array([0.54, 0.04, 0.21, 0.2, 0.2, 0.2])
 """The default safety box, angles from the tool pointing straight down."""
 POSE = slice(4, 10)
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 NAN = [float("nan")] * 3
 
 
@@ -45,7 +46,10 @@ def twin(server: RobotServer) -> InsertionEnv:
     task.reset(seed=0)
     theirs = server.arm.task
     task.model.body("hole").pos[:] = theirs.hole_position
-    mujoco.mj_copyData(task.data, theirs.model, theirs.data)
+    state = np.empty(mujoco.mj_stateSize(task.model, STATE))
+    mujoco.mj_getState(theirs.model, theirs.data, state, STATE)
+    mujoco.mj_setState(task.model, task.data, state, STATE)
+    mujoco.mj_forward(task.model, task.data)
     return task
 
 

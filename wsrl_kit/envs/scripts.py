@@ -53,7 +53,7 @@ def scripted_policy(
     """
     size = environment.action_space.shape
     if kind == "random":
-        return lambda observation: generator.uniform(-1.0, 1.0, size).astype(np.float32)
+        return lambda observation: np.asarray(generator.uniform(-1.0, 1.0, size), np.float32)
     script = script_of(environment)
     if script is None or kind not in ("expert", "suboptimal"):
         raise ExperimentError(

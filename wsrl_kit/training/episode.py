@@ -122,7 +122,7 @@ def repeat_steps(
         return None
     repeated: list[EnvironmentStep] = []
     for action, reward, next_state in zip(known.action, known.reward, known.next_observation, strict=True):
-        step = take_step(config, agent_config, policy, environment, state, frames, action)
+        step = take_step(config, agent_config, policy, environment, state, frames, np.asarray(action))
         if step is None or step.ends or step.reward != reward or not np.array_equal(step.state, next_state):
             return None
         repeated.append(step)

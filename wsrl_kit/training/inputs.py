@@ -99,7 +99,7 @@ def _first_steps(environment: gymnasium.Env) -> tuple[str, tuple[str, ...]]:
     rewards = []
     environment.reset(seed=0)
     for _ in range(_STEPS):
-        action = generator.uniform(-1, 1, environment.action_space.shape).astype(np.float32)
+        action = np.asarray(generator.uniform(-1, 1, environment.action_space.shape), np.float32)
         _, reward, terminated, truncated, _ = environment.step(action)
         rewards.append(float(reward))
         if terminated or truncated:

@@ -172,7 +172,8 @@ def normalisation(
     Finite bounds map to +-BOUND; other entries take the offline data's mean and standard deviation, or stay unchanged.
     """
     bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.high - space.low < 1e6)
-    center, scale = np.zeros(space.shape, np.float32), np.ones(space.shape, np.float32)
+    center: np.ndarray = np.zeros(space.shape, np.float32)
+    scale: np.ndarray = np.ones(space.shape, np.float32)
     if dataset is not None:
         center = dataset.observations.mean(axis=0)
         scale = np.maximum(dataset.observations.std(axis=0), SMALLEST_SCALE)
