@@ -186,7 +186,8 @@ def run(name: str, root: Path, arms: list[str]) -> None:
     task, data = TASKS[name], root / name / "data"
     if not (data / "run.json").exists():
         counts = {"demo_episodes": 20, "suboptimal_episodes": 100, "random_episodes": 50} | task.data
-        run_collect(CollectConfig(task.exp_name, task.environment_options, **counts), data, Silent())
+        own = CollectConfig(exp_name=task.exp_name, environment_options=task.environment_options, **counts)
+        run_collect(own, data, Silent())
     ablation = AblationConfig(arms=arms, variants=VARIANTS, seeds=SEEDS)
     run_ablation(settings(task, data), ablation, root / name / "runs", Bar(name))
 
