@@ -217,11 +217,20 @@ class RemoteLearning:
             ContactLost: no answer.
             RunError: the learner refuses this run, or learners are lost again and again.
         """
-        begun = time.monotonic()
-        reply = self._link.call(exchange, self._request(is_stopping))
-        is_quick = time.monotonic() - begun < CALL_SECONDS / 20
-        size = self._part_size * 2 if is_quick else self._part_size // 2
-        self._part_size = min(max(size, SMALLEST_PART), LARGEST_PART)
+        request, begun = self._request(is_stopping), time.monotonic()
+        try:
+            reply = self._link.call(exchange, request)
+        except ContactLost:
+            # Perhaps the parts were too large for the network.
+            self._part_size = max(self._part_size // 2, SMALLEST_PART)
+            raise
+        parts = [*reply.parts.values(), *([request.start] if request.start else [])]
+        largest = max([sum(map(len, request.records)), *(len(part.content) for part in parts)])
+        if time.monotonic() - begun >= CALL_SECONDS / 20:
+            self._part_size = max(self._part_size // 2, SMALLEST_PART)
+        elif largest >= self._part_size:
+            # Only a call that carried as much shows that the network is fast enough.
+            self._part_size = min(self._part_size * 2, LARGEST_PART)
         if reply.refusal:
             if self._has_begun:
                 raise ContactLost(reply.refusal)
