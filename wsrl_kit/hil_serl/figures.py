@@ -131,8 +131,10 @@ def _alone(ax: Axes, tests: Sequence[RunRecord]) -> None:
     for place, (arm, colour) in enumerate(colours.items()):
         own = [test for test in tests if test.arm == arm]
         for mode, offset, face in ((MODES[0], -0.12, colour), (MODES[1], 0.12, "none")):
-            rates = [_mean(_alone_success(test, mode)) for test in own]
-            ax.plot([place + offset] * len(rates), rates, "o", color=colour, markerfacecolor=face)
+            rates = pd.Series([_mean(_alone_success(test, mode)) for test in own], dtype=float)
+            # Seeds with the same value are drawn beside one another, so that each can be counted.
+            places = place + offset * (1 + 0.5 * rates.groupby(rates).cumcount())
+            ax.plot(places, rates, "o", color=colour, markerfacecolor=face)
     ax.set_xticks(range(len(colours)), list(colours))
     ax.set(ylabel="Success alone (hollow: deterministic)", ylim=(-0.03, 1.03))
 
