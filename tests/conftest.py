@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from importlib.metadata import version
@@ -17,6 +18,8 @@ from packaging.version import Version
 
 from array_checks import check_arrays
 
+# A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything imports the kit.
 check_arrays(Path(__file__).parents[1] / "wsrl_kit")
 # Most of a tiny run is compilation. Programs are shared between this process and those that tests start, and forgotten
