@@ -230,8 +230,7 @@ def _draw(
         total = find(nodes, starts, position, place)
     else:
         for row in range(len(place)):
-            nth = first + np.int64(position[row] * held)
-            place[row] = nth if nth < len(rows) else nth - len(rows)
+            place[row] = (first + np.int64(position[row] * held)) % len(rows)
     for batch in range(batches):
         for stratum in range(strata):
             row, column = batch * strata + stratum, begin + stratum
