@@ -218,16 +218,17 @@ class RemoteLearning:
             RunError: the learner refuses this run, or learners are lost again and again.
         """
         request, begun = self._request(is_stopping), time.monotonic()
+        smaller = max(self._part_size // 2, SMALLEST_PART)
         try:
             reply = self._link.call(exchange, request)
         except ContactLost:
             # Perhaps the parts were too large for the network.
-            self._part_size = max(self._part_size // 2, SMALLEST_PART)
+            self._part_size = smaller
             raise
         parts = [*reply.parts.values(), *([request.start] if request.start else [])]
         largest = max([sum(map(len, request.records)), *(len(part.content) for part in parts)])
         if time.monotonic() - begun >= CALL_SECONDS / 20:
-            self._part_size = max(self._part_size // 2, SMALLEST_PART)
+            self._part_size = smaller
         elif largest >= self._part_size:
             # Only a call that carried as much shows that the network is fast enough.
             self._part_size = min(self._part_size * 2, LARGEST_PART)
