@@ -43,6 +43,11 @@ def measured(run: Callable[[int], Any], rounds: int) -> float:
     return statistics.median(seconds_each(run, repeats) for _ in range(rounds))
 
 
+def always(batch: Batch) -> Callable[[int], Batch]:
+    """The same batch for every step."""
+    return lambda count: batch
+
+
 def learning(config: Any, agent: Any, batch: Callable[[int], Any], step: Callable[..., Any]) -> Callable[[int], None]:
     """Repeats of a step that takes over the agent."""
     state, count = agent, 0
@@ -57,9 +62,14 @@ def learning(config: Any, agent: Any, batch: Callable[[int], Any], step: Callabl
     return run
 
 
-def gflop(step: Callable[..., Any], *arguments: Any, repeats: int) -> float:
+def gflop(step: Any, *arguments: Any, repeats: int) -> float:
     """10^9 operations; XLA counts once what a loop repeats, so the step compiled has one critic update."""
     return repeats * float(step.lower(*arguments).compile().cost_analysis()["flops"]) / 1e9
+
+
+def multiply(product: Callable[..., jax.Array], factor: jax.Array, repeats: int) -> None:
+    for _ in range(repeats):
+        product(factor, factor).block_until_ready()
 
 
 def best_rate(rounds: int) -> float:
@@ -67,7 +77,7 @@ def best_rate(rounds: int) -> float:
     rates = []
     for size in (1024, 2048, 4096):
         factor, product = jnp.ones((size, size)), jax.jit(jnp.dot)
-        seconds = measured(lambda n, f=factor, p=product: [p(f, f).block_until_ready() for _ in range(n)], rounds)
+        seconds = measured(partial(multiply, product, factor), rounds)
         rates.append(2 * size**3 / seconds / 1e9)
     return max(rates)
 
@@ -80,7 +90,7 @@ def states(rounds: int, best: float) -> list[list[str]]:
         one = jax.tree.map(lambda leaf: leaf[:1], batch)
         needed = gflop(learner.learn, config, agent, one, KEY, np.int32(0), repeats=UTD)
         on_device = jax.device_put(batch)
-        seconds = measured(learning(config, agent, lambda count, b=on_device: b, learner.learn), rounds)
+        seconds = measured(learning(config, agent, always(on_device), learner.learn), rounds)
         rows.append([str(ensemble), *_cells(seconds, needed, best)])
     return rows
 
@@ -123,18 +133,20 @@ def images(size: int, rounds: int, best: float) -> list[list[str]]:
         pixels = PixelConfig(CAMERAS, 128, 128, encoder=kind, is_frozen=is_frozen)
         config = sac.from_parameters(WSRLConfig.of_preset("hil_serl"), STATE, ACTION, pixels)
         agent = jax.jit(partial(sac.create, config))(KEY, np.zeros(STATE, np.float32), np.ones(STATE, np.float32))
-        zeros = Transition(*(np.zeros((*shape, n), np.float32) for n in (STATE, ACTION)), *_numbers(shape))
-        batch = jax.device_put(Batch(packed(zeros), None, *sides))
+        batch = jax.device_put(Batch(packed(blank(shape)), None, *sides))
         one = jax.tree.map(lambda leaf: leaf[:1], batch)
         needed = gflop(learner.learn, config, agent, one, KEY, np.int32(0), repeats=IMAGE_UTD)
-        seconds = measured(learning(config, agent, lambda count, b=batch: b, learner.learn), rounds)
+        seconds = measured(learning(config, agent, always(batch), learner.learn), rounds)
         rows.append([name, *_cells(seconds, needed, best)])
     return rows
 
 
-def _numbers(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def blank(shape: tuple[int, int]) -> Transition:
+    """Zeros that bootstrap and count; what they hold changes no time."""
     one, zero = np.ones(shape, np.float32), np.zeros(shape, np.float32)
-    return zero, np.zeros((*shape, STATE), np.float32), one, one, zero
+    observation, action = (np.zeros((*shape, size), np.float32) for size in (STATE, ACTION))
+    numbers: Any = (observation, action, zero, observation, one, one, zero)
+    return Transition(*numbers)
 
 
 def frames(size: int, rounds: int) -> list[list[str]]:

@@ -91,7 +91,7 @@ def kit(folder: Path, arms: list[str]) -> None:
             # Theirs makes its own Cal-QL, from weights as they were before any learning.
             begun = replace(online, checkpoint_path=None) if arm == "calql" else online
             _, agent, _ = start(begun, environment, dataset)
-            held = to_transitions(config, dataset)
+            held: Any = to_transitions(config, dataset)
             place.mkdir(parents=True, exist_ok=True)
             np.savez(
                 place / "start.npz",
@@ -105,7 +105,7 @@ def kit(folder: Path, arms: list[str]) -> None:
             run_finetune(online, place / "kit", Silent(), arm=arm)
 
 
-def their_weights(agent: Any) -> dict[str, np.ndarray]:
+def their_weights(agent: Any) -> dict[str, Any]:
     """Weights, target weights and moments of an agent of ours, by their names."""
     parts = {"params": (agent.actor, agent.critic), "target": (agent.actor, agent.target_critic)}
     moments = agent.actor_optimizer[0], agent.critic_optimizer[0]
@@ -178,7 +178,8 @@ def their_run(config: WSRLConfig, begun: dict[str, np.ndarray]) -> list[float]:
         "activations": config.activation,
         "use_layer_norm": config.layer_norm,
     }
-    environment, generator = make(INSERTION), np.random.default_rng(config.seed)
+    environment: Any = make(INSERTION)
+    generator = np.random.default_rng(config.seed)
 
     def observe(seen: Any) -> np.ndarray:
         return (seen - begun["center"]) / begun["scale"]
@@ -234,7 +235,7 @@ def their_run(config: WSRLConfig, begun: dict[str, np.ndarray]) -> list[float]:
     online = {name: np.zeros((STEPS, *values.shape[1:]), np.float32) for name, values in offline.items()}
     curve, size, per_step = [], config.batch_size, config.update_to_data_ratio
     kept = int(size * config.min_offline_ratio) if config.retention_ratio else 0
-    robot = make(INSERTION)
+    robot: Any = make(INSERTION)
     seen, _ = robot.reset(seed=config.seed)
     for step in range(STEPS):
         if step % INTERVAL == 0:

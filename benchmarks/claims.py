@@ -185,7 +185,7 @@ class Bar:
 def run(name: str, root: Path, arms: list[str]) -> None:
     task, data = TASKS[name], root / name / "data"
     if not (data / "run.json").exists():
-        counts = {"demo_episodes": 20, "suboptimal_episodes": 100, "random_episodes": 50} | task.data
+        counts: dict[str, Any] = {"demo_episodes": 20, "suboptimal_episodes": 100, "random_episodes": 50} | task.data
         own = CollectConfig(exp_name=task.exp_name, environment_options=task.environment_options, **counts)
         run_collect(own, data, Silent())
     ablation = AblationConfig(arms=arms, variants=VARIANTS, seeds=SEEDS)

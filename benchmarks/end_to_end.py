@@ -84,11 +84,11 @@ def prepare(network: str, split: bool, rounds: int) -> turns.Measure:
     tree = finetune.initial_tree(config, static, agent, dataset)
     busy = dict.fromkeys(PARTS, 0.0)
     if split:
-        actor.InlineActor._action = timed(actor.InlineActor._action, busy, "acting")
+        actor.InlineActor._action = timed(actor.InlineActor._action, busy, "acting")  # type: ignore[method-assign]
         # It returns before learning has ended.
         finetune.learn = timed(finetune.learn, busy, "learning", lambda run: run.agent)
-        environment.step = timed(environment.step, busy, "environment")
-        environment.reset = timed(environment.reset, busy, "environment")
+        environment.step = timed(environment.step, busy, "environment")  # type: ignore[method-assign]
+        environment.reset = timed(environment.reset, busy, "environment")  # type: ignore[method-assign]
     events = finetune.finetune(config, static, tree, environment, Evaluator(config), probe)
 
     def advance(steps: int) -> float:
@@ -229,7 +229,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--main-job"]
     options = turns.arguments(__doc__)
     core = turns.one_core()
-    cores = {"one core": core} if core else {}
+    cores: dict[str, frozenset[int] | None] = {"one core": core} if core else {}
     if core is None or len(os.sched_getaffinity(0)) > 1:
         cores["all cores"] = None
     raw: dict[str, Any] = {}

@@ -62,9 +62,9 @@ def simulate(runs: int, workers: int) -> dict[str, Any]:
         root = Path(folder)
         jobs: list[Job] = []
         for seed in range(runs // 5):
-            config, start = WSRLConfig(seed=seed), root / f"warmup_{seed}"
-            after = replace(config, checkpoint_path=str(start / WARMUP_FILE))
-            jobs.append(Nap("warmup", "warmup", config, start))
+            config, warmup = WSRLConfig(seed=seed), root / f"warmup_{seed}"
+            after = replace(config, checkpoint_path=str(warmup / WARMUP_FILE))
+            jobs.append(Nap("warmup", "warmup", config, warmup))
             jobs += [Nap("finetune", "warm", after, root / f"warm_{seed}_{arm}") for arm in range(2)]
             jobs += [Nap("finetune", "cold", config, root / f"cold_{seed}_{arm}") for arm in range(2)]
         # What every worker does for itself, on a machine of its own: a hundred profilers would fill this process.

@@ -27,7 +27,7 @@ from typing import Any
 
 WAYS = ("stop", "SIGINT", "SIGTERM", "SIGKILL")
 KINDS = ("warmup", "finetune", "ablation")
-COMMON = {
+COMMON: dict[str, Any] = {
     "environment_options": {"max_episode_steps": 25, "reset_height": 0.012},
     "hidden_sizes": [32, 32],
     "batch_size": 32,
@@ -66,7 +66,8 @@ def work(kind: str, folder: Path, data: Path, button: Path) -> None:
         arms = AblationConfig(arms=["warmup_decay", "rlpd_all"], seeds=[0])
         run_ablation(config, arms, folder, Button())
     else:
-        {"warmup": run_warmup, "finetune": run_finetune}[kind](config, folder, Button())
+        run = run_warmup if kind == "warmup" else run_finetune
+        run(config, folder, Button())
 
 
 def process(kind: str, folder: Path, data: Path, button: Path) -> subprocess.Popen[str]:
@@ -143,7 +144,7 @@ def main() -> None:
     dice, different = random.Random(options.seed), 0
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
-        episodes = {"demo_episodes": 8, "suboptimal_episodes": 8, "random_episodes": 8}
+        episodes: dict[str, Any] = {"demo_episodes": 8, "suboptimal_episodes": 8, "random_episodes": 8}
         run_collect(CollectConfig(environment_options=COMMON["environment_options"], **episodes), data, Silent())
         for kind in options.kinds:
             for way in options.ways:

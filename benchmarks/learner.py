@@ -247,7 +247,8 @@ def numpy_products() -> Measure:
 
     def run(name: str, repeats: int) -> None:
         for _ in range(repeats):
-            np.matmul(*factors[name], out=outputs[name])
+            left, right = factors[name]
+            np.matmul(left, right, out=outputs[name])
 
     return timed(run, PRODUCTS)
 

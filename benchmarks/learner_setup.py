@@ -42,23 +42,27 @@ def agent_of(ensemble: int, seeds: int | None = None) -> tuple[SACConfig, SACSta
 
 def full_replay(offline_rows: int, online_rows: int, seed: int = 0) -> Replay:
     """Both sides full of random data, prioritized."""
-    sides = [ring.filled(packed(transitions(rows)), rows, prioritized=True) for rows in (offline_rows, online_rows)]
-    return Replay(*(Ring(side, 0.6) for side in sides), seed)
+    offline, online = (
+        Ring(ring.filled(packed(transitions(rows)), rows, prioritized=True), 0.6)
+        for rows in (offline_rows, online_rows)
+    )
+    return Replay(offline, online, seed)
 
 
 def transitions(rows: int) -> Transition:
     """Random rows as NumPy arrays; one in twenty ends its episode, with reward 1."""
     generator = np.random.default_rng(rows)
     success = (generator.random(rows) < 0.05).astype(np.float32)
-    return Transition(
-        observation=generator.standard_normal((rows, OBSERVATION), np.float32),
-        action=generator.uniform(-1, 1, (rows, ACTION)).astype(np.float32),
-        reward=success,
-        next_observation=generator.standard_normal((rows, OBSERVATION), np.float32),
-        mask=1 - success,
-        weight=np.ones(rows, np.float32),
-        monte_carlo_return=np.zeros(rows, np.float32),
-    )
+    values: dict[str, Any] = {
+        "observation": generator.standard_normal((rows, OBSERVATION), np.float32),
+        "action": generator.uniform(-1, 1, (rows, ACTION)).astype(np.float32),
+        "reward": success,
+        "next_observation": generator.standard_normal((rows, OBSERVATION), np.float32),
+        "mask": 1 - success,
+        "weight": np.ones(rows, np.float32),
+        "monte_carlo_return": np.zeros(rows, np.float32),
+    }
+    return Transition(**values)
 
 
 def turn_length(run: Callable[[int], Any]) -> int:

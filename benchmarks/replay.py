@@ -66,7 +66,7 @@ class Buffer:
     """Makes of a transition what `add` takes; not counted."""
 
 
-def transitions(rows: int, seed: int) -> dict[str, np.ndarray]:
+def transitions(rows: int, seed: int) -> dict[str, Any]:
     """Random transitions: 39 + 28 + 1 + 39 + 1 + 1 + 1 float32, 440 bytes each."""
     generator = np.random.default_rng(seed)
     sizes = {"observation": (OBSERVATION_SIZE,), "action": (ACTION_SIZE,), "reward": ()}
@@ -74,7 +74,7 @@ def transitions(rows: int, seed: int) -> dict[str, np.ndarray]:
     return {name: generator.random((rows, *size), np.float32) for name, size in sizes.items()}
 
 
-def fills(capacity: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
+def fills(capacity: int) -> Iterator[tuple[np.ndarray, dict[str, Any], np.ndarray]]:
     """Row numbers, transitions and |TD errors| that fill a buffer."""
     generator = np.random.default_rng(0)
     for start in range(0, capacity, FILL_ROWS):
@@ -135,12 +135,11 @@ def flashbax(kind: str, capacity: int) -> Buffer:
     one = made(1)
     state = one.init({name: value[0] for name, value in transitions(1, seed=0).items()})
     fill = jax.jit(made(1, add_sequences=True).add, donate_argnums=0)
-    set_priorities = jax.jit(one.set_priorities, donate_argnums=0) if kind == "prioritized" else None
+    set_priorities = jax.jit(one.set_priorities, donate_argnums=0) if kind == "prioritized" else lambda state, *_: state
     add = jax.jit(one.add, donate_argnums=0)
     for index, rows, errors in fills(capacity):
         state = fill(state, rows)
-        if set_priorities:
-            state = set_priorities(state, index, errors)
+        state = set_priorities(state, index, errors)
     key = jax.random.key(0)
     calls = iter(range(2**31))
 
@@ -228,7 +227,7 @@ def prepare(make: Callable[[str, int], Buffer | None]) -> turns.Measure:
     numpy_row = transitions(1, seed=1)
 
     def one_turn(calls: int) -> dict[str, float]:
-        seconds = {}
+        seconds: dict[str, float] = {}
         for (kind, capacity), buffer in buffers.items():
             if buffer is None:
                 continue
@@ -335,8 +334,9 @@ def image_table(results: turns.Results) -> list[Sequence[str]]:
 
 def bytes_held(tree: Any) -> int:
     """Bytes of a ring's arrays; they are zeros, which take no memory yet."""
-    sums = len(Ring(tree).sums.nodes) * 4 if "masses" in tree else 0
-    return sum(leaf.nbytes for name, leaf in named(tree) if "masses" not in name) + sums
+    sums = Ring(tree).sums
+    sum_bytes = 0 if sums is None else len(sums.nodes) * 4
+    return sum(leaf.nbytes for name, leaf in named(tree) if "masses" not in name) + sum_bytes
 
 
 def named(tree: Any) -> list[tuple[str, Any]]:

@@ -42,7 +42,9 @@ def make(kind: str, folder: Path) -> None:
 
     has_cameras, has_gripper = kind != "states", kind in ("single", "dual")
     pixels = PixelConfig(CAMERAS, 128, 128) if has_cameras else None
-    critics = {"critic_ensemble_size": 2, "shared_critic_output": True} if pixels else {"critic_ensemble_size": 10}
+    critics: dict[str, Any] = {"critic_ensemble_size": 2, "shared_critic_output": True}
+    if pixels is None:
+        critics = {"critic_ensemble_size": 10}
     config = WSRLConfig(**critics, initial_temperature=0.01, discount=0.97, gripper=kind if has_gripper else "fixed")
     static = sac.from_parameters(config, STATE, ACTIONS[kind], pixels)
     random = np.random.default_rng(0)
@@ -81,7 +83,7 @@ def make(kind: str, folder: Path) -> None:
 
     for step in range(STEPS):
         agent = update(agent, jax.random.key(step))
-    inputs = {"state": batch.observation, "action": batch.action, **batch.images}
+    inputs: dict[str, Any] = {"state": batch.observation, "action": batch.action, **batch.images}
     inputs["noise"] = jnp.asarray(random.normal(size=(ROWS, static.continuous_size)))
     if has_gripper:
         # So that not one choice is the best everywhere.
@@ -118,7 +120,7 @@ def check(kind: str, folder: Path) -> None:
     state = checkpoints.restore_checkpoint(str((folder / "exported").absolute()), agent.state)
     agent = agent.replace(state=jax.tree_util.tree_map(jnp.asarray, state))
 
-    batch = FrozenDict(
+    batch: Any = FrozenDict(
         observations=observation,
         next_observations=observation,
         actions=inputs["action"],

@@ -10,6 +10,7 @@ lerobot's own tools, and records the rows again by lerobot's `add_frame`. `back`
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,13 +81,13 @@ def check(folder: Path) -> None:
     print("lerobot loads, iterates, merges and splits what the kit wrote, and recorded it again")
 
 
-def own_features(dataset) -> dict:
+def own_features(dataset: Any) -> dict[str, Any]:
     """Those that a recording gives; lerobot adds the others."""
     own = ("timestamp", "frame_index", "episode_index", "index", "task_index")
     return {key: feature for key, feature in dataset.features.items() if key not in own}
 
 
-def as_recorded(value, feature) -> np.ndarray:
+def as_recorded(value: Any, feature: dict[str, Any]) -> np.ndarray:
     if feature["dtype"] == "image":
         return (value.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
     return value.numpy().reshape(feature["shape"])
