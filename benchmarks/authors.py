@@ -7,7 +7,8 @@
 `theirs` follows the loop of their finetune.py with their agents (tried with jax 0.4.35, flax 0.10.2, optax 0.2.4,
 distrax and ml_collections); of wsrl_kit it needs the parameters and the simulated insertion.
 Both sides have the same data (20 expert, 100 clumsy, 50 random episodes), networks, batches, environment steps and
-parameters, and begin with the same weights, moments of Adam included; the seed's random numbers differ.
+parameters, begin with the same weights, moments of Adam included, and are evaluated on the same episodes; the other
+random numbers of a seed differ.
 
 | arm | stage 1 | stage 2 |
 |---|---|---|
@@ -172,6 +173,8 @@ def their_run(config: WSRLConfig, begun: dict[str, np.ndarray]) -> list[float]:
     from wsrl.agents.calql import CalQLAgent
     from wsrl.agents.sac import SACAgent
 
+    from wsrl_kit.agent.jax_tools import episode_seed
+
     is_calql = config.conservative_loss == "calql"
     network = {
         "hidden_dims": config.hidden_sizes,
@@ -218,7 +221,7 @@ def their_run(config: WSRLConfig, begun: dict[str, np.ndarray]) -> list[float]:
     def evaluated(step: int) -> float:
         successes = []
         for episode in range(EPISODES):
-            seen, _ = environment.reset(seed=10_000 + episode)
+            seen, _ = environment.reset(seed=episode_seed(config.seed, "evaluation", step // INTERVAL, episode))
             for count in itertools.count():
                 number = 10**6 + step * 10**4 + episode * 100 + count
                 seen, _, terminated, truncated, info = environment.step(action_of(seen, number))
