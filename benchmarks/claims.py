@@ -40,6 +40,7 @@ from wsrl_kit.training.jobs import run_collect
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_ablation_warmup.ipynb"
 SEEDS = [0, 1, 2, 3, 4]
+NOT_RUN = "–"
 DIGITS = {"steps_to_target": 0, "gradient_steps_to_target": 0, "seconds_to_target": 1}
 
 
@@ -232,12 +233,12 @@ def verdicts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         cells = []
         for rows in tables.values():
             if (judged := judge(claim, finished(rows))) is None:
-                cells.append("not run")
+                cells.append(NOT_RUN)
                 continue
             difference, verdict = judged
             shown = verdict if verdict == "undecided" else f"**{verdict}**"
             cells.append(f"{cell_text(Estimate(difference, DIGITS.get(claim.quantity, 2)))}, {shown}")
-        if set(cells) == {"not run"}:
+        if set(cells) == {NOT_RUN}:
             continue
         what = f"{claim.text} ({claim.quantity.replace('_', ' ')}: {claim.arm} - {claim.control})"
         yield f"| {claim.number} | {what} | {' | '.join(cells)} |"

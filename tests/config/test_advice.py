@@ -68,12 +68,22 @@ def test_advice_takes_the_place_of_defaults_and_of_nothing_that_was_given() -> N
     assert followed(given, better) == given
 
 
+def test_frozen_rollouts_are_advised_only_where_no_offline_data_go_online() -> None:
+    better, config = replace(SUCCESS, policy=0.9), WSRLConfig(demo_path="kept.pkl")
+    assert followed(config, better) == config
+    nothing_kept = replace(config, retention_ratio=0.0)
+    assert followed(nothing_kept, better) == replace(nothing_kept, frozen_rollout_steps=200)
+    reasons = "\n".join(advise(better).reasons)
+    assert "cloning their best part online keeps it" in reasons
+    assert "--frozen_rollout_steps=200" in reasons
+
+
 def test_advice_is_read_from_a_finished_warmup_and_refused_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="must be the folder of a finished warmup, found a running warmup"):
         of_run(warmup_run(tmp_path, [], [], []))
     run = Run.open(tmp_path, kind="warmup", arm="", seed=0, parameters={"online_steps": 500}, resume=False)
-    run.finish({"diagnosis": vars(replace(SUCCESS, policy=0.9))})
-    assert "Advised for fine-tuning: --frozen_rollout_steps=200" in str(of_run(read_run(tmp_path)))
+    run.finish({"diagnosis": vars(replace(SUCCESS, policy=0.1, data=0.1))})
+    assert "Advised for fine-tuning: --behavior_cloning_online_weight=0.0" in str(of_run(read_run(tmp_path)))
     damaged = Run.open(tmp_path / "damaged", kind="warmup", arm="", seed=0, parameters={"online_steps": 500})
     damaged.finish({"diagnosis": {"policy": "great"}})
     with pytest.raises(RunError, match=r"run\.json"):

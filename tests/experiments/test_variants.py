@@ -81,7 +81,7 @@ def test_a_variant_follows_the_advice_of_its_own_warmup_and_its_run_says_what_th
     _, root = grown
     diagnosis = read_diagnosis(read_run(root / "warmup" / "seed_0").summary["diagnosis"])
     advised = run_of(root, "advised").parameters
-    config = WSRLConfig(**{name: advised[name] for name in advised} | {"frozen_rollout_steps": 0})
+    config = WSRLConfig(**{name: advised[name] for name in advised} | {"behavior_cloning_online_weight": None})
     assert diagnosis.policy is not None
     assert advised == asdict(followed(config, diagnosis))
 

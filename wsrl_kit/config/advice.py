@@ -28,7 +28,7 @@ OVERFITTED = 1.2
 """Growth of the held-out TD error, from its lowest to the last, above which warmup was too long."""
 
 FROZEN_EPISODES = 10
-"""Episodes of the data's length that a policy better than the data acts before it learns."""
+"""Episodes of the data's length that a policy better than the data acts before it learns, where none are kept."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,12 @@ class Advice:
     def __str__(self) -> str:
         lines = list(self.reasons)
         if self.parameters:
-            given = " ".join(f"--{name}={value}" for name, value in self.parameters.items())
-            lines.append(f"Advised for fine-tuning: {given} (or --preset=advised).")
+            lines.append(f"Advised for fine-tuning: {_flags(self.parameters)} (or --preset=advised).")
         return "\n".join(lines)
+
+
+def _flags(parameters: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name}={value}" for name, value in parameters.items())
 
 
 def of_run(warmup: RunRecord) -> Advice:
@@ -123,8 +126,8 @@ def read_diagnosis(stored: Mapping[str, Any]) -> Diagnosis:
     return Diagnosis(**check_some(Diagnosis, stored, "fact"))
 
 
-def advise(diagnosis: Diagnosis) -> Advice:
-    """The regime of a diagnosis, and the parameters that follow."""
+def advise(diagnosis: Diagnosis, keeps_data: bool = True) -> Advice:
+    """The regime of a diagnosis, and the parameters that follow; `keeps_data`: offline data go online."""
     policy, data, clear = diagnosis.policy, diagnosis.data, diagnosis.clear_difference
     if policy is None:
         reason = "No evaluation episodes were run, so nobody knows what the policy can do: the defaults stay."
@@ -135,9 +138,12 @@ def advise(diagnosis: Diagnosis) -> Advice:
         regime, parameters = "poor", {"behavior_cloning_online_weight": 0.0}
         reasons = [f"Policy and data are both poor ({found}): nothing to preserve, so cloning ends at the switch."]
     elif policy > data + clear:
-        regime = "policy"
-        parameters = {"frozen_rollout_steps": round(FROZEN_EPISODES * diagnosis.data_episode_steps)}
-        reasons = [f"The policy is better than the data ({found}): its own episodes come first, without learning."]
+        frozen = {"frozen_rollout_steps": round(FROZEN_EPISODES * diagnosis.data_episode_steps)}
+        regime, parameters = "policy", {} if keeps_data else frozen
+        reasons = [
+            f"The policy is better than the data ({found}): cloning their best part online keeps it, by default. Where "
+            f"no offline data go online, its own episodes come first, without learning: {_flags(frozen)}."
+        ]
     elif policy < data - clear:
         regime, parameters = "data", {}
         reasons = [f"The data are better than the policy ({found}): their best part stays and is cloned, by default."]
@@ -156,6 +162,7 @@ def advise(diagnosis: Diagnosis) -> Advice:
 
 def followed(config: WSRLConfig, diagnosis: Diagnosis) -> WSRLConfig:
     """The config with advised values in place of defaults; values that were changed stay."""
-    defaults, advised = WSRLConfig(), advise(diagnosis).parameters
+    keeps_data = config.demo_path is not None and config.retention_ratio > 0
+    defaults, advised = WSRLConfig(), advise(diagnosis, keeps_data).parameters
     unchanged = {name for name in advised if getattr(config, name) == getattr(defaults, name)}
     return replace(config, **{name: advised[name] for name in unchanged})
