@@ -251,7 +251,7 @@ class WSRLConfig(AgentParameters):
     random_steps: int = finetuning(0, "first environment steps, with uniformly random actions", minimum=0)
     replay_capacity: int = finetuning(200_000, "online transitions that replay keeps", minimum=1)
     use_prioritized_replay: bool = finetuning(
-        True, "sample replay by priority (PER); on six tasks it made no difference (docs/claims.md)"
+        True, "sample replay by priority (PER); it helped on none of six tasks (docs/claims.md)"
     )
     priority_alpha: float = finetuning(
         0.6, "PER exponent of the priorities: 0 uniform, 1 fully by priority", minimum=0.0, maximum=1.0
