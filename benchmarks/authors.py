@@ -15,7 +15,7 @@ random numbers of a seed differ.
 | wsrl | the kit's warmup with behavior cloning, for both sides | no offline data, 500 frozen rollout steps |
 | rlpd | none; weights as the kit draws them | half of each batch offline |
 | rlpd_orthogonal | none; weights as the authors draw them | the same |
-| calql | each side's own Cal-QL, preset `wsrl` | as wsrl |
+| calql | each side's own Cal-QL, preset `wsrl` but for 2 critics and 4 actions | as wsrl |
 
 Finished parts are kept.
 """
@@ -61,7 +61,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "wsrl": {"retention_ratio": 0.0, "behavior_cloning_online_weight": 0.0},
     "rlpd": UNWEIGHTED | RLPD,
     "rlpd_orthogonal": UNWEIGHTED | RLPD | {"initialisation": "orthogonal", "output_scale": 2**0.5},
-    "calql": {"preset": "wsrl"},
+    # After 3,000 steps of the preset the temperature is near 1, the policy uniform; fewer critics and actions for time.
+    "calql": {"preset": "wsrl", "warmup_steps": 20_000, "critic_ensemble_size": 2, "cql_actions": 4},
 }
 DATA = ("observations", "actions", "rewards", "next_observations", "masks", "mc_returns")
 
