@@ -70,6 +70,19 @@ def test_online_transitions_get_their_return_when_the_episode_ends_while_there_i
     np.testing.assert_allclose(rewards, 0.5)
 
 
+def test_the_best_of_several_next_actions_stays_online_only_where_it_was_in_warmup(sources) -> None:
+    few = SHORT | {"online_steps": 20, "evaluation_episodes": 0}
+
+    def agents_of(**changes: Any) -> list[Any]:
+        both = [settings(**few | changes, max_target_backup_online=keeps) for keeps in (False, True)]
+        return [last(taken(start_finetune(config, offline_data(config, sources))))["agent"] for config in both]
+
+    ended, kept = agents_of(**CALQL | fading(0))
+    assert not same(ended, kept)
+    for without in ({}, CALQL | fading(0) | {"cql_max_target_backup": False}):
+        assert same(*agents_of(**without))
+
+
 def test_the_term_fades_out_and_is_then_gone(faded) -> None:
     config, dataset, events = faded
     gaps = measured(events, "training/conservative_gap")

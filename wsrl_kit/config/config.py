@@ -229,6 +229,9 @@ class WSRLConfig(AgentParameters):
         "environment steps in which the conservative term fades from its weight in warmup to its weight online",
         minimum=0,
     )
+    max_target_backup_online: bool = finetuning(
+        False, "keep cql_max_target_backup once the conservative term has ended, as WSRL's code does"
+    )
 
     online_steps: int = parameter(
         10_000,

@@ -119,6 +119,7 @@ CALQL: dict[str, Any] = SAC | {
 
 WSRL: dict[str, Any] = CALQL | {
     "conservative_online_weight": 0.0,  # [W], section 5: plain SAC online
+    "max_target_backup_online": True,  # [w] finetune.py ends the term alone: use_cql_loss
     "critic_ensemble_size": 10,  # [W]
     "critic_subset_size": 2,  # [W]
     "layer_norm": True,  # [W], in both networks

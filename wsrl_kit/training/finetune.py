@@ -178,10 +178,19 @@ class Setup:
 
 
 def agent_config_of(config: WSRLConfig, agent_config: SACConfig) -> Callable[[int], SACConfig]:
-    """By environment step: the agent's parameters with all loss terms, later without CQL's."""
+    """By environment step: the agent's parameters with all loss terms, later without CQL's.
+
+    Args:
+        agent_config: as in warmup.
+    """
     sizes = (agent_config.observation_size, agent_config.action_size, agent_config.pixels)
-    whole = sac_config(config, *sizes)
-    without = sac_config(replace(config, conservative_loss="none"), *sizes)
+    keeps_backup = config.max_target_backup_online and agent_config.cql_max_target_backup
+
+    def static(config: WSRLConfig) -> SACConfig:
+        own = sac_config(config, *sizes)
+        return own if own.is_conservative else replace(own, cql_max_target_backup=keeps_backup)
+
+    whole, without = static(config), static(replace(config, conservative_loss="none"))
     faded = _faded(config)
     return lambda step: without if step >= faded else whole
 
