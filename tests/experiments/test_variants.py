@@ -136,6 +136,7 @@ def test_what_only_fine_tuning_reads_leaves_the_warmup_as_it_is_to_the_bit(grown
         "final_priority_beta": 0.9,
         "conservative_online_weight": 0.5,
         "conservative_fade_steps": 5,
+        "max_target_backup_online": True,
         "human": "scripted",
         "human_options": {"stuck_steps": 5},
         "intervention_capacity": 30,
