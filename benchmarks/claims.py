@@ -41,6 +41,7 @@ from wsrl_kit.training.jobs import run_collect
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_ablation_warmup.ipynb"
 SEEDS = [0, 1, 2, 3, 4]
 NOT_RUN = "–"
+MARKERS = ("o", "s", "D", "^", "v", "P", "*", "X")
 DIGITS = {"steps_to_target": 0, "gradient_steps_to_target": 0, "seconds_to_target": 1}
 
 
@@ -256,8 +257,8 @@ def forest(tables: Mapping[str, pd.DataFrame]) -> Figure:
         and any(judge(claim, finished(rows)) for rows in tables.values())
     ]
     figure, (ax,) = plots.new_figure(width=9.0, height=0.48 * len(shown) + 1.2)
-    for task, (name, marker) in enumerate(zip(tables, "osD^vP*X", strict=False)):
-        colour = plots.SERIES_COLOURS[task % len(plots.SERIES_COLOURS)]
+    for task, name in enumerate(tables):
+        colour, marker = (of[task % len(of)] for of in (plots.SERIES_COLOURS, MARKERS))
         for height, claim in enumerate(shown):
             judged = judge(claim, finished(tables[name]))
             if judged is not None:

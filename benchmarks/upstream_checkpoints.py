@@ -42,9 +42,7 @@ def make(kind: str, folder: Path) -> None:
 
     has_cameras, has_gripper = kind != "states", kind in ("single", "dual")
     pixels = PixelConfig(CAMERAS, 128, 128) if has_cameras else None
-    critics: dict[str, Any] = {"critic_ensemble_size": 2, "shared_critic_output": True}
-    if pixels is None:
-        critics = {"critic_ensemble_size": 10}
+    critics: dict[str, Any] = {"critic_ensemble_size": 2 if pixels else 10, "shared_critic_output": pixels is not None}
     config = WSRLConfig(**critics, initial_temperature=0.01, discount=0.97, gripper=kind if has_gripper else "fixed")
     static = sac.from_parameters(config, STATE, ACTIONS[kind], pixels)
     random = np.random.default_rng(0)

@@ -71,7 +71,7 @@ def test_advice_takes_the_place_of_defaults_and_of_nothing_that_was_given() -> N
 def test_frozen_rollouts_are_advised_only_where_no_offline_data_go_online() -> None:
     better, config = replace(SUCCESS, policy=0.9), WSRLConfig(demo_path="kept.pkl")
     assert followed(config, better) == config
-    nothing_kept = replace(config, retention_ratio=0.0)
+    nothing_kept = replace(config, demo_path=None)
     assert followed(nothing_kept, better) == replace(nothing_kept, frozen_rollout_steps=200)
     reasons = "\n".join(advise(better).reasons)
     assert "cloning their best part online keeps it" in reasons

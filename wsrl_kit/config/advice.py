@@ -162,7 +162,7 @@ def advise(diagnosis: Diagnosis, keeps_data: bool = True) -> Advice:
 
 def followed(config: WSRLConfig, diagnosis: Diagnosis) -> WSRLConfig:
     """The config with advised values in place of defaults; values that were changed stay."""
-    keeps_data = config.demo_path is not None and config.retention_ratio > 0
-    defaults, advised = WSRLConfig(), advise(diagnosis, keeps_data).parameters
+    # Fine-tuning reads the data at demo_path, whatever share of them warmup kept.
+    defaults, advised = WSRLConfig(), advise(diagnosis, keeps_data=config.demo_path is not None).parameters
     unchanged = {name for name in advised if getattr(config, name) == getattr(defaults, name)}
     return replace(config, **{name: advised[name] for name in unchanged})

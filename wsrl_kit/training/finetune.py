@@ -186,11 +186,11 @@ def agent_config_of(config: WSRLConfig, agent_config: SACConfig) -> Callable[[in
     sizes = (agent_config.observation_size, agent_config.action_size, agent_config.pixels)
     keeps_backup = config.max_target_backup_online and agent_config.cql_max_target_backup
 
-    def static(config: WSRLConfig) -> SACConfig:
-        own = sac_config(config, *sizes)
+    def with_loss(conservative_loss: str) -> SACConfig:
+        own = sac_config(replace(config, conservative_loss=conservative_loss), *sizes)
         return own if own.is_conservative else replace(own, cql_max_target_backup=keeps_backup)
 
-    whole, without = static(config), static(replace(config, conservative_loss="none"))
+    whole, without = with_loss(config.conservative_loss), with_loss("none")
     faded = _faded(config)
     return lambda step: without if step >= faded else whole
 
